@@ -1,0 +1,66 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "analysis/router_sums.h"
+#include "hooks/hook_point.h"
+
+namespace moetap::plugin {
+
+/// A model as it was described to `hooks::instrument`; parsed once from the text that `moetap::begin` carries.
+struct ModelDescription {
+  std::string instance;   // unique for each call of instrument: which twin is this
+  std::string model_file; // path as given, "" when attached in memory
+  std::string sha256;     // of the file, "" when attached in memory
+  std::vector<hooks::HookPoint> hooks;
+  std::vector<hooks::SkippedSite> skipped;
+  std::map<std::string, std::vector<std::string>> method_arguments;  // Tensor and Tensor? arguments, in order
+};
+
+using CustomValue = std::variant<bool, int64_t, double>;
+
+/// The tokens of a component's text in one forward. CPU tensors.
+struct TextTokens {
+  int64_t batch = 0, length = 0;  // B, S
+  at::Tensor ids;                 // int64 [B, S]; undefined: unknown
+  at::Tensor mask;                // bool [B, S], false: padding; undefined: all valid
+};
+
+/// One router call of one forward. CPU tensors, rows = tokens that are not padding, in the model's order.
+struct RouterRecord {
+  int64_t hook = 0;  // HookPoint::id
+  int64_t call = 0;  // counts the calls of this hook in this forward (loops)
+  analysis::RouterSums sums;  // one row a sample of the forward; one row in all when `attributed` is false
+  bool attributed = true;     // the rows are the forward's samples
+  // Present only where the options ask for them (log_per_token, dump, probe):
+  at::Tensor selected;  // int64 [T, K]; -1 unused
+  at::Tensor weights;   // float32 [T, K]
+  at::Tensor logits;    // [T, E] in the model's dtype: dump full, or the probe's first tokens
+  at::Tensor scores;    // [T, E]: dump full
+  at::Tensor row;       // int64 [T], the sample's place in the forward; -1 unknown
+  at::Tensor position;  // int32 [T], column in the forward's [B, S]; else the place in the call
+  at::Tensor token_id;  // int32 [T], -1 unknown
+};
+
+/// All that one finished forward reported; handed from the forward to the writer thread. Owns its tensors.
+struct ForwardRecord {
+  std::shared_ptr<const ModelDescription> model;
+  std::string method;
+  int64_t index = 0;                  // forwards of the session, from 0, in the order in which they ended
+  std::vector<int64_t> samples;       // sample number of each row; size B
+  bool labelled = false;              // the host labelled the forward: its samples may have had forwards before
+  bool generation = false;            // phase: false prompt, true generation
+  double duration_s = 0;              // wall time from begin to end
+  std::vector<RouterRecord> routers;  // in order of execution
+  std::map<std::pair<std::string, std::string>, std::map<std::string, CustomValue>> custom;  // (component, layer) -> name -> value
+};
+
+}  // namespace moetap::plugin
