@@ -11,19 +11,9 @@
 #include <vector>
 
 #include "analysis/router_sums.h"
-#include "hooks/hook_point.h"
+#include "plugin/model_description.h"
 
 namespace moetap::plugin {
-
-/// A model as it was described to `hooks::instrument`; parsed once from the text that `moetap::begin` carries.
-struct ModelDescription {
-  std::string instance;   // unique for each call of instrument: which twin is this
-  std::string model_file; // path as given, "" when attached in memory
-  std::string sha256;     // of the file, "" when attached in memory
-  std::vector<hooks::HookPoint> hooks;
-  std::vector<hooks::SkippedSite> skipped;
-  std::map<std::string, std::vector<std::string>> method_arguments;  // Tensor and Tensor? arguments, in order
-};
 
 using CustomValue = std::variant<bool, int64_t, double>;
 
@@ -40,10 +30,11 @@ struct RouterRecord {
   int64_t call = 0;  // counts the calls of this hook in this forward (loops)
   analysis::RouterSums sums;  // one row a sample of the forward; one row in all when `attributed` is false
   bool attributed = true;     // the rows are the forward's samples
+  bool text = false;          // the tokens are the text's [B, S]: its ids, mask and columns apply
   // Present only where the options ask for them (log_per_token, dump, probe):
   at::Tensor selected;  // int64 [T, K]; -1 unused
   at::Tensor weights;   // float32 [T, K]
-  at::Tensor logits;    // [T, E] in the model's dtype: dump full, or the probe's first tokens
+  at::Tensor logits;    // [n, E] in the model's dtype: n = T with dump full, else the probe's first n <= T tokens
   at::Tensor scores;    // [T, E]: dump full
   at::Tensor row;       // int64 [T], the sample's place in the forward; -1 unknown
   at::Tensor position;  // int32 [T], column in the forward's [B, S]; else the place in the call
@@ -56,11 +47,11 @@ struct ForwardRecord {
   std::string method;
   int64_t index = 0;                  // forwards of the session, from 0, in the order in which they ended
   std::vector<int64_t> samples;       // sample number of each row; size B
+  bool values_only = false;           // `Session::log` after a forward: `custom` goes to the entries of `samples`; no forward
   bool labelled = false;              // the host labelled the forward: its samples may have had forwards before
   bool generation = false;            // phase: false prompt, true generation
   double duration_s = 0;              // wall time from begin to end
   std::vector<RouterRecord> routers;  // in order of execution
-  std::map<std::pair<std::string, std::string>, std::map<std::string, CustomValue>> custom;  // (component, layer) -> name -> value
-};
+  std::map<std::pair<std::string, std::string>, std::map<std::string, CustomValue>> custom;};
 
 }  // namespace moetap::plugin

@@ -1,0 +1,82 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace moetap::plugin {
+
+enum class Attention { kOff, kStats, kFull };
+enum class Dump { kNone, kTopk, kFull };
+enum class LogEntries { kRow, kForward };
+enum class LogForwards { kMerged, kLast };
+enum class OnOverflow { kBlock, kDrop };
+
+/// How a session records. The keys, their defaults and what they mean stand in `config_keys()`; a member is named as its key.
+struct Config {
+  std::string output_dir;
+  std::string task = "log_metrics";
+  std::string method = "forward";
+  std::string device = "cpu";
+  Attention attention = Attention::kOff;
+  Dump dump = Dump::kNone;
+  std::string token_ids;
+  std::string token_mask;
+  int64_t probe_tokens = 64;
+  std::string log_component;
+  LogEntries log_entries = LogEntries::kRow;
+  LogForwards log_forwards = LogForwards::kMerged;
+  bool log_per_token = true;
+  bool renumber_layers = false;
+  bool libmoe_guide_layout = false;
+  int64_t queue_bytes = int64_t{256} << 20;
+  OnOverflow on_overflow = OnOverflow::kBlock;
+  bool strict = false;
+  nlohmann::json hooks;  // null, a path (string) or a hook spec (array)
+  std::string samples;
+
+  /// Reads a JSON object. `source` names it in messages ("config.json"). Throws std::invalid_argument with one line that names
+  /// the key, what it expects, what it got, and the source: for an unknown key, a wrong type, a value that is none of the choices,
+  /// a negative size, or two spellings of one key that disagree.
+  static Config from_json(const nlohmann::json& object, const std::string& source);
+  static Config from_json_text(const std::string& text, const std::string& source);
+  static Config from_json_file(const std::string& path);
+
+  /// Sets one key. Same errors as `from_json`.
+  void set(std::string_view key, const nlohmann::json& value, const std::string& source);
+  /// Sets one key from the text of a command line option: "true", "64", "topk". Same errors as `from_json`.
+  void set_from_text(std::string_view key, const std::string& text, const std::string& source);
+
+  /// All keys with their values, as `from_json` reads them.
+  nlohmann::ordered_json to_json() const;
+
+  /// Throws std::invalid_argument for what a session cannot do: no output directory, attention other than off, a hook spec.
+  void check() const;
+};
+
+enum class ConfigType { kText, kChoice, kFlag, kCount, kHookSpec };
+
+/// One key of the configuration. The program's option is the same name with dashes.
+struct ConfigKey {
+  std::string_view name;
+  ConfigType type;
+  std::vector<std::string_view> choices;  // of a kChoice
+  std::string_view doc;                   // one sentence
+  std::string_view alias;                 // another name for the key; empty: none
+  std::function<nlohmann::json(const Config&)> get;
+  std::function<void(Config&, const nlohmann::json&)> put;  // the value has been checked
+};
+
+/// The catalogue: every key once, in the order in which it is documented. The default is the member's in `Config{}`.
+const std::vector<ConfigKey>& config_keys();
+
+/// The key of this name or alias; nullptr if there is none.
+const ConfigKey* find_config_key(std::string_view name);
+
+/// "text", "one of none, topk, full", "true or false", ...
+std::string describe_type(const ConfigKey& key);
+
+}  // namespace moetap::plugin

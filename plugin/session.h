@@ -1,0 +1,98 @@
+#pragma once
+
+#include <torch/csrc/jit/api/module.h>
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "plugin/config.h"
+#include "plugin/counters.h"
+#include "plugin/forward_record.h"
+#include "plugin/model_description.h"
+
+namespace moetap::plugin {
+
+class Recording;
+
+/// Where the model came from, for the manifest.
+struct AttachOptions {
+  std::string model_file;  // path as the user gave it; empty: built or changed in memory
+  std::string sha256;      // of the file, hexadecimal; empty: unknown
+};
+
+/// Which samples a forward holds.
+struct ForwardLabel {
+  std::vector<int64_t> samples;  // the sample number of each sequence of the batch, all >= 0
+  bool generation = false;       // phase of the forward's tokens: false prompt, true generation
+};
+
+/// Records what the routers of attached models do, into one run directory.
+///
+///     moetap::Session session(config);                    // config.output_dir is created here
+///     auto model = session.attach(torch::jit::load("model.pt"));
+///     model.forward(inputs);                              // recorded
+///     session.close();                                    // files are whole
+///
+/// A forward is recorded when it ends; files are written by a thread of the session's own. A forward that throws is counted
+/// (`aborted`) and not recorded. A failure while recording stops that hook, is reported once on stderr and counted; the forward
+/// goes on, unless `config.strict`. Sequences are samples, numbered from 0 in the order in which the forwards end.
+///
+/// All functions are thread-safe. In a child process after `fork` a session records nothing and closes nothing.
+class Session {
+ public:
+  /// Opens the run directory and starts the writer thread. Throws std::invalid_argument for a config that cannot be, and
+  /// std::runtime_error if the directory cannot be created or written.
+  explicit Session(Config config);
+  /// Closes. Never throws.
+  ~Session();
+  Session(const Session&) = delete;
+  Session& operator=(const Session&) = delete;
+
+  /// Returns a twin of `module` that shares its weights and reports to this session; dropping the twin detaches. `module` is left as
+  /// it is. A module that `moetap instrument` made is bound to this session and returned as it is; its copies and other loads of
+  /// the same file report to the same session. Throws std::invalid_argument if no router is found (with what was looked at),
+  /// or if the instrumented module reports to another open session. Blocks while it rewrites.
+  torch::jit::Module attach(const torch::jit::Module& module, const AttachOptions& options = {});
+
+  /// Labels the forwards that the calling thread begins from now on, until it labels again or calls `clear_label`. Forwards with
+  /// the same sample number are merged into one log entry. A forward whose number of sequences is not `label.samples.size()`
+  /// is recorded without the label and counted in `label_mismatches`. Does not block.
+  void label(ForwardLabel label);
+  void clear_label();
+
+  /// Adds a value of the host's own to the log entry of the forward that the calling thread is in, or began last; before its
+  /// first forward, to that one. `layer` is a layer id of the log's component; the name must be none of the log's own keys.
+  /// Blocks only as a forward does when the queue is full.
+  void log(std::string_view layer, std::string_view name, CustomValue value);
+
+  /// Blocks until everything that ended before the call has been taken in by the files.
+  void flush();
+
+  /// Detaches, waits for the writer thread and completes the files. Forwards that are still under way are dropped. Calling it again does
+  /// nothing. Throws only if `config.strict` and a file could not be written; else see `write_error`.
+  void close();
+
+  Counters counters() const;
+
+  /// The first error of a file, one line; empty if there was none.
+  std::optional<std::string> write_error() const;
+
+  const Config& config() const;
+
+ private:
+  std::shared_ptr<Recording> recording_;
+};
+
+}  // namespace moetap::plugin
+
+namespace moetap {
+using plugin::AttachOptions;
+using plugin::Config;
+using plugin::Counters;
+using plugin::ForwardLabel;
+using plugin::Session;
+}  // namespace moetap
