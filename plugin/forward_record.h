@@ -17,13 +17,6 @@ namespace moetap::plugin {
 
 using CustomValue = std::variant<bool, int64_t, double>;
 
-/// The tokens of a component's text in one forward. CPU tensors.
-struct TextTokens {
-  int64_t batch = 0, length = 0;  // B, S
-  at::Tensor ids;                 // int64 [B, S]; undefined: unknown
-  at::Tensor mask;                // bool [B, S], false: padding; undefined: all valid
-};
-
 /// One router call of one forward. CPU tensors, rows = tokens that are not padding, in the model's order.
 struct RouterRecord {
   int64_t hook = 0;  // HookPoint::id
@@ -52,6 +45,8 @@ struct ForwardRecord {
   bool generation = false;            // phase: false prompt, true generation
   double duration_s = 0;              // wall time from begin to end
   std::vector<RouterRecord> routers;  // in order of execution
-  std::map<std::pair<std::string, std::string>, std::map<std::string, CustomValue>> custom;};
+  // (component, layer) -> name -> value; component "": the log's component
+  std::map<std::pair<std::string, std::string>, std::map<std::string, CustomValue>> custom;
+};
 
 }  // namespace moetap::plugin
