@@ -6,7 +6,7 @@
 // `begin` returns a handle, an int64 tensor of one element that owns the recorder of its forward; every operator of the
 // forward takes it, through forks, branches and loops, since one forward may run on several threads. `router` mutates the handle
 // by its schema (`Tensor(a!)`), which keeps it alive without forbidding optimisation around it; `begin` and `end` have side
-// effects (`CONSERVATIVE`), which keeps the handle alive.
+// effects (`CONSERVATIVE`, which LibTorch refuses for a schema that names aliases), which keeps the handle alive.
 namespace moetap::hooks {
 
 // description: the model's description (see DescribeModel). arguments: the method's Tensor and Tensor? arguments, in order, as
@@ -35,6 +35,6 @@ inline constexpr const char* kLogSchemas[] = {
     "moetap::log.Tensor(str name, Tensor value) -> ()", "moetap::log.bool(str name, bool value) -> ()",
     "moetap::log.int(str name, int value) -> ()", "moetap::log.float(str name, float value) -> ()"};
 
-inline constexpr const char* kEndSchema = "moetap::end(Tensor(a!) forward) -> ()";
+inline constexpr const char* kEndSchema = "moetap::end(Tensor forward) -> ()";
 
 }  // namespace moetap::hooks
