@@ -1,0 +1,67 @@
+# Defines `moetap_build_options`: how moetap's own targets are compiled. Users of the installed library do not get it.
+
+set(MOETAP_SANITIZER "" CACHE STRING "Sanitizer to build with: empty, address or thread")
+set_property(CACHE MOETAP_SANITIZER PROPERTY STRINGS "" address thread)
+option(MOETAP_WARNINGS_ARE_ERRORS "Treat warnings as errors" ON)
+option(MOETAP_PRECOMPILED_HEADER "Precompile LibTorch's headers; OFF shows missing #includes" ON)
+
+set(CMAKE_CXX_STANDARD 20)
+set(CMAKE_CXX_STANDARD_REQUIRED ON)
+set(CMAKE_CXX_EXTENSIONS OFF)
+set(CMAKE_POSITION_INDEPENDENT_CODE ON)
+set(CMAKE_EXPORT_COMPILE_COMMANDS ON)
+set(CMAKE_RUNTIME_OUTPUT_DIRECTORY "${PROJECT_BINARY_DIR}/bin")
+set(CMAKE_LIBRARY_OUTPUT_DIRECTORY "${PROJECT_BINARY_DIR}/lib")
+set(CMAKE_ARCHIVE_OUTPUT_DIRECTORY "${PROJECT_BINARY_DIR}/lib")
+
+add_library(moetap_build_options INTERFACE)
+# -fPIC for programs too: one precompiled header serves every target, and it fits only where the code model is the same.
+target_compile_options(moetap_build_options INTERFACE -Wall -Wextra -fPIC)
+if(MOETAP_WARNINGS_ARE_ERRORS)
+  target_compile_options(moetap_build_options INTERFACE -Werror)
+endif()
+
+if(MOETAP_SANITIZER)
+  if(NOT MOETAP_SANITIZER MATCHES "^(address|thread)$")
+    message(FATAL_ERROR "moetap: MOETAP_SANITIZER must be empty, address or thread, got '${MOETAP_SANITIZER}'")
+  endif()
+  target_compile_options(moetap_build_options INTERFACE -fsanitize=${MOETAP_SANITIZER} -fno-omit-frame-pointer -g1)
+  target_link_options(moetap_build_options INTERFACE -fsanitize=${MOETAP_SANITIZER})
+endif()
+
+find_program(MOETAP_CCACHE ccache)
+if(MOETAP_CCACHE AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
+  # Without these ccache compiles every file that uses a precompiled header anew.
+  set(CMAKE_CXX_COMPILER_LAUNCHER
+      "${CMAKE_COMMAND}" -E env CCACHE_SLOPPINESS=pch_defines,time_macros,include_file_mtime,include_file_ctime
+      "${MOETAP_CCACHE}")
+  target_compile_options(moetap_build_options INTERFACE $<$<CXX_COMPILER_ID:GNU>:-fpch-preprocess>)
+endif()
+
+# LibTorch's headers cost 10 to 20 s a file: they are compiled once and shared by every target of ours.
+function(moetap_define_precompiled_header)
+  if(NOT MOETAP_PRECOMPILED_HEADER)
+    return()
+  endif()
+  set(source "${PROJECT_BINARY_DIR}/moetap_pch.cpp")
+  file(CONFIGURE OUTPUT "${source}" CONTENT "// The target that owns the precompiled header.\n")
+  add_library(moetap_pch OBJECT "${source}")
+  target_link_libraries(moetap_pch PRIVATE moetap_build_options moetap::libtorch)
+  target_precompile_headers(moetap_pch PRIVATE
+    <algorithm> <cstdint> <filesystem> <fstream> <functional> <map> <memory> <optional> <string> <unordered_map> <variant>
+    <vector> <fmt/format.h> <nlohmann/json.hpp> <ATen/ATen.h> <torch/csrc/jit/api/module.h> <torch/csrc/jit/ir/ir.h>
+    <torch/library.h>)
+endfunction()
+
+# moetap_configure_target(TARGET): options, include path, LibTorch and precompiled header of one of our targets. Call it
+# once for each target, after add_library or add_executable.
+function(moetap_configure_target target)
+  target_include_directories(${target} PUBLIC
+    $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}> $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}/moetap>)
+  target_link_libraries(${target} PRIVATE $<BUILD_INTERFACE:moetap_build_options>)
+  # Not in the installed interface: there moetap-config.cmake adds the LibTorch of its user.
+  target_link_libraries(${target} PUBLIC $<BUILD_INTERFACE:moetap::libtorch>)
+  if(MOETAP_PRECOMPILED_HEADER)
+    target_precompile_headers(${target} REUSE_FROM moetap_pch)
+  endif()
+endfunction()

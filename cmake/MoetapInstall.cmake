@@ -1,0 +1,24 @@
+# `cmake --install` gives the program, the library, its headers and a package: find_package(moetap), moetap::plugin.
+include(CMakePackageConfigHelpers)
+
+function(moetap_install)
+  set(package_dir "${CMAKE_INSTALL_LIBDIR}/cmake/moetap")
+  if(TARGET moetap_plugin)
+    set_target_properties(moetap_plugin PROPERTIES EXPORT_NAME plugin)
+    install(TARGETS moetap_plugin EXPORT moetap_targets LIBRARY DESTINATION "${CMAKE_INSTALL_LIBDIR}")
+    foreach(folder analysis hooks plugin)
+      install(DIRECTORY "${PROJECT_SOURCE_DIR}/${folder}/" DESTINATION "${CMAKE_INSTALL_INCLUDEDIR}/moetap/${folder}"
+              FILES_MATCHING PATTERN "*.h")
+    endforeach()
+    install(EXPORT moetap_targets FILE moetap-targets.cmake NAMESPACE moetap:: DESTINATION "${package_dir}")
+  endif()
+  if(TARGET moetap_cli)
+    install(TARGETS moetap_cli RUNTIME DESTINATION "${CMAKE_INSTALL_BINDIR}")
+  endif()
+  configure_package_config_file(
+    "${PROJECT_SOURCE_DIR}/cmake/moetap-config.cmake.in" "${PROJECT_BINARY_DIR}/moetap-config.cmake"
+    INSTALL_DESTINATION "${package_dir}")
+  write_basic_package_version_file("${PROJECT_BINARY_DIR}/moetap-config-version.cmake" COMPATIBILITY SameMinorVersion)
+  install(FILES "${PROJECT_BINARY_DIR}/moetap-config.cmake" "${PROJECT_BINARY_DIR}/moetap-config-version.cmake"
+          "${PROJECT_SOURCE_DIR}/cmake/MoetapLibTorch.cmake" DESTINATION "${package_dir}")
+endfunction()
