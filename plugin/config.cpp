@@ -1,0 +1,246 @@
+#include "plugin/config.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <charconv>
+#include <fstream>
+#include <sstream>
+#include <stdexcept>
+
+namespace moetap::plugin {
+namespace {
+
+template <typename T>
+ConfigKey value_key(std::string_view name, ConfigType type, T Config::* member, std::string_view doc,
+                    std::string_view alias = "") {
+  return {name,
+          type,
+          {},
+          doc,
+          alias,
+          [member](const Config& config) { return nlohmann::json(config.*member); },
+          [member](Config& config, const nlohmann::json& value) { config.*member = value.get<T>(); }};
+}
+
+/// The enumerators of T stand for `choices` in their order.
+template <typename T>
+ConfigKey choice_key(std::string_view name, T Config::* member, std::vector<std::string_view> choices,
+                     std::string_view doc) {
+  return {name,
+          ConfigType::kChoice,
+          choices,
+          doc,
+          "",
+          [member, choices](const Config& config) {
+            return nlohmann::json(choices.at(static_cast<size_t>(config.*member)));
+          },
+          [member, choices](Config& config, const nlohmann::json& value) {
+            const auto place = std::find(choices.begin(), choices.end(), value.get_ref<const std::string&>());
+            config.*member = static_cast<T>(place - choices.begin());
+          }};
+}
+
+bool fits(const ConfigKey& key, const nlohmann::json& value) {
+  switch (key.type) {
+    case ConfigType::kText:
+      return value.is_string();
+    case ConfigType::kChoice:
+      return value.is_string() && std::find(key.choices.begin(), key.choices.end(),
+                                            value.get_ref<const std::string&>()) != key.choices.end();
+    case ConfigType::kFlag:
+      return value.is_boolean();
+    case ConfigType::kCount:
+      return value.is_number_integer() && (value.is_number_unsigned() ? value.get<uint64_t>() <= INT64_MAX
+                                                                      : value.get<int64_t>() >= 0);
+    case ConfigType::kHookSpec:
+      return value.is_string() || value.is_array() || value.is_null();
+  }
+  return false;
+}
+
+std::string key_names() {
+  std::string names;
+  for (const auto& key : config_keys()) {
+    names += (names.empty() ? "" : ", ") + std::string(key.name);
+  }
+  return names;
+}
+
+const ConfigKey& known_key(std::string_view name, const std::string& source) {
+  const ConfigKey* key = find_config_key(name);
+  if (key == nullptr) {
+    throw std::invalid_argument(
+        fmt::format("{}: unknown key \"{}\"; the keys are {}", source, std::string(name), key_names()));
+  }
+  return *key;
+}
+
+/// A value for a message. Bytes that are no UTF-8 are replaced: the text of a command line may hold any.
+std::string print(const nlohmann::json& value) {
+  constexpr size_t kLongest = 80;
+  std::string text = value.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+  if (text.size() > kLongest) {
+    text.resize(kLongest);
+    text += "...";
+  }
+  return text;
+}
+
+}  // namespace
+
+const std::vector<ConfigKey>& config_keys() {
+  static const std::vector<ConfigKey> keys = {
+      value_key("output_dir", ConfigType::kText, &Config::output_dir, "Run directory; created if it is not there."),
+      value_key("task", ConfigType::kText, &Config::task, "Name of the log: the file <task>.json."),
+      value_key("method", ConfigType::kText, &Config::method, "Method of the model that `moetap run` calls."),
+      value_key("device", ConfigType::kText, &Config::device, "Where `moetap run` puts the model: cpu, cuda or cuda:N."),
+      choice_key("attention", &Config::attention, {"off", "stats", "full"},
+                 "What is recorded of attention layers; only off so far."),
+      choice_key("dump", &Config::dump, {"none", "topk", "full"},
+                 "Routing dump: none, ids and weights of each token, or logits and scores as well."),
+      value_key("token_ids", ConfigType::kText, &Config::token_ids,
+                "Argument that holds the token ids; empty: found by name (input_ids, ...)."),
+      value_key("token_mask", ConfigType::kText, &Config::token_mask,
+                "Argument that holds the mask, 0 for padding; empty: found by name (attention_mask, ...)."),
+      value_key("probe_tokens", ConfigType::kCount, &Config::probe_tokens,
+                "Tokens a layer whose probabilities are always kept; 0 for none."),
+      value_key("log_component", ConfigType::kText, &Config::log_component,
+                "Component that fills logs_metrics_vision; empty: the vision tower, else the language model, else the decoder."),
+      choice_key("log_entries", &Config::log_entries, {"row", "forward"},
+                 "One log entry for each sequence of a batch, or for each forward."),
+      choice_key("log_forwards", &Config::log_forwards, {"merged", "last"},
+                 "A sample of several forwards logs all of them merged, or the last."),
+      value_key("log_per_token", ConfigType::kFlag, &Config::log_per_token,
+                "Log selected_experts and router_magine, which grow with the tokens.", "return_id_experts"),
+      value_key("renumber_layers", ConfigType::kFlag, &Config::renumber_layers,
+                "Number the MoE layers of the log 0, 1, 2, ... where dense layers leave gaps."),
+      value_key("libmoe_guide_layout", ConfigType::kFlag, &Config::libmoe_guide_layout,
+                "Write logs_metrics_vision one list deep, as LibMoE's guide has it and its toolkit cannot read."),
+      value_key("queue_bytes", ConfigType::kCount, &Config::queue_bytes,
+                "Bytes of records that may wait for the writer thread."),
+      choice_key("on_overflow", &Config::on_overflow, {"block", "drop"},
+                 "When the queue is full: the forward waits, or its record is dropped and counted."),
+      value_key("strict", ConfigType::kFlag, &Config::strict,
+                "A failure while recording is thrown into the forward instead of being counted."),
+      value_key("hooks", ConfigType::kHookSpec, &Config::hooks, "Hook spec (array) or the path of one; not supported yet."),
+      value_key("samples", ConfigType::kText, &Config::samples,
+                "JSON Lines file with the log fields of each sample, in order."),
+  };
+  return keys;
+}
+
+const ConfigKey* find_config_key(std::string_view name) {
+  for (const auto& key : config_keys()) {
+    if (key.name == name || (!key.alias.empty() && key.alias == name)) {
+      return &key;
+    }
+  }
+  return nullptr;
+}
+
+std::string describe_type(const ConfigKey& key) {
+  switch (key.type) {
+    case ConfigType::kText:
+      return "text";
+    case ConfigType::kFlag:
+      return "true or false";
+    case ConfigType::kCount:
+      return "an integer >= 0";
+    case ConfigType::kHookSpec:
+      return "a path or an array";
+    case ConfigType::kChoice:
+      break;
+  }
+  std::string text = "one of";
+  for (size_t i = 0; i < key.choices.size(); ++i) {
+    text += (i == 0 ? " " : ", ") + std::string(key.choices[i]);
+  }
+  return text;
+}
+
+void Config::set(std::string_view name, const nlohmann::json& value, const std::string& source) {
+  const ConfigKey& key = known_key(name, source);
+  if (!fits(key, value)) {
+    throw std::invalid_argument(fmt::format("{}: key \"{}\" must be {}, got {} {}", source, std::string(name),
+                                            describe_type(key), value.type_name(), print(value)));
+  }
+  key.put(*this, value);
+}
+
+void Config::set_from_text(std::string_view name, const std::string& text, const std::string& source) {
+  const ConfigKey& key = known_key(name, source);
+  nlohmann::json value = text;
+  if (key.type == ConfigType::kFlag && (text == "true" || text == "false")) {
+    value = text == "true";
+  } else if (key.type == ConfigType::kCount) {
+    int64_t count = 0;
+    const auto parsed = std::from_chars(text.data(), text.data() + text.size(), count);
+    if (parsed.ec == std::errc() && parsed.ptr == text.data() + text.size() && !text.empty()) {
+      value = count;
+    }
+  }
+  set(name, value, source);
+}
+
+Config Config::from_json(const nlohmann::json& object, const std::string& source) {
+  if (!object.is_object()) {
+    throw std::invalid_argument(
+        fmt::format("{}: the configuration must be a JSON object, got {}", source, object.type_name()));
+  }
+  Config config;
+  for (const auto& [name, value] : object.items()) {
+    const ConfigKey& key = known_key(name, source);
+    if (name == key.alias && object.contains(key.name) && object.at(std::string(key.name)) != value) {
+      throw std::invalid_argument(fmt::format("{}: keys \"{}\" and \"{}\" are the same setting and must agree, got {} and {}",
+                                              source, std::string(key.name), name,
+                                              print(object.at(std::string(key.name))), print(value)));
+    }
+    config.set(name, value, source);
+  }
+  return config;
+}
+
+Config Config::from_json_text(const std::string& text, const std::string& source) {
+  nlohmann::json object;
+  try {
+    object = nlohmann::json::parse(text);
+  } catch (const nlohmann::json::parse_error& error) {
+    throw std::invalid_argument(fmt::format("{}: not valid JSON at byte {}", source, error.byte));
+  }
+  return from_json(object, source);
+}
+
+Config Config::from_json_file(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  std::ostringstream text;
+  if (!file || !(text << file.rdbuf())) {
+    throw std::invalid_argument(fmt::format("{}: the configuration cannot be read; it must be a JSON file", path));
+  }
+  return from_json_text(text.str(), path);
+}
+
+nlohmann::ordered_json Config::to_json() const {
+  nlohmann::ordered_json object = nlohmann::ordered_json::object();
+  for (const auto& key : config_keys()) {
+    object[std::string(key.name)] = key.get(*this);
+  }
+  return object;
+}
+
+void Config::check() const {
+  if (output_dir.empty()) {
+    throw std::invalid_argument("output_dir must name a directory, got \"\"");
+  }
+  if (task.empty() || task.find('/') != std::string::npos || task == "." || task == "..") {
+    throw std::invalid_argument(fmt::format("task must be the name of a file without folder and ending, got \"{}\"", task));
+  }
+  if (attention != Attention::kOff) {
+    throw std::invalid_argument("attention is not recorded yet; set attention to off");
+  }
+  if (!hooks.is_null()) {
+    throw std::invalid_argument("hook specs are not supported yet; leave out hooks");
+  }
+}
+
+}  // namespace moetap::plugin

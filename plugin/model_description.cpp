@@ -1,0 +1,176 @@
+#include "plugin/model_description.h"
+
+#include <fmt/format.h>
+#include <torch/csrc/jit/api/module.h>
+
+#include <random>
+#include <stdexcept>
+
+namespace moetap::plugin {
+namespace {
+
+constexpr int64_t kSchemaVersion = 1;
+constexpr std::string_view kInstancePrefix = "{\"instance\":\"";
+constexpr size_t kInstanceDigits = 32;
+
+nlohmann::ordered_json optional_count(const std::optional<int64_t>& count) {
+  return count ? nlohmann::ordered_json(*count) : nlohmann::ordered_json(nullptr);
+}
+
+hooks::HookKind kind_from(const std::string& name) {
+  for (const hooks::HookKind kind : {hooks::HookKind::kRouter, hooks::HookKind::kAttention}) {
+    if (name == hooks::to_string(kind)) {
+      return kind;
+    }
+  }
+  throw std::invalid_argument(fmt::format("kind must be router or attention, got \"{}\"", name));
+}
+
+std::optional<int64_t> count_from(const nlohmann::json& value) {
+  return value.is_null() ? std::nullopt : std::optional<int64_t>(value.get<int64_t>());
+}
+
+hooks::HookPoint hook_from(const nlohmann::json& json) {
+  hooks::HookPoint hook;
+  hook.id = json.at("id").get<int64_t>();
+  hook.layer = json.at("layer").get<std::string>();
+  hook.name = json.at("name").get<std::string>();
+  hook.kind = kind_from(json.at("kind").get<std::string>());
+  hook.method = json.at("method").get<std::string>();
+  hook.component = json.at("component").get<std::string>();
+  if (hook.kind == hooks::HookKind::kRouter) {
+    hook.num_experts = count_from(json.at("num_experts"));
+    hook.top_k = count_from(json.at("top_k"));
+    hook.scoring = json.at("scoring").get<std::string>();
+  }
+  return hook;
+}
+
+bool is_tensor(const c10::TypePtr& type) {
+  if (type->kind() == c10::TypeKind::TensorType) {
+    return true;
+  }
+  return type->kind() == c10::TypeKind::OptionalType &&
+         type->castRaw<c10::OptionalType>()->getElementType()->kind() == c10::TypeKind::TensorType;
+}
+
+}  // namespace
+
+nlohmann::ordered_json hook_to_json(const hooks::HookPoint& hook) {
+  nlohmann::ordered_json json = {{"id", hook.id},
+                                 {"layer", hook.layer},
+                                 {"name", hook.name},
+                                 {"kind", hooks::to_string(hook.kind)},
+                                 {"method", hook.method},
+                                 {"component", hook.component}};
+  if (hook.kind == hooks::HookKind::kRouter) {
+    json["num_experts"] = optional_count(hook.num_experts);
+    json["top_k"] = optional_count(hook.top_k);
+    json["scoring"] = hook.scoring;
+  }
+  return json;
+}
+
+nlohmann::ordered_json hooks_to_json(const std::vector<hooks::HookPoint>& hooks) {
+  auto array = nlohmann::ordered_json::array();
+  for (const auto& hook : hooks) {
+    array.push_back(hook_to_json(hook));
+  }
+  return array;
+}
+
+nlohmann::ordered_json skipped_to_json(const std::vector<hooks::SkippedSite>& skipped) {
+  auto array = nlohmann::ordered_json::array();
+  for (const auto& site : skipped) {
+    array.push_back({{"node", site.node}, {"reason", site.reason}});
+  }
+  return array;
+}
+
+nlohmann::ordered_json inspect_json(const hooks::Discovery& discovery, const std::string& model) {
+  return {{"schema_version", kSchemaVersion},
+          {"model", model},
+          {"hooks", hooks_to_json(discovery.hooks)},
+          {"skipped", skipped_to_json(discovery.skipped)}};
+}
+
+std::string random_instance() {
+  std::random_device device;
+  std::string digits;
+  while (digits.size() < kInstanceDigits) {
+    digits += fmt::format("{:08x}", device());
+  }
+  return digits;
+}
+
+ModelDescription describe_model(const torch::jit::Module& module, const hooks::Discovery& discovery,
+                                const std::string& model_file, const std::string& sha256) {
+  ModelDescription model{random_instance(), model_file, sha256, discovery.hooks, discovery.skipped, {}};
+  for (const auto& method : module.get_methods()) {
+    auto& names = model.method_arguments[method.name()];
+    const auto& arguments = method.function().getSchema().arguments();
+    for (size_t i = 1; i < arguments.size(); ++i) {  // 0 is self
+      if (is_tensor(arguments[i].type())) {
+        names.push_back(arguments[i].name());
+      }
+    }
+  }
+  return model;
+}
+
+std::string to_text(const ModelDescription& model) {
+  auto methods = nlohmann::ordered_json::object();
+  for (const auto& [name, arguments] : model.method_arguments) {
+    methods[name] = {{"arguments", arguments}};
+  }
+  const nlohmann::ordered_json json = {{"instance", model.instance},
+                                       {"schema_version", kSchemaVersion},
+                                       {"model", model.model_file},
+                                       {"sha256", model.sha256},
+                                       {"hooks", hooks_to_json(model.hooks)},
+                                       {"skipped", skipped_to_json(model.skipped)},
+                                       {"methods", methods}};
+  return json.dump(-1, ' ', /*ensure_ascii=*/true, nlohmann::ordered_json::error_handler_t::replace);
+}
+
+ModelDescription model_description_from_text(const std::string& text) {
+  try {
+    const auto json = nlohmann::json::parse(text);
+    const auto version = json.at("schema_version").get<int64_t>();
+    if (version != kSchemaVersion) {
+      throw std::invalid_argument(fmt::format("schema_version must be {}, got {}", kSchemaVersion, version));
+    }
+    ModelDescription model;
+    model.instance = json.at("instance").get<std::string>();
+    model.model_file = json.at("model").get<std::string>();
+    model.sha256 = json.at("sha256").get<std::string>();
+    for (const auto& hook : json.at("hooks")) {
+      model.hooks.push_back(hook_from(hook));
+      const auto place = static_cast<int64_t>(model.hooks.size()) - 1;
+      if (model.hooks.back().id != place) {
+        throw std::invalid_argument(fmt::format("hook {} must have id {}, got {}", place, place, model.hooks.back().id));
+      }
+    }
+    for (const auto& site : json.at("skipped")) {
+      model.skipped.push_back({site.at("node").get<std::string>(), site.at("reason").get<std::string>()});
+    }
+    for (const auto& [name, method] : json.at("methods").items()) {
+      model.method_arguments[name] = method.at("arguments").get<std::vector<std::string>>();
+    }
+    return model;
+  } catch (const std::exception& error) {
+    throw std::invalid_argument(fmt::format(
+        "the description inside the instrumented model cannot be read ({}); instrument the model again", error.what()));
+  }
+}
+
+std::string_view instance_of(std::string_view text) {
+  const size_t start = kInstancePrefix.size();
+  if (!text.starts_with(kInstancePrefix) || text.size() <= start + kInstanceDigits ||
+      text[start + kInstanceDigits] != '"') {
+    return {};
+  }
+  return text.substr(start, kInstanceDigits);
+}
+
+}  // namespace moetap::plugin

@@ -1,0 +1,206 @@
+#include "plugin/router_capture.h"
+
+#include <ATen/ATen.h>
+
+#include <numeric>
+#include <optional>
+
+namespace moetap::plugin {
+namespace {
+
+/// How the model lays out its tokens, read from the first tensor that has a dimension of experts (or slots).
+struct TokenLayout {
+  std::vector<int64_t> sizes;
+  int64_t num_tokens = 0;
+};
+
+TokenLayout layout_of(const at::Tensor& experts_last) {
+  const auto sizes = experts_last.sizes();
+  TokenLayout layout{std::vector<int64_t>(sizes.begin(), sizes.end() - 1), 1};
+  for (const int64_t size : layout.sizes) {
+    layout.num_tokens *= size;
+  }
+  return layout;
+}
+
+at::Tensor move_experts_last(const at::Tensor& tensor, int64_t expert_dim, const char* name) {
+  TORCH_CHECK(tensor.dim() >= 1 && expert_dim >= -tensor.dim() && expert_dim < tensor.dim(), name,
+              " must have a dimension ", expert_dim, " of experts, got ", tensor.sizes());
+  return tensor.movedim(expert_dim, -1);
+}
+
+/// -> [num_tokens, size of the last dimension]
+at::Tensor flatten_tokens(const at::Tensor& experts_last) {
+  return experts_last.reshape({layout_of(experts_last).num_tokens, experts_last.size(-1)});
+}
+
+/// A tensor over the experts whose shape may differ from the logits' (flattened before or after): [num_tokens, num_experts].
+at::Tensor over_experts(const at::Tensor& tensor, const TokenLayout& layout, int64_t num_experts, int64_t expert_dim,
+                        const char* name) {
+  const bool same_rank = tensor.dim() == static_cast<int64_t>(layout.sizes.size()) + 1;
+  const auto flat = flatten_tokens(move_experts_last(tensor, same_rank ? expert_dim : -1, name));
+  TORCH_CHECK(flat.size(0) == layout.num_tokens && flat.size(1) == num_experts, name, " must be [", layout.num_tokens,
+              " tokens, ", num_experts, " experts], got ", tensor.sizes());
+  return flat;
+}
+
+/// A tensor of slots, or of one slot without a dimension for it: [num_tokens, number of slots].
+at::Tensor over_slots(const at::Tensor& tensor, const TokenLayout& layout, int64_t expert_dim, const char* name) {
+  if (tensor.sizes() == at::IntArrayRef(layout.sizes) || (tensor.dim() == 1 && tensor.numel() == layout.num_tokens)) {
+    return tensor.reshape({layout.num_tokens, 1});
+  }
+  if (tensor.dim() == static_cast<int64_t>(layout.sizes.size()) + 1) {
+    const auto slots_last = move_experts_last(tensor, expert_dim, name);
+    if (layout_of(slots_last).sizes == layout.sizes) {
+      return flatten_tokens(slots_last);
+    }
+  }
+  // The model flattened its tokens between the projection and the selection, or after it.
+  TORCH_CHECK(tensor.dim() >= 2 && layout_of(tensor).num_tokens == layout.num_tokens, name, " must be [",
+              layout.num_tokens, " tokens, slots], got ", tensor.sizes());
+  return flatten_tokens(tensor);
+}
+
+at::Tensor over_slots(const std::vector<at::Tensor>& tensors, const TokenLayout& layout, int64_t expert_dim,
+                      const char* name) {
+  std::vector<at::Tensor> slots;
+  for (const auto& tensor : tensors) {
+    slots.push_back(over_slots(tensor, layout, expert_dim, name));
+  }
+  return slots.size() == 1 ? slots.front() : at::cat(slots, 1);
+}
+
+struct CheckedIds {
+  at::Tensor ids;           // int64, those out of range are -1
+  at::Tensor out_of_range;  // int64 []
+};
+
+CheckedIds check_ids(const at::Tensor& reported, int64_t limit, const char* name, const char* of_what) {
+  TORCH_CHECK(at::isIntegralType(reported.scalar_type(), /*includeBool=*/false), name, " must hold integers, got ",
+              reported.scalar_type());
+  const auto ids = reported.to(at::kLong);
+  if (ids.device().is_cpu()) {
+    if (ids.numel() > 0) {
+      const auto [lowest, highest] = at::aminmax(ids);
+      TORCH_CHECK(lowest.item<int64_t>() >= -1 && highest.item<int64_t>() < limit, name, " must hold ", of_what,
+                  " in [0, ", limit, ") or -1, got ",
+                  lowest.item<int64_t>() < -1 ? lowest.item<int64_t>() : highest.item<int64_t>());
+    }
+    return {ids, at::zeros({}, at::kLong)};
+  }
+  const auto outside = ids.lt(-1).logical_or_(ids.ge(limit));
+  return {ids.masked_fill(outside, -1), outside.sum()};
+}
+
+/// Expert choice: selected [E, C] or [B, E, C] names the tokens that each expert takes. Turned round: for each token the experts that
+/// took it, in ascending order, and -1 in the rest of E slots (a smaller number would have to be read from the device).
+void transpose_expert_choice(const ReportedRouter& reported, const TokenLayout& layout, int64_t num_experts,
+                             CapturedRouter& captured) {
+  TORCH_CHECK(reported.selected.size() == 1 && reported.weights.size() <= 1,
+              "expert choice must report one tensor of tokens and at most one of weights, got ", reported.selected.size(),
+              " and ", reported.weights.size());
+  auto tokens = reported.selected[0];
+  const bool batched = tokens.dim() == 3;
+  const int64_t groups = batched ? tokens.size(0) : 1;
+  TORCH_CHECK((tokens.dim() == 2 || batched) && tokens.size(-2) == num_experts && groups > 0 &&
+                  layout.num_tokens % groups == 0,
+              "selected of expert choice must be [", num_experts, " experts, capacity], got ", tokens.sizes());
+  const int64_t group_tokens = layout.num_tokens / groups;
+  auto checked = check_ids(tokens.reshape({groups, num_experts, -1}), group_tokens, "selected", "tokens");
+  captured.out_of_range = checked.out_of_range;
+
+  // One place more than there are tokens takes the unused choices.
+  const auto place = at::where(checked.ids.lt(0), group_tokens, checked.ids);
+  const auto per_token = [&](const at::Tensor& filled) {  // [groups, E, group_tokens + 1] -> [num_tokens, E]
+    return filled.narrow(2, 0, group_tokens).transpose(1, 2).reshape({layout.num_tokens, num_experts});
+  };
+  const std::vector<int64_t> sizes = {groups, num_experts, group_tokens + 1};
+  const auto chosen = per_token(at::zeros(sizes, checked.ids.options().dtype(at::kBool)).scatter_(2, place, true));
+  const auto experts = at::arange(num_experts, checked.ids.options());
+  const auto ordered = std::get<0>(at::where(chosen, experts, num_experts).sort(-1));
+  const auto unused = ordered.eq(num_experts);
+  captured.call.selected = ordered.masked_fill(unused, -1);
+  if (!reported.weights.empty()) {
+    const auto& weights = reported.weights[0];
+    TORCH_CHECK(weights.numel() == checked.ids.numel(), "weights of expert choice must be laid out as selected ",
+                tokens.sizes(), ", got ", weights.sizes());
+    const auto dense =
+        per_token(at::zeros(sizes, weights.options()).scatter_(2, place, weights.reshape(checked.ids.sizes())));
+    captured.call.weights = dense.gather(1, ordered.masked_fill(unused, 0)).masked_fill(unused, 0);
+  }
+}
+
+void gather_dense_weights(const ReportedRouter& reported, const TokenLayout& layout, int64_t num_experts,
+                          analysis::RouterCall& call) {
+  TORCH_CHECK(reported.weights.size() == 1, "weights of form ", std::string(reported.form), " must be one tensor, got ",
+              reported.weights.size());
+  const auto dense = over_experts(reported.weights[0], layout, num_experts, reported.expert_dim, "weights");
+  const auto unused = call.selected.lt(0);
+  call.weights = dense.gather(1, call.selected.clamp_min(0)).masked_fill(unused, 0);
+  if (reported.form == "variable") {
+    call.selected = call.selected.masked_fill(call.weights.eq(0), -1);
+  }
+}
+
+}  // namespace
+
+CapturedRouter capture_router(const ReportedRouter& reported, const hooks::HookPoint& hook) {
+  TORCH_CHECK(reported.form == "slots" || reported.form == "dense" || reported.form == "variable" ||
+                  reported.form == "expert_choice",
+              "form must be slots, dense, variable or expert_choice, got \"", std::string(reported.form), "\"");
+  TORCH_CHECK(!reported.selected.empty(), "selected must hold at least one tensor, got none");
+  const bool expert_choice = reported.form == "expert_choice";
+  const bool dense = reported.form == "dense" || reported.form == "variable";
+
+  CapturedRouter captured;
+  auto& call = captured.call;
+  call.sigmoid_scores = hook.scoring.starts_with("sigmoid");
+
+  // The tensor that shows the model's tokens and experts.
+  at::Tensor reference = reported.logits.defined() ? reported.logits : reported.scores;
+  if (!reference.defined() && dense && !reported.weights.empty()) {
+    reference = reported.weights[0];
+  }
+  TokenLayout layout;
+  if (reference.defined()) {
+    const auto experts_last = move_experts_last(reference, reported.expert_dim, "logits");
+    layout = layout_of(experts_last);
+    call.num_experts = experts_last.size(-1);
+  } else {
+    TORCH_CHECK(!expert_choice && hook.num_experts,
+                "the number of experts is unknown: neither logits nor scores nor the graph show it");
+    const auto& first = reported.selected[0];
+    const bool has_slots = reported.selected.size() == 1 && first.dim() >= 2;
+    layout = has_slots ? layout_of(move_experts_last(first, reported.expert_dim, "selected"))
+                       : TokenLayout{{first.numel()}, first.numel()};
+    call.num_experts = *hook.num_experts;
+  }
+  captured.token_sizes = layout.sizes;
+
+  if (reported.logits.defined()) {
+    TORCH_CHECK(at::isFloatingType(reported.logits.scalar_type()), "logits must be floating point, got ",
+                reported.logits.scalar_type());
+    call.logits = over_experts(reported.logits, layout, call.num_experts, reported.expert_dim, "logits");
+  }
+  if (reported.scores.defined()) {
+    call.scores = over_experts(reported.scores, layout, call.num_experts, reported.expert_dim, "scores");
+  }
+  if (expert_choice) {
+    transpose_expert_choice(reported, layout, call.num_experts, captured);
+    return captured;
+  }
+  const auto checked = check_ids(over_slots(reported.selected, layout, reported.expert_dim, "selected"),
+                                 call.num_experts, "selected", "experts");
+  call.selected = checked.ids;
+  captured.out_of_range = checked.out_of_range;
+  if (dense) {
+    gather_dense_weights(reported, layout, call.num_experts, call);
+  } else if (!reported.weights.empty()) {
+    call.weights = over_slots(reported.weights, layout, reported.expert_dim, "weights");
+    TORCH_CHECK(call.weights.sizes() == call.selected.sizes(), "weights must be laid out as selected ",
+                call.selected.sizes(), ", got ", call.weights.sizes());
+  }
+  return captured;
+}
+
+}  // namespace moetap::plugin

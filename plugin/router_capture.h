@@ -1,0 +1,36 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "analysis/router_call.h"
+#include "hooks/hook_point.h"
+
+namespace moetap::plugin {
+
+/// What `moetap::router` was given; see hooks/operator_schemas.h for the layouts. All tensors on one device.
+struct ReportedRouter {
+  at::Tensor logits;                 // undefined: not captured
+  at::Tensor scores;                 // undefined: the model has none
+  std::vector<at::Tensor> selected;  // at least one
+  std::vector<at::Tensor> weights;   // may be empty
+  int64_t expert_dim = -1;
+  std::string_view form;  // "slots", "dense", "variable", "expert_choice"
+};
+
+/// The same in the canonical layout. Tensors may share memory with the reported ones: the caller copies what it keeps.
+struct CapturedRouter {
+  analysis::RouterCall call;
+  std::vector<int64_t> token_sizes;  // sizes of the model's tensor without the dimension of the experts, in token order
+  at::Tensor out_of_range;           // int64 [] on the call's device: selected ids outside [0, E) that became -1
+};
+
+/// Brings a report into the canonical layout: experts last, tokens flattened ([B, E, h, w] in the order b, h, w). Does not
+/// synchronise with a device: there, ids outside [0, E) become -1 and are counted; on the CPU they are an error. Throws
+/// c10::Error whose message names what does not fit. Call it without gradients.
+CapturedRouter capture_router(const ReportedRouter& reported, const hooks::HookPoint& hook);
+
+}  // namespace moetap::plugin
