@@ -229,9 +229,6 @@ nlohmann::ordered_json Config::to_json() const {
 }
 
 void Config::check() const {
-  if (output_dir.empty()) {
-    throw std::invalid_argument("output_dir must name a directory, got \"\"");
-  }
   if (task.empty() || task.find('/') != std::string::npos || task == "." || task == "..") {
     throw std::invalid_argument(fmt::format("task must be the name of a file without folder and ending, got \"{}\"", task));
   }

@@ -53,7 +53,7 @@ struct Config {
   /// All keys with their values, as `from_json` reads them.
   nlohmann::ordered_json to_json() const;
 
-  /// Throws std::invalid_argument for what a session cannot do: no output directory, attention other than off, a hook spec.
+  /// Throws std::invalid_argument for what a session cannot do: a task that is no file name, attention other than off, a hook spec.
   void check() const;
 };
 

@@ -13,6 +13,7 @@
 #include "plugin/counters.h"
 #include "plugin/forward_record.h"
 #include "plugin/model_description.h"
+#include "plugin/record_sink.h"
 
 namespace moetap::plugin {
 
@@ -47,6 +48,8 @@ class Session {
   /// Opens the run directory and starts the writer thread. Throws std::invalid_argument for a config that cannot be, and
   /// std::runtime_error if the directory cannot be created or written.
   explicit Session(Config config);
+  /// Records into a sink of the host's own; `config.output_dir` and what concerns files is not used.
+  Session(Config config, std::unique_ptr<RecordSink> sink);
   /// Closes. Never throws.
   ~Session();
   Session(const Session&) = delete;
