@@ -1,0 +1,73 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+
+#include "analysis/router_call.h"
+#include "analysis/router_sums_layout.h"
+
+namespace moetap::analysis {
+
+/// The sums of one router over the tokens of `num_rows` samples. Everything that is reported about a router is computed
+/// from them (`finalize`). Adding is exact in any order and grouping: see Note [Exact sums] and Note [Layout of router
+/// sums].
+///
+/// A value type: copies share `words`, the functions below give fresh tensors. Default-constructed: nothing observed
+/// yet.
+struct RouterSums {
+  int64_t num_experts = 0;
+  int64_t top_k = 0;
+  int64_t num_rows = 0;
+  bool has_pairs = false;  // the table of pairs is there (never for top_k == 1, nor in a selected row)
+  at::Tensor
+      words;  // int64 [layout().words(), without the pairs if !has_pairs], contiguous; undefined: nothing observed
+
+  bool defined() const { return words.defined(); }
+  RouterSumsLayout layout() const { return {num_experts, top_k, num_rows}; }
+
+  /// Tokens of a row, or of all rows. The sums must lie on the host.
+  int64_t tokens(int64_t row) const;
+  int64_t tokens() const;
+  /// A counter, summed over the rows; of a scalar sum the terms that were out of range. The sums must lie on the host.
+  int64_t counter(RowCounter which) const;
+  int64_t out_of_range(RowScalarSum which) const;
+};
+
+/// Sums of nothing, ready to be added to. One allocation on `device`, current stream, does not block.
+RouterSums empty_router_sums(int64_t num_experts, int64_t top_k, int64_t num_rows, at::Device device = at::kCPU);
+
+/// Adds the tokens of one call. Tensors on the CPU: computed before the return, with LibTorch's threads, on one pass
+/// over the logits. Other devices: LibTorch operations on the current stream, no synchronisation. Thread-safe; changes
+/// none of its arguments. Throws c10::Error on tensors whose shape, dtype or device does not fit, on more than
+/// kMaxTermsPerCall tokens. The bits of the sums do not depend on the batch split, as long as no sample is cut
+/// (kRepeatPairs sees one call at a time).
+RouterSums observe(const RouterCall& call, const TokenRows& rows);
+
+/// The same, added to `sums`, which must have the call's experts, K, rows and device. Nothing is allocated for the
+/// sums.
+void observe_into(RouterSums& sums, const RouterCall& call, const TokenRows& rows);
+
+/// Begins the copy of sums into (pinned) host memory on the current stream of their device and returns at once. The
+/// values may be read after the caller waited for an event recorded behind this call; then `normalize` makes the bits
+/// unique. Sums on the host are returned as they are.
+RouterSums begin_copy_to_host(const RouterSums& sums);
+
+/// As begin_copy_to_host, then waits for the device, then normalizes.
+RouterSums copy_to_host(const RouterSums& sums);
+
+/// Carries the low limbs into the high ones, in place. Host sums only. Sums from `observe` on the CPU, `merge`,
+/// `sum_rows` and `copy_to_host` are normalized. Throws c10::Error if a sum is beyond 5.7e17.
+void normalize(RouterSums& sums);
+
+/// Adds `from` to `into`, row by row, exactly. Host sums only. `into` may be default-constructed. Throws c10::Error if
+/// experts, K or the number of rows differ, if only one holds pairs, or if a sum overflows; `into` is then unchanged.
+void merge(RouterSums& into, const RouterSums& from);
+
+/// One row that holds the sum of all rows, with the pairs. Host sums only.
+RouterSums sum_rows(const RouterSums& sums);
+
+/// One row on its own, without the pairs (they are not kept by row). Host sums only.
+RouterSums select_row(const RouterSums& sums, int64_t row);
+
+}  // namespace moetap::analysis

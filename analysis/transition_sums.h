@@ -1,0 +1,29 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+
+#include "analysis/router_call.h"
+
+namespace moetap::analysis {
+
+/// Tokens whose first slot is expert i in one MoE layer and expert j in the next of its component. Merging is exact.
+struct TransitionSums {
+  int64_t num_experts_from = 0;
+  int64_t num_experts_to = 0;
+  at::Tensor counts;  // int64 [num_experts_from, num_experts_to]; undefined: nothing observed
+};
+
+/// Counts the pairs of `first_slot` of two layers over the same tokens: int64 [num_tokens] on one device; a token that
+/// is masked (row -1) or has no first slot in either layer is left out. On the CPU computed before the return;
+/// elsewhere LibTorch operations on the current stream, no synchronisation. Throws c10::Error where shapes, dtypes or
+/// devices do not fit.
+TransitionSums observe_transition(const at::Tensor& first_slot_from, const at::Tensor& first_slot_to,
+                                  const TokenRows& rows, int64_t num_experts_from, int64_t num_experts_to);
+
+/// Adds `from` to `into` exactly. Both on the host; `into` may be default-constructed. Throws c10::Error if the numbers
+/// of experts differ.
+void merge(TransitionSums& into, const TransitionSums& from);
+
+}  // namespace moetap::analysis
