@@ -1,0 +1,279 @@
+#include "plugin/forward_recorder.h"
+
+#include <ATen/ATen.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "analysis/router_sums.h"
+#include "plugin/error_text.h"
+#include "plugin/recording.h"
+
+namespace moetap::plugin {
+namespace {
+
+/// The label of the calling thread, and the values it logged for its first forward.
+std::shared_ptr<ForwardValues> begin_on_this_thread(Recording& recording) {
+  auto values = std::make_shared<ForwardValues>();
+  HostThread& thread = recording.this_thread();
+  values->values = std::exchange(thread.early_values, {});
+  thread.last_forward = values;
+  return values;
+}
+
+at::Tensor snapshot(const at::Tensor& tensor) {
+  return tensor.defined() ? tensor.clone(at::MemoryFormat::Contiguous) : tensor;
+}
+
+/// The model may change what it reported in place, later.
+at::Tensor snapshot_float(const at::Tensor& tensor) {
+  return tensor.defined() ? tensor.to(at::kFloat, /*non_blocking=*/false, /*copy=*/true, at::MemoryFormat::Contiguous)
+                          : tensor;
+}
+
+}  // namespace
+
+ForwardRecorder::ForwardRecorder(std::shared_ptr<ModelBinding> binding, std::string method,
+                                 const c10::List<std::optional<at::Tensor>>& arguments)
+    : binding_(std::move(binding)),
+      method_(std::move(method)),
+      options_([this] {
+        const Config& config = binding_->recording().config();
+        return Capture{config.log_per_token || config.dump != Dump::kNone, config.dump == Dump::kFull, config.probe_tokens};
+      }()),
+      label_(binding_->recording().this_thread().label),
+      host_values_(begin_on_this_thread(binding_->recording())) {
+  try {
+    read_texts(arguments);
+  } catch (const std::exception& error) {
+    if (binding_->recording().config().strict) {
+      throw;
+    }
+    binding_->recording().notice("token ids and mask were not understood: " + one_line(error));
+  }
+}
+
+ForwardRecorder::~ForwardRecorder() {
+  if (!ended_) {
+    try {
+      const std::lock_guard lock(host_values_->mutex);
+      host_values_->state = ForwardValues::State::kLost;
+      binding_->recording().forward_aborted(batch_.value_or(1), label_);
+    } catch (const std::exception&) {
+      // A lock that cannot be taken: the count is lost, the host is not.
+    }
+  }
+}
+
+void ForwardRecorder::read_texts(const c10::List<std::optional<at::Tensor>>& arguments) {
+  const TextArguments places = binding_->text_arguments(method_);
+  const auto argument = [&](const std::optional<size_t>& place) {
+    if (!place || *place >= arguments.size()) {
+      return at::Tensor();
+    }
+    const std::optional<at::Tensor> tensor = arguments.get(*place);
+    return tensor && tensor->defined() ? tensor->detach() : at::Tensor();
+  };
+  const bool keep_ids = binding_->recording().config().dump != Dump::kNone;
+  text_ = read_text(argument(places.ids), argument(places.mask), keep_ids);
+  decoder_text_ = read_text(argument(places.decoder_ids), argument(places.decoder_mask), keep_ids);
+  for (const TextTokens* text : {&text_, &decoder_text_}) {
+    if (!text->notice.empty()) {
+      binding_->recording().notice(text->notice);
+    }
+    if (!batch_ && text->batch > 0) {
+      batch_ = text->batch;
+    }
+  }
+}
+
+const TextTokens* ForwardRecorder::text_of(TextOfComponent text) const {
+  switch (text) {
+    case TextOfComponent::kText:
+      return &text_;
+    case TextOfComponent::kDecoder:
+      return &decoder_text_;
+    case TextOfComponent::kNone:
+      break;
+  }
+  return nullptr;
+}
+
+std::shared_ptr<TokenGroup> ForwardRecorder::token_group(TextOfComponent text, const CapturedRouter& captured) {
+  const std::lock_guard lock(mutex_);
+  const auto device = captured.call.selected.device();
+  const int64_t num_tokens = captured.call.selected.size(0);
+  if (!batch_) {
+    batch_ = batch_of_router(captured.token_sizes);
+  }
+  const Attribution attribution = attribute_tokens(captured.token_sizes, text_of(text), batch_);
+  for (const auto& group : groups_) {
+    if (group->text == text && group->device == device && group->num_tokens == num_tokens &&
+        group->attribution == attribution) {
+      return group;
+    }
+  }
+  groups_.push_back(new_token_group(text, attribution, num_tokens, device));
+  return groups_.back();
+}
+
+std::shared_ptr<TokenGroup> ForwardRecorder::new_token_group(TextOfComponent text, const Attribution& attribution,
+                                                             int64_t num_tokens, c10::Device device) {
+  auto group = std::make_shared<TokenGroup>();
+  group->text = text;
+  group->device = device;
+  group->num_tokens = num_tokens;
+  group->attribution = attribution;
+  if (attribution.text) {
+    const TextTokens& tokens = *text_of(text);
+    if (tokens.valid.defined()) {
+      group->valid = in_token_order(tokens.valid, attribution.order).to(device, /*non_blocking=*/true);
+    }
+    if (tokens.ids.defined()) {
+      group->token_ids = in_token_order(tokens.ids, attribution.order);
+    }
+  }
+  group->rows = rows_for(attribution, num_tokens, group->valid, device);
+  if (options_.probe_tokens > 0 && !options_.full) {
+    const int64_t probed = std::min(options_.probe_tokens, num_tokens);
+    // A stable sort brings the valid tokens to the front without asking the device how many there are.
+    group->probed = group->valid.defined()
+                        ? std::get<1>(group->valid.logical_not().to(at::kByte).sort(/*stable=*/true, 0, false))
+                              .narrow(0, 0, probed)
+                        : at::arange(probed, at::TensorOptions().dtype(at::kLong).device(device));
+  }
+  return group;
+}
+
+void ForwardRecorder::capture(int64_t hook_id, const ReportedRouter& reported) {
+  const hooks::HookPoint& hook = binding_->model()->hooks.at(static_cast<size_t>(hook_id));
+  int64_t call = 0;
+  {
+    const std::lock_guard lock(mutex_);
+    if (ended_) {
+      return;
+    }
+    call = calls_[hook_id]++;
+  }
+  const CapturedRouter captured = capture_router(reported, hook);
+  PendingRouter router;
+  router.group = token_group(text_of_component(hook.component), captured);
+  router.out_of_range = captured.out_of_range;
+  auto& record = router.record;
+  record.hook = hook_id;
+  record.call = call;
+  record.sums = analysis::observe(captured.call, router.group->rows);
+  if (options_.per_token) {
+    record.selected = snapshot(captured.call.selected);
+    record.weights = snapshot_float(captured.call.weights);
+  }
+  if (options_.full) {
+    record.logits = snapshot(captured.call.logits);
+    record.scores = snapshot(captured.call.scores);
+  } else if (router.group->probed.defined() && captured.call.logits.defined() &&
+             binding_->probed_tokens(hook_id) < options_.probe_tokens) {
+    record.logits = captured.call.logits.index_select(0, router.group->probed);
+  }
+  const std::lock_guard lock(mutex_);
+  if (ended_) {
+    return;
+  }
+  pending_->copies.mark_stream(captured.call.selected.device());
+  pending_->routers.push_back(std::move(router));
+}
+
+void ForwardRecorder::router(int64_t hook, const ReportedRouter& reported) {
+  if (binding_->stopped(hook)) {
+    return;
+  }
+  try {
+    capture(hook, reported);
+  } catch (const std::exception& error) {
+    binding_->recording().hook_failed(*binding_, hook, one_line(error));
+    if (binding_->recording().config().strict) {
+      throw;
+    }
+  }
+}
+
+void ForwardRecorder::add_value(std::string component, std::string layer, std::string name, const c10::IValue& value) {
+  const std::lock_guard lock(mutex_);
+  if (ended_) {
+    return;
+  }
+  std::pair place(std::move(component), std::move(layer));
+  if (value.isTensor()) {
+    const at::Tensor tensor = value.toTensor().detach();
+    TORCH_CHECK(tensor.numel() == 1 && !tensor.is_complex(), "it must be a number, a bool or a tensor of one element, got ",
+                tensor.scalar_type(), " ", tensor.sizes());
+    pending_->copies.mark_stream(tensor.device());
+    pending_->values.push_back({std::move(place), std::move(name), tensor.reshape({}).clone()});
+    return;
+  }
+  CustomValue number;
+  if (value.isBool()) {
+    number = value.toBool();
+  } else if (value.isInt()) {
+    number = value.toInt();
+  } else {
+    TORCH_CHECK(value.isDouble(), "it must be a number, a bool or a tensor of one element, got ", value.tagKind());
+    number = value.toDouble();
+  }
+  pending_->values.erase(std::remove_if(pending_->values.begin(), pending_->values.end(),
+                                        [&](const PendingValue& v) { return v.place == place && v.name == name; }),
+                         pending_->values.end());
+  pending_->record.custom[place].insert_or_assign(name, number);
+}
+
+void ForwardRecorder::log(std::string component, std::string layer, std::string name, const c10::IValue& value) {
+  try {
+    add_value(std::move(component), std::move(layer), name, value);
+  } catch (const std::exception& error) {
+    binding_->recording().notice(fmt::format("the logged value \"{}\" is left out: {}", name, one_line(error)));
+    if (binding_->recording().config().strict) {
+      throw;
+    }
+  }
+}
+
+void ForwardRecorder::end() {
+  std::unique_ptr<PendingForward> pending;
+  {
+    const std::lock_guard lock(mutex_);
+    if (ended_ || !binding_->recording().in_own_process()) {
+      return;
+    }
+    ended_ = true;
+    pending = std::move(pending_);
+  }
+  const int64_t batch = batch_.value_or(1);
+  for (const auto& group : groups_) {
+    // A later router showed that there are several samples.
+    if (group->attribution.assumes_one_sample && batch > 1) {
+      group->attribution.attributed = false;
+    }
+  }
+  pending->num_samples = batch;
+  pending->binding = binding_;
+  pending->record.model = binding_->model();
+  pending->record.method = method_;
+  pending->record.duration_s = std::chrono::duration<double>(std::chrono::steady_clock::now() - began_).count();
+  try {
+    if (text_.batch > 0) {
+      pending->text_tokens = text_.valid.defined() ? text_.valid.sum() : at::scalar_tensor(text_.batch * text_.length, at::kLong);
+    }
+    pending->start_copies();
+    binding_->recording().forward_ended(std::move(pending), label_, *host_values_);
+  } catch (const std::exception& error) {
+    binding_->recording().notice("a forward was not recorded: " + one_line(error));
+    binding_->recording().forward_aborted(batch, label_);
+    const std::lock_guard lock(host_values_->mutex);
+    host_values_->state = ForwardValues::State::kLost;
+    if (binding_->recording().config().strict) {
+      throw;
+    }
+  }
+}
+
+}  // namespace moetap::plugin

@@ -1,0 +1,73 @@
+#pragma once
+
+#include <ATen/core/List.h>
+#include <ATen/core/ivalue.h>
+
+#include <chrono>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "plugin/host_values.h"
+#include "plugin/model_binding.h"
+#include "plugin/pending_forward.h"
+#include "plugin/router_capture.h"
+
+namespace moetap::plugin {
+
+/// Collects what one forward of one model reports, from `moetap::begin` to `moetap::end`; destroyed without `end`, the forward has
+/// thrown. Thread-safe, since forks report on threads of their own. Never throws into the forward unless the session is strict;
+/// the caller switches gradients off. Works on the devices of the tensors, on their current streams, and does not wait for them.
+class ForwardRecorder {
+ public:
+  /// `arguments`: the method's tensors, as the model's description names them.
+  ForwardRecorder(std::shared_ptr<ModelBinding> binding, std::string method,
+                  const c10::List<std::optional<at::Tensor>>& arguments);
+  ~ForwardRecorder();
+  ForwardRecorder(const ForwardRecorder&) = delete;
+  ForwardRecorder& operator=(const ForwardRecorder&) = delete;
+
+  void router(int64_t hook, const ReportedRouter& reported);
+
+  /// A value that the model logs: a number, a bool or a tensor of one element; the last of a name counts.
+  void log(std::string component, std::string layer, std::string name, const c10::IValue& value);
+
+  void end();
+
+ private:
+  struct Capture {
+    bool per_token = false;     // ids and weights of each token
+    bool full = false;          // logits and scores of each token
+    int64_t probe_tokens = 0;
+  };
+
+  void read_texts(const c10::List<std::optional<at::Tensor>>& arguments);
+  void capture(int64_t hook, const ReportedRouter& reported);
+  std::shared_ptr<TokenGroup> token_group(TextOfComponent text, const CapturedRouter& captured);
+  std::shared_ptr<TokenGroup> new_token_group(TextOfComponent text, const Attribution& attribution, int64_t num_tokens,
+                                              c10::Device device);
+  const TextTokens* text_of(TextOfComponent text) const;
+  void add_value(std::string component, std::string layer, std::string name, const c10::IValue& value);
+
+  const std::shared_ptr<ModelBinding> binding_;
+  const std::string method_;
+  const Capture options_;
+  const std::optional<ForwardLabel> label_;
+  const std::shared_ptr<ForwardValues> host_values_;
+  const std::chrono::steady_clock::time_point began_ = std::chrono::steady_clock::now();
+  TextTokens text_;          // of the encoder, or the only one
+  TextTokens decoder_text_;
+
+  std::mutex mutex_;  // guards what follows
+  bool ended_ = false;
+  std::optional<int64_t> batch_;  // samples of the forward
+  std::vector<std::shared_ptr<TokenGroup>> groups_;
+  std::map<int64_t, int64_t> calls_;  // of each hook
+  std::unique_ptr<PendingForward> pending_ = std::make_unique<PendingForward>();
+};
+
+}  // namespace moetap::plugin

@@ -1,0 +1,28 @@
+#include "plugin/model_binding.h"
+
+#include <c10/util/Exception.h>
+
+#include "plugin/recording.h"
+
+namespace moetap::plugin {
+
+ModelBinding::ModelBinding(std::shared_ptr<Recording> recording, std::shared_ptr<const ModelDescription> model)
+    : recording_(std::move(recording)), model_(std::move(model)), hooks_(model_->hooks.size()) {
+  const Config& config = recording_->config();
+  for (const auto& [method, names] : model_->method_arguments) {
+    text_arguments_[method] = find_text_arguments(names, config.token_ids, config.token_mask);
+  }
+}
+
+TextArguments ModelBinding::text_arguments(const std::string& method) const {
+  const auto found = text_arguments_.find(method);
+  return found == text_arguments_.end() ? TextArguments{} : found->second;
+}
+
+size_t ModelBinding::checked(int64_t hook) const {
+  TORCH_CHECK(hook >= 0 && hook < static_cast<int64_t>(hooks_.size()), "hook must be in [0, ", hooks_.size(), "), got ",
+              hook);
+  return static_cast<size_t>(hook);
+}
+
+}  // namespace moetap::plugin

@@ -1,0 +1,41 @@
+#pragma once
+
+#include <atomic>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <string_view>
+
+#include "plugin/model_binding.h"
+
+namespace moetap::plugin {
+
+/// Which recording the forwards of an instrumented model go to, by the instance in the model's description. One a process;
+/// thread-safe; never destroyed, since forwards may run while the process exits.
+class ModelRegistry {
+ public:
+  static ModelRegistry& get();
+
+  /// Throws std::invalid_argument if the instance is bound to another recording.
+  void bind(std::shared_ptr<ModelBinding> binding);
+
+  /// Forgets all models of a recording.
+  void unbind(const Recording& recording);
+
+  /// The binding of the model whose `moetap::begin` carries `description`; null if no session attached it. The one place that
+  /// decides where the forwards of a model go.
+  std::shared_ptr<ModelBinding> find(std::string_view description) const;
+
+ private:
+  ModelRegistry() = default;
+
+  mutable std::mutex mutex_;
+  std::map<std::string, std::shared_ptr<ModelBinding>, std::less<>> bindings_;
+  std::atomic<size_t> size_ = 0;  // read without the lock: a process without sessions pays next to nothing
+};
+
+/// Recordings that are completed when the process exits and their owners did not close them.
+void close_at_exit(const std::shared_ptr<Recording>& recording);
+
+}  // namespace moetap::plugin

@@ -1,0 +1,149 @@
+#include <ATen/ATen.h>
+#include <ATen/core/dispatch/Dispatcher.h>
+#include <ATen/core/grad_mode.h>
+#include <c10/core/DispatchKeySet.h>
+#include <c10/core/impl/LocalDispatchKeySet.h>
+#include <torch/library.h>
+
+#include <cstdio>
+#include <memory>
+
+#include "hooks/operator_schemas.h"
+#include "plugin/error_text.h"
+#include "plugin/forward_recorder.h"
+#include "plugin/model_registry.h"
+#include "plugin/recording.h"
+
+namespace moetap::plugin {
+namespace {
+
+/// What the storage of a handle owns. A handle is told from other tensors by its deleter: a model's own tensor, or the handle of
+/// a model that no session attached, has another.
+struct HandleContext {
+  int64_t value = 0;  // what the tensor shows
+  std::unique_ptr<ForwardRecorder> recorder;
+};
+
+void delete_handle(void* context) { delete static_cast<HandleContext*>(context); }
+
+at::Tensor make_handle(std::unique_ptr<ForwardRecorder> recorder) {
+  auto* context = new HandleContext{0, std::move(recorder)};
+  return at::for_blob(&context->value, {1})
+      .context(context, &delete_handle)
+      .options(at::TensorOptions().dtype(at::kLong))
+      .make_tensor();
+}
+
+/// For forwards that nobody records. Never destroyed: forwards may run while the process exits.
+const at::Tensor& inert_handle() {
+  static const auto* handle = new at::Tensor(at::zeros({1}, at::kLong));
+  return *handle;
+}
+
+ForwardRecorder* recorder_of(const at::Tensor& handle) {
+  const at::DataPtr& data = handle.storage().data_ptr();
+  return data.get_deleter() == &delete_handle ? static_cast<HandleContext*>(data.get_context())->recorder.get() : nullptr;
+}
+
+/// What runs inside an operator is no part of the model: no gradients, no autocast, no tracing, no Python mode sees it.
+class OutsideTheModel {
+  at::NoGradGuard no_grad_;
+  c10::impl::ExcludeDispatchKeyGuard excluded_{
+      c10::autocast_dispatch_keyset | c10::DispatchKeySet({c10::DispatchKey::Tracer, c10::DispatchKey::Python,
+                                                           c10::DispatchKey::PythonTLSSnapshot})};
+};
+
+at::Tensor detached(const std::optional<at::Tensor>& tensor) {
+  return tensor && tensor->defined() ? tensor->detach() : at::Tensor();
+}
+
+std::vector<at::Tensor> detached(const at::TensorList& tensors) {
+  std::vector<at::Tensor> result;
+  for (const auto& tensor : tensors) {
+    result.push_back(tensor.detach());
+  }
+  return result;
+}
+
+at::Tensor begin(std::string_view description, std::string_view method,
+                 const c10::List<std::optional<at::Tensor>>& arguments) {
+  auto binding = ModelRegistry::get().find(description);
+  if (!binding || !binding->recording().accepts()) {
+    return inert_handle();
+  }
+  const OutsideTheModel outside;
+  try {
+    return make_handle(std::make_unique<ForwardRecorder>(binding, std::string(method), arguments));
+  } catch (const std::exception& error) {
+    if (binding->recording().config().strict) {
+      throw;
+    }
+    binding->recording().notice("a forward was not recorded: " + one_line(error));
+    return inert_handle();
+  }
+}
+
+void router(const at::Tensor& forward, int64_t hook, const std::optional<at::Tensor>& logits,
+            const std::optional<at::Tensor>& scores, at::TensorList selected, at::TensorList weights, int64_t expert_dim,
+            std::string_view form) {
+  if (ForwardRecorder* recorder = recorder_of(forward)) {
+    const OutsideTheModel outside;
+    recorder->router(hook, {detached(logits), detached(scores), detached(selected), detached(weights), expert_dim, form});
+  }
+}
+
+/// Boxed, since `Any` has no unboxed type. Arguments: forward, component, layer, name, value.
+void log_in_forward(const c10::OperatorHandle&, torch::jit::Stack* stack) {
+  const auto arguments = torch::jit::pop(*stack, 5);
+  if (ForwardRecorder* recorder = recorder_of(arguments[0].toTensor())) {
+    const OutsideTheModel outside;
+    recorder->log(arguments[1].toStringRef(), arguments[2].toStringRef(), arguments[3].toStringRef(), arguments[4]);
+  }
+}
+
+/// Arguments: name, value.
+void log_outside_a_forward(const c10::OperatorHandle&, torch::jit::Stack* stack) { torch::jit::drop(*stack, 2); }
+
+void end(const at::Tensor& forward) {
+  if (ForwardRecorder* recorder = recorder_of(forward)) {
+    const OutsideTheModel outside;
+    recorder->end();
+  }
+}
+
+/// The kernels serve every backend, with and without gradients.
+template <typename Kernel>
+torch::CppFunction for_all(Kernel&& kernel) {
+  return torch::dispatch(c10::DispatchKey::CompositeImplicitAutograd, std::forward<Kernel>(kernel));
+}
+
+std::unique_ptr<torch::Library> register_operators() {
+  constexpr const char* kNamespace = "moetap";
+  if (c10::Dispatcher::singleton().findSchema({"moetap::begin", ""})) {
+    std::fprintf(stderr, "moetap: the library is loaded already, perhaps from another path; this copy stays idle\n");
+    return nullptr;
+  }
+  auto library = std::make_unique<torch::Library>(torch::Library::DEF, kNamespace, std::nullopt, __FILE__, __LINE__);
+  const auto side_effects = c10::AliasAnalysisKind::CONSERVATIVE;
+  const auto as_written = c10::AliasAnalysisKind::FROM_SCHEMA;
+  library->def(torch::schema(hooks::kBeginSchema, side_effects));
+  library->def(torch::schema(hooks::kRouterSchema, as_written));
+  library->def(torch::schema(hooks::kLogInForwardSchema, as_written));
+  library->def(torch::schema(hooks::kEndSchema, side_effects));
+  library->impl("begin", for_all(TORCH_FN(begin)));
+  library->impl("router", for_all(TORCH_FN(router)));
+  library->impl("log_in_forward", for_all(torch::CppFunction::makeFromBoxedFunction<&log_in_forward>()));
+  library->impl("end", for_all(TORCH_FN(end)));
+  for (const char* schema : hooks::kLogSchemas) {
+    library->def(torch::schema(schema, side_effects));
+    const std::string name(schema, std::string_view(schema).find('('));
+    library->impl(name.c_str(), for_all(torch::CppFunction::makeFromBoxedFunction<&log_outside_a_forward>()));
+  }
+  return library;
+}
+
+// Taken back when the library is unloaded.
+const std::unique_ptr<torch::Library> registered = register_operators();
+
+}  // namespace
+}  // namespace moetap::plugin

@@ -1,0 +1,129 @@
+#include "plugin/pending_forward.h"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <map>
+
+namespace moetap::plugin {
+namespace {
+
+int64_t bytes_of(const at::Tensor& tensor) { return tensor.defined() ? static_cast<int64_t>(tensor.nbytes()) : 0; }
+
+/// The columns of a group without the rows of padding. CPU tensors.
+struct Columns {
+  at::Tensor kept;  // int64 [T], places in the call; undefined: all
+  int64_t num_kept = 0;
+  at::Tensor row, position, token_id;
+};
+
+at::Tensor keep(const at::Tensor& tensor, const Columns& columns) {
+  return tensor.defined() && columns.kept.defined() ? tensor.index_select(0, columns.kept) : tensor;
+}
+
+Columns make_columns(const TokenGroup& group) {
+  Columns columns;
+  columns.num_kept = group.num_tokens;
+  if (group.valid.defined()) {
+    columns.kept = group.valid.nonzero().squeeze(1);
+    columns.num_kept = columns.kept.numel();
+  }
+  columns.row = keep(row_column(group.attribution, group.num_tokens), columns);
+  columns.position = keep(position_column(group.attribution, group.num_tokens), columns);
+  columns.token_id = keep(group.token_ids.defined() ? group.token_ids.to(at::kInt)
+                                                    : at::full({group.num_tokens}, -1, at::kInt),
+                          columns);
+  return columns;
+}
+
+}  // namespace
+
+CustomValue custom_value(const at::Tensor& scalar) {
+  if (scalar.scalar_type() == at::kBool) {
+    return scalar.item<bool>();
+  }
+  if (at::isIntegralType(scalar.scalar_type(), /*includeBool=*/false)) {
+    return scalar.item<int64_t>();
+  }
+  return scalar.item<double>();
+}
+
+void PendingForward::start_copies() {
+  const auto copy = [this](at::Tensor& tensor) { tensor = copies.copy(tensor); };
+  std::vector<TokenGroup*> seen;
+  for (auto& router : routers) {
+    router.record.sums.for_each_tensor(copy);
+    for (at::Tensor* tensor : {&router.record.selected, &router.record.weights, &router.record.logits,
+                               &router.record.scores, &router.out_of_range}) {
+      copy(*tensor);
+    }
+    if (std::find(seen.begin(), seen.end(), router.group.get()) == seen.end()) {
+      seen.push_back(router.group.get());
+      copy(router.group->valid);
+      copy(router.group->token_ids);
+    }
+  }
+  for (auto& value : values) {
+    copy(value.value);
+  }
+  copy(text_tokens);
+  copies.finish_enqueuing();
+}
+
+int64_t PendingForward::bytes() const {
+  constexpr int64_t kBytesOfARecord = 1024;  // about what a record holds besides its tensors
+  int64_t bytes = kBytesOfARecord;
+  for (const auto& router : routers) {
+    const auto& record = router.record;
+    auto sums = record.sums;
+    sums.for_each_tensor([&](at::Tensor& tensor) { bytes += bytes_of(tensor); });
+    bytes += bytes_of(record.selected) + bytes_of(record.weights) + bytes_of(record.logits) + bytes_of(record.scores);
+  }
+  return bytes;
+}
+
+FinishedForward PendingForward::finish() {
+  copies.wait();
+  FinishedForward finished{std::move(record), 0, 0};
+  for (const auto& value : values) {
+    finished.record.custom[value.place].insert_or_assign(value.name, custom_value(value.value));
+  }
+  // Forks report in any order; a loop's calls are numbered.
+  std::stable_sort(routers.begin(), routers.end(), [](const PendingRouter& a, const PendingRouter& b) {
+    return std::pair(a.record.hook, a.record.call) < std::pair(b.record.hook, b.record.call);
+  });
+  std::map<const TokenGroup*, Columns> columns_of;
+  for (auto& router : routers) {
+    const TokenGroup& group = *router.group;
+    auto& columns = columns_of[&group];
+    if (!columns.row.defined()) {
+      columns = make_columns(group);
+    }
+    auto& record = router.record;
+    record.attributed = group.attribution.attributed;
+    record.text = group.attribution.text;
+    record.selected = keep(record.selected, columns);
+    record.weights = keep(record.weights, columns);
+    record.scores = keep(record.scores, columns);
+    if (group.probed.defined() && record.logits.defined()) {
+      record.logits = record.logits.narrow(0, 0, std::min(record.logits.size(0), columns.num_kept));
+      binding->add_probed_tokens(record.hook, record.logits.size(0));
+    } else {
+      record.logits = keep(record.logits, columns);
+    }
+    record.row = columns.row;
+    record.position = columns.position;
+    record.token_id = columns.token_id;
+    finished.out_of_range += router.out_of_range.item<int64_t>();
+    finished.tokens = std::max(finished.tokens, columns.num_kept);
+    finished.record.routers.push_back(std::move(record));
+  }
+  if (text_tokens.defined()) {
+    finished.tokens = text_tokens.item<int64_t>();
+  }
+  routers.clear();
+  values.clear();
+  return finished;
+}
+
+}  // namespace moetap::plugin

@@ -1,0 +1,75 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "plugin/forward_record.h"
+#include "plugin/host_copies.h"
+#include "plugin/model_binding.h"
+#include "plugin/token_rows.h"
+
+namespace moetap::plugin {
+
+/// The tokens of router calls that see the same tokens: their columns are made once. N = tokens of the call, padding too.
+struct TokenGroup {
+  TextOfComponent text = TextOfComponent::kNone;
+  c10::Device device = c10::kCPU;
+  int64_t num_tokens = 0;  // N
+  Attribution attribution;
+  analysis::TokenRows rows;  // for `analysis::observe`
+  at::Tensor valid;          // bool [N], false: padding; undefined: all valid
+  at::Tensor token_ids;      // int64 [N]; undefined: unknown, or not kept
+  at::Tensor probed;         // int64 [n] on `device`: the first n valid tokens, then padding; undefined: not asked for
+};
+
+/// One router call as the forward left it: `record` has rows for padding too and may be on a device.
+struct PendingRouter {
+  RouterRecord record;
+  std::shared_ptr<TokenGroup> group;
+  at::Tensor out_of_range;  // int64 []
+};
+
+/// A value that the model logged as a tensor of one element.
+struct PendingValue {
+  std::pair<std::string, std::string> place;  // component, layer
+  std::string name;
+  at::Tensor value;
+};
+
+/// What is known of a forward once its tensors can be read.
+struct FinishedForward {
+  ForwardRecord record;
+  int64_t tokens = 0;
+  int64_t out_of_range = 0;
+};
+
+/// A forward that has ended, on its way to the writer thread.
+class PendingForward {
+ public:
+  ForwardRecord record;                // without samples, routers and tensor values
+  int64_t num_samples = 1;             // B
+  std::shared_ptr<ModelBinding> binding;  // null for values of the host alone
+  std::vector<PendingRouter> routers;  // any order
+  std::vector<PendingValue> values;
+  at::Tensor text_tokens;              // int64 []: valid tokens of the text; undefined: the forward has no text
+  HostCopies copies;
+
+  /// In the forward: enqueues the copies to the host. Does not block.
+  void start_copies();
+
+  /// Memory that the forward holds on until it is written.
+  int64_t bytes() const;
+
+  /// On the writer thread: waits for the copies, drops the rows of padding and fills in the columns. Leaves this object empty.
+  FinishedForward finish();
+};
+
+/// A 0-dimensional tensor's value in the type that JSON has for it.
+CustomValue custom_value(const at::Tensor& scalar);
+
+}  // namespace moetap::plugin

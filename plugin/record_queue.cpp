@@ -1,0 +1,62 @@
+#include "plugin/record_queue.h"
+
+namespace moetap::plugin {
+
+RecordQueue::Pushed RecordQueue::push(std::unique_ptr<PendingForward> forward, WhenFull when_full,
+                                      const std::function<void(PendingForward&)>& number) {
+  const int64_t bytes = forward->bytes();
+  std::unique_lock lock(mutex_);
+  const auto fits = [&] { return closed_ || bytes_ == 0 || bytes_ + bytes <= capacity_bytes_; };
+  if (when_full == WhenFull::kWait) {
+    has_room_.wait(lock, fits);
+  } else if (!fits()) {
+    return Pushed::kFull;
+  }
+  if (closed_) {
+    return Pushed::kClosed;
+  }
+  number(*forward);
+  bytes_ += bytes;
+  items_.push_back({std::move(forward), nullptr, bytes});
+  has_item_.notify_one();
+  return Pushed::kTaken;
+}
+
+std::future<void> RecordQueue::request_flush() {
+  auto requested = std::make_shared<std::promise<void>>();
+  auto flushed = requested->get_future();
+  const std::lock_guard lock(mutex_);
+  if (closed_) {
+    requested->set_value();
+  } else {
+    items_.push_back({nullptr, std::move(requested), 0});
+    has_item_.notify_one();
+  }
+  return flushed;
+}
+
+std::optional<RecordQueue::Item> RecordQueue::pop() {
+  std::unique_lock lock(mutex_);
+  has_item_.wait(lock, [&] { return closed_ || !items_.empty(); });
+  if (items_.empty()) {
+    return std::nullopt;
+  }
+  Item item = std::move(items_.front());
+  items_.pop_front();
+  return item;
+}
+
+void RecordQueue::written(int64_t bytes) {
+  const std::lock_guard lock(mutex_);
+  bytes_ -= bytes;
+  has_room_.notify_all();
+}
+
+void RecordQueue::close() {
+  const std::lock_guard lock(mutex_);
+  closed_ = true;
+  has_room_.notify_all();
+  has_item_.notify_all();
+}
+
+}  // namespace moetap::plugin

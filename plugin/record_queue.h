@@ -1,0 +1,56 @@
+#pragma once
+
+#include <condition_variable>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <future>
+#include <memory>
+#include <mutex>
+#include <optional>
+
+#include "plugin/pending_forward.h"
+
+namespace moetap::plugin {
+
+/// Forwards on their way from the host's threads to the writer thread, in order. Bounded in bytes; what the writer is working on
+/// counts until `written`. A forward larger than the bound is taken when nothing else is there. Thread-safe.
+class RecordQueue {
+ public:
+  enum class WhenFull { kWait, kRefuse };
+  enum class Pushed { kTaken, kFull, kClosed };
+
+  struct Item {
+    std::unique_ptr<PendingForward> forward;             // null: only a request to flush
+    std::shared_ptr<std::promise<void>> flush_requested;  // fulfilled by the writer
+    int64_t bytes = 0;
+  };
+
+  explicit RecordQueue(int64_t capacity_bytes) : capacity_bytes_(capacity_bytes) {}
+
+  /// `number` is called once it is certain that the forward is taken, in the order of the queue and under its lock.
+  Pushed push(std::unique_ptr<PendingForward> forward, WhenFull when_full, const std::function<void(PendingForward&)>& number);
+
+  /// Asks the writer to flush after everything pushed so far; ready at once if the queue is closed.
+  std::future<void> request_flush();
+
+  /// Blocks until there is an item; empty when the queue is closed and all its items have been popped.
+  std::optional<Item> pop();
+
+  /// The writer is done with an item.
+  void written(int64_t bytes);
+
+  /// Nothing more is taken; those who wait in `push` get kClosed.
+  void close();
+
+ private:
+  const int64_t capacity_bytes_;
+  std::mutex mutex_;
+  std::condition_variable has_room_;
+  std::condition_variable has_item_;
+  std::deque<Item> items_;
+  int64_t bytes_ = 0;  // of the items, and of the one the writer is working on
+  bool closed_ = false;
+};
+
+}  // namespace moetap::plugin

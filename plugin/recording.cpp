@@ -1,0 +1,184 @@
+#include "plugin/recording.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <unordered_map>
+
+namespace moetap::plugin {
+namespace {
+
+uint64_t next_recording_id() {
+  static std::atomic<uint64_t> id = 0;
+  return ++id;
+}
+
+}  // namespace
+
+Recording::Recording(Config config, std::unique_ptr<RecordSink> sink)
+    : config_(std::move(config)),
+      id_(next_recording_id()),
+      process_(getpid()),
+      queue_(config_.queue_bytes),
+      writer_(std::move(sink), queue_) {}
+
+Recording::~Recording() { close(); }
+
+bool Recording::in_own_process() const { return getpid() == process_; }
+
+bool Recording::accepts() const { return !closed_.load(std::memory_order_relaxed) && in_own_process(); }
+
+void Recording::take_samples(ForwardRecord& record, int64_t num_samples, const std::optional<ForwardLabel>& label) {
+  if (label && static_cast<int64_t>(label->samples.size()) == num_samples) {
+    record.samples = label->samples;
+    record.labelled = true;
+    record.generation = label->generation;
+    for (const int64_t sample : record.samples) {
+      next_sample_ = std::max(next_sample_, sample + 1);
+    }
+    return;
+  }
+  if (label) {
+    ++counters_.label_mismatches;
+  }
+  for (int64_t i = 0; i < num_samples; ++i) {
+    record.samples.push_back(next_sample_++);
+  }
+}
+
+void Recording::forward_ended(std::unique_ptr<PendingForward> forward, const std::optional<ForwardLabel>& label,
+                              ForwardValues& values) {
+  const int64_t num_samples = forward->num_samples;
+  const int64_t unattributed =
+      std::count_if(forward->routers.begin(), forward->routers.end(),
+                    [](const PendingRouter& router) { return !router.group->attribution.attributed; });
+  // Values that the host logs from now on belong to a forward that has ended; none may fall between.
+  const std::lock_guard values_lock(values.mutex);
+  for (auto& [place, named] : values.values) {
+    for (auto& [name, value] : named) {
+      forward->record.custom[place].insert_or_assign(name, value);
+    }
+  }
+  values.values.clear();
+  values.model = forward->record.model;
+  values.method = forward->record.method;
+
+  const auto when_full =
+      config_.on_overflow == OnOverflow::kDrop ? RecordQueue::WhenFull::kRefuse : RecordQueue::WhenFull::kWait;
+  const auto pushed = queue_.push(std::move(forward), when_full, [&](PendingForward& taken) {
+    const std::lock_guard lock(mutex_);
+    taken.record.index = next_forward_++;
+    take_samples(taken.record, num_samples, label);
+    values.samples = taken.record.samples;
+    ++counters_.forwards;
+    counters_.unattributed += unattributed;
+  });
+  if (pushed == RecordQueue::Pushed::kTaken) {
+    values.state = ForwardValues::State::kRecorded;
+    return;
+  }
+  values.state = ForwardValues::State::kLost;
+  {
+    const std::lock_guard lock(mutex_);
+    ++counters_.dropped;
+    ForwardRecord dropped;
+    take_samples(dropped, num_samples, label);
+  }
+  if (pushed == RecordQueue::Pushed::kFull) {
+    notice("the queue is full: forwards are dropped (raise queue_bytes, or set on_overflow to block)");
+  }
+}
+
+void Recording::forward_aborted(int64_t num_samples, const std::optional<ForwardLabel>& label) {
+  if (!in_own_process()) {
+    return;
+  }
+  const std::lock_guard lock(mutex_);
+  ++counters_.aborted;
+  ForwardRecord aborted;
+  take_samples(aborted, num_samples, label);
+}
+
+void Recording::hook_failed(ModelBinding& binding, int64_t hook, const std::string& reason) {
+  if (!binding.stop(hook)) {
+    return;
+  }
+  {
+    const std::lock_guard lock(mutex_);
+    ++counters_.failed_hooks;
+  }
+  notice("hook \"" + binding.model()->hooks.at(static_cast<size_t>(hook)).name + "\" failed and records no more: " + reason);
+}
+
+void Recording::notice(const std::string& line) {
+  bool first = false;
+  {
+    const std::lock_guard lock(mutex_);
+    first = ++counters_.notices[line] == 1;
+  }
+  if (first) {
+    std::fprintf(stderr, "moetap: %s\n", line.c_str());
+  }
+}
+
+void Recording::log_value(ForwardValues& values, const std::string& layer, const std::string& name, CustomValue value) {
+  const std::lock_guard values_lock(values.mutex);
+  if (values.state == ForwardValues::State::kRunning) {
+    values.values[{"", layer}].insert_or_assign(name, value);
+    return;
+  }
+  if (values.state == ForwardValues::State::kRecorded && accepts()) {
+    auto forward = std::make_unique<PendingForward>();
+    forward->record.values_only = true;
+    forward->record.model = values.model;
+    forward->record.method = values.method;
+    forward->record.samples = values.samples;
+    forward->record.custom[{"", layer}].insert_or_assign(name, value);
+    const auto when_full =
+        config_.on_overflow == OnOverflow::kDrop ? RecordQueue::WhenFull::kRefuse : RecordQueue::WhenFull::kWait;
+    if (queue_.push(std::move(forward), when_full, [](PendingForward&) {}) == RecordQueue::Pushed::kTaken) {
+      return;
+    }
+  }
+  notice("a value was logged for a forward that was not recorded: it is lost");
+}
+
+HostThread& Recording::this_thread() {
+  thread_local std::unordered_map<uint64_t, HostThread> threads;
+  return threads[id_];
+}
+
+void Recording::flush() {
+  if (!in_own_process()) {
+    return;
+  }
+  try {
+    queue_.request_flush().get();
+  } catch (const std::future_error&) {
+    // The writer ended first: it has written everything.
+  }
+}
+
+void Recording::close() {
+  if (!in_own_process()) {
+    return;
+  }
+  const std::lock_guard lock(closing_);
+  if (closed_.exchange(true)) {
+    return;
+  }
+  writer_.finish([this] { return counters(); });
+}
+
+Counters Recording::counters() const {
+  Counters counters;
+  {
+    const std::lock_guard lock(mutex_);
+    counters = counters_;
+  }
+  writer_.add_to(counters);
+  return counters;
+}
+
+}  // namespace moetap::plugin

@@ -1,0 +1,85 @@
+#pragma once
+
+#include <sys/types.h>
+
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "plugin/config.h"
+#include "plugin/counters.h"
+#include "plugin/host_values.h"
+#include "plugin/model_binding.h"
+#include "plugin/pending_forward.h"
+#include "plugin/record_queue.h"
+#include "plugin/session.h"
+#include "plugin/writer_thread.h"
+
+namespace moetap::plugin {
+
+/// What a session's operators, host calls and writer thread share; lives until the last forward that began in it is gone. Thread-safe.
+class Recording {
+ public:
+  /// Starts the writer thread. Errors as `Session`.
+  Recording(Config config, std::unique_ptr<RecordSink> sink);
+  ~Recording();
+  Recording(const Recording&) = delete;
+  Recording& operator=(const Recording&) = delete;
+
+  const Config& config() const { return config_; }
+
+  /// False once it is closed, and in a child process: then operators leave it alone.
+  bool accepts() const;
+  /// False in a child process, which has no writer thread and whose copies of the locks may be held for ever.
+  bool in_own_process() const;
+
+  /// A forward has ended: numbers it and its samples, and hands it to the writer. May block while the queue is full.
+  void forward_ended(std::unique_ptr<PendingForward> forward, const std::optional<ForwardLabel>& label, ForwardValues& values);
+
+  /// A forward of `num_samples` began and will not end: its sample numbers are used up, so that the host's count stays right.
+  void forward_aborted(int64_t num_samples, const std::optional<ForwardLabel>& label);
+
+  /// Stops the hook, says so once and counts it.
+  void hook_failed(ModelBinding& binding, int64_t hook, const std::string& reason);
+
+  /// Counts one line that the user should know, and prints it the first time.
+  void notice(const std::string& line);
+
+  /// Adds a host's value to the entry of a forward; see `Session::log`.
+  void log_value(ForwardValues& values, const std::string& layer, const std::string& name, CustomValue value);
+
+  /// What the calling thread has said to this recording.
+  HostThread& this_thread();
+
+  void flush();
+  /// Waits for the writer and completes the files, once. Never throws.
+  void close();
+
+  Counters counters() const;
+  std::optional<std::string> write_error() const { return writer_.error(); }
+
+ private:
+  void take_samples(ForwardRecord& record, int64_t num_samples, const std::optional<ForwardLabel>& label);
+
+
+  const Config config_;
+  const uint64_t id_;  // of this recording, never used again in the process
+  const pid_t process_;
+  std::atomic<bool> closed_ = false;
+  std::mutex closing_;
+
+  mutable std::mutex mutex_;  // guards what follows
+  Counters counters_;
+  int64_t next_forward_ = 0;
+  int64_t next_sample_ = 0;
+
+  RecordQueue queue_;
+  WriterThread writer_;
+};
+
+}  // namespace moetap::plugin
