@@ -1,0 +1,102 @@
+#include "hooks/hook_names.h"
+
+#include <algorithm>
+#include <map>
+#include <set>
+#include <sstream>
+#include <tuple>
+
+namespace moetap::hooks {
+
+namespace {
+
+bool is_number(const std::string& element) {
+  return !element.empty() && std::all_of(element.begin(), element.end(), [](unsigned char c) { return std::isdigit(c); });
+}
+
+std::vector<std::string> elements_before_layer(const std::string& name) {
+  auto elements = path_elements(name);
+  elements.erase(std::find_if(elements.begin(), elements.end(), is_number), elements.end());
+  return elements;
+}
+
+bool any_contains(const std::vector<std::string>& elements, std::initializer_list<const char*> words) {
+  for (std::string element : elements) {
+    std::transform(element.begin(), element.end(), element.begin(), [](unsigned char c) { return std::tolower(c); });
+    for (const char* word : words) {
+      if (element.find(word) != std::string::npos) return true;
+    }
+  }
+  return false;
+}
+
+bool has_element(const std::string& name, const char* element) {
+  const auto elements = elements_before_layer(name);
+  return std::find(elements.begin(), elements.end(), element) != elements.end();
+}
+
+std::string component_of(const HookPoint& hook, const std::set<HookKind>& split_kinds) {
+  const auto elements = elements_before_layer(hook.name);
+  if (any_contains(elements, {"vis", "vit", "image", "clip", "siglip"})) return "vision_tower";
+  if (any_contains(elements, {"audio", "speech", "whisper"})) return "audio_tower";
+  if (any_contains(elements, {"projector", "connector", "merger", "resampler"})) return "mm_projector";
+  if (split_kinds.count(hook.kind)) {
+    if (has_element(hook.name, "encoder")) return "encoder";
+    if (has_element(hook.name, "decoder")) return "decoder";
+  }
+  return "language_model";
+}
+
+std::string natural_layer(const HookPoint& hook) {
+  if (hook.name.find('#') != std::string::npos) return "";  // a later call of the same module
+  for (const auto& element : path_elements(hook.name)) {
+    if (is_number(element)) {
+      const auto first = element.find_first_not_of('0');
+      return first == std::string::npos ? "0" : element.substr(first);
+    }
+  }
+  return hook.component == "mm_projector" ? "mm_projector" : "";
+}
+
+}  // namespace
+
+std::vector<std::string> path_elements(const std::string& path) {
+  std::vector<std::string> elements;
+  std::stringstream stream(path);
+  for (std::string element; std::getline(stream, element, '.');) elements.push_back(element);
+  return elements;
+}
+
+void name_hooks(std::vector<HookPoint>& hooks) {
+  std::map<std::tuple<std::string, HookKind, std::string>, int> calls;
+  for (auto& hook : hooks) {
+    const int call = calls[{hook.method, hook.kind, hook.name}]++;
+    if (call > 0) hook.name += "#" + std::to_string(call);
+  }
+  std::set<HookKind> under_encoder, split_kinds;  // split: kinds found under `encoder` and under `decoder`
+  for (const auto& hook : hooks) {
+    if (has_element(hook.name, "encoder")) under_encoder.insert(hook.kind);
+  }
+  for (const auto& hook : hooks) {
+    if (has_element(hook.name, "decoder") && under_encoder.count(hook.kind)) split_kinds.insert(hook.kind);
+  }
+  for (auto& hook : hooks) hook.component = component_of(hook, split_kinds);
+
+  std::map<std::tuple<std::string, std::string, HookKind>, std::vector<HookPoint*>> groups;
+  for (auto& hook : hooks) groups[{hook.method, hook.component, hook.kind}].push_back(&hook);
+  for (auto& [key, members] : groups) {
+    std::set<std::string> taken;
+    int64_t next = 0;
+    for (HookPoint* hook : members) {
+      const std::string layer = natural_layer(*hook);
+      if (layer.empty() || !taken.insert(layer).second) continue;
+      hook->layer = layer;
+      if (is_number(layer) && layer.size() < 10) next = std::max<int64_t>(next, std::stoll(layer) + 1);
+    }
+    for (HookPoint* hook : members) {
+      if (hook->layer.empty()) hook->layer = std::to_string(next++);
+    }
+  }
+}
+
+}  // namespace moetap::hooks

@@ -1,0 +1,17 @@
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "hooks/hook_point.h"
+
+namespace moetap::hooks {
+
+/// Fills `component`, `layer` and the `#1`, `#2` of repeated names of hooks that have `name`, `method` and `kind`, in order of
+/// execution.
+void name_hooks(std::vector<HookPoint>& hooks);
+
+/// Elements of a dotted path.
+std::vector<std::string> path_elements(const std::string& path);
+
+}  // namespace moetap::hooks

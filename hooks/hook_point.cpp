@@ -1,0 +1,7 @@
+#include "hooks/hook_point.h"
+
+namespace moetap::hooks {
+
+const char* to_string(HookKind kind) { return kind == HookKind::kRouter ? "router" : "attention"; }
+
+}  // namespace moetap::hooks

@@ -1,0 +1,60 @@
+#pragma once
+
+#include <torch/csrc/jit/api/module.h>
+#include <torch/csrc/jit/ir/ir.h>
+
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+namespace moetap::hooks {
+
+/// The graph of one exported method, inlined into one piece of dataflow and normalised for analysis: calls are inlined, also in
+/// `prim::fork` subgraphs; tuples that are built and unpacked at once are gone; after an in-place operator every use of the
+/// mutated value is a use of the operator's result (the same tensor object). The graph is a copy: editing it changes no module.
+class MethodGraph {
+ public:
+  MethodGraph(const torch::jit::Module& module, std::string method);
+
+  const std::string& method() const { return method_; }
+  const torch::jit::Module& module() const { return module_; }
+  const std::shared_ptr<torch::jit::Graph>& graph() const { return graph_; }
+
+  /// All nodes in order of execution, blocks and fork subgraphs included, each `prim::Return` after its block.
+  const std::vector<torch::jit::Node*>& nodes() const { return nodes_; }
+
+  /// Place of a node in `nodes()`. A block's return stands after the nodes of the block.
+  int64_t order(const torch::jit::Node* node) const;
+
+  /// The value outside a fork subgraph that is passed for the subgraph's input; null for any other value.
+  torch::jit::Value* outer_of(const torch::jit::Value* subgraph_input) const;
+
+  /// The fork node that owns the subgraph; null for the method's graph.
+  torch::jit::Node* fork_of(const torch::jit::Graph* graph) const;
+
+  /// The constant that a value holds in this module: a `prim::Constant`, or an attribute of the module. Tensors included.
+  std::optional<c10::IValue> constant(const torch::jit::Value* value) const;
+  std::optional<int64_t> constant_int(const torch::jit::Value* value) const;
+
+  /// Elements of the attribute chain from the module to a value, e.g. {"layers", "0", "gate", "weight"}; empty if the value is no
+  /// attribute of the module.
+  std::vector<std::string> attribute_path(const torch::jit::Value* value) const;
+
+ private:
+  void number(torch::jit::Block* block);
+
+  torch::jit::Module module_;
+  std::string method_;
+  std::shared_ptr<torch::jit::Graph> graph_;
+  std::vector<torch::jit::Node*> nodes_;
+  std::unordered_map<const torch::jit::Node*, int64_t> order_;
+  std::unordered_map<const torch::jit::Graph*, torch::jit::Node*> fork_nodes_;
+};
+
+/// The subgraph of a `prim::fork`; null for any other node.
+std::shared_ptr<torch::jit::Graph> fork_subgraph(const torch::jit::Node* node);
+
+}  // namespace moetap::hooks

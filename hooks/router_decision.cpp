@@ -1,0 +1,212 @@
+#include "hooks/router_decision.h"
+
+#include <algorithm>
+
+namespace moetap::hooks {
+namespace jit = torch::jit;
+
+namespace {
+
+bool is_strong(EventKind kind) {
+  return kind == EventKind::kChoosesParameters || kind == EventKind::kDispatches || kind == EventKind::kChoosesOutputs;
+}
+
+bool has(const RouterFlow& flow, EventKind kind) {
+  return std::any_of(flow.events().begin(), flow.events().end(), [&](const Event& event) { return event.kind == kind; });
+}
+
+const jit::Node* last_node(const RouterFlow& flow, EventKind kind) {
+  const jit::Node* node = nullptr;
+  for (const Event& event : flow.events()) {
+    if (event.kind == kind) node = event.node;
+  }
+  return node;
+}
+
+// Ids that choose experts: the latest for each pick, so that ids which were rewritten after the pick win.
+std::vector<jit::Value*> chosen_ids(const MethodGraph& graph, const RouterFlow& flow) {
+  std::vector<jit::Value*> candidates;
+  for (const Event& event : flow.events()) {
+    const bool dense = event.kind == EventKind::kAppliesWeights;
+    if (!is_strong(event.kind) && !dense) continue;
+    for (jit::Value* ids : event.ids) {
+      if (std::find(candidates.begin(), candidates.end(), ids) == candidates.end()) candidates.push_back(ids);
+    }
+  }
+  std::sort(candidates.begin(), candidates.end(), [&](const jit::Value* a, const jit::Value* b) {
+    return graph.order(a->node()) > graph.order(b->node());
+  });
+  std::vector<jit::Value*> chosen;
+  std::set<int> covered;
+  for (jit::Value* ids : candidates) {
+    const Fact* fact = flow.fact(ids);
+    if (fact == nullptr) continue;
+    const bool fresh = std::any_of(fact->picks.begin(), fact->picks.end(), [&](int pick) { return !covered.count(pick); });
+    if (!fresh) continue;
+    covered.insert(fact->picks.begin(), fact->picks.end());
+    chosen.push_back(ids);
+  }
+  std::reverse(chosen.begin(), chosen.end());
+  return chosen;
+}
+
+// One value that several were cut from, if there is one.
+jit::Value* common_parent(const RouterFlow& flow, const std::vector<jit::Value*>& values) {
+  std::vector<jit::Value*> lineage;
+  for (jit::Value* value = values[0]; value != nullptr;) {
+    lineage.push_back(value);
+    const Fact* fact = flow.fact(value);
+    value = fact == nullptr ? nullptr : fact->parent;
+  }
+  for (jit::Value* ancestor : lineage) {
+    const bool of_all = std::all_of(values.begin(), values.end(), [&](jit::Value* value) {
+      while (value != nullptr && value != ancestor) {
+        const Fact* fact = flow.fact(value);
+        value = fact == nullptr ? nullptr : fact->parent;
+      }
+      return value == ancestor;
+    });
+    if (of_all) return ancestor;
+  }
+  return nullptr;
+}
+
+std::vector<jit::Value*> applied_weights(const MethodGraph& graph, const RouterFlow& flow,
+                                         const std::vector<jit::Value*>& selected) {
+  std::vector<jit::Value*> applied;
+  for (const Event& event : flow.events()) {
+    if (event.kind != EventKind::kAppliesWeights) continue;
+    for (jit::Value* weights : event.weights) {
+      if (std::find(applied.begin(), applied.end(), weights) == applied.end()) applied.push_back(weights);
+    }
+  }
+  if (applied.size() <= 1) return applied;
+  if (jit::Value* parent = common_parent(flow, applied)) return {parent};
+  std::sort(applied.begin(), applied.end(), [&](const jit::Value* a, const jit::Value* b) {
+    return graph.order(a->node()) < graph.order(b->node());
+  });
+  if (selected.size() <= 1) return {applied.back()};
+  // A weight a slot: the last that was made with the slot's ids.
+  std::vector<jit::Value*> weights;
+  for (jit::Value* ids : selected) {
+    jit::Value* own = nullptr;
+    for (jit::Value* candidate : applied) {
+      const Fact* fact = flow.fact(candidate);
+      if (fact != nullptr && fact->ids.size() == 1 && fact->ids[0] == ids) own = candidate;
+    }
+    if (own == nullptr) return {applied.back()};
+    weights.push_back(own);
+  }
+  return weights;
+}
+
+std::string scoring_name(const Fact& source, const Pick& pick, size_t picks) {
+  auto plain = [](std::string name) {
+    if (name == "_softmax" || name == "special_softmax" || name == "log_softmax" || name == "_log_softmax" ||
+        name == "special_log_softmax") {
+      return std::string("softmax");
+    }
+    if (name == "special_expit" || name == "log_sigmoid") return std::string("sigmoid");
+    return name;
+  };
+  if (source.masked && !source.scoring.empty() && picks > 1 && plain(source.scoring) == "softmax" && pick.source.scoring.empty()) {
+    return "sparsemixer";
+  }
+  if (pick.source.scoring.empty()) {
+    const std::string& later = source.slot_scoring.empty() ? source.scoring : source.slot_scoring;
+    return later.empty() ? "none" : plain(later) + "_topk";
+  }
+  std::string name = plain(pick.source.scoring);
+  if (name == "sqrtsoftplus") return pick.source.biased ? "sqrtsoftplus_bias" : name;
+  return pick.source.biased ? name + "_bias" : name;
+}
+
+}  // namespace
+
+RouterDecision decide(const MethodGraph& graph, const RouterFlow& flow) {
+  RouterDecision decision;
+  auto refuse = [&](const jit::Node* node, std::string reason) {
+    decision.refusal = RouterRefusal{const_cast<jit::Node*>(node), std::move(reason)};
+    return decision;
+  };
+  if (flow.picks().empty()) {
+    const jit::Node* dense = last_node(flow, EventKind::kDenseWeights);
+    const jit::Node* foreign = last_node(flow, EventKind::kForeignIds);
+    if (foreign != nullptr) return refuse(foreign, "the experts' ids do not come from these scores (hash routing)");
+    for (const Event& event : flow.events()) {
+      if (event.kind != EventKind::kDenseWeights) continue;
+      const Fact* fact = nullptr;
+      for (const jit::Value* input : event.node->inputs()) {
+        for (jit::Value* element : list_elements(const_cast<jit::Value*>(input))) {
+          if (const Fact* found = flow.fact(element)) fact = found;
+        }
+      }
+      if (fact != nullptr && fact->scoring == "softmax") return refuse(dense, "weighs everything and selects nothing (dense mixture)");
+    }
+    return decision;
+  }
+  const Pick& last = flow.picks().back();
+  const bool moved = std::any_of(flow.picks().begin(), flow.picks().end(), [](const Pick& pick) {
+    return pick.source.moved && (!pick.dim.has_value() || *pick.dim != 0);
+  });
+  if (moved) return refuse(last.node, "picks tokens for each expert (expert choice), not experts for each token");
+  if (has(flow, EventKind::kChoosesTokens)) return refuse(last.node, "indexes tokens, not experts");
+  const auto selected = chosen_ids(graph, flow);
+  const bool strong = std::any_of(flow.events().begin(), flow.events().end(),
+                                  [](const Event& event) { return is_strong(event.kind) && !event.ids.empty(); });
+  if (!strong || selected.empty()) {
+    if (has(flow, EventKind::kSamples)) return refuse(last.node, "samples from what it picked, applies no expert");
+    if (has(flow, EventKind::kLooksUp)) return refuse(last.node, "looks up values, applies no expert");
+    return refuse(last.node, "what it picks selects no expert");
+  }
+  RouterCapture capture;
+  capture.projection = flow.projection();
+  capture.selected = selected;
+  for (const Pick& pick : flow.picks()) capture.picks.push_back(pick.node);
+  std::set<int> final_picks;
+  for (const jit::Value* ids : selected) {
+    const Fact* fact = flow.fact(ids);
+    if (fact->nested) return refuse(last.node, "picks from what was picked (product keys)");
+    final_picks.insert(fact->picks.begin(), fact->picks.end());
+  }
+  capture.weights = applied_weights(graph, flow, selected);
+  const Fact* weights = capture.weights.empty() ? nullptr : flow.fact(capture.weights[0]);
+  if (weights != nullptr && weights->nested) return refuse(last.node, "picks from what was picked (product keys)");
+  const Pick* pick = nullptr;
+  for (int place : final_picks) {
+    const Pick& candidate = flow.picks()[place];
+    if (candidate.source.grouped) return refuse(candidate.node, "picks inside groups of scores");
+    pick = &candidate;
+  }
+  const bool dense = weights != nullptr && weights->role == Role::kScore;
+  const Fact* ids = flow.fact(selected[0]);
+  const bool variable = dense && pick->over_all && !ids->num_slots.has_value();
+  capture.form = variable ? "variable" : dense ? "dense" : "slots";
+
+  const Fact& source = weights != nullptr && weights->logits != nullptr ? *weights : pick->source;
+  capture.logits = source.logits != nullptr ? source.logits : pick->source.logits;
+  const bool plain_scores = source.score != nullptr && !source.masked;
+  capture.scores = plain_scores ? source.score : pick->source.score;
+  capture.scoring = scoring_name(source, *pick, final_picks.size());
+  capture.expert_dim = pick->source.expert_dim;
+  capture.num_experts = pick->source.num_experts;
+  int64_t top_k = 0;
+  bool known = true;
+  for (const jit::Value* value : selected) {
+    const Fact* fact = flow.fact(value);
+    if (fact->num_slots.has_value()) {
+      top_k += *fact->num_slots;
+      continue;
+    }
+    for (int place : fact->picks) {
+      const auto& k = flow.picks()[place].k;
+      known = known && k.has_value() && fact->aligned;
+      top_k += k.value_or(0);
+    }
+  }
+  if (known && !variable) capture.top_k = top_k;
+  decision.capture = std::move(capture);
+  return decision;
+}
+
+}  // namespace moetap::hooks

@@ -1,0 +1,39 @@
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "hooks/router_flow.h"
+
+namespace moetap::hooks {
+
+/// What a router hook captures: values of the method graph, and how they are to be read (operator_schemas.h).
+struct RouterCapture {
+  Projection projection;
+  torch::jit::Value* logits = nullptr;
+  torch::jit::Value* scores = nullptr;
+  std::vector<torch::jit::Value*> selected;
+  std::vector<torch::jit::Value*> weights;
+  int64_t expert_dim = -1;
+  std::string form;     // "slots", "dense", "variable", "expert_choice"
+  std::string scoring;
+  std::optional<int64_t> num_experts;
+  std::optional<int64_t> top_k;
+  std::vector<torch::jit::Node*> picks;  // all picks of the router, the ones of groups included
+};
+
+/// Why a projection whose scores are picked from is no router.
+struct RouterRefusal {
+  torch::jit::Node* node;
+  std::string reason;
+};
+
+struct RouterDecision {
+  std::optional<RouterCapture> capture;
+  std::optional<RouterRefusal> refusal;  // neither: nothing about the projection looks like a router
+};
+
+RouterDecision decide(const MethodGraph& graph, const RouterFlow& flow);
+
+}  // namespace moetap::hooks

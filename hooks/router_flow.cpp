@@ -1,0 +1,242 @@
+#include "hooks/router_flow.h"
+
+#include <algorithm>
+
+namespace moetap::hooks {
+namespace jit = torch::jit;
+
+namespace {
+
+// A node in a loop is seen again when a carried value changes; more than a few times adds nothing.
+constexpr int kMaxVisits = 3;
+
+template <typename T>
+void append_unique(std::vector<T>& into, const std::vector<T>& from) {
+  for (const T& item : from) {
+    if (std::find(into.begin(), into.end(), item) == into.end()) into.push_back(item);
+  }
+}
+
+bool visible_from(const jit::Value* value, const jit::Node* node) {
+  if (value == nullptr || value->node()->owningGraph() != node->owningGraph()) return false;
+  const jit::Block* home = value->node()->owningBlock();
+  for (const jit::Block* block = node->owningBlock(); block != nullptr;) {
+    if (block == home) return true;
+    const jit::Node* owner = block->owningNode();
+    block = owner == nullptr ? nullptr : owner->owningBlock();
+  }
+  return false;
+}
+
+}  // namespace
+
+std::vector<jit::Value*> list_elements(jit::Value* value) {
+  jit::Node* node = value->node();
+  if (node->kind() != jit::prim::ListConstruct) return {value};
+  return {node->inputs().begin(), node->inputs().end()};
+}
+
+RouterFlow::RouterFlow(const MethodGraph& graph, const ValueOrigins& origins, const Projection& projection,
+                       std::optional<int64_t> num_experts)
+    : graph_(graph), origins_(origins), projection_(projection), num_experts_(num_experts) {
+  run();
+}
+
+const Fact* RouterFlow::fact(const jit::Value* value) const {
+  auto found = facts_.find(value);
+  return found == facts_.end() ? nullptr : &found->second;
+}
+
+void RouterFlow::run() {
+  Fact seed;
+  seed.role = Role::kScore;
+  seed.base = seed.logits = projection_.node->output();
+  seed.num_experts = num_experts_;
+  const std::string name = base_name(*projection_.node);
+  if (name.rfind("conv", 0) == 0 || name == "_convolution") seed.expert_dim = 1;
+  set(projection_.node->output(), seed);
+  while (!queue_.empty()) {
+    jit::Node* node = queue_.begin()->second;
+    queue_.erase(queue_.begin());
+    if (++visits_[node] <= kMaxVisits) visit(node);
+  }
+}
+
+void RouterFlow::set(jit::Value* value, Fact fact) {
+  if (!fact.aligned) fact.base = nullptr;
+  auto [found, fresh] = facts_.try_emplace(value, fact);
+  if (!fresh) {
+    if (found->second.role == fact.role && found->second.picks == fact.picks && found->second.base == fact.base) return;
+    found->second = std::move(fact);
+  }
+  for (const auto& use : value->uses()) queue_[graph_.order(use.user)] = use.user;
+}
+
+void RouterFlow::event(EventKind kind, jit::Node* node, const Fact& fact) {
+  events_.push_back({kind, node, fact.ids, fact.weights});
+}
+
+Fact RouterFlow::derived(const Fact& from, jit::Node* node, Role role) const {
+  Fact fact = from;
+  fact.role = role;
+  fact.base = node->output(0);
+  fact.parent = nullptr;
+  return fact;
+}
+
+bool RouterFlow::precedes_projection(const jit::Value* value) {
+  if (ancestors_.empty()) {
+    std::vector<const jit::Value*> stack = {projection_.activation};
+    while (!stack.empty()) {
+      const jit::Value* current = stack.back();
+      stack.pop_back();
+      if (!ancestors_.insert(current).second) continue;
+      const jit::Node* node = current->node();
+      if (node->kind() == jit::prim::Param) {
+        if (const jit::Value* outer = graph_.outer_of(current)) stack.push_back(outer);
+        if (const jit::Node* owner = node->owningBlock()->owningNode()) {
+          for (const jit::Value* input : owner->inputs()) stack.push_back(input);
+        }
+        continue;
+      }
+      for (const jit::Value* input : node->inputs()) stack.push_back(input);
+      for (const jit::Block* block : node->blocks()) {
+        for (const jit::Value* output : block->outputs()) stack.push_back(output);
+      }
+    }
+  }
+  // A view of what the projection sees is as old as what it sees.
+  while (!ancestors_.count(value)) {
+    const OpKind kind = op_kind(*value->node());
+    const bool view = kind == OpKind::kCopy || kind == OpKind::kReshape || kind == OpKind::kMoveAxis ||
+                      kind == OpKind::kRepeat || kind == OpKind::kSlice;
+    if (!view || value->node()->inputs().empty()) return false;
+    value = value->node()->input(0);
+  }
+  return true;
+}
+
+void RouterFlow::visit_return(jit::Node* node) {
+  jit::Node* owner = node->owningBlock()->owningNode();
+  if (owner == nullptr) owner = graph_.fork_of(node->owningGraph());
+  if (owner == nullptr) {
+    for (const jit::Value* input : node->inputs()) {
+      if (const Fact* found = fact(input)) event(EventKind::kReturned, node, *found);
+    }
+    return;
+  }
+  const bool loop = owner->kind() == jit::prim::Loop;
+  const size_t first = loop ? 1 : 0;
+  for (size_t i = first; i < node->inputs().size(); ++i) {
+    const Fact* found = fact(node->input(i));
+    if (found == nullptr || i - first >= owner->outputs().size()) continue;
+    jit::Value* output = owner->output(i - first);
+    Fact outside = *found;
+    if (outside.aligned) {
+      if (outside.score == outside.base) outside.score = output;
+      if (outside.logits == outside.base) outside.logits = output;
+      outside.base = output;
+    }
+    auto keep_visible = [&](jit::Value*& value) {
+      if (value != nullptr && !visible_from(value, owner)) value = nullptr;
+    };
+    if (owner->kind() == jit::prim::If) {
+      // The other arm may name the same scores: then both are the output.
+      if (const Fact* other = fact(output); other != nullptr && other->role == outside.role) {
+        outside.picks.insert(other->picks.begin(), other->picks.end());
+        if (outside.logits == nullptr || !visible_from(outside.logits, owner)) outside.logits = other->logits;
+        append_unique(outside.ids, other->ids);
+        outside.masked = outside.masked && other->masked;
+      }
+    }
+    keep_visible(outside.logits);
+    keep_visible(outside.score);
+    auto hidden = [&](jit::Value* value) { return !visible_from(value, owner); };
+    std::erase_if(outside.ids, hidden);
+    std::erase_if(outside.weights, hidden);
+    if (outside.role == Role::kIds && outside.aligned) outside.ids = {output};
+    if (outside.role == Role::kSlot && outside.aligned) outside.weights = {output};
+    set(output, outside);
+    if (loop) set(node->owningBlock()->inputs()[i], outside);
+  }
+}
+
+// Tuples, lists, loops, forks: where values are handed on without being computed.
+void RouterFlow::visit_structure(jit::Node* node) {
+  const auto kind = node->kind();
+  if (kind == jit::prim::Loop) {
+    for (size_t i = 2; i < node->inputs().size(); ++i) {
+      if (const Fact* found = fact(node->input(i))) {
+        const Fact carried = *found;
+        set(node->blocks()[0]->inputs()[i - 1], carried);
+      }
+    }
+  } else if (auto subgraph = fork_subgraph(node)) {
+    for (size_t i = 0; i < node->inputs().size(); ++i) {
+      if (const Fact* found = fact(node->input(i))) {
+        const Fact passed = *found;
+        set(subgraph->inputs()[i], passed);
+      }
+    }
+  } else if (kind == jit::aten::wait || kind == jit::prim::unchecked_cast || kind == jit::aten::_unwrap_optional) {
+    if (const Fact* found = fact(node->input(0))) {
+      const Fact passed = *found;
+      set(node->output(), passed);
+    }
+  } else if (kind == jit::prim::TupleConstruct || kind == jit::prim::ListConstruct || kind == jit::prim::DictConstruct) {
+    for (const auto& use : node->output()->uses()) queue_[graph_.order(use.user)] = use.user;
+  } else if (kind == jit::prim::TupleUnpack || kind == jit::prim::ListUnpack) {
+    const jit::Node* made = node->input()->node();
+    if (made->kind() == jit::prim::TupleConstruct || made->kind() == jit::prim::ListConstruct) {
+      for (size_t i = 0; i < node->outputs().size() && i < made->inputs().size(); ++i) {
+        if (const Fact* found = fact(made->input(i))) {
+          const Fact passed = *found;
+          set(node->output(i), passed);
+        }
+      }
+    } else if (const Fact* found = fact(node->input())) {
+      const Fact part = *found;
+      for (jit::Value* output : node->outputs()) set(output, part);
+    }
+  } else if (kind == jit::prim::TupleIndex) {
+    const jit::Node* made = node->input(0)->node();
+    const auto place = graph_.constant_int(node->input(1));
+    if (made->kind() == jit::prim::TupleConstruct && place.has_value()) {
+      const int64_t size = static_cast<int64_t>(made->inputs().size());
+      const int64_t index = *place < 0 ? *place + size : *place;
+      if (index < 0 || index >= size) return;
+      if (const Fact* found = fact(made->input(index))) {
+        const Fact passed = *found;
+        set(node->output(), passed);
+      }
+    }
+  } else if (kind == jit::aten::__getitem__) {
+    const jit::Node* made = node->input(0)->node();
+    if (made->kind() == jit::prim::DictConstruct) {
+      const auto key = graph_.constant(node->input(1));
+      for (size_t i = 0; key.has_value() && i + 1 < made->inputs().size(); i += 2) {
+        const auto name = graph_.constant(made->input(i));
+        const Fact* found = fact(made->input(i + 1));
+        if (name.has_value() && found != nullptr && name->equals(*key).toBool()) {
+          const Fact passed = *found;
+          set(node->output(), passed);
+        }
+      }
+    } else if (made->kind() == jit::prim::ListConstruct) {
+      const auto place = graph_.constant_int(node->input(1));
+      const int64_t size = static_cast<int64_t>(made->inputs().size());
+      if (!place.has_value()) return;
+      const int64_t index = *place < 0 ? *place + size : *place;
+      if (index < 0 || index >= size) return;
+      if (const Fact* found = fact(made->input(index))) {
+        const Fact passed = *found;
+        set(node->output(), passed);
+      }
+    } else if (const Fact* found = fact(node->input(0))) {
+      const Fact part = *found;
+      set(node->output(), part);
+    }
+  }
+}
+
+}  // namespace moetap::hooks

@@ -1,0 +1,147 @@
+#pragma once
+
+#include <map>
+#include <set>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "hooks/method_graph.h"
+#include "hooks/op_traits.h"
+#include "hooks/value_origins.h"
+
+namespace moetap::hooks {
+
+// Note [Following a projection]
+// What a router is cannot be read from a sequence of operators: a top-k over a vocabulary and a top-k over experts are the same
+// nodes. It is seen from what becomes of the result. So every projection by a parameter is followed forward, and each value that
+// derives from it gets a role: scores over the projected axis, ids picked from them, weights of the picked, masks made of ids, and
+// so on. Where such a value meets something else (a hidden state, a parameter, the method's result), that is an event. The
+// decision (router_decision.h) reads the events: a router's ids choose parameters, rows or outputs of experts, and its weights
+// multiply hidden states.
+
+/// What a value means that derives from a followed projection.
+enum class Role {
+  kScore,   // real, one place an expert: logits, scores, and dense gate weights once they depend on a pick
+  kIds,     // expert ids, one place a slot
+  kSlot,    // real, one place a slot: gate weights on their way
+  kMask,    // zeros and ones made of ids, over experts or slots
+  kStat,    // reduced over experts or slots: normalisers, group scores, counts, places in an expert's queue
+  kOrder,   // tokens in an order made of ids: nonzero, argsort
+  kChosen,  // parameters picked by ids
+  kRouted,  // dense weights spread over the places of experts, [tokens, experts, capacity]
+};
+
+/// What is known of a value. Pointers are to values of the followed graph.
+struct Fact {
+  Role role = Role::kScore;
+  torch::jit::Value* base = nullptr;  // the earliest value with the same elements in the same order; null if there is none
+  bool aligned = true;                // elements are still in the order of tokens and slots (or experts)
+  std::set<int> picks;                // places in RouterFlow::picks that it depends on
+
+  // Scores, and the weights that were taken from them.
+  torch::jit::Value* logits = nullptr;  // the tensor that enters the scoring function; the scores themselves before that
+  torch::jit::Value* score = nullptr;   // the output of the scoring function; null before it
+  std::string scoring;                  // name of the scoring function; "" before it
+  std::string slot_scoring;             // scoring function applied over the slots, after the pick
+  bool biased = false;                  // something was added after scoring: only for selection
+  bool masked = false;                  // a mask was applied before scoring
+  bool grouped = false;                 // the expert axis is cut into groups
+  bool moved = false;                   // the expert axis is no longer where the projection put it
+  int64_t expert_dim = -1;
+  std::optional<int64_t> num_experts;
+
+  // Slots, ids, masks.
+  bool nested = false;     // picked from picked values (product keys)
+  bool per_expert = false; // concerns one expert: a comparison of ids with one number
+  bool one_hot = false;    // mask [..., slot, expert] with one place set
+  int mixed_at = -1;       // concatenated with something else: place of the slots among the parts
+  std::optional<int64_t> num_slots;
+  torch::jit::Value* parent = nullptr;        // what it is a part of, or a masked copy of
+  std::vector<torch::jit::Value*> ids;        // aligned ids that it was made of, in order of execution
+  std::vector<torch::jit::Value*> weights;    // aligned weights that it was made of
+};
+
+enum class EventKind {
+  kAppliesWeights,     // weights multiply a hidden state
+  kChoosesParameters,  // ids pick parameters that then meet a hidden state
+  kDispatches,         // ids choose the rows of a hidden state that an expert sees, or mask what it gave
+  kChoosesOutputs,     // ids pick among outputs computed for all
+  kChoosesTokens,      // ids pick rows of a hidden state that was there before the projection
+  kSamples,            // weights are sampled from
+  kLooksUp,            // picked parameters are themselves weighted and summed
+  kDenseWeights,       // scores without any pick multiply a hidden state
+  kForeignIds,         // scores are gathered by ids that come from elsewhere
+  kReturned,           // reaches the method's result
+};
+
+struct Event {
+  EventKind kind;
+  torch::jit::Node* node;
+  std::vector<torch::jit::Value*> ids;
+  std::vector<torch::jit::Value*> weights;
+};
+
+/// A pick among the followed scores.
+struct Pick {
+  torch::jit::Node* node;
+  Fact source;                // of the tensor that is picked from
+  std::optional<int64_t> k;   // picks a token, where the graph fixes it
+  std::optional<int64_t> dim;
+  torch::jit::Value* indices = nullptr;
+  bool over_all = false;      // orders all experts (`sort`)
+};
+
+/// Everything that derives from one projection.
+class RouterFlow {
+ public:
+  RouterFlow(const MethodGraph& graph, const ValueOrigins& origins, const Projection& projection,
+             std::optional<int64_t> num_experts);
+
+  const Projection& projection() const { return projection_; }
+  const std::vector<Pick>& picks() const { return picks_; }
+  const std::vector<Event>& events() const { return events_; }
+  const Fact* fact(const torch::jit::Value* value) const;
+
+ private:
+  void run();
+  void visit(torch::jit::Node* node);
+  void visit_structure(torch::jit::Node* node);
+  void visit_return(torch::jit::Node* node);
+  void set(torch::jit::Value* value, Fact fact);
+  void event(EventKind kind, torch::jit::Node* node, const Fact& fact);
+
+  // One for each kind of operator; `node` has at least one input with a fact.
+  void follow_same(torch::jit::Node* node, OpKind kind);
+  void follow_part(torch::jit::Node* node, OpKind kind);
+  void follow_scoring(torch::jit::Node* node);
+  void follow_elementwise(torch::jit::Node* node, OpKind kind);
+  void follow_reduce(torch::jit::Node* node, OpKind kind);
+  void follow_pick(torch::jit::Node* node);
+  void follow_contract(torch::jit::Node* node);
+  void follow_gather(torch::jit::Node* node, torch::jit::Value* source, const std::vector<torch::jit::Value*>& indices);
+  void follow_scatter(torch::jit::Node* node, torch::jit::Value* target, const Fact* index, torch::jit::Value* source);
+  void follow_mask(torch::jit::Node* node, OpKind kind);
+  void follow_concatenate(torch::jit::Node* node);
+
+  void meet(torch::jit::Node* node, const Fact& fact, bool sums);
+  std::optional<Fact> combine(torch::jit::Node* node, const Fact& left, const Fact& right, OpKind kind);
+  Fact derived(const Fact& from, torch::jit::Node* node, Role role) const;
+  bool precedes_projection(const torch::jit::Value* value);
+
+  const MethodGraph& graph_;
+  const ValueOrigins& origins_;
+  Projection projection_;
+  std::optional<int64_t> num_experts_;
+  std::unordered_map<const torch::jit::Value*, Fact> facts_;
+  std::unordered_map<const torch::jit::Node*, int> visits_;
+  std::map<int64_t, torch::jit::Node*> queue_;  // by order of execution
+  std::vector<Pick> picks_;
+  std::vector<Event> events_;
+  std::set<const torch::jit::Value*> ancestors_;  // of the projection's activation; filled when first asked
+};
+
+/// Tensors of a `prim::ListConstruct`, or the value itself.
+std::vector<torch::jit::Value*> list_elements(torch::jit::Value* value);
+
+}  // namespace moetap::hooks

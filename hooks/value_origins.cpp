@@ -1,0 +1,146 @@
+#include "hooks/value_origins.h"
+
+#include <algorithm>
+
+#include "hooks/op_traits.h"
+
+namespace moetap::hooks {
+namespace jit = torch::jit;
+
+namespace {
+
+// True if a result of the operator is a hidden state when an operand comes from the method's arguments.
+bool mixes(const jit::Node& node) {
+  const OpKind kind = op_kind(node);
+  return kind == OpKind::kContract || kind == OpKind::kMixOther || base_name(node) == "embedding";
+}
+
+bool holds_tensor_parameter(const jit::Node& node) {
+  return node.kind() == jit::prim::GetAttr || node.kind() == jit::prim::Constant;
+}
+
+}  // namespace
+
+ValueOrigins::ValueOrigins(const MethodGraph& graph) : graph_(graph) {
+  const auto inputs = graph.graph()->inputs();
+  for (size_t i = 1; i < inputs.size(); ++i) raise(inputs[i], Origin::kInput);
+  bool changed = true;
+  // Two passes reach values that are carried around a loop once; a third finds nothing new.
+  for (int pass = 0; changed && pass < 3; ++pass) {
+    changed = false;
+    for (jit::Node* node : graph.nodes()) changed |= visit(node);
+    if (pass == 0) mark_projected_inputs();
+  }
+}
+
+Origin ValueOrigins::of(const jit::Value* value) const {
+  auto found = origins_.find(value);
+  return found == origins_.end() ? Origin::kConstant : found->second;
+}
+
+bool ValueOrigins::raise(const jit::Value* value, Origin origin) {
+  Origin& current = origins_[value];  // Origin::kConstant when new
+  if (origin <= current) return false;
+  current = origin;
+  return true;
+}
+
+bool ValueOrigins::visit(jit::Node* node) {
+  bool changed = false;
+  if (node->kind() == jit::prim::Return) {
+    jit::Block* block = node->owningBlock();
+    jit::Node* owner = block->owningNode();
+    if (owner == nullptr) owner = graph_.fork_of(node->owningGraph());
+    if (owner == nullptr) return false;
+    const bool loop = owner->kind() == jit::prim::Loop;
+    const size_t first = loop ? 1 : 0;  // a loop body returns its condition first
+    for (size_t i = first; i < node->inputs().size(); ++i) {
+      const Origin origin = of(node->input(i));
+      if (i - first < owner->outputs().size()) changed |= raise(owner->output(i - first), origin);
+      if (loop) changed |= raise(block->inputs()[i], origin);
+    }
+    return changed;
+  }
+  if (holds_tensor_parameter(*node)) {
+    const auto type = node->output()->type();
+    if (type->isSubtypeOf(*c10::TensorType::get())) changed |= raise(node->output(), Origin::kParameter);
+    return changed;
+  }
+  if (node->kind() == jit::prim::Loop) {
+    for (size_t i = 2; i < node->inputs().size(); ++i) {
+      const Origin origin = of(node->input(i));
+      changed |= raise(node->blocks()[0]->inputs()[i - 1], origin);
+      changed |= raise(node->output(i - 2), origin);
+    }
+    return changed;
+  }
+  if (auto subgraph = fork_subgraph(node)) {
+    for (size_t i = 0; i < node->inputs().size(); ++i) {
+      changed |= raise(subgraph->inputs()[i], of(node->input(i)));
+    }
+    return changed;
+  }
+  if (node->kind() == jit::prim::If) return false;  // its blocks' returns raise its outputs
+  // Sizes, types and devices are plain numbers, whatever they were asked of.
+  if (node->outputs().size() == 1) {
+    const auto kind = node->output()->type()->kind();
+    if (kind == c10::TypeKind::IntType || kind == c10::TypeKind::BoolType || kind == c10::TypeKind::DeviceObjType) return false;
+  }
+  Origin origin = Origin::kConstant;
+  for (const jit::Value* input : node->inputs()) origin = std::max(origin, of(input));
+  if (origin == Origin::kInput && mixes(*node)) origin = Origin::kActivation;
+  for (const jit::Value* output : node->outputs()) changed |= raise(output, origin);
+  // A list that is appended to, a tensor that is written into.
+  if (origin > Origin::kConstant && !node->inputs().empty() &&
+      (node->kind() == jit::aten::append || is_in_place(*node))) {
+    changed |= raise(node->input(0), origin);
+  }
+  return changed;
+}
+
+// An argument that is projected as it is (a model that takes embeddings or pixels) is a hidden state itself.
+void ValueOrigins::mark_projected_inputs() {
+  for (jit::Node* node : graph_.nodes()) {
+    if (op_kind(*node) != OpKind::kContract) continue;
+    for (jit::Value* operand : node->inputs()) {
+      const jit::Value* value = operand;
+      while (of(value) == Origin::kInput && value->node()->kind() != jit::prim::Param && !value->node()->inputs().empty()) {
+        const OpKind kind = op_kind(*value->node());
+        if (kind != OpKind::kCopy && kind != OpKind::kReshape && kind != OpKind::kMoveAxis) break;
+        value = value->node()->input(0);
+      }
+      if (value->node()->kind() == jit::prim::Param && of(value) == Origin::kInput &&
+          value->type()->isSubtypeOf(*c10::TensorType::get())) {
+        raise(value, Origin::kActivation);
+      }
+    }
+  }
+}
+
+bool match_projection(jit::Node* node, const ValueOrigins& origins, Projection& projection) {
+  if (op_kind(*node) != OpKind::kContract || node->outputs().empty()) return false;
+  std::vector<jit::Value*> operands;
+  const std::string name = base_name(*node);
+  const auto inputs = node->inputs();
+  if (name == "einsum") {
+    jit::Node* list = inputs.size() > 1 ? inputs[1]->node() : inputs[0]->node();
+    if (list->kind() != jit::prim::ListConstruct) return false;
+    operands.assign(list->inputs().begin(), list->inputs().end());
+  } else {
+    const size_t first = name == "addmm" || name == "baddbmm" || name == "addbmm" || name == "addmv" ? 1 : 0;
+    for (size_t i = first; i < inputs.size() && i < first + 2; ++i) operands.push_back(inputs[i]);
+  }
+  if (operands.size() != 2) return false;
+  const bool packed = node->kind().ns().toUnqualString() == std::string("quantized");
+  for (int side = 0; side < 2; ++side) {
+    jit::Value* parameter = operands[1 - side];
+    jit::Value* activation = operands[side];
+    if ((origins.is_parameter(parameter) || packed) && origins.is_activation(activation)) {
+      projection = {node, parameter, activation};
+      return true;
+    }
+  }
+  return false;
+}
+
+}  // namespace moetap::hooks

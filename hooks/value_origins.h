@@ -1,0 +1,45 @@
+#pragma once
+
+#include <unordered_map>
+
+#include "hooks/method_graph.h"
+
+namespace moetap::hooks {
+
+/// What a value is made of. Ordered: a value made of several is the largest of them.
+enum class Origin {
+  kConstant,    // constants, sizes, fresh tensors
+  kParameter,   // parameters and buffers of the module, and what is computed from them alone
+  kInput,       // the method's arguments, only reshaped, compared or scaled: masks, ids
+  kActivation,  // hidden states: an argument went through a projection, an embedding, a norm, attention
+};
+
+/// Origins of all values of a method graph, found in one pass in order of execution (two for loops).
+class ValueOrigins {
+ public:
+  explicit ValueOrigins(const MethodGraph& graph);
+
+  Origin of(const torch::jit::Value* value) const;
+  bool is_activation(const torch::jit::Value* value) const { return of(value) == Origin::kActivation; }
+  bool is_parameter(const torch::jit::Value* value) const { return of(value) == Origin::kParameter; }
+
+ private:
+  bool visit(torch::jit::Node* node);
+  bool raise(const torch::jit::Value* value, Origin origin);
+  void mark_projected_inputs();
+
+  const MethodGraph& graph_;
+  std::unordered_map<const torch::jit::Value*, Origin> origins_;
+};
+
+/// The parameter operand of a projection (weight, or what is computed from a parameter alone), and the projected activation.
+struct Projection {
+  torch::jit::Node* node = nullptr;
+  torch::jit::Value* parameter = nullptr;
+  torch::jit::Value* activation = nullptr;
+};
+
+/// True if `node` projects activations by a parameter, and fills `projection`.
+bool match_projection(torch::jit::Node* node, const ValueOrigins& origins, Projection& projection);
+
+}  // namespace moetap::hooks
