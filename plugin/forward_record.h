@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "analysis/router_sums.h"
+#include "analysis/transition_sums.h"
 #include "plugin/model_description.h"
 
 namespace moetap::plugin {
@@ -21,7 +22,7 @@ using CustomValue = std::variant<bool, int64_t, double>;
 struct RouterRecord {
   int64_t hook = 0;  // HookPoint::id
   int64_t call = 0;  // counts the calls of this hook in this forward (loops)
-  analysis::RouterSums sums;  // one row a sample of the forward; one row in all when `attributed` is false
+  analysis::RouterSums sums;  // normalized; one row a sample of the forward; one row in all when `attributed` is false
   bool attributed = true;     // the rows are the forward's samples
   bool text = false;          // the tokens are the text's [B, S]: its ids, mask and columns apply
   // Present only where the options ask for them (log_per_token, dump, probe):
@@ -34,6 +35,13 @@ struct RouterRecord {
   at::Tensor token_id;  // int32 [T], -1 unknown
 };
 
+/// First slots of two routers that follow each other in a component, over the tokens that both saw.
+struct TransitionRecord {
+  int64_t from_hook = 0;
+  int64_t to_hook = 0;  // the next MoE layer
+  analysis::TransitionSums sums;
+};
+
 /// All that one finished forward reported; handed from the forward to the writer thread. Owns its tensors.
 struct ForwardRecord {
   std::shared_ptr<const ModelDescription> model;
@@ -44,7 +52,8 @@ struct ForwardRecord {
   bool labelled = false;              // the host labelled the forward: its samples may have had forwards before
   bool generation = false;            // phase: false prompt, true generation
   double duration_s = 0;              // wall time from begin to end
-  std::vector<RouterRecord> routers;  // in order of execution
+  std::vector<RouterRecord> routers;  // in order of hooks, then of calls
+  std::vector<TransitionRecord> transitions;
   // (component, layer) -> name -> value; component "": the log's component
   std::map<std::pair<std::string, std::string>, std::map<std::string, CustomValue>> custom;
 };

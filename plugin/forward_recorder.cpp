@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "analysis/router_sums.h"
+#include "analysis/slot_ranking.h"
 #include "plugin/error_text.h"
 #include "plugin/recording.h"
 
@@ -164,6 +165,7 @@ void ForwardRecorder::capture(int64_t hook_id, const ReportedRouter& reported) {
   record.hook = hook_id;
   record.call = call;
   record.sums = analysis::observe(captured.call, router.group->rows);
+  router.first_slot = analysis::first_slot(captured.call);
   if (options_.per_token) {
     record.selected = snapshot(captured.call.selected);
     record.weights = snapshot_float(captured.call.weights);

@@ -52,9 +52,8 @@ void PendingForward::start_copies() {
   const auto copy = [this](at::Tensor& tensor) { tensor = copies.copy(tensor); };
   std::vector<TokenGroup*> seen;
   for (auto& router : routers) {
-    router.record.sums.for_each_tensor(copy);
-    for (at::Tensor* tensor : {&router.record.selected, &router.record.weights, &router.record.logits,
-                               &router.record.scores, &router.out_of_range}) {
+    for (at::Tensor* tensor : {&router.record.sums.words, &router.record.selected, &router.record.weights,
+                               &router.record.logits, &router.record.scores, &router.out_of_range, &router.first_slot}) {
       copy(*tensor);
     }
     if (std::find(seen.begin(), seen.end(), router.group.get()) == seen.end()) {
@@ -75,11 +74,28 @@ int64_t PendingForward::bytes() const {
   int64_t bytes = kBytesOfARecord;
   for (const auto& router : routers) {
     const auto& record = router.record;
-    auto sums = record.sums;
-    sums.for_each_tensor([&](at::Tensor& tensor) { bytes += bytes_of(tensor); });
-    bytes += bytes_of(record.selected) + bytes_of(record.weights) + bytes_of(record.logits) + bytes_of(record.scores);
+    for (const at::Tensor* tensor : {&record.sums.words, &record.selected, &record.weights, &record.logits,
+                                     &record.scores, &router.first_slot}) {
+      bytes += bytes_of(*tensor);
+    }
   }
   return bytes;
+}
+
+void PendingForward::find_transitions(FinishedForward& finished) {
+  std::map<std::pair<std::string, int64_t>, const PendingRouter*> previous;  // of a component, in a call
+  for (const auto& router : routers) {
+    const int64_t hook = router.record.hook;
+    const auto& component = finished.record.model->hooks.at(static_cast<size_t>(hook)).component;
+    const PendingRouter*& before = previous[{component, router.record.call}];
+    if (before != nullptr && before->group == router.group) {
+      finished.record.transitions.push_back(
+          {before->record.hook, hook,
+           analysis::observe_transition(before->first_slot, router.first_slot, {}, before->record.sums.num_experts,
+                                        router.record.sums.num_experts)});
+    }
+    before = &router;
+  }
 }
 
 FinishedForward PendingForward::finish() {
@@ -100,6 +116,7 @@ FinishedForward PendingForward::finish() {
       columns = make_columns(group);
     }
     auto& record = router.record;
+    analysis::normalize(record.sums);
     record.attributed = group.attribution.attributed;
     record.text = group.attribution.text;
     record.selected = keep(record.selected, columns);
@@ -111,12 +128,16 @@ FinishedForward PendingForward::finish() {
     } else {
       record.logits = keep(record.logits, columns);
     }
+    router.first_slot = keep(router.first_slot, columns);
     record.row = columns.row;
     record.position = columns.position;
     record.token_id = columns.token_id;
     finished.out_of_range += router.out_of_range.item<int64_t>();
     finished.tokens = std::max(finished.tokens, columns.num_kept);
-    finished.record.routers.push_back(std::move(record));
+  }
+  find_transitions(finished);
+  for (auto& router : routers) {
+    finished.record.routers.push_back(std::move(router.record));
   }
   if (text_tokens.defined()) {
     finished.tokens = text_tokens.item<int64_t>();

@@ -32,6 +32,7 @@ struct PendingRouter {
   RouterRecord record;
   std::shared_ptr<TokenGroup> group;
   at::Tensor out_of_range;  // int64 []
+  at::Tensor first_slot;    // int64 [N], the expert of the largest weight; -1: none
 };
 
 /// A value that the model logged as a tensor of one element.
@@ -67,6 +68,9 @@ class PendingForward {
 
   /// On the writer thread: waits for the copies, drops the rows of padding and fills in the columns. Leaves this object empty.
   FinishedForward finish();
+
+ private:
+  void find_transitions(FinishedForward& finished);
 };
 
 /// A 0-dimensional tensor's value in the type that JSON has for it.
