@@ -30,10 +30,16 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("-o", "--output", type=pathlib.Path, help="directory to write to")
     parser.add_argument("--attn", choices=("sdpa", "eager"), default="sdpa", help="attention implementation")
     parser.add_argument("--experts", choices=("batched_mm", "eager", "grouped_mm"), default="batched_mm")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="default: float32, or the checkpoint's")
-    parser.add_argument("--freeze", action="store_true", help="freeze the trace, where freezing keeps the model's output")
+    parser.add_argument(
+        "--dtype", choices=("float32", "bfloat16", "float16"), help="default: float32, or the checkpoint's"
+    )
+    parser.add_argument(
+        "--freeze", action="store_true", help="freeze the trace, where freezing keeps the model's output"
+    )
     parser.add_argument("--oracle", action="store_true", help="also write what the eager model's routers did")
-    parser.add_argument("--for-conformance", action="store_true", help="write NAME.* in the layout of scripts/conformance")
+    parser.add_argument(
+        "--for-conformance", action="store_true", help="write NAME.* in the layout of scripts/conformance"
+    )
     parser.add_argument("--name", help="NAME of --for-conformance, default: the family")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)

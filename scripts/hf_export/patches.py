@@ -59,9 +59,7 @@ def _jetmoe_gating(self, hidden_states):
     logits = self.layer(hidden_states).float()
     top_k_logits, top_k_indices = logits.topk(self.top_k, dim=1)
     top_k_gates = torch.softmax(top_k_logits, dim=1).type_as(hidden_states)
-    zeros = torch.zeros(
-        [top_k_gates.size(0), self.num_experts], dtype=top_k_gates.dtype, device=top_k_gates.device
-    )
+    zeros = torch.zeros([top_k_gates.size(0), self.num_experts], dtype=top_k_gates.dtype, device=top_k_gates.device)
     expert_size = zeros.scatter(1, top_k_indices, 1).long().sum(0)
     index_sorted_experts = top_k_indices.flatten().sort(0).indices
     batch_index = index_sorted_experts.div(self.top_k, rounding_mode="trunc")
@@ -95,5 +93,3 @@ def apply(model: torch.nn.Module) -> list[str]:
             module.forward = types.MethodType(forward, module)
             patched[kind] = f"{kind}.forward ({reason})"
     return list(patched.values())
-
-

@@ -16,7 +16,12 @@ def _jetmoe(module, inputs, output):
     logits = output[4]
     top, ids = logits.topk(module.top_k, dim=1)
     weights = torch.softmax(top, dim=1).type_as(inputs[0])
-    return {"gate_linear": _flat(logits), "logits": _flat(logits), "topk_ids": _flat(ids), "topk_weights": _flat(weights)}
+    return {
+        "gate_linear": _flat(logits),
+        "logits": _flat(logits),
+        "topk_ids": _flat(ids),
+        "topk_weights": _flat(weights),
+    }
 
 
 def _llama4(module, inputs, output):

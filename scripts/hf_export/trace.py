@@ -26,7 +26,9 @@ def trace(model, trace_inputs: dict[str, torch.Tensor], evaluation_inputs: dict[
     eager = wrap(model, list(trace_inputs))
     try:
         with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the tracer warns of every Python branch; the check below finds what matters
+            warnings.simplefilter(
+                "ignore"
+            )  # the tracer warns of every Python branch; the check below finds what matters
             module = torch.jit.trace(eager, tuple(trace_inputs.values()), check_trace=False).eval()
     except Exception as error:
         raise CannotTrace(f"the tracer refuses the model: {one_line(error)}") from error
@@ -53,12 +55,16 @@ def frozen(traced: Traced, evaluation_inputs: dict[str, torch.Tensor]) -> torch.
         try:
             actual = module(*evaluation_inputs.values())
         except RuntimeError as error:
-            raise CannotTrace(f"torch.jit.freeze breaks this model: {one_line(error)}; export it without --freeze") from error
+            raise CannotTrace(
+                f"torch.jit.freeze breaks this model: {one_line(error)}; export it without --freeze"
+            ) from error
     difference = (actual.float() - traced.output.float()).abs().max().item()
     # Freezing folds constants, which may change last bits; anything more is a broken model.
     limit = 1e-4 if actual.dtype is torch.float32 else 5e-2
     if not difference <= limit * max(1.0, traced.output.float().abs().max().item()):
-        raise CannotTrace(f"torch.jit.freeze changes this model's output by {difference:.3g}; export it without --freeze")
+        raise CannotTrace(
+            f"torch.jit.freeze changes this model's output by {difference:.3g}; export it without --freeze"
+        )
     return module
 
 

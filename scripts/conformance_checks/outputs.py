@@ -1,0 +1,102 @@
+"""Checks that an instrumented model gives the plain model's output, bit by bit."""
+
+from __future__ import annotations
+
+import multiprocessing
+import pathlib
+
+from .compare import bits_equal
+from .zoo import Method, Model
+
+RUNS = 4  # the profiling executor changes its mind in the first runs
+
+
+def check_outputs(model: Model, library: pathlib.Path, instrumented: pathlib.Path, saved: dict) -> dict:
+    """Runs both models in a process of their own. `saved` are the outputs that `moetap run` wrote, by method.
+
+    Returns {"problems": [...], "passes": [...]}: the passes of PyTorch that work on the plain model and agreed."""
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_child, args=(sender, model, library, instrumented, saved))
+    process.start()
+    sender.close()
+    try:
+        return receiver.recv()
+    except EOFError:
+        process.join()
+        return {
+            "problems": [f"the process that ran the instrumented model died: exit code {process.exitcode}"],
+            "passes": [],
+        }
+    finally:
+        process.join()
+
+
+def _child(sender, model: Model, library: pathlib.Path, instrumented: pathlib.Path, saved: dict) -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    torch.set_grad_enabled(False)
+    result = {"problems": [], "passes": []}
+    try:
+        torch.ops.load_library(str(library))
+        for method in model.methods:
+            _compare_plain(result, model, instrumented, method, saved.get(method.name))
+        for name in ("freeze", "optimize_for_inference"):
+            _compare_optimised(result, model, instrumented, name)
+    except Exception as error:  # what broke is the finding
+        result["problems"].append(f"{type(error).__name__}: {' '.join(str(error).split())[-300:]}")
+    sender.send(result)
+
+
+def _load(file: pathlib.Path):
+    import torch
+
+    return torch.jit.load(str(file)).eval()
+
+
+def _run(module, method: Method, runs: int = RUNS) -> list:
+    function = getattr(module, method.name)
+    return [_first_tensor(function(*[t.clone() for t in method.inputs().values()])).clone() for _ in range(runs)]
+
+
+def _first_tensor(value):
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        return value
+    values = value.values() if isinstance(value, dict) else value
+    return next(found for found in map(_first_tensor, values) if found is not None)
+
+
+def _compare_plain(result: dict, model: Model, instrumented: pathlib.Path, method: Method, saved) -> None:
+    plain = _run(_load(model.file), method)
+    reporting = _run(_load(instrumented), method)
+    for number, (expected, actual) in enumerate(zip(plain, reporting, strict=True), 1):
+        if not bits_equal(expected, actual):
+            result["problems"].append(
+                f"{method.name}: run {number} of the instrumented model differs from the plain one"
+            )
+            break
+    if saved is not None and not bits_equal(plain[0], saved):
+        result["problems"].append(f"{method.name}: the output that moetap run saved differs from the plain one")
+
+
+def _compare_optimised(result: dict, model: Model, instrumented: pathlib.Path, name: str) -> None:
+    """Freezing and optimising the instrumented model, where PyTorch's passes work on the plain one."""
+    import torch
+
+    transform = {"freeze": torch.jit.freeze, "optimize_for_inference": torch.jit.optimize_for_inference}[name]
+    method = model.methods[0]
+    if not model.has_paths:
+        return  # frozen already
+    try:
+        plain = _run(transform(_load(model.file)), method)
+    except Exception:  # the pass itself cannot do this model
+        return
+    reporting = _run(transform(_load(instrumented)), method)
+    result["passes"].append(name)
+    for number, (expected, actual) in enumerate(zip(plain, reporting, strict=True), 1):
+        if not bits_equal(expected, actual):
+            result["problems"].append(f"{name}: run {number} of the instrumented model differs from the plain one")
+            return
