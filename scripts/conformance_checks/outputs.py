@@ -15,7 +15,9 @@ def check_outputs(model: Model, library: pathlib.Path, instrumented: pathlib.Pat
     """Runs both models in a process of their own. `saved` are the outputs that `moetap run` wrote, by method.
 
     Returns {"problems": [...], "passes": [...]}: the passes of PyTorch that work on the plain model and agreed."""
-    context = multiprocessing.get_context("fork")
+    # A fork of a process that already computed with torch may hang; the server only imported it.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch", "safetensors.torch", "numpy"])
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_child, args=(sender, model, library, instrumented, saved))
     process.start()

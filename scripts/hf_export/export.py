@@ -57,7 +57,8 @@ def export_model(options: argparse.Namespace) -> layout.Export:
 
 def _trace_checked(model, name: str, trace_inputs: dict, inputs: dict) -> tuple[Traced, dict]:
     """Patches and traces the model and checks the trace at the shape of `inputs`; where the trace holds only for the
-    sequence length that it saw, at that length and another batch. Returns the trace and the inputs that it holds for."""
+    sequence length that it saw, at that length and another batch. Returns the trace and the inputs that it
+    holds for."""
     original = wrap(model, list(inputs))
     with torch.no_grad():
         unpatched = original(*inputs.values())
