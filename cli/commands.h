@@ -1,0 +1,18 @@
+#pragma once
+
+#include <CLI/App.hpp>
+#include <functional>
+
+namespace moetap::cli {
+
+/// A subcommand: once `app` was parsed, `execute` does the work and returns the exit status. It throws CommandError.
+struct Command {
+  CLI::App* app;
+  std::function<int()> execute;
+};
+
+Command add_inspect(CLI::App& program);
+Command add_instrument(CLI::App& program);
+Command add_run(CLI::App& program);
+
+}  // namespace moetap::cli

@@ -1,0 +1,91 @@
+#include <fmt/format.h>
+
+#include <cstdio>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "cli/command_error.h"
+#include "cli/commands.h"
+#include "cli/model_file.h"
+#include "hooks/instrument.h"
+#include "plugin/model_description.h"
+
+namespace moetap::cli {
+namespace {
+
+struct InspectOptions {
+  std::string model;
+  std::string hooks;
+  bool json = false;
+};
+
+std::string count(const std::optional<int64_t>& value) {
+  return value ? std::to_string(*value) : "?";
+}
+
+void print_table(const hooks::Discovery& discovery) {
+  size_t name_width = 4;
+  size_t component_width = 9;
+  for (const auto& hook : discovery.hooks) {
+    name_width = std::max(name_width, hook.name.size());
+    component_width = std::max(component_width, hook.component.size());
+  }
+  fmt::print("{:>4}  {:>12}  {:<9}  {:<{}}  {:>7}  {:>5}  {:<12}  {:<{}}  {}\n", "id", "layer", "kind", "component",
+             component_width, "experts", "top-k", "scoring", "name", name_width, "method");
+  for (const auto& hook : discovery.hooks) {
+    fmt::print("{:>4}  {:>12}  {:<9}  {:<{}}  {:>7}  {:>5}  {:<12}  {:<{}}  {}\n", hook.id, hook.layer,
+               hooks::to_string(hook.kind), hook.component, component_width, count(hook.num_experts), count(hook.top_k),
+               hook.scoring, hook.name, name_width, hook.method);
+  }
+  for (const auto& site : discovery.skipped) {
+    fmt::print("skipped: {} ({})\n", site.node, site.reason);
+  }
+}
+
+/// An instrumented model is described as it was before: discovery would see the operators that it already holds.
+hooks::Discovery find_hooks(const ModelFile& model) {
+  try {
+    if (hooks::is_instrumented(model.module)) {
+      auto description = plugin::model_description_from_text(hooks::model_description(model.module));
+      return {std::move(description.hooks), std::move(description.skipped)};
+    }
+    return hooks::discover(model.module);
+  } catch (const std::exception& error) {
+    throw CommandError(fmt::format("{}: its graph cannot be read ({})", model.path, useful_line(error)));
+  }
+}
+
+int inspect(const InspectOptions& options) {
+  if (!options.hooks.empty()) {
+    throw CommandError("--hooks: hook specs do not exist yet; leave it out", kExitUsage);
+  }
+  const ModelFile model = load_model_file(options.model, c10::Device(c10::kCPU));
+  const hooks::Discovery discovery = find_hooks(model);
+  if (options.json) {
+    // Names may hold any bytes.
+    fmt::print("{}\n", plugin::inspect_json(discovery, options.model)
+                           .dump(1, ' ', false, nlohmann::ordered_json::error_handler_t::replace));
+  } else if (!discovery.hooks.empty()) {
+    print_table(discovery);
+  }
+  if (discovery.hooks.empty()) {
+    std::fflush(stdout);
+    throw CommandError(no_router_line(model, discovery));
+  }
+  return 0;
+}
+
+}  // namespace
+
+Command add_inspect(CLI::App& program) {
+  auto options = std::make_shared<InspectOptions>();
+  CLI::App* app = program.add_subcommand("inspect", "List the routers of a model, and what was skipped and why");
+  app->add_option("MODEL", options->model, "TorchScript file")->required();
+  app->add_flag("--json", options->json, "Print JSON");
+  app->add_option("--hooks", options->hooks,
+                  "Hook spec (JSON file) that names hook points by hand; does not exist yet");
+  return {app, [options] { return inspect(*options); }};
+}
+
+}  // namespace moetap::cli

@@ -1,0 +1,78 @@
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <memory>
+#include <string>
+
+#include "cli/command_error.h"
+#include "cli/commands.h"
+#include "cli/model_file.h"
+
+namespace moetap::cli {
+namespace {
+
+struct InstrumentOptions {
+  std::string model;
+  std::string output;
+  std::string hooks;
+  std::string attention = "off";
+};
+
+/// Saves beside the output first, so that no half of a file ever has its name.
+void save(const torch::jit::Module& module, const std::string& output) {
+  namespace fs = std::filesystem;
+  const fs::path temporary = fmt::format("{}.tmp-{}", output, getpid());
+  std::error_code ignored;
+  try {
+    module.save(temporary.string());
+    fs::rename(temporary, output);
+  } catch (const std::exception& error) {
+    fs::remove(temporary, ignored);
+    throw CommandError(
+        fmt::format("{}: cannot be written ({}); check the folder and the free space", output, useful_line(error)));
+  }
+}
+
+void check_output(const std::string& output) {
+  namespace fs = std::filesystem;
+  std::error_code error;
+  if (fs::is_directory(output, error)) {
+    throw CommandError(fmt::format("{}: is a directory; -o names the file to write", output));
+  }
+  const fs::path folder = fs::absolute(output).parent_path();
+  if (!fs::is_directory(folder, error) || access(folder.c_str(), W_OK) != 0) {
+    throw CommandError(
+        fmt::format("{}: cannot be written; {} is no folder that can be written to", output, folder.string()));
+  }
+}
+
+int instrument(const InstrumentOptions& options) {
+  if (!options.hooks.empty()) {
+    throw CommandError("--hooks: hook specs do not exist yet; leave it out", kExitUsage);
+  }
+  if (options.attention != "off") {
+    throw CommandError(fmt::format("--attention must be off, got {}: attention is not recorded yet", options.attention),
+                       kExitUsage);
+  }
+  check_output(options.output);
+  const ModelFile model = load_model_file(options.model, c10::Device(c10::kCPU));
+  save(instrument_model(model), options.output);
+  fmt::print("wrote {}; it runs where libmoetap.so is loaded\n", options.output);
+  return 0;
+}
+
+}  // namespace
+
+Command add_instrument(CLI::App& program) {
+  auto options = std::make_shared<InstrumentOptions>();
+  CLI::App* app = program.add_subcommand("instrument", "Write a model whose routers report to moetap");
+  app->add_option("MODEL", options->model, "TorchScript file")->required();
+  app->add_option("-o,--output", options->output, "File to write")->required();
+  app->add_option("--hooks", options->hooks,
+                  "Hook spec (JSON file) that names hook points by hand; does not exist yet");
+  app->add_option("--attention", options->attention, "off; stats and full do not exist yet")->capture_default_str();
+  return {app, [options] { return instrument(*options); }};
+}
+
+}  // namespace moetap::cli

@@ -1,0 +1,59 @@
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <array>
+#include <cstdio>
+#include <string>
+
+#include "cli/command_error.h"
+#include "cli/commands.h"
+
+namespace {
+
+using moetap::cli::CommandError;
+
+int report(const std::string& line, int exit_status) {
+  std::fflush(stdout);
+  std::string text = "moetap: " + line;
+  std::replace(text.begin(), text.end(), '\n', ' ');
+  std::fprintf(stderr, "%s\n", text.c_str());
+  return exit_status;
+}
+
+int run_program(int argc, char** argv) {
+  CLI::App program("Shows what the experts of a Mixture-of-Experts model do while it runs.", "moetap");
+  program.set_version_flag("--version", "moetap " MOETAP_VERSION);
+  program.set_help_flag("-h,--help", "Print this help and exit");
+  program.require_subcommand(1);
+  program.footer("Exit status: 0 done, 1 failed, 2 wrong usage. Each command has a --help of its own.");
+  const std::array commands = {moetap::cli::add_inspect(program), moetap::cli::add_instrument(program),
+                               moetap::cli::add_run(program)};
+  try {
+    program.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    if (error.get_exit_code() == static_cast<int>(CLI::ExitCodes::Success)) {
+      return program.exit(error);  // --help, --version
+    }
+    const auto parsed = program.get_subcommands();
+    const std::string command = parsed.empty() ? "" : " " + parsed.front()->get_name();
+    return report(std::string(error.what()) + "; see moetap" + command + " --help", moetap::cli::kExitUsage);
+  }
+  for (const auto& command : commands) {
+    if (!command.app->parsed()) {
+      continue;
+    }
+    try {
+      return command.execute();
+    } catch (const CommandError& error) {
+      return report(command.app->get_name() + ": " + error.what(), error.exit_status());
+    } catch (const std::exception& error) {
+      return report(command.app->get_name() + ": " + moetap::cli::useful_line(error), moetap::cli::kExitFailed);
+    }
+  }
+  return moetap::cli::kExitUsage;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  return run_program(argc, argv);
+}

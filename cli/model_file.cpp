@@ -1,0 +1,136 @@
+#include "cli/model_file.h"
+
+#include <caffe2/serialize/inline_container.h>
+#include <fmt/format.h>
+#include <torch/csrc/jit/serialization/import.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <fstream>
+#include <future>
+#include <string_view>
+
+#include "cli/command_error.h"
+#include "cli/sha256.h"
+#include "plugin/model_description.h"
+
+namespace moetap::cli {
+namespace {
+
+constexpr const char* kExpected = "expected a TorchScript file, as torch.jit.save writes it";
+
+void check_is_file(const std::string& path) {
+  std::error_code error;
+  const auto status = std::filesystem::status(path, error);
+  if (status.type() == std::filesystem::file_type::not_found) {
+    throw CommandError(fmt::format("{}: no such file; {}", path, kExpected));
+  }
+  if (error) {
+    throw CommandError(fmt::format("{}: cannot be read ({}); check its permissions", path, error.message()));
+  }
+  if (std::filesystem::is_directory(status)) {
+    throw CommandError(fmt::format("{}: is a directory; {}", path, kExpected));
+  }
+}
+
+/// LibTorch's own messages for these files run over many lines and name its internals.
+void check_is_torchscript(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  char magic[4] = {};
+  if (!file.is_open()) {
+    throw CommandError(fmt::format("{}: cannot be read; check its permissions", path));
+  }
+  file.read(magic, sizeof(magic));
+  if (file.gcount() == 0) {
+    throw CommandError(fmt::format("{}: is empty; {}", path, kExpected));
+  }
+  if (std::string_view(magic, static_cast<size_t>(file.gcount())) != std::string_view("PK\x03\x04", 4)) {
+    throw CommandError(fmt::format("{}: not a TorchScript file (no zip archive); {}", path, kExpected));
+  }
+  std::unique_ptr<caffe2::serialize::PyTorchStreamReader> reader;
+  try {
+    reader = std::make_unique<caffe2::serialize::PyTorchStreamReader>(path);
+  } catch (const std::exception& error) {
+    const std::string reason = useful_line(error);
+    if (reason.find("central directory") != std::string::npos) {
+      throw CommandError(
+          fmt::format("{}: truncated or damaged (its zip directory is missing); copy or export it again", path));
+    }
+    throw CommandError(fmt::format("{}: not a TorchScript file ({}); {}", path, reason, kExpected));
+  }
+  if (!reader->hasRecord("constants.pkl")) {
+    const char* what =
+        reader->hasRecord("data.pkl") ? "it holds what torch.save writes: weights without code" : "no code in it";
+    throw CommandError(fmt::format("{}: not a TorchScript file ({}); {}", path, what, kExpected));
+  }
+}
+
+[[noreturn]] void throw_load_error(const std::string& path, const std::exception& error) {
+  const std::string reason = useful_line(error);
+  constexpr std::string_view kUnknownOperator = "Unknown builtin op: ";
+  const size_t place = reason.find(kUnknownOperator);
+  if (place != std::string::npos) {
+    std::string name = reason.substr(place + kUnknownOperator.size());
+    name = name.substr(0, name.find_last_not_of(". ") + 1);
+    throw CommandError(
+        fmt::format("{}: uses the operator {}, which is not registered; preload the library that has it: "
+                    "LD_PRELOAD=LIBRARY.so moetap ...",
+                    path, name));
+  }
+  throw CommandError(
+      fmt::format("{}: cannot be loaded ({}); export it again with LibTorch 2.11 or older", path, reason));
+}
+
+}  // namespace
+
+ModelFile load_model_file(const std::string& path, c10::Device device) {
+  check_is_file(path);
+  check_is_torchscript(path);
+  // Hashing a large file takes as long as loading it.
+  auto hash = std::async(std::launch::async, sha256_of_file, path);
+  try {
+    auto module = torch::jit::load(path, device);
+    return {std::move(module), path, hash.get()};
+  } catch (const CommandError&) {
+    throw;
+  } catch (const std::exception& error) {
+    throw_load_error(path, error);
+  }
+}
+
+std::string no_router_line(const ModelFile& model, const hooks::Discovery& discovery) {
+  std::string methods;
+  for (const auto& method : model.module.get_methods()) {
+    methods += (methods.empty() ? "" : ", ") + method.name();
+  }
+  std::string line =
+      fmt::format("{}: no router found in its methods ({}); ", model.path, methods.empty() ? "it has none" : methods);
+  if (discovery.skipped.empty()) {
+    return line + "no selection of experts (topk, argmax, max, sort) was seen: is it a Mixture-of-Experts model?";
+  }
+  return line + fmt::format("{} skipped, the first: {} ({}); moetap inspect --json lists them",
+                            discovery.skipped.size(), discovery.skipped.front().node, discovery.skipped.front().reason);
+}
+
+torch::jit::Module instrument_model(const ModelFile& model) {
+  try {
+    if (hooks::is_instrumented(model.module)) {
+      return model.module;
+    }
+    return hooks::instrument(
+               model.module,
+               [&](const hooks::Discovery& discovery) {
+                 if (discovery.hooks.empty()) {
+                   throw CommandError(no_router_line(model, discovery));
+                 }
+                 return plugin::to_text(plugin::describe_model(model.module, discovery, model.path, model.sha256));
+               })
+        .module;
+  } catch (const CommandError&) {
+    throw;
+  } catch (const std::exception& error) {
+    throw CommandError(fmt::format("{}: cannot be instrumented ({})", model.path, useful_line(error)));
+  }
+}
+
+}  // namespace moetap::cli

@@ -1,0 +1,230 @@
+#include <ATen/core/grad_mode.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <fstream>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+
+#include "cli/command_error.h"
+#include "cli/commands.h"
+#include "cli/device.h"
+#include "cli/input_file.h"
+#include "cli/interrupt.h"
+#include "cli/model_file.h"
+#include "cli/progress.h"
+#include "cli/routing_table.h"
+#include "cli/run_directory.h"
+#include "cli/run_options.h"
+#include "plugin/safetensors.h"
+#include "plugin/session.h"
+
+namespace moetap::cli {
+namespace {
+
+namespace fs = std::filesystem;
+
+/// What the loop over the inputs came to.
+struct Outcome {
+  int64_t num_done = 0;              // forwards that finished
+  std::optional<std::string> error;  // why it stopped early, without the number of forwards
+  bool interrupted = false;
+};
+
+/// Frozen modules have no attribute `training`, which Module::eval insists on.
+void set_eval_mode(torch::jit::Module& module) {
+  for (auto submodule : module.modules()) {
+    if (submodule.hasattr("training")) {
+      submodule.setattr("training", false);
+    }
+  }
+}
+
+torch::jit::Method find_method(const ModelFile& model, const std::string& name) {
+  if (auto method = model.module.find_method(name)) {
+    return *method;
+  }
+  std::string names;
+  for (const auto& method : model.module.get_methods()) {
+    names += (names.empty() ? "" : ", ") + method.name();
+  }
+  throw CommandError(fmt::format("{}: no method \"{}\"; it has: {}", model.path, name, names), kExitUsage);
+}
+
+void check_argument_name(const c10::FunctionSchema& schema, const char* option, const std::string& name) {
+  if (name.empty() || schema.argumentIndexWithName(name).has_value()) {
+    return;
+  }
+  std::string names;
+  for (size_t i = 1; i < schema.arguments().size(); ++i) {
+    names += (i == 1 ? "" : ", ") + schema.arguments()[i].name();
+  }
+  throw CommandError(fmt::format("{}: \"{}\" is no argument of {}; it has: {}", option, name, schema.name(), names),
+                     kExitUsage);
+}
+
+std::optional<at::Tensor> first_tensor(const c10::IValue& value) {
+  if (value.isTensor()) {
+    return value.toTensor().defined() ? std::optional(value.toTensor()) : std::nullopt;
+  }
+  const auto first_of = [](const auto& values) -> std::optional<at::Tensor> {
+    for (const c10::IValue& element : values) {
+      if (auto tensor = first_tensor(element)) {
+        return tensor;
+      }
+    }
+    return std::nullopt;
+  };
+  if (value.isTuple()) {
+    return first_of(value.toTupleRef().elements());
+  }
+  if (value.isList()) {
+    return first_of(value.toList());
+  }
+  if (value.isGenericDict()) {
+    for (const auto& entry : value.toGenericDict()) {
+      if (auto tensor = first_tensor(entry.value())) {
+        return tensor;
+      }
+    }
+  }
+  if (value.isObject()) {
+    return first_of(value.toObjectRef().slots());
+  }
+  return std::nullopt;
+}
+
+void save_output(const fs::path& folder, int64_t index, const c10::IValue& output, const std::string& input_file) {
+  const auto tensor = first_tensor(output);
+  if (!tensor) {
+    throw CommandError(fmt::format("{}: the model's output holds no tensor; leave out --save-outputs", input_file));
+  }
+  fs::create_directories(folder);
+  plugin::write_safetensors((folder / fmt::format("{:06}.safetensors", index)).string(), {{{"output", *tensor}}, {}});
+}
+
+c10::IValue forward(torch::jit::Method method, const std::string& file, c10::Device device) {
+  auto arguments = read_input_file(file, method.function().getSchema(), device);
+  try {
+    return method(std::move(arguments.positional), arguments.named);
+  } catch (const std::exception& error) {
+    throw CommandError(fmt::format("{}: the model's {} failed on it: {}", file, method.name(), useful_line(error)));
+  }
+}
+
+Outcome run_inputs(Session& session, const torch::jit::Method& method, const std::vector<std::string>& files,
+                   c10::Device device, const std::optional<fs::path>& outputs) {
+  const at::NoGradGuard no_grad;
+  const InterruptGuard interrupt;
+  Progress progress("forwards", static_cast<int64_t>(files.size()));
+  Outcome outcome;
+  for (const auto& file : files) {
+    if (interrupt.requested()) {
+      outcome.interrupted = true;
+      outcome.error = "interrupted";
+      break;
+    }
+    try {
+      const c10::IValue output = forward(method, file, device);
+      if (outputs) {
+        save_output(*outputs, outcome.num_done, output, file);
+      }
+    } catch (const std::exception& error) {
+      outcome.error = useful_line(error);
+      break;
+    }
+    ++outcome.num_done;
+    progress.advance();
+    if (auto error = session.write_error()) {
+      outcome.error = std::move(error);
+      break;
+    }
+  }
+  return outcome;
+}
+
+void print_result(const plugin::Config& config, const plugin::Counters& counters) {
+  const fs::path folder = config.output_dir;
+  std::ifstream file(folder / "moetap" / "summary.json");
+  const auto summary = nlohmann::ordered_json::parse(file, nullptr, /*allow_exceptions=*/false);
+  if (summary.is_object() && summary.contains("components")) {
+    fmt::print("{}", routing_table(summary));
+  }
+  fmt::print("{} forwards, {} tokens; {}, {} and {}\n", counters.forwards, counters.tokens,
+             (folder / (config.task + ".json")).string(), (folder / "results.json").string(),
+             (folder / "moetap" / "").string());
+  const std::pair<int64_t, const char*> losses[] = {{counters.dropped, "forwards dropped: the queue was full"},
+                                                    {counters.unwritten, "forwards not written"},
+                                                    {counters.failed_hooks, "hooks stopped after a failure"},
+                                                    {counters.unattributed, "router calls not told apart by sample"},
+                                                    {counters.out_of_range, "expert ids out of range"}};
+  for (const auto& [number, what] : losses) {
+    if (number > 0) {
+      fmt::print("{} {}\n", number, what);
+    }
+  }
+}
+
+int run(const RunOptions& options) {
+  const plugin::Config config = resolve_config(options);
+  const c10::Device device = open_device(config.device);
+  const auto files = list_input_files(options.inputs);
+  RunDirectory directory(config.output_dir, config.task,
+                         options.overwrite ? ExistingRun::kReplace : ExistingRun::kRefuse);
+
+  // All that can be known to be wrong before the run is found before anything is written or replaced.
+  ModelFile model = load_model_file(options.model, device);
+  set_eval_mode(model.module);
+  const auto& schema = find_method(model, config.method).function().getSchema();
+  check_argument_name(schema, "--token-ids", config.token_ids);
+  check_argument_name(schema, "--token-mask", config.token_mask);
+  read_input_file(files.front(), schema, c10::Device(c10::kCPU));
+  const torch::jit::Module instrumented = instrument_model(model);
+  directory.remove_existing_run();
+
+  Outcome outcome;
+  std::optional<std::string> write_error;
+  try {
+    Session session(config);
+    auto attached = session.attach(instrumented, {model.path, model.sha256});
+    const auto outputs =
+        options.save_outputs ? std::optional(fs::path(config.output_dir) / "moetap" / "outputs") : std::nullopt;
+    outcome = run_inputs(session, attached.get_method(config.method), files, device, outputs);
+    session.close();
+    write_error = session.write_error();
+    if (!outcome.error && !write_error) {
+      print_result(config, session.counters());
+      return 0;
+    }
+  } catch (const std::invalid_argument& error) {
+    directory.discard();
+    throw CommandError(useful_line(error), kExitUsage);
+  } catch (const std::exception& error) {
+    directory.discard();
+    throw CommandError(useful_line(error));
+  }
+  if (outcome.num_done == 0) {
+    directory.discard();
+  } else {
+    directory.mark_incomplete();
+  }
+  const std::string what = outcome.error ? *outcome.error : *write_error;
+  const std::string done = outcome.num_done == 0 ? "nothing was written"
+                                                 : fmt::format("{} of {} forwards finished and are in {}",
+                                                               outcome.num_done, files.size(), config.output_dir);
+  throw CommandError(fmt::format("{}; {}", what, done), outcome.interrupted ? kExitInterrupted : kExitFailed);
+}
+
+}  // namespace
+
+Command add_run(CLI::App& program) {
+  auto options = std::make_shared<RunOptions>();
+  CLI::App* app = program.add_subcommand("run", "Run a model over inputs and record what its routers do");
+  add_run_options(*app, *options);
+  return {app, [options] { return run(*options); }};
+}
+
+}  // namespace moetap::cli
