@@ -57,6 +57,9 @@ const std::unordered_map<std::string_view, OpKind>& kinds() {
     add(OpKind::kMaskedFill, {"masked_fill"});
     add(OpKind::kConcatenate, {"cat", "stack", "concat", "concatenate", "hstack", "vstack", "column_stack"});
     add(OpKind::kSample, {"multinomial", "bernoulli"});
+    add(OpKind::kFresh, {"zeros_like", "ones_like", "full_like", "empty_like", "rand_like", "randn_like", "randint_like", "new_zeros",
+                         "new_ones", "new_full", "new_empty", "new_tensor", "zeros", "ones", "full", "empty", "arange", "rand",
+                         "randn", "eye", "tril_indices", "triu_indices", "scalar_tensor", "tensor", "linspace"});
     return map;
   }();
   return *table;

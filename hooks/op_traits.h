@@ -37,6 +37,7 @@ enum class OpKind {
   kMaskedFill,
   kConcatenate,  // `cat`, `stack`
   kSample,       // `multinomial`
+  kFresh,        // new tensors that only take a shape or a type from their inputs: `zeros_like`
 };
 
 OpKind op_kind(const torch::jit::Node& node);

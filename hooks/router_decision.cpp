@@ -92,7 +92,7 @@ std::vector<jit::Value*> applied_weights(const MethodGraph& graph, const RouterF
     jit::Value* own = nullptr;
     for (jit::Value* candidate : applied) {
       const Fact* fact = flow.fact(candidate);
-      if (fact != nullptr && fact->ids.size() == 1 && fact->ids[0] == ids) own = candidate;
+      if (fact != nullptr && !fact->ids.empty() && fact->ids[0] == ids) own = candidate;
     }
     if (own == nullptr) return {applied.back()};
     weights.push_back(own);

@@ -124,7 +124,7 @@ class RouterFlow {
   void follow_mask(torch::jit::Node* node, OpKind kind);
   void follow_concatenate(torch::jit::Node* node);
 
-  void meet(torch::jit::Node* node, const Fact& fact, bool sums);
+  void meet(torch::jit::Node* node, const Fact& fact);
   std::optional<Fact> combine(torch::jit::Node* node, const Fact& left, const Fact& right, OpKind kind);
   Fact derived(const Fact& from, torch::jit::Node* node, Role role) const;
   bool precedes_projection(const torch::jit::Value* value);

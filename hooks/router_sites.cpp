@@ -13,11 +13,25 @@ namespace jit = torch::jit;
 
 namespace {
 
-std::vector<std::string> method_names(const jit::Module& module) {
-  std::vector<std::string> names;
-  for (const auto& method : module.get_methods()) {
-    if (dynamic_cast<jit::GraphFunction*>(&method.function()) != nullptr) names.push_back(method.name());
+void collect_own_calls(const jit::Block* block, const jit::Value* self, std::set<std::string>& called) {
+  for (const jit::Node* node : block->nodes()) {
+    if (node->kind() == jit::prim::CallMethod && node->input(0) == self) called.insert(node->s(jit::attr::name));
+    for (const jit::Block* nested : node->blocks()) collect_own_calls(nested, self, called);
   }
+}
+
+// The methods that a host calls: those that the module's other methods call are inlined into them.
+std::vector<std::string> entry_methods(const jit::Module& module) {
+  std::vector<std::string> names;
+  std::set<std::string> called;
+  for (const auto& method : module.get_methods()) {
+    const auto* function = dynamic_cast<jit::GraphFunction*>(&method.function());
+    if (function == nullptr) continue;
+    names.push_back(method.name());
+    const auto graph = function->graph();
+    if (!graph->inputs().empty()) collect_own_calls(graph->block(), graph->inputs()[0], called);
+  }
+  std::erase_if(names, [&](const std::string& name) { return name != "forward" && called.count(name); });
   std::stable_partition(names.begin(), names.end(), [](const std::string& name) { return name == "forward"; });
   return names;
 }
@@ -114,7 +128,7 @@ ModelSites find_router_sites(const jit::Module& module) {
   ModelSites model;
   std::vector<HookPoint> hooks;
   int64_t by_order = 0;
-  for (const auto& method : method_names(module)) {
+  for (const auto& method : entry_methods(module)) {
     MethodSites sites;
     sites.graph = std::make_unique<MethodGraph>(module, method);
     find_in_method(sites, model.discovery.skipped);

@@ -118,6 +118,7 @@ void RouterFlow::visit(jit::Node* node) {
     case OpKind::kSample:
       if (const Fact* found = fact(node->input(0))) event(EventKind::kSamples, node, remembered(*found));
       return;
+    case OpKind::kFresh:
     case OpKind::kMixOther:
     case OpKind::kOther:
       return;
@@ -200,11 +201,15 @@ void RouterFlow::follow_part(jit::Node* node, OpKind kind) {
       result.mixed_at = -1;
     }
     std::optional<int64_t> length;
-    if (from_start && end.has_value() && end->isInt() && end->toInt() > 0) length = end->toInt();
+    if (from_start && end.has_value() && end->isInt()) {
+      length = end->toInt();
+      if (*length < 0 && result.role == Role::kScore && result.num_experts.has_value()) *length += *result.num_experts;
+      if (*length <= 0 || *length == std::numeric_limits<int64_t>::max()) length.reset();
+    }
     result.parent = found->base;
     result.base = node->output();
     if (result.role == Role::kScore && result.picks.empty()) {
-      if (length.has_value() && *length < std::numeric_limits<int64_t>::max()) {
+      if (length.has_value()) {
         const auto dim = graph_.constant_int(node->input(1));
         if (dim.has_value() && *dim != 0) result.num_experts = length;
       }
@@ -255,12 +260,14 @@ void RouterFlow::follow_scoring(jit::Node* node) {
   set(node->output(), result);
 }
 
-void RouterFlow::meet(jit::Node* node, const Fact& fact, bool sums) {
+void RouterFlow::meet(jit::Node* node, const Fact& fact) {
   const Fact what = remembered(fact);
   switch (fact.role) {
     case Role::kSlot:
     case Role::kRouted:
       event(EventKind::kAppliesWeights, node, what);
+      // One expert's share: the ids were compared with its number.
+      if (fact.per_expert && !fact.ids.empty()) event(EventKind::kDispatches, node, what);
       break;
     case Role::kScore:
       event(fact.picks.empty() ? EventKind::kDenseWeights : EventKind::kAppliesWeights, node, what);
@@ -279,7 +286,6 @@ void RouterFlow::meet(jit::Node* node, const Fact& fact, bool sums) {
     case Role::kOrder:
       break;
   }
-  (void)sums;
 }
 
 std::optional<Fact> RouterFlow::combine(jit::Node* node, const Fact& left, const Fact& right, OpKind kind) {
@@ -290,7 +296,8 @@ std::optional<Fact> RouterFlow::combine(jit::Node* node, const Fact& left, const
   const bool multiply = kind == OpKind::kMultiply;
   if (left.role == right.role) {
     Fact result = derived(left, node, left.role);
-    merge(result, right);
+    const bool divides = base_name(*node) == "div";
+    if (!divides || left.role != Role::kSlot) merge(result, right);
     if (left.role == Role::kScore) {
       if (!left.aligned || !right.aligned) result.aligned = true;
       result.biased = left.biased && right.biased;
@@ -302,10 +309,9 @@ std::optional<Fact> RouterFlow::combine(jit::Node* node, const Fact& left, const
     } else if (left.role == Role::kSlot && (!left.aligned || !right.aligned)) {
       lose_alignment(result);
     } else if (left.role == Role::kMask) {
+      // A product keeps what both set; a sum of one-hots sets several places.
       result.per_expert = left.per_expert || right.per_expert;
-      result.one_hot = left.one_hot && right.one_hot;
-    } else if (left.role == Role::kSlot && base_name(*node) != "div") {
-      result.nested = true;  // sums of picked values: product keys
+      result.one_hot = multiply && (left.one_hot || right.one_hot);
     }
     return result;
   }
@@ -317,6 +323,7 @@ std::optional<Fact> RouterFlow::combine(jit::Node* node, const Fact& left, const
     if (score.score == nullptr) result.masked = true;
     result.one_hot = mask.one_hot;
     result.per_expert = mask.per_expert;
+    if (!score.picks.empty()) result.parent = score.base;
     return result;
   }
   if (pair_is(Role::kSlot, Role::kMask)) {
@@ -376,7 +383,6 @@ std::optional<Fact> RouterFlow::combine(jit::Node* node, const Fact& left, const
     else result.ids = {node->output()};
     return result;
   }
-  (void)multiply;
   return std::nullopt;
 }
 
@@ -400,7 +406,7 @@ void RouterFlow::follow_elementwise(jit::Node* node, OpKind kind) {
   const jit::Value* partner = operands.size() > 1 ? operands[left != nullptr ? 1 : 0] : nullptr;
   const bool hidden = partner != nullptr && origins_.is_activation(partner);
   if (hidden && kind == OpKind::kMultiply) {
-    meet(node, own, false);
+    meet(node, own);
     // Scores that scale or are scaled by hidden states before any pick may still be logits (a learned temperature).
     if (own.role != Role::kScore || !own.picks.empty() || own.score != nullptr) return;
   }
@@ -584,7 +590,7 @@ void RouterFlow::follow_contract(jit::Node* node) {
   if (facts.empty()) return;
   // A hidden state that is multiplied by the chosen expert's matrix, weighed or masked.
   if (hidden) {
-    for (const Fact& own : facts) meet(node, own, true);
+    for (const Fact& own : facts) meet(node, own);
     return;
   }
   for (const Fact& own : facts) {
@@ -630,7 +636,8 @@ void RouterFlow::follow_gather(jit::Node* node, jit::Value* source, const std::v
     const Fact own = *from;
     bool foreign = false;
     for (const jit::Value* value : indices) foreign = foreign || origins_.of(value) >= Origin::kInput;
-    if (own.role == Role::kScore && own.picks.empty() && foreign) event(EventKind::kForeignIds, node, own);
+    const bool gathers = op_kind(*node) == OpKind::kGather;
+    if (own.role == Role::kScore && own.picks.empty() && foreign && gathers) event(EventKind::kForeignIds, node, own);
     if (own.role == Role::kMask || own.role == Role::kStat) {
       set(node->output(), derived(own, node, own.role));
     } else if (own.role == Role::kSlot || own.role == Role::kIds || own.role == Role::kOrder || !own.picks.empty()) {
@@ -759,14 +766,14 @@ void RouterFlow::follow_mask(jit::Node* node, OpKind kind) {
     Fact mask = derived(remembered(*found), node, Role::kMask);
     mask.aligned = true;
     mask.one_hot = mask.per_expert = false;
-    if (found->role == Role::kIds) {
+    if (found->role == Role::kIds || found->role == Role::kMask) {
       const jit::Value* other = inputs[left != nullptr ? 1 : 0];
       const bool number = !is_tensor(other) || origins_.of(other) != Origin::kConstant ||
                           (graph_.constant(other).has_value() && graph_.constant(other)->isTensor() &&
                            graph_.constant(other)->toTensor().numel() == 1);
       // A tensor to compare with holds all expert ids (arange); a number is one expert.
       mask.per_expert = number;
-      mask.one_hot = !number;
+      mask.one_hot = !number && found->role == Role::kIds;
     }
     set(node->output(), mask);
     return;

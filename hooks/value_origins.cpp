@@ -86,8 +86,15 @@ bool ValueOrigins::visit(jit::Node* node) {
     const auto kind = node->output()->type()->kind();
     if (kind == c10::TypeKind::IntType || kind == c10::TypeKind::BoolType || kind == c10::TypeKind::DeviceObjType) return false;
   }
+  const OpKind op = op_kind(*node);
+  if (op == OpKind::kFresh) return false;
   Origin origin = Origin::kConstant;
-  for (const jit::Value* input : node->inputs()) origin = std::max(origin, of(input));
+  // Of the others these take the shape, the type or the device of a second operand, not its elements.
+  const bool first_only = op == OpKind::kCopy || op == OpKind::kReshape || op == OpKind::kRepeat || op == OpKind::kMoveAxis;
+  for (const jit::Value* input : node->inputs()) {
+    origin = std::max(origin, of(input));
+    if (first_only) break;
+  }
   if (origin == Origin::kInput && mixes(*node)) origin = Origin::kActivation;
   for (const jit::Value* output : node->outputs()) changed |= raise(output, origin);
   // A list that is appended to, a tensor that is written into.
