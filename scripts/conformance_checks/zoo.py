@@ -2,7 +2,8 @@
 
 Per model: `NAME.pt` (TorchScript), `NAME.inputs.safetensors` (`NAME.METHOD.inputs.safetensors` for a further method),
 `NAME.json` (facts), `NAME.oracle.npz`. In the oracle `output` is the forward's output and `moe/KEY/...` what a call
-of a routing module did; KEY is the path of the module, `PATH#1` its second call, `METHOD:PATH` its call through a method.
+of a routing module did; KEY is the path of the module, `PATH#1` its second call, `METHOD:PATH` its call through another
+method.
 """
 
 from __future__ import annotations

@@ -7,7 +7,8 @@ import inspect
 import torch
 
 # Architectures, in the order in which transformers' auto classes are asked.
-AUTO_CLASSES = ("AutoModelForCausalLM", "AutoModelForImageTextToText", "AutoModelForSeq2SeqLM", "AutoModel")
+VISION_CLASS = "AutoModelForImageTextToText"
+AUTO_CLASSES = ("AutoModelForCausalLM", VISION_CLASS, "AutoModelForSeq2SeqLM", "AutoModel")
 
 
 def build_tiny(family: str, seed: int, attention: str, experts: str, dtype: torch.dtype):
@@ -36,7 +37,8 @@ def load_checkpoint(directory: str, attention: str, experts: str, dtype: torch.d
 def _instantiate(make, config, attention: str, experts: str):
     import transformers
 
-    for name in AUTO_CLASSES:
+    names = sorted(AUTO_CLASSES, key=lambda name: name != VISION_CLASS) if _has_vision(config) else AUTO_CLASSES
+    for name in names:
         auto = getattr(transformers, name)
         if type(config) not in auto._model_mapping:
             continue
@@ -53,6 +55,10 @@ def _instantiate(make, config, attention: str, experts: str):
                 continue
             return model
     raise ValueError(f"transformers has no model class for '{config.model_type}'")
+
+
+def _has_vision(config) -> bool:
+    return getattr(config, "vision_config", None) is not None
 
 
 def spread_routers(model: torch.nn.Module, seed: int) -> None:

@@ -7,6 +7,9 @@ table's value. What a family needs beyond that stands in `FAMILY`.
 from __future__ import annotations
 
 import copy
+from typing import Any
+
+from transformers import CONFIG_MAPPING, PreTrainedConfig
 
 VOCAB = 256
 IMAGE_TOKEN = 250
@@ -171,8 +174,15 @@ TOP = {
     "video_start_token_id": 254, "video_end_token_id": 255, "projector_hidden_size": 64, "out_hidden_size": 64,
 }  # fmt: skip
 
-# What a family needs beyond the tables. `text` and `vision` are those parts of a vision-language configuration.
+LANGUAGE_PARTS = {"text_config", "ffn_config", "attn_config"}
+
+MROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3], "partial_rotary_factor": 1.0}
+
+# What a family needs beyond the tables.
 FAMILY: dict[str, dict] = {
+    "aria": {"projector_patch_to_query_dict": {16: 4}},
+    "glm4v_moe": {"text_config": {"rope_parameters": MROPE}},
+    "qwen3_omni_moe_thinker": {"audio_config": {"encoder_attention_heads": 4}},
     "axk1": {"head_dim": 8},
     "dbrx": {
         "attn_config": {"kv_n_heads": 2, "rope_theta": 10000.0, "clip_qkv": 8.0},
@@ -187,33 +197,41 @@ FAMILY: dict[str, dict] = {
     "longcat_flash": {"head_dim": 8},
     "mistral4": {"head_dim": 8},
     "nllb-moe": {"moe_eval_capacity_token_fraction": -1.0},
+    "llava": {"text_config": {"model_type": "mixtral", "num_local_experts": 8, "num_experts_per_tok": 2}},
     "zaya": {"num_experts_per_tok": 1},
 }
 
 
 def tiny_config(family: str):
     """The family's configuration with small sizes. Raises ValueError for a family that transformers does not know."""
-    from transformers import CONFIG_MAPPING
-
     if family not in CONFIG_MAPPING:
         raise ValueError(f"family must be a model_type of transformers, got '{family}': see --list")
     config_class = CONFIG_MAPPING[family]
-    extra = copy.deepcopy(FAMILY.get(family, {}))
-    parts = {name: extra.pop(name, {}) for name in ("text", "vision")}
     default = config_class()
-    sub_configs = sorted(getattr(default, "sub_configs", {}) or {})
-    if "text_config" not in sub_configs:
-        return config_class(**{**_sizes(default, TEXT), **extra})
-    values = _sizes(default, TOP)
-    values["text_config"] = {**_sizes(default.text_config, TEXT), **parts["text"]}
-    values["text_config"]["model_type"] = default.text_config.model_type
-    if getattr(default, "vision_config", None) is not None:
-        values["vision_config"] = {**_sizes(default.vision_config, VISION), **parts["vision"]}
-        values["vision_config"]["model_type"] = default.vision_config.model_type
-    return config_class(**{**values, **extra})
+    table = TOP if "text_config" in (getattr(default, "sub_configs", None) or {}) else TEXT
+    return config_class(**_merge(_values(default, table), FAMILY.get(family, {})))
 
 
-def _sizes(config, table: dict) -> dict:
+def _values(config, table: dict[str, Any]) -> dict[str, Any]:
+    """Small values for a configuration and the ones nested in it."""
+    values = _sizes(config, table)
+    for name in getattr(config, "sub_configs", None) or {}:
+        part = getattr(config, name, None)
+        if isinstance(part, PreTrainedConfig):
+            values[name] = _values(part, TEXT if name in LANGUAGE_PARTS else VISION)
+            values[name]["model_type"] = part.model_type
+    return values
+
+
+def _merge(values: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(values)
+    for key, value in extra.items():
+        nested = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merge(merged[key], value) if nested else copy.deepcopy(value)
+    return merged
+
+
+def _sizes(config, table: dict[str, Any]) -> dict[str, Any]:
     present = config.to_dict()
     aliases = set(getattr(config, "attribute_map", {}) or {})
     sizes = {key: copy.copy(value) for key, value in table.items() if key in present and key not in aliases}
