@@ -7,7 +7,7 @@
 namespace moetap::analysis {
 
 // Note [Exact sums]
-// Every real-valued term x of a token is computed in floating point and rounded once to fixed point, q = round(x *
+// Every real-valued term x of a token is computed in floating point and rounded to fixed point, q = round(x *
 // 2^40); from there on it is an integer, so a sum is the same in whatever order and grouping its terms were added. |x|
 // < 2^32 is in range; another x (infinities and NaN included) is counted as out of range and not added.
 //
@@ -19,11 +19,15 @@ namespace moetap::analysis {
 // error, never wrapped around. After the carry the limbs of a total are unique, so equal totals have equal bits.
 inline constexpr int kFractionBits = 40;
 inline constexpr int kLimbBits = 36;
+// Probabilities, which are small, may be added to a low limb without being split: 2^20 tokens of at most 2^41 units
+// each.
+inline constexpr int64_t kMaxTokensInBlock = int64_t{1} << 20;
 inline constexpr int64_t kLimbMask = (int64_t{1} << kLimbBits) - 1;
 inline constexpr int64_t kMaxTermsPerCall = int64_t{1} << 26;
 inline constexpr double kTermLimit = 0x1p32;        // |x| at or beyond it is out of range
 inline constexpr double kFixedPointScale = 0x1p40;  // units in 1
 inline constexpr double kUnitsPerHigh = 0x1p4;      // high limbs in 1: 2^(kFractionBits - kLimbBits) each
+inline constexpr double kMaxProbability = 2;        // a larger one (or a negative one) is out of range
 static_assert(kFractionBits - kLimbBits == 4, "kUnitsPerHigh holds 2^(kFractionBits - kLimbBits)");
 
 struct FixedPoint {
@@ -38,7 +42,8 @@ constexpr bool in_range(double x) {
 
 /// x rounded to fixed point, ties to even. `x` must be in range.
 inline FixedPoint to_fixed_point(double x) {
-  // Exact: hi is an integer below 2^37, and x - hi / 16 needs no bits that x does not have.
+  // x - hi / 16 lies in [0, 1/16]. It is exact for x >= 0; for x < 0 it may be rounded at 2^-57, far below the last bit
+  // kept.
   const double hi = std::floor(x * kUnitsPerHigh);
   const double rest = (x - hi / kUnitsPerHigh) * kFixedPointScale;  // [0, 2^36)
   // Adding 1.5 * 2^52 leaves the rounded integer in the low bits of the mantissa; unlike lrint it needs no

@@ -7,7 +7,7 @@ namespace moetap::analysis {
 /// What one router call reported, in the canonical layout. All tensors on one device; not modified, not retained.
 struct RouterCall {
   at::Tensor logits;         // [num_tokens, num_experts], any floating dtype and strides; undefined: not captured
-  at::Tensor probabilities;  // [num_tokens, num_experts], of routers whose p is not softmax(logits); undefined: it is
+  at::Tensor probabilities;  // [num_tokens, num_experts], in [0, 2], where p is not softmax(logits); undefined: it is
   at::Tensor scores;         // [num_tokens, num_experts], after the scoring function; undefined: the model has none
   at::Tensor selected;       // int64 [num_tokens, top_k], the model's order; -1: unused slot
   at::Tensor weights;        // [num_tokens, top_k], any floating dtype; undefined: the model has none
@@ -17,8 +17,9 @@ struct RouterCall {
 
 /// Which accumulator row (sample of the forward) each token of a call belongs to.
 struct TokenRows {
-  at::Tensor row;  // int64 [num_tokens] on the call's device, -1: masked out, counts in nothing; undefined: all in row
-                   // 0 (num_rows 1), or, if num_rows > 1, tokens divide evenly over the rows in order
+  // int64 [num_tokens] on the call's device; a token whose row is not in [0, num_rows) is masked and counts in nothing.
+  // Undefined: the tokens divide evenly over the rows, in order.
+  at::Tensor row;
   int64_t num_rows = 1;
 };
 

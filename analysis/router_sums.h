@@ -23,6 +23,8 @@ struct RouterSums {
   at::Tensor
       words;  // int64 [layout().words(), without the pairs if !has_pairs], contiguous; undefined: nothing observed
 
+  int64_t pending_terms = 0;  // terms added since `normalize`, at most; see Note [Exact sums] for what limbs can hold
+
   bool defined() const { return words.defined(); }
   RouterSumsLayout layout() const { return {num_experts, top_k, num_rows}; }
 

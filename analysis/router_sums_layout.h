@@ -10,12 +10,13 @@ namespace moetap::analysis {
 //
 //   row 0 | row 1 | ... | row R-1 | pairs
 //
-//   row:   counters     kNumRowCounters words, see RowCounter
-//          scalar sums  kNumScalarSums * 4 words: high limb, low limb, terms added, terms out of range (see
-//          RowScalarSum) vectors      kNumRowVectors * E words, see RowVector
-//   pairs: word of (i, j), i < j, is the number of tokens that selected both; pair_index(i, j, E) words from its start.
-//   One
-//          table a call and not one a row: it serves the run's summary only. Absent for K = 1.
+// A row holds, in this order:
+//  - kNumRowCounters counters, a word each (RowCounter);
+//  - kNumScalarSums scalar sums of four words: high limb, low limb, terms added, terms out of range (RowScalarSum);
+//  - kNumRowVectors vectors of E words (RowVector).
+//
+// The pairs are one table a call and not one a row, since only the run's summary needs them; absent for K = 1. The word
+// pair_index(i, j), i < j, is the number of tokens that selected both with nonzero weight.
 //
 // A scalar sum is whole when its `terms added` equals the number of terms it should have (tokens of the row; for the
 // weights, selections): fewer means that a call did not have the tensor or that a term was out of range. Then no mean

@@ -15,9 +15,11 @@ namespace moetap::analysis {
 /// operations on the current stream, does not block a device.
 at::Tensor first_slot(const RouterCall& call);
 
-/// w[0] - w[1] of each token: float32 [num_tokens] on the call's device (LibMoE's `router_magine`); undefined when K <
-/// 2 or the call has no weights. Not finite where a weight is not. LibTorch operations on the current stream, does not
-/// block a device.
+/// w[0] - w[1] of each token: float64 [num_tokens] on the call's device; undefined when K < 2 or the call has no
+/// weights. Not finite where one of the two is not. LibTorch operations on the current stream, does not block a device.
+at::Tensor weight_margin(const RouterCall& call);
+
+/// The same, rounded to float32: LibMoE's `router_magine`.
 at::Tensor token_margin(const RouterCall& call);
 
 }  // namespace moetap::analysis

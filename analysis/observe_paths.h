@@ -1,0 +1,23 @@
+#pragma once
+
+#include "analysis/router_call.h"
+#include "analysis/router_sums.h"
+
+namespace moetap::analysis {
+
+// The ways in which `observe_into` computes the same sums. Arguments are checked already: see `check_call`.
+
+/// Reference: one pass over the logits with LibTorch's threads. CPU tensors only. Leaves `sums` normalized.
+void observe_on_cpu(RouterSums& sums, const RouterCall& call, const TokenRows& rows);
+
+/// LibTorch operations on the current stream of any device: no synchronisation, no shape that depends on data.
+void observe_with_operations(RouterSums& sums, const RouterCall& call, const TokenRows& rows);
+
+/// Throws c10::Error, naming argument, expectation and actual value, unless the call and its rows fit together.
+void check_call(const RouterCall& call);
+void check_rows(const TokenRows& rows, int64_t num_tokens, at::Device device);
+
+/// The row of each token, int64 [num_tokens], also where `rows.row` is undefined.
+at::Tensor row_of_tokens(const TokenRows& rows, int64_t num_tokens, at::Device device);
+
+}  // namespace moetap::analysis

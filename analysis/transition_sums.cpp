@@ -1,0 +1,51 @@
+#include "analysis/transition_sums.h"
+
+#include <ATen/ops/where.h>
+#include <ATen/ops/zeros.h>
+#include <c10/util/Exception.h>
+
+#include "analysis/observe_paths.h"
+
+namespace moetap::analysis {
+
+TransitionSums observe_transition(const at::Tensor& first_slot_from, const at::Tensor& first_slot_to,
+                                  const TokenRows& rows, int64_t num_experts_from, int64_t num_experts_to) {
+  TORCH_CHECK(num_experts_from > 0 && num_experts_to > 0, "transition: numbers of experts must be positive, got ",
+              num_experts_from, " and ", num_experts_to);
+  TORCH_CHECK(first_slot_from.dim() == 1 && first_slot_from.sizes() == first_slot_to.sizes(),
+              "transition: first slots must be [num_tokens] of the same tokens, got ", first_slot_from.sizes(), " and ",
+              first_slot_to.sizes());
+  TORCH_CHECK(first_slot_from.scalar_type() == at::kLong && first_slot_to.scalar_type() == at::kLong,
+              "transition: first slots must be int64, got ", first_slot_from.scalar_type(), " and ",
+              first_slot_to.scalar_type());
+  TORCH_CHECK(first_slot_from.device() == first_slot_to.device(), "transition: first slots must be on one device, got ",
+              first_slot_from.device(), " and ", first_slot_to.device());
+  check_rows(rows, first_slot_from.size(0), first_slot_from.device());
+
+  const at::Tensor row = row_of_tokens(rows, first_slot_from.size(0), first_slot_from.device());
+  const at::Tensor counted = (row >= 0)
+                                 .logical_and_(row < rows.num_rows)
+                                 .logical_and_((first_slot_from >= 0).logical_and_(first_slot_from < num_experts_from))
+                                 .logical_and_((first_slot_to >= 0).logical_and_(first_slot_to < num_experts_to));
+  const at::Tensor place = at::where(counted, first_slot_from * num_experts_to + first_slot_to, 0);
+  const at::Tensor counts = at::zeros({num_experts_from * num_experts_to}, first_slot_from.options())
+                                .scatter_add_(0, place, counted.to(at::kLong));
+  return TransitionSums{num_experts_from, num_experts_to, counts.view({num_experts_from, num_experts_to})};
+}
+
+void merge(TransitionSums& into, const TransitionSums& from) {
+  if (!from.counts.defined()) return;
+  TORCH_CHECK(from.counts.is_cpu(), "merge: transitions must be on the host, got ", from.counts.device());
+  if (!into.counts.defined()) {
+    into = TransitionSums{from.num_experts_from, from.num_experts_to, from.counts.clone()};
+    return;
+  }
+  TORCH_CHECK(into.counts.is_cpu(), "merge: transitions must be on the host, got ", into.counts.device());
+  TORCH_CHECK(into.num_experts_from == from.num_experts_from && into.num_experts_to == from.num_experts_to,
+              "merge: transitions between ", into.num_experts_from, " and ", into.num_experts_to,
+              " experts, and between ", from.num_experts_from, " and ", from.num_experts_to,
+              ", are of different layers");
+  into.counts = into.counts + from.counts;
+}
+
+}  // namespace moetap::analysis
