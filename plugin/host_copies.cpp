@@ -17,8 +17,12 @@ void HostCopies::mark_stream(c10::Device device) {
     return;
   }
   const auto stream = current_stream(device);
-  auto& event = computed_.try_emplace({device, stream.id()}, device.type()).first->second;
-  event.record(stream);
+  auto origin = std::find_if(origins_.begin(), origins_.end(), [&](const Origin& o) { return o.stream == stream; });
+  if (origin == origins_.end()) {
+    origins_.push_back({stream, c10::Event(device.type())});
+    origin = std::prev(origins_.end());
+  }
+  origin->computed.record(stream);
 }
 
 void HostCopies::join_streams(c10::Device device) {
@@ -27,9 +31,9 @@ void HostCopies::join_streams(c10::Device device) {
   }
   joined_.push_back(device);
   const auto stream = current_stream(device);
-  for (const auto& [origin, event] : computed_) {
-    if (origin.first == device && origin.second != stream.id()) {
-      event.block(stream);
+  for (const auto& origin : origins_) {
+    if (origin.stream.device() == device && origin.stream != stream) {
+      origin.computed.block(stream);
     }
   }
 }

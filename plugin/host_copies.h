@@ -4,7 +4,6 @@
 #include <c10/core/Event.h>
 #include <c10/core/Stream.h>
 
-#include <map>
 #include <vector>
 
 namespace moetap::plugin {
@@ -29,8 +28,13 @@ class HostCopies {
  private:
   void join_streams(c10::Device device);
 
-  std::map<std::pair<c10::Device, c10::StreamId>, c10::Event> computed_;  // streams that results came from
-  std::vector<c10::Device> joined_;                                       // devices whose current stream waits for them
+  struct Origin {
+    c10::Stream stream;
+    c10::Event computed;
+  };
+
+  std::vector<Origin> origins_;           // streams that results came from
+  std::vector<c10::Device> joined_;       // devices whose current stream waits for them
   std::vector<c10::Event> copied_;
   std::vector<at::Tensor> sources_;
 };
