@@ -59,6 +59,10 @@ function(moetap_configure_target target)
   target_include_directories(${target} PUBLIC
     $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}> $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}/moetap>)
   target_link_libraries(${target} PRIVATE $<BUILD_INTERFACE:moetap_build_options>)
+  # GCC 12 reports overflows in its own std::string where it inlines appends at -O3 (GCC bug 105651 and others like it).
+  if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 13)
+    target_compile_options(${target} PRIVATE -Wno-restrict -Wno-stringop-overflow)
+  endif()
   # Not in the installed interface: there moetap-config.cmake adds the LibTorch of its user.
   target_link_libraries(${target} PUBLIC $<BUILD_INTERFACE:moetap::libtorch>)
   if(MOETAP_PRECOMPILED_HEADER)
