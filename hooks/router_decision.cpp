@@ -112,6 +112,8 @@ std::string scoring_name(const Fact& source, const Pick& pick, size_t picks) {
   if (source.masked && !source.scoring.empty() && picks > 1 && plain(source.scoring) == "softmax" && pick.source.scoring.empty()) {
     return "sparsemixer";
   }
+  // Picked from logits, weighed by scores that were computed beside them.
+  if (pick.source.scoring.empty() && source.score != nullptr && !source.masked) return plain(source.scoring);
   if (pick.source.scoring.empty()) {
     const std::string& later = source.slot_scoring.empty() ? source.scoring : source.slot_scoring;
     return later.empty() ? "none" : plain(later) + "_topk";
