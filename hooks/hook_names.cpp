@@ -1,5 +1,7 @@
 #include "hooks/hook_names.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <map>
 #include <set>
@@ -71,7 +73,7 @@ void name_hooks(std::vector<HookPoint>& hooks) {
   std::map<std::tuple<std::string, HookKind, std::string>, int> calls;
   for (auto& hook : hooks) {
     const int call = calls[{hook.method, hook.kind, hook.name}]++;
-    if (call > 0) hook.name += "#" + std::to_string(call);
+    if (call > 0) hook.name += fmt::format("#{}", call);
   }
   std::set<HookKind> under_encoder, split_kinds;  // split: kinds found under `encoder` and under `decoder`
   for (const auto& hook : hooks) {
