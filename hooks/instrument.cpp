@@ -84,6 +84,8 @@ class MethodRewriter {
     jit::Value* handle = handle_in(&graph);
     jit::Node* next = after->next();
     jit::WithInsertPoint here(next);
+    logits = with_experts_at(logits, router.logits_dim, router.expert_dim);
+    scores = with_experts_at(scores, router.scores_dim, router.expert_dim);
     jit::Value* none = graph.insertConstant(c10::IValue());
     jit::Value* id = graph.insertConstant(hook.id);
     const auto tensor = c10::TensorType::get();
@@ -190,6 +192,15 @@ class MethodRewriter {
     jit::Value* none = graph.insertConstant(c10::IValue());
     jit::Node* clone = graph.insertNode(graph.create(jit::aten::clone, {value, none}, 1));
     return clone->output();
+  }
+
+  // A view with the experts where the selection has them.
+  jit::Value* with_experts_at(jit::Value* value, int64_t from, int64_t to) {
+    if (value == nullptr || from == to) return value;
+    jit::Graph& graph = *value->owningGraph();
+    jit::Value* source = graph.insertConstant(from);
+    jit::Value* target = graph.insertConstant(to);
+    return graph.insertNode(graph.create(jit::aten::movedim, {value, source, target}, 1))->output();
   }
 
   // The forward's handle in the method's graph or in the subgraph of a fork, which takes it as a further input.

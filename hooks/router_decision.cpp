@@ -100,6 +100,18 @@ std::vector<jit::Value*> applied_weights(const MethodGraph& graph, const RouterF
   return weights;
 }
 
+// True if the pick is known to be along another axis than the experts'.
+bool picks_other_axis(const Pick& pick) {
+  const Fact& source = pick.source;
+  if (!pick.dim.has_value() || source.role != Role::kScore) return false;
+  int64_t dim = *pick.dim, experts = source.expert_dim;
+  if (source.rank.has_value()) {
+    if (dim >= 0) dim -= *source.rank;
+    if (experts >= 0) experts -= *source.rank;
+  }
+  return (dim < 0) == (experts < 0) && dim != experts;
+}
+
 std::string scoring_name(const Fact& source, const Pick& pick, size_t picks) {
   auto plain = [](std::string name) {
     if (name == "_softmax" || name == "special_softmax" || name == "log_softmax" || name == "_log_softmax" ||
@@ -121,6 +133,19 @@ std::string scoring_name(const Fact& source, const Pick& pick, size_t picks) {
   std::string name = plain(pick.source.scoring);
   if (name == "sqrtsoftplus") return pick.source.biased ? "sqrtsoftplus_bias" : name;
   return pick.source.biased ? name + "_bias" : name;
+}
+
+// Ids that a fork returns and weights that are made of them outside: both are captured outside.
+void leave_fork(const RouterFlow& flow, RouterCapture& capture) {
+  std::set<const jit::Graph*> graphs;
+  for (const jit::Value* value : capture.selected) graphs.insert(value->owningGraph());
+  for (const jit::Value* value : capture.weights) graphs.insert(value->owningGraph());
+  if (graphs.size() < 2) return;
+  for (auto* values : {&capture.selected, &capture.weights}) {
+    for (jit::Value*& value : *values) {
+      if (jit::Value* outside = flow.returned_as(value)) value = outside;
+    }
+  }
 }
 
 }  // namespace
@@ -148,14 +173,14 @@ RouterDecision decide(const MethodGraph& graph, const RouterFlow& flow) {
     return decision;
   }
   const Pick& last = flow.picks().back();
-  const bool moved = std::any_of(flow.picks().begin(), flow.picks().end(), [](const Pick& pick) {
-    return pick.source.moved && (!pick.dim.has_value() || *pick.dim != 0);
-  });
-  if (moved) return refuse(last.node, "picks tokens for each expert (expert choice), not experts for each token");
+  if (picks_other_axis(last)) return refuse(last.node, "picks tokens for each expert (expert choice), not experts for each token");
   if (has(flow, EventKind::kChoosesTokens)) return refuse(last.node, "indexes tokens, not experts");
   const auto selected = chosen_ids(graph, flow);
-  const bool strong = std::any_of(flow.events().begin(), flow.events().end(),
-                                  [](const Event& event) { return is_strong(event.kind) && !event.ids.empty(); });
+  // A choice among outputs may be a choice of boxes or labels: it takes weights to make it one of experts.
+  const bool weighs = has(flow, EventKind::kAppliesWeights);
+  const bool strong = std::any_of(flow.events().begin(), flow.events().end(), [&](const Event& event) {
+    return is_strong(event.kind) && !event.ids.empty() && (weighs || event.kind != EventKind::kChoosesOutputs);
+  });
   if (!strong || selected.empty()) {
     if (has(flow, EventKind::kSamples)) return refuse(last.node, "samples from what it picked, applies no expert");
     if (has(flow, EventKind::kLooksUp)) return refuse(last.node, "looks up values, applies no expert");
@@ -180,6 +205,7 @@ RouterDecision decide(const MethodGraph& graph, const RouterFlow& flow) {
     if (candidate.source.grouped) return refuse(candidate.node, "picks inside groups of scores");
     pick = &candidate;
   }
+  leave_fork(flow, capture);
   const bool dense = weights != nullptr && weights->role == Role::kScore;
   const Fact* ids = flow.fact(selected[0]);
   const bool variable = dense && pick->over_all && !ids->num_slots.has_value();
@@ -191,6 +217,8 @@ RouterDecision decide(const MethodGraph& graph, const RouterFlow& flow) {
   capture.scores = plain_scores ? source.score : pick->source.score;
   capture.scoring = scoring_name(source, *pick, final_picks.size());
   capture.expert_dim = pick->source.expert_dim;
+  capture.logits_dim = source.logits != nullptr ? source.logits_dim : pick->source.logits_dim;
+  capture.scores_dim = plain_scores ? source.score_dim : pick->source.score_dim;
   capture.num_experts = pick->source.num_experts;
   int64_t top_k = 0;
   bool known = true;

@@ -15,7 +15,9 @@ struct RouterCapture {
   torch::jit::Value* scores = nullptr;
   std::vector<torch::jit::Value*> selected;
   std::vector<torch::jit::Value*> weights;
-  int64_t expert_dim = -1;
+  int64_t expert_dim = -1;  // of the tensors as the hook reports them
+  int64_t logits_dim = -1;  // where the experts lie in `logits` and `scores` themselves
+  int64_t scores_dim = -1;
   std::string form;     // "slots", "dense", "variable", "expert_choice"
   std::string scoring;
   std::optional<int64_t> num_experts;

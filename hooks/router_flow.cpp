@@ -53,7 +53,15 @@ void RouterFlow::run() {
   seed.base = seed.logits = projection_.node->output();
   seed.num_experts = num_experts_;
   const std::string name = base_name(*projection_.node);
-  if (name.rfind("conv", 0) == 0 || name == "_convolution") seed.expert_dim = 1;
+  if (name == "conv1d" || name == "conv2d" || name == "conv3d") {
+    seed.rank = name[4] - '0' + 2;
+    seed.expert_dim = 1 - *seed.rank;
+  } else if (name.rfind("conv", 0) == 0 || name == "_convolution") {
+    seed.expert_dim = 1;
+  } else if (name == "mm" || name == "addmm") {
+    seed.rank = 2;
+  }
+  seed.logits_dim = seed.expert_dim;
   set(projection_.node->output(), seed);
   while (!queue_.empty()) {
     jit::Node* node = queue_.begin()->second;
@@ -116,46 +124,100 @@ bool RouterFlow::precedes_projection(const jit::Value* value) {
   return true;
 }
 
+jit::Value* RouterFlow::returned_as(const jit::Value* value) const {
+  auto found = returned_.find(value);
+  return found == returned_.end() ? nullptr : found->second;
+}
+
+void RouterFlow::pass(const jit::Value* from, jit::Value* to) {
+  if (const Fact* found = fact(from)) {
+    const Fact passed = *found;  // `set` may move what `found` points to
+    set(to, passed);
+  }
+}
+
+// Hands on one element of a tuple, through the arms of a branch and out of a fork. False if nothing is known of the tuple.
+bool RouterFlow::spread(jit::Value* tuple, size_t place, jit::Value* to) {
+  const jit::Node* node = tuple->node();
+  if (node->kind() == jit::prim::TupleConstruct) {
+    if (place < node->inputs().size()) pass(node->input(place), to);
+    return true;
+  }
+  if (node->kind() == jit::aten::wait) {
+    auto subgraph = fork_subgraph(node->input(0)->node());
+    if (subgraph == nullptr) return false;
+    jit::Value* inner = subgraph->outputs()[0];
+    if (inner->node()->kind() == jit::prim::TupleConstruct && place < inner->node()->inputs().size()) {
+      returned_[inner->node()->input(place)] = to;
+    }
+    return spread(inner, place, to);
+  }
+  if (node->kind() == jit::prim::If) {
+    for (const jit::Block* arm : node->blocks()) {
+      const jit::Node* made = arm->outputs()[tuple->offset()]->node();
+      if (made->kind() != jit::prim::TupleConstruct || place >= made->inputs().size()) continue;
+      if (const Fact* found = fact(made->input(place))) set(to, leaving(*found, const_cast<jit::Node*>(node), to));
+    }
+    return true;
+  }
+  return false;
+}
+
+// What is known outside of a branch or a loop of a value that it returns as `output`.
+Fact RouterFlow::leaving(Fact outside, jit::Node* owner, jit::Value* output) const {
+  if (outside.aligned) {
+    if (outside.score == outside.base) outside.score = output;
+    if (outside.logits == outside.base) outside.logits = output;
+    outside.base = output;
+  }
+  if (owner->kind() == jit::prim::If) {
+    // The other arm may name the same scores: then both are the output.
+    if (const Fact* other = fact(output); other != nullptr && other->role == outside.role) {
+      outside.picks.insert(other->picks.begin(), other->picks.end());
+      if (!visible_from(outside.logits, owner)) outside.logits = other->logits;
+      append_unique(outside.ids, other->ids);
+      outside.masked = outside.masked && other->masked;
+    }
+  }
+  if (!visible_from(outside.logits, owner)) outside.logits = nullptr;
+  if (!visible_from(outside.score, owner)) outside.score = nullptr;
+  auto hidden = [&](jit::Value* value) { return !visible_from(value, owner); };
+  std::erase_if(outside.ids, hidden);
+  std::erase_if(outside.weights, hidden);
+  if (outside.role == Role::kIds && outside.aligned) outside.ids = {output};
+  if (outside.role == Role::kSlot && outside.aligned) outside.weights = {output};
+  return outside;
+}
+
 void RouterFlow::visit_return(jit::Node* node) {
   jit::Node* owner = node->owningBlock()->owningNode();
-  if (owner == nullptr) owner = graph_.fork_of(node->owningGraph());
-  if (owner == nullptr) {
+  jit::Node* fork = owner == nullptr ? graph_.fork_of(node->owningGraph()) : nullptr;
+  if (owner == nullptr && fork == nullptr) {
     for (const jit::Value* input : node->inputs()) {
       if (const Fact* found = fact(input)) event(EventKind::kReturned, node, *found);
     }
     return;
   }
+  auto wake_users = [this](const jit::Value* value) {
+    for (const auto& use : value->uses()) queue_[graph_.order(use.user)] = use.user;
+  };
+  if (fork != nullptr) {
+    // What a fork returns stays what it was inside: a hook may be put there.
+    if (fact(node->input(0)) != nullptr) returned_[node->input(0)] = fork->output();
+    pass(node->input(0), fork->output());
+    wake_users(fork->output());
+    return;
+  }
   const bool loop = owner->kind() == jit::prim::Loop;
   const size_t first = loop ? 1 : 0;
-  for (size_t i = first; i < node->inputs().size(); ++i) {
-    const Fact* found = fact(node->input(i));
-    if (found == nullptr || i - first >= owner->outputs().size()) continue;
+  for (size_t i = first; i < node->inputs().size() && i - first < owner->outputs().size(); ++i) {
     jit::Value* output = owner->output(i - first);
-    Fact outside = *found;
-    if (outside.aligned) {
-      if (outside.score == outside.base) outside.score = output;
-      if (outside.logits == outside.base) outside.logits = output;
-      outside.base = output;
+    const Fact* found = fact(node->input(i));
+    if (found == nullptr) {
+      if (node->input(i)->node()->kind() == jit::prim::TupleConstruct) wake_users(output);
+      continue;
     }
-    auto keep_visible = [&](jit::Value*& value) {
-      if (value != nullptr && !visible_from(value, owner)) value = nullptr;
-    };
-    if (owner->kind() == jit::prim::If) {
-      // The other arm may name the same scores: then both are the output.
-      if (const Fact* other = fact(output); other != nullptr && other->role == outside.role) {
-        outside.picks.insert(other->picks.begin(), other->picks.end());
-        if (outside.logits == nullptr || !visible_from(outside.logits, owner)) outside.logits = other->logits;
-        append_unique(outside.ids, other->ids);
-        outside.masked = outside.masked && other->masked;
-      }
-    }
-    keep_visible(outside.logits);
-    keep_visible(outside.score);
-    auto hidden = [&](jit::Value* value) { return !visible_from(value, owner); };
-    std::erase_if(outside.ids, hidden);
-    std::erase_if(outside.weights, hidden);
-    if (outside.role == Role::kIds && outside.aligned) outside.ids = {output};
-    if (outside.role == Role::kSlot && outside.aligned) outside.weights = {output};
+    const Fact outside = leaving(*found, owner, output);
     set(output, outside);
     if (loop) set(node->owningBlock()->inputs()[i], outside);
   }
@@ -164,51 +226,44 @@ void RouterFlow::visit_return(jit::Node* node) {
 // Tuples, lists, loops, forks: where values are handed on without being computed.
 void RouterFlow::visit_structure(jit::Node* node) {
   const auto kind = node->kind();
+  auto wake_users = [this](const jit::Value* value) {
+    for (const auto& use : value->uses()) queue_[graph_.order(use.user)] = use.user;
+  };
+  auto element = [&](const jit::Node* made, const jit::Value* index) -> const jit::Value* {
+    const auto place = graph_.constant_int(index);
+    const int64_t size = static_cast<int64_t>(made->inputs().size());
+    if (!place.has_value() || *place < -size || *place >= size) return nullptr;
+    return made->input(*place < 0 ? *place + size : *place);
+  };
   if (kind == jit::prim::Loop) {
-    for (size_t i = 2; i < node->inputs().size(); ++i) {
-      if (const Fact* found = fact(node->input(i))) {
-        const Fact carried = *found;
-        set(node->blocks()[0]->inputs()[i - 1], carried);
-      }
-    }
+    for (size_t i = 2; i < node->inputs().size(); ++i) pass(node->input(i), node->blocks()[0]->inputs()[i - 1]);
   } else if (auto subgraph = fork_subgraph(node)) {
-    for (size_t i = 0; i < node->inputs().size(); ++i) {
-      if (const Fact* found = fact(node->input(i))) {
-        const Fact passed = *found;
-        set(subgraph->inputs()[i], passed);
+    for (size_t i = 0; i < node->inputs().size(); ++i) pass(node->input(i), subgraph->inputs()[i]);
+  } else if (kind == jit::aten::wait) {
+    pass(node->input(0), node->output());
+    if (const jit::Value* inner = node->input(0); returned_.size() && fact(inner) != nullptr) {
+      for (auto& [from, to] : returned_) {
+        if (to == inner) to = node->output();
       }
     }
-  } else if (kind == jit::aten::wait || kind == jit::prim::unchecked_cast || kind == jit::aten::_unwrap_optional) {
-    if (const Fact* found = fact(node->input(0))) {
-      const Fact passed = *found;
-      set(node->output(), passed);
-    }
+    wake_users(node->output());
+  } else if (kind == jit::prim::unchecked_cast || kind == jit::aten::_unwrap_optional) {
+    pass(node->input(0), node->output());
   } else if (kind == jit::prim::TupleConstruct || kind == jit::prim::ListConstruct || kind == jit::prim::DictConstruct) {
-    for (const auto& use : node->output()->uses()) queue_[graph_.order(use.user)] = use.user;
-  } else if (kind == jit::prim::TupleUnpack || kind == jit::prim::ListUnpack) {
-    const jit::Node* made = node->input()->node();
-    if (made->kind() == jit::prim::TupleConstruct || made->kind() == jit::prim::ListConstruct) {
-      for (size_t i = 0; i < node->outputs().size() && i < made->inputs().size(); ++i) {
-        if (const Fact* found = fact(made->input(i))) {
-          const Fact passed = *found;
-          set(node->output(i), passed);
-        }
-      }
-    } else if (const Fact* found = fact(node->input())) {
-      const Fact part = *found;
-      for (jit::Value* output : node->outputs()) set(output, part);
-    }
+    wake_users(node->output());
+  } else if (kind == jit::prim::TupleUnpack) {
+    for (size_t i = 0; i < node->outputs().size(); ++i) spread(node->input(), i, node->output(i));
   } else if (kind == jit::prim::TupleIndex) {
-    const jit::Node* made = node->input(0)->node();
     const auto place = graph_.constant_int(node->input(1));
-    if (made->kind() == jit::prim::TupleConstruct && place.has_value()) {
-      const int64_t size = static_cast<int64_t>(made->inputs().size());
-      const int64_t index = *place < 0 ? *place + size : *place;
-      if (index < 0 || index >= size) return;
-      if (const Fact* found = fact(made->input(index))) {
-        const Fact passed = *found;
-        set(node->output(), passed);
-      }
+    const int64_t size = static_cast<int64_t>(node->input(0)->type()->containedTypes().size());
+    if (place.has_value() && *place >= -size && *place < size) {
+      spread(node->input(0), *place < 0 ? *place + size : *place, node->output());
+    }
+  } else if (kind == jit::prim::ListUnpack) {
+    const jit::Node* made = node->input()->node();
+    for (size_t i = 0; i < node->outputs().size(); ++i) {
+      const bool listed = made->kind() == jit::prim::ListConstruct && i < made->inputs().size();
+      pass(listed ? made->input(i) : node->input(), node->output(i));
     }
   } else if (kind == jit::aten::__getitem__) {
     const jit::Node* made = node->input(0)->node();
@@ -216,25 +271,12 @@ void RouterFlow::visit_structure(jit::Node* node) {
       const auto key = graph_.constant(node->input(1));
       for (size_t i = 0; key.has_value() && i + 1 < made->inputs().size(); i += 2) {
         const auto name = graph_.constant(made->input(i));
-        const Fact* found = fact(made->input(i + 1));
-        if (name.has_value() && found != nullptr && name->equals(*key).toBool()) {
-          const Fact passed = *found;
-          set(node->output(), passed);
-        }
+        if (name.has_value() && name->equals(*key).toBool()) pass(made->input(i + 1), node->output());
       }
     } else if (made->kind() == jit::prim::ListConstruct) {
-      const auto place = graph_.constant_int(node->input(1));
-      const int64_t size = static_cast<int64_t>(made->inputs().size());
-      if (!place.has_value()) return;
-      const int64_t index = *place < 0 ? *place + size : *place;
-      if (index < 0 || index >= size) return;
-      if (const Fact* found = fact(made->input(index))) {
-        const Fact passed = *found;
-        set(node->output(), passed);
-      }
-    } else if (const Fact* found = fact(node->input(0))) {
-      const Fact part = *found;
-      set(node->output(), part);
+      if (const jit::Value* found = element(made, node->input(1))) pass(found, node->output());
+    } else {
+      pass(node->input(0), node->output());
     }
   }
 }

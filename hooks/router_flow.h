@@ -47,14 +47,17 @@ struct Fact {
   bool biased = false;                  // something was added after scoring: only for selection
   bool masked = false;                  // a mask was applied before scoring
   bool grouped = false;                 // the expert axis is cut into groups
-  bool moved = false;                   // the expert axis is no longer where the projection put it
-  int64_t expert_dim = -1;
+  int64_t expert_dim = -1;              // where the experts lie; from the end where that is known
+  std::optional<int64_t> rank;          // number of dimensions, where the operators tell it
+  int64_t logits_dim = -1;              // expert_dim of `logits`
+  int64_t score_dim = -1;               // expert_dim of `score`
   std::optional<int64_t> num_experts;
 
   // Slots, ids, masks.
   bool nested = false;     // picked from picked values (product keys)
   bool per_expert = false; // concerns one expert: a comparison of ids with one number
   bool one_hot = false;    // mask [..., slot, expert] with one place set
+  bool placed = false;     // mask over the places in the queue of an expert
   int mixed_at = -1;       // concatenated with something else: place of the slots among the parts
   std::optional<int64_t> num_slots;
   torch::jit::Value* parent = nullptr;        // what it is a part of, or a masked copy of
@@ -103,11 +106,17 @@ class RouterFlow {
   const std::vector<Event>& events() const { return events_; }
   const Fact* fact(const torch::jit::Value* value) const;
 
+  /// The value outside that a value of a fork's subgraph is returned as; null if it is not returned.
+  torch::jit::Value* returned_as(const torch::jit::Value* value) const;
+
  private:
   void run();
   void visit(torch::jit::Node* node);
   void visit_structure(torch::jit::Node* node);
   void visit_return(torch::jit::Node* node);
+  Fact leaving(Fact outside, torch::jit::Node* owner, torch::jit::Value* output) const;
+  void pass(const torch::jit::Value* from, torch::jit::Value* to);
+  bool spread(torch::jit::Value* tuple, size_t place, torch::jit::Value* to);
   void set(torch::jit::Value* value, Fact fact);
   void event(EventKind kind, torch::jit::Node* node, const Fact& fact);
 
@@ -134,6 +143,7 @@ class RouterFlow {
   Projection projection_;
   std::optional<int64_t> num_experts_;
   std::unordered_map<const torch::jit::Value*, Fact> facts_;
+  std::unordered_map<const torch::jit::Value*, torch::jit::Value*> returned_;  // out of a fork
   std::unordered_map<const torch::jit::Node*, int> visits_;
   std::map<int64_t, torch::jit::Node*> queue_;  // by order of execution
   std::vector<Pick> picks_;

@@ -36,12 +36,73 @@ void lose_alignment(Fact& fact) {
 }
 
 // What an event or a mask remembers of a value.
+Fact remembered(Fact fact);
+
+// Weights that are spread over the places in the experts' queues.
+Fact routed(const Fact& weights, const Fact& mask, jit::Node* node) {
+  Fact result = remembered(weights);
+  merge(result, remembered(mask));
+  result.role = Role::kRouted;
+  result.aligned = false;
+  result.base = nullptr;
+  result.ids = mask.ids;
+  (void)node;
+  return result;
+}
+
 Fact remembered(Fact fact) {
   if (fact.aligned && fact.base != nullptr) {
     if (fact.role == Role::kIds) fact.ids = {fact.base};
     if (carries_weights(fact) && fact.role != Role::kRouted) fact.weights = {fact.base};
   }
   return fact;
+}
+
+int64_t from_end(int64_t dim, std::optional<int64_t> rank) { return dim >= 0 && rank.has_value() ? dim - *rank : dim; }
+
+// Where the experts lie after axes have changed places.
+void move_axis(const MethodGraph& graph, const jit::Node& node, Fact& fact) {
+  const std::string name = base_name(node);
+  if (name == "permute") {
+    const jit::Node* dims = node.input(1)->node();
+    if (dims->kind() != jit::prim::ListConstruct) return;
+    const int64_t rank = static_cast<int64_t>(dims->inputs().size());
+    fact.rank = rank;
+    const int64_t old = from_end(fact.expert_dim, rank);
+    for (int64_t place = 0; place < rank; ++place) {
+      const auto dim = graph.constant_int(dims->inputs()[place]);
+      if (dim.has_value() && from_end(*dim, rank) == old) fact.expert_dim = place - rank;
+    }
+    return;
+  }
+  std::optional<int64_t> first = 0, second = 1;  // t, mT
+  if (name == "t" || name == "numpy_T" || name == "matrix_H") {
+    fact.rank = 2;
+  } else if (name == "mT" || name == "adjoint") {
+    first = -1, second = -2;
+  } else if (node.inputs().size() >= 3) {
+    first = graph.constant_int(node.input(1)), second = graph.constant_int(node.input(2));
+  }
+  if (!first.has_value() || !second.has_value()) return;
+  // Dimensions counted from the front tell the rank where they name the last: that of the experts moves, or it would not matter.
+  if (*first >= 0 && *second >= 0 && !fact.rank.has_value()) fact.rank = std::max(*first, *second) + 1;
+  const int64_t old = from_end(fact.expert_dim, fact.rank);
+  const int64_t a = from_end(*first, fact.rank), b = from_end(*second, fact.rank);
+  if (name == "movedim" || name == "moveaxis") {
+    if (a == old) fact.expert_dim = b;
+    else if (a < 0 && b < 0 && a < old && b >= old) fact.expert_dim = old - 1;
+    else if (a < 0 && b < 0 && a > old && b <= old) fact.expert_dim = old + 1;
+  } else if (old == a) {
+    fact.expert_dim = b;
+  } else if (old == b) {
+    fact.expert_dim = a;
+  }
+}
+
+// Views that name all sizes tell the rank; an expert axis that is not the last keeps its place from the front.
+void resize_rank(Fact& fact, int64_t rank) {
+  if (fact.expert_dim != -1 && fact.rank.has_value()) fact.expert_dim = fact.expert_dim + *fact.rank - rank;
+  fact.rank = rank;
 }
 
 bool is_full_range(const MethodGraph& graph, const jit::Node& node) {
@@ -85,7 +146,7 @@ void RouterFlow::visit(jit::Node* node) {
     case OpKind::kContract:
       return follow_contract(node);
     case OpKind::kGather:
-      return follow_gather(node, node->input(0), {node->input(2)});
+      return follow_gather(node, node->input(0), {node->input(base_name(*node) == "gather" ? 2 : 1)});
     case OpKind::kIndex: {
       const std::string name = base_name(*node);
       if (name == "index_select") return follow_gather(node, node->input(0), {node->input(2)});
@@ -130,7 +191,10 @@ void RouterFlow::follow_same(jit::Node* node, OpKind kind) {
   if (found == nullptr) return;
   Fact result = *found;
   if (kind == OpKind::kCopy) {
-    if (result.role == Role::kScore && result.logits == result.base) result.logits = node->output();
+    if (result.role == Role::kScore && result.logits == result.base) {
+      result.logits = node->output();
+      result.logits_dim = result.expert_dim;
+    }
     if (result.role == Role::kScore && result.score == result.base && result.score != nullptr) result.score = node->output();
     if (result.aligned) {
       result.parent = result.base;
@@ -143,6 +207,7 @@ void RouterFlow::follow_same(jit::Node* node, OpKind kind) {
     if (name == "view" || name == "reshape" || name == "_unsafe_view") {
       const auto sizes = node->input(1)->node();
       if (sizes->kind() == jit::prim::ListConstruct && !sizes->inputs().empty()) {
+        resize_rank(result, static_cast<int64_t>(sizes->inputs().size()));
         last = graph_.constant_int(sizes->inputs().back());
       } else if (const auto list = graph_.constant(node->input(1)); list && list->isIntList() && list->toIntVector().size()) {
         last = list->toIntVector().back();
@@ -151,24 +216,21 @@ void RouterFlow::follow_same(jit::Node* node, OpKind kind) {
       if (last.has_value() && *last == -1 && sizes->kind() == jit::prim::ListConstruct && result.grouped) result.grouped = false;
     } else if (name == "unflatten") {
       result.grouped = true;
-    } else if (name == "flatten" && result.grouped) {
+    } else if (name == "flatten") {
+      const auto start = graph_.constant_int(node->input(1));
+      if (start.has_value() && *start >= 0 && result.rank.has_value()) resize_rank(result, *start + 1);
+      else if (result.rank.has_value()) result.rank.reset();
       result.grouped = false;
+    } else if (name == "unsqueeze" || name == "squeeze" || name == "unflatten" || name == "view_as" || name == "reshape_as") {
+      result.rank.reset();
     }
   } else if (kind == OpKind::kMoveAxis) {
-    const std::string name = base_name(*node);
     if (result.role == Role::kScore && result.picks.empty()) {
-      result.moved = !result.moved;
-      result.aligned = true;
+      move_axis(graph_, *node, result);
       result.base = node->output();
-      if (name == "permute" || name == "movedim") {
-        const auto* dims = node->input(1)->node();
-        const bool listed = dims->kind() == jit::prim::ListConstruct && !dims->inputs().empty();
-        const auto last = listed ? graph_.constant_int(dims->inputs().back()) : std::nullopt;
-        if (last.has_value() && *last == result.expert_dim) {  // channels to the end: the usual layout
-          result.moved = false;
-          result.expert_dim = -1;
-          if (result.score == nullptr) result.logits = node->output();
-        }
+      if (result.score == nullptr) {
+        result.logits = node->output();
+        result.logits_dim = result.expert_dim;
       }
     } else {
       lose_alignment(result);
@@ -247,6 +309,7 @@ void RouterFlow::follow_scoring(jit::Node* node) {
     if (result.score == nullptr && result.scoring.empty()) {
       result.scoring = name;
       result.score = found->picks.empty() ? node->output() : nullptr;
+      result.score_dim = result.expert_dim;
       if (!found->picks.empty() && found->scoring.empty()) result.slot_scoring = name;
     } else if (result.score == found->base && result.score != nullptr && !result.biased) {
       result.score = node->output();
@@ -312,12 +375,14 @@ std::optional<Fact> RouterFlow::combine(jit::Node* node, const Fact& left, const
       // A product keeps what both set; a sum of one-hots sets several places.
       result.per_expert = left.per_expert || right.per_expert;
       result.one_hot = multiply && (left.one_hot || right.one_hot);
+      result.placed = left.placed || right.placed;
     }
     return result;
   }
   if (pair_is(Role::kScore, Role::kMask)) {
     const Fact& score = of_role(Role::kScore);
     const Fact& mask = of_role(Role::kMask);
+    if (mask.placed && !score.picks.empty()) return routed(score, mask, node);
     Fact result = derived(score, node, Role::kScore);
     merge(result, remembered(mask));
     if (score.score == nullptr) result.masked = true;
@@ -329,6 +394,7 @@ std::optional<Fact> RouterFlow::combine(jit::Node* node, const Fact& left, const
   if (pair_is(Role::kSlot, Role::kMask)) {
     const Fact& slot = of_role(Role::kSlot);
     const Fact& mask = of_role(Role::kMask);
+    if (mask.placed) return routed(slot, mask, node);
     Fact result = derived(slot, node, Role::kSlot);
     result.parent = slot.base;
     if (!slot.aligned) lose_alignment(result);
@@ -432,16 +498,11 @@ void RouterFlow::follow_elementwise(jit::Node* node, OpKind kind) {
       if (!own.aligned) lose_alignment(result);
       break;
     case Role::kIds:
-      // Arithmetic on ids: a rewritten id where it stays in range, else another index.
-      if (name != "clamp" && name != "clamp_min" && name != "clamp_max" && name != "clip" && name != "minimum" && name != "maximum") {
-        result = own;
-        if (name == "floor_divide" || name == "div" || name == "remainder" || name == "fmod") result.nested = true;
-        lose_alignment(result);
-      } else if (!own.aligned) {
-        lose_alignment(result);
-      } else {
-        result.ids = {node->output()};
-      }
+      // Arithmetic on ids makes another index.
+      // A clamp only keeps an index of experts that have no parameters (identity experts) inside the table.
+      result = own;
+      if (name == "floor_divide" || name == "div" || name == "remainder" || name == "fmod") result.nested = true;
+      lose_alignment(result);
       break;
     case Role::kMask:
     case Role::kStat:
@@ -742,6 +803,7 @@ void RouterFlow::follow_mask(jit::Node* node, OpKind kind) {
     Fact mask = derived(remembered(*found), node, Role::kMask);
     mask.aligned = true;
     mask.one_hot = found->role == Role::kIds;
+    mask.placed = found->role == Role::kStat;
     mask.per_expert = false;
     set(node->output(), mask);
     return;
