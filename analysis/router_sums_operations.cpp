@@ -39,7 +39,7 @@ class OperationMeter {
  public:
   OperationMeter(RouterSums& sums, const at::Tensor& row)
       : layout_(sums.layout()), words_(sums.words), long_(at::TensorOptions().dtype(at::kLong).device(row.device())) {
-    const at::Tensor valid = (row >= 0).logical_and_(row < layout_.num_rows);
+    const at::Tensor valid = (row >= 0).bitwise_and(row < layout_.num_rows);
     row_ = at::where(valid, row, layout_.num_rows);
     valid_ = valid;
   }
@@ -72,7 +72,7 @@ class OperationMeter {
   void add_terms(RowScalarSum which, const Terms& terms) {
     const int64_t offset = RouterSumsLayout::scalar_sum(which);
     const at::Tensor in_range =
-        terms.in_range.logical_and((terms.value > -kTermLimit).logical_and_(terms.value < kTermLimit));
+        terms.in_range.bitwise_and((terms.value > -kTermLimit).bitwise_and(terms.value < kTermLimit));
     const auto [high, low] = limbs(at::where(in_range, terms.value, 0.0));
     add_scalar(offset + kHighLimb, high);
     add_scalar(offset + kLowLimb, low);
@@ -81,7 +81,7 @@ class OperationMeter {
 
   void count_terms(RowScalarSum which, const at::Tensor& in_range) {
     add_scalar(RouterSumsLayout::scalar_sum(which) + kTermsAdded, in_range);
-    add_scalar(RouterSumsLayout::scalar_sum(which) + kTermsOutOfRange, in_range.logical_not());
+    add_scalar(RouterSumsLayout::scalar_sum(which) + kTermsOutOfRange, in_range.bitwise_not());
   }
 
   void add_pairs(const at::Tensor& counts) {
@@ -114,7 +114,7 @@ class OperationMeter {
 /// H(v), see TokenKernels: values float64 [T, n].
 Terms entropy(const at::Tensor& values) {
   const at::Tensor sum = values.sum(1);
-  const at::Tensor in_range = (values >= 0).all(1).logical_and_(at::isfinite(sum));
+  const at::Tensor in_range = (values >= 0).all(1).bitwise_and(at::isfinite(sum));
   const at::Tensor q = values / at::where(sum > 0, sum, 1.0).unsqueeze(1);
   return Terms{(q * (q + 1e-9).log_()).sum(1).neg_().clamp_min_(0), in_range};
 }
@@ -123,7 +123,7 @@ Terms entropy(const at::Tensor& values) {
 void add_distribution(OperationMeter& meter, const at::Tensor& probabilities, const at::Tensor& ranked,
                       const at::Tensor& in_range) {
   const Terms terms = entropy(probabilities);
-  const at::Tensor fit = in_range.logical_and(terms.in_range);
+  const at::Tensor fit = in_range.bitwise_and(terms.in_range);
   meter.add_terms(kEntropyAll, Terms{terms.value, fit});
   meter.count_terms(kProbability, fit);
   const auto [high, low] = OperationMeter::limbs(at::where(fit.unsqueeze(1), probabilities, 0.0));
@@ -158,7 +158,7 @@ void add_experts(OperationMeter& meter, const RouterCall& call) {
 at::Tensor count_pairs(const RouterSumsLayout& layout, const at::Tensor& valid, const at::Tensor& expert,
                        const at::Tensor& chosen) {
   const int64_t num_tokens = expert.size(0);
-  const auto counted = chosen.logical_and(valid.unsqueeze(1)).to(at::kFloat);
+  const auto counted = chosen.bitwise_and(valid.unsqueeze(1)).to(at::kFloat);
   const at::Tensor pairs = at::zeros({layout.num_experts, layout.num_experts}, expert.options());
   // Products of zeros and ones in single precision (TensorFloat-32 too) are exact up to 2^24 tokens.
   constexpr int64_t kTokensInProduct = int64_t{1} << 23;
@@ -181,7 +181,7 @@ void add_repeats(OperationMeter& meter, const at::Tensor& first) {
   const at::Tensor ordered = first.gather(0, order);
   const at::Tensor left = ordered.narrow(0, 0, num_tokens - 1), right = ordered.narrow(0, 1, num_tokens - 1);
   const at::Tensor neighbours = (row.narrow(0, 0, num_tokens - 1) == row.narrow(0, 1, num_tokens - 1))
-                                    .logical_and_((left >= 0).logical_and_(right >= 0));
+                                    .bitwise_and((left >= 0).bitwise_and(right >= 0));
   // Back to the places of the right neighbours, whose rows the meter knows.
   const auto add = [&](RowCounter which, const at::Tensor& counted) {
     const at::Tensor values = at::zeros({num_tokens}, first.options());
@@ -189,34 +189,34 @@ void add_repeats(OperationMeter& meter, const at::Tensor& first) {
     meter.add_scalar(RouterSumsLayout::counter(which), values);
   };
   add(kRepeatPairs, neighbours);
-  add(kRepeatHits, neighbours.logical_and(left == right));
+  add(kRepeatHits, neighbours.bitwise_and(left == right));
 }
 
 void add_slots(OperationMeter& meter, RouterSums& sums, const RouterCall& call) {
   const int64_t num_experts = call.num_experts;
   const at::Tensor& ids = call.selected;
-  const at::Tensor holds_expert = (ids >= 0).logical_and_(ids < num_experts);
+  const at::Tensor holds_expert = (ids >= 0).bitwise_and(ids < num_experts);
   const at::Tensor expert = at::where(holds_expert, ids, 0);
-  meter.add_scalar(RouterSumsLayout::counter(kInvalidIds), holds_expert.logical_or(ids == -1).logical_not_().sum(1));
+  meter.add_scalar(RouterSumsLayout::counter(kInvalidIds), holds_expert.bitwise_or(ids == -1).bitwise_not().sum(1));
 
   at::Tensor chosen = holds_expert;
   if (call.weights.defined()) {
     const at::Tensor weights = call.weights.detach().to(at::kDouble);
-    chosen = holds_expert.logical_and(weights != 0);
-    meter.scatter_vector(kZeroWeight, expert, holds_expert.logical_and(weights == 0));
-    const at::Tensor in_range = chosen.logical_and((weights > -kTermLimit).logical_and_(weights < kTermLimit));
+    chosen = holds_expert.bitwise_and(weights != 0);
+    meter.scatter_vector(kZeroWeight, expert, holds_expert.bitwise_and(weights == 0));
+    const at::Tensor in_range = chosen.bitwise_and((weights > -kTermLimit).bitwise_and(weights < kTermLimit));
     const auto [high, low] = OperationMeter::limbs(at::where(in_range, weights, 0.0));
     meter.scatter_vector(kWeightHigh, expert, high);
     meter.scatter_vector(kWeightLow, expert, low);
     const int64_t offset = RouterSumsLayout::scalar_sum(kWeight);
     meter.add_scalar(offset + kTermsAdded, in_range.sum(1));
-    meter.add_scalar(offset + kTermsOutOfRange, chosen.logical_and(in_range.logical_not()).sum(1));
+    meter.add_scalar(offset + kTermsOutOfRange, chosen.bitwise_and(in_range.bitwise_not()).sum(1));
     meter.add_terms(kEntropyTopk, entropy(at::where(holds_expert, weights, 0.0)));
     const at::Tensor margin = weight_margin(call);
     if (margin.defined()) meter.add_terms(kMargin, Terms{margin, meter.valid()});
   }
   meter.scatter_vector(kSelected, expert, chosen);
-  meter.add_scalar(RouterSumsLayout::counter(kDroppedTokens), chosen.any(1).logical_not());
+  meter.add_scalar(RouterSumsLayout::counter(kDroppedTokens), chosen.any(1).bitwise_not());
 
   const at::Tensor first = first_slot(call);
   meter.scatter_vector(kFirstSlot, first.clamp_min(0).unsqueeze(1), (first >= 0).unsqueeze(1));

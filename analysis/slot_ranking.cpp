@@ -16,13 +16,13 @@ namespace {
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
 at::Tensor holds_expert(const RouterCall& call) {
-  return (call.selected >= 0).logical_and_(call.selected < call.num_experts);
+  return (call.selected >= 0).bitwise_and(call.selected < call.num_experts);
 }
 
 /// float64 [T, K]; -inf where a slot holds no expert or its weight is NaN.
 at::Tensor slot_ranks(const RouterCall& call, const at::Tensor& holds) {
   const at::Tensor weights = call.weights.detach().to(at::kDouble);
-  return at::where(holds.logical_and(weights == weights), weights, -kInfinity);
+  return at::where(holds.bitwise_and(weights == weights), weights, -kInfinity);
 }
 
 }  // namespace
@@ -38,7 +38,7 @@ at::Tensor first_slot(const RouterCall& call) {
     return at::where(place.squeeze(1) < top_k, id, -1);
   }
   const at::Tensor ranks = slot_ranks(call, holds);
-  const at::Tensor is_first = holds.logical_and(ranks == ranks.amax(1, true));
+  const at::Tensor is_first = holds.bitwise_and(ranks == ranks.amax(1, true));
   const at::Tensor id = at::where(is_first, call.selected, call.num_experts).amin(1);
   return at::where(id < call.num_experts, id, -1);
 }

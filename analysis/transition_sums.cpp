@@ -24,9 +24,9 @@ TransitionSums observe_transition(const at::Tensor& first_slot_from, const at::T
 
   const at::Tensor row = row_of_tokens(rows, first_slot_from.size(0), first_slot_from.device());
   const at::Tensor counted = (row >= 0)
-                                 .logical_and_(row < rows.num_rows)
-                                 .logical_and_((first_slot_from >= 0).logical_and_(first_slot_from < num_experts_from))
-                                 .logical_and_((first_slot_to >= 0).logical_and_(first_slot_to < num_experts_to));
+                                 .bitwise_and(row < rows.num_rows)
+                                 .bitwise_and((first_slot_from >= 0).bitwise_and(first_slot_from < num_experts_from))
+                                 .bitwise_and((first_slot_to >= 0).bitwise_and(first_slot_to < num_experts_to));
   const at::Tensor place = at::where(counted, first_slot_from * num_experts_to + first_slot_to, 0);
   const at::Tensor counts = at::zeros({num_experts_from * num_experts_to}, first_slot_from.options())
                                 .scatter_add_(0, place, counted.to(at::kLong));

@@ -1,11 +1,15 @@
 #include "analysis/router_sums.h"
 
 #include <ATen/Parallel.h>
+#include <ATen/record_function.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
 #include <limits>
+#include <memory>
+#include <set>
 
+#include "analysis/fixed_point.h"
 #include "analysis/router_metrics.h"
 #include "analysis/slot_ranking.h"
 #include "analysis/transition_sums.h"
@@ -308,32 +312,56 @@ TEST(ObserveTest, TheNumberOfThreadsDoesNotMatter) {
   at::set_num_threads(threads);
 }
 
-// Tensors of the meta device have no values: whatever needs one on the host (item, nonzero, a boolean index) fails on
-// them.
+std::set<std::string>& operations_seen() {
+  static std::set<std::string> names;
+  return names;
+}
+
+/// Names of the operations that LibTorch runs within `function`, on this thread.
+template <typename Function>
+std::set<std::string> operations_of(const Function& function) {
+  operations_seen().clear();
+  const auto see = [](const at::RecordFunction& record) -> std::unique_ptr<at::ObserverContext> {
+    operations_seen().insert(record.name());
+    return nullptr;
+  };
+  const auto handle = at::addThreadLocalCallback(at::RecordFunctionCallback(see).scopes({at::RecordScope::FUNCTION}));
+  function();
+  at::removeCallback(handle);
+  return operations_seen();
+}
+
 TEST(ObserveTest, ThePathOfOperationsNeedsNoValueOnTheHost) {
   RouterCall call = random_call({64, 12, 3}, 20);
   call.sigmoid_scores = true;
-  const at::Device meta(at::kMeta);
-  call.logits = call.logits.to(meta);
-  call.selected = call.selected.to(meta);
-  call.weights = call.weights.to(meta);
-  for (const int64_t num_rows : {1, 4}) {
-    const RouterSums sums = observe(call, TokenRows{{}, num_rows});
-    EXPECT_EQ(sums.words.device(), meta);
-    EXPECT_EQ(sums.words.numel(), sums.layout().words());
+  const std::set<std::string> names = operations_of([&] {
+    for (const int64_t num_rows : {1, 4}) {
+      const TokenRows rows{{}, num_rows};
+      RouterSums sums = empty_router_sums(12, 3, num_rows);
+      observe_with_operations(sums, call, rows);
+      observe_transition(first_slot(call), first_slot(call), rows, 12, 12);
+      token_margin(call);
+    }
+  });
+  EXPECT_EQ(names.count("aten::index_add_"), 1U) << "operations are seen at all";
+  EXPECT_EQ(operations_of([&] { call.weights.sum().item<float>(); }).count("aten::_local_scalar_dense"), 1U);
+  // What waits for the device: reading a value, and shapes that depend on values.
+  for (const char* name :
+       {"aten::_local_scalar_dense", "aten::item", "aten::is_nonzero", "aten::equal", "aten::nonzero",
+        "aten::masked_select", "aten::index", "aten::index_put_", "aten::_index_put_impl_", "aten::repeat_interleave",
+        "aten::unique_dim", "aten::_unique2", "aten::bincount"}) {
+    EXPECT_EQ(names.count(name), 0U) << name;
   }
-  EXPECT_EQ(first_slot(call).device(), meta);
-  EXPECT_EQ(token_margin(call).device(), meta);
-  EXPECT_EQ(observe_transition(first_slot(call), first_slot(call), {}, 12, 12).counts.device(), meta);
 }
 
-TEST(ObserveTest, SumsOnADeviceAreBounded) {
-  RouterCall call;
-  call.num_experts = 1;
-  call.selected = at::zeros({int64_t{1} << 25, 1}, at::TensorOptions().dtype(at::kLong).device(at::kMeta));
-  RouterSums sums = observe(call, {});
-  observe_into(sums, call, {});
-  EXPECT_THROW(observe_into(sums, call, {}), c10::Error) << "2^26 terms are what the limbs hold";
+TEST(ObserveTest, SumsThatAreNotNormalizedAreBounded) {
+  const RouterCall call = random_call({5, 4, 2}, 21);
+  RouterSums sums = empty_router_sums(4, 2, 1);
+  sums.pending_terms = kMaxTermsPerCall - 9;  // the call has 10 selections
+  EXPECT_THROW(observe_into(sums, call, {}), c10::Error);
+  sums.pending_terms = kMaxTermsPerCall - 10;
+  EXPECT_NO_THROW(observe_into(sums, call, {}));
+  EXPECT_EQ(sums.pending_terms, 0) << "the CPU path normalizes";
 }
 
 TEST(ObserveTest, AddsIntoSumsThatAreThere) {
