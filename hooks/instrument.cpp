@@ -86,6 +86,10 @@ class MethodRewriter {
     jit::WithInsertPoint here(next);
     logits = with_experts_at(logits, router.logits_dim, router.expert_dim);
     scores = with_experts_at(scores, router.scores_dim, router.expert_dim);
+    if (router.add_slot_dim) {
+      jit::Value* last = graph.insertConstant(int64_t{-1});
+      for (jit::Value*& value : selected) value = graph.insertNode(graph.create(jit::aten::unsqueeze, {value, last}, 1))->output();
+    }
     jit::Value* none = graph.insertConstant(c10::IValue());
     jit::Value* id = graph.insertConstant(hook.id);
     const auto tensor = c10::TensorType::get();
@@ -106,7 +110,7 @@ class MethodRewriter {
       if (node->kind() != log) continue;
       const HookPoint* owner = nullptr;
       for (size_t i = 0; i < sites_.routers.size(); ++i) {
-        const bool before = sites_.graph->order(sites_.routers[i].projection.node) < sites_.graph->order(node);
+        const bool before = sites_.graph->order(sites_.routers[i].anchor()) < sites_.graph->order(node);
         if (before || owner == nullptr) owner = &sites_.hooks[i];
       }
       jit::Graph& graph = *node->owningGraph();

@@ -113,6 +113,7 @@ bool picks_other_axis(const Pick& pick) {
 }
 
 std::string scoring_name(const Fact& source, const Pick& pick, size_t picks) {
+  if (pick.foreign) return "hash";
   auto plain = [](std::string name) {
     if (name == "_softmax" || name == "special_softmax" || name == "log_softmax" || name == "_log_softmax" ||
         name == "special_log_softmax") {
@@ -133,6 +134,35 @@ std::string scoring_name(const Fact& source, const Pick& pick, size_t picks) {
   std::string name = plain(pick.source.scoring);
   if (name == "sqrtsoftplus") return pick.source.biased ? "sqrtsoftplus_bias" : name;
   return pick.source.biased ? name + "_bias" : name;
+}
+
+// Scores laid out as [.., experts, tokens] of which each expert picks tokens, and weighs what it makes of them.
+bool chooses_tokens_for_experts(const RouterFlow& flow) {
+  if (flow.picks().size() != 1) return false;
+  const Pick& pick = flow.picks()[0];
+  const Fact& source = pick.source;
+  if (!picks_other_axis(pick) || source.expert_dim != -2 || source.logits == nullptr) return false;
+  const int64_t dim = *pick.dim >= 0 && source.rank.has_value() ? *pick.dim - *source.rank : *pick.dim;
+  const bool tokens = has(flow, EventKind::kChoosesTokens) || has(flow, EventKind::kDispatches);
+  return dim == -1 && tokens && has(flow, EventKind::kAppliesWeights);
+}
+
+RouterCapture expert_choice(const MethodGraph& graph, const RouterFlow& flow) {
+  const Pick& pick = flow.picks()[0];
+  RouterCapture capture;
+  capture.projection = flow.projection();
+  capture.selected = {pick.indices};
+  capture.weights = applied_weights(graph, flow, capture.selected);
+  capture.form = "expert_choice";
+  capture.logits = pick.source.logits;
+  capture.scores = pick.source.score;
+  capture.logits_dim = pick.source.logits_dim;
+  capture.scores_dim = pick.source.score_dim;
+  capture.expert_dim = -1;
+  capture.scoring = scoring_name(pick.source, pick, 1);
+  capture.num_experts = pick.source.num_experts;
+  capture.picks = {pick.node};
+  return capture;
 }
 
 // Ids that a fork returns and weights that are made of them outside: both are captured outside.
@@ -158,8 +188,6 @@ RouterDecision decide(const MethodGraph& graph, const RouterFlow& flow) {
   };
   if (flow.picks().empty()) {
     const jit::Node* dense = last_node(flow, EventKind::kDenseWeights);
-    const jit::Node* foreign = last_node(flow, EventKind::kForeignIds);
-    if (foreign != nullptr) return refuse(foreign, "the experts' ids do not come from these scores (hash routing)");
     for (const Event& event : flow.events()) {
       if (event.kind != EventKind::kDenseWeights) continue;
       const Fact* fact = nullptr;
@@ -173,6 +201,10 @@ RouterDecision decide(const MethodGraph& graph, const RouterFlow& flow) {
     return decision;
   }
   const Pick& last = flow.picks().back();
+  if (chooses_tokens_for_experts(flow)) {
+    decision.capture = expert_choice(graph, flow);
+    return decision;
+  }
   if (picks_other_axis(last)) return refuse(last.node, "picks tokens for each expert (expert choice), not experts for each token");
   if (has(flow, EventKind::kChoosesTokens)) return refuse(last.node, "indexes tokens, not experts");
   const auto selected = chosen_ids(graph, flow);
@@ -182,6 +214,7 @@ RouterDecision decide(const MethodGraph& graph, const RouterFlow& flow) {
     return is_strong(event.kind) && !event.ids.empty() && (weighs || event.kind != EventKind::kChoosesOutputs);
   });
   if (!strong || selected.empty()) {
+    if (std::all_of(flow.picks().begin(), flow.picks().end(), [](const Pick& pick) { return pick.foreign; })) return decision;
     if (has(flow, EventKind::kSamples)) return refuse(last.node, "samples from what it picked, applies no expert");
     if (has(flow, EventKind::kLooksUp)) return refuse(last.node, "looks up values, applies no expert");
     return refuse(last.node, "what it picks selects no expert");
@@ -235,6 +268,37 @@ RouterDecision decide(const MethodGraph& graph, const RouterFlow& flow) {
     }
   }
   if (known && !variable) capture.top_k = top_k;
+  decision.capture = std::move(capture);
+  return decision;
+}
+
+RouterDecision decide_hash(const MethodGraph& graph, const RouterFlow& flow, const HashIds& hash) {
+  RouterDecision decision;
+  // A remainder may be anything: experts show by being compared one by one, or by their parameters being multiplied.
+  std::set<const jit::Node*> meetings;
+  for (const Event& event : flow.events()) {
+    const bool multiplied = event.kind == EventKind::kChoosesParameters && op_kind(*event.node) == OpKind::kContract;
+    if (event.kind == EventKind::kDispatches || multiplied) meetings.insert(event.node);
+    if (event.kind == EventKind::kChoosesTokens) return decision;
+  }
+  const auto selected = chosen_ids(graph, flow);
+  if (meetings.size() < 2 || selected.size() != 1) return decision;
+  if (!hash.num_experts.has_value()) {
+    decision.refusal = RouterRefusal{hash.ids->node(), "ids of the arguments choose experts, and the graph does not tell how many there are"};
+    return decision;
+  }
+  RouterCapture capture;
+  capture.selected = selected;
+  capture.weights = applied_weights(graph, flow, selected);
+  capture.form = "slots";
+  capture.scoring = "hash";
+  capture.num_experts = hash.num_experts;
+  capture.top_k = hash.top_k;
+  capture.add_slot_dim = !hash.has_slots;
+  capture.picks = {hash.ids->node()};
+  for (const jit::Node* node : graph.nodes()) {
+    if (meetings.count(node)) capture.users.push_back(const_cast<jit::Node*>(node));
+  }
   decision.capture = std::move(capture);
   return decision;
 }

@@ -10,7 +10,8 @@ namespace moetap::hooks {
 
 /// What a router hook captures: values of the method graph, and how they are to be read (operator_schemas.h).
 struct RouterCapture {
-  Projection projection;
+  Projection projection;  // none for hash routing
+  std::string owner;      // path of the module that owns the projection; of the experts where there is none
   torch::jit::Value* logits = nullptr;
   torch::jit::Value* scores = nullptr;
   std::vector<torch::jit::Value*> selected;
@@ -22,7 +23,12 @@ struct RouterCapture {
   std::string scoring;
   std::optional<int64_t> num_experts;
   std::optional<int64_t> top_k;
+  bool add_slot_dim = false;  // the ids have no dimension for their one slot
+  std::vector<torch::jit::Node*> users;  // of a router without a projection: where its ids choose experts
   std::vector<torch::jit::Node*> picks;  // all picks of the router, the ones of groups included
+
+  /// Where the router stands in the order of execution.
+  const torch::jit::Node* anchor() const { return projection.node != nullptr ? projection.node : selected[0]->node(); }
 };
 
 /// Why a projection whose scores are picked from is no router.
@@ -37,5 +43,8 @@ struct RouterDecision {
 };
 
 RouterDecision decide(const MethodGraph& graph, const RouterFlow& flow);
+
+/// The same for ids of the method's arguments: captured where experts are compared with or their parameters chosen.
+RouterDecision decide_hash(const MethodGraph& graph, const RouterFlow& flow, const HashIds& hash);
 
 }  // namespace moetap::hooks

@@ -36,18 +36,29 @@ std::vector<jit::Value*> list_elements(jit::Value* value) {
   return {node->inputs().begin(), node->inputs().end()};
 }
 
+bool match_hash_ids(jit::Node* node, const MethodGraph& graph, const ValueOrigins& origins, HashIds& hash) {
+  if (node->outputs().size() != 1 || origins.of(node->output()) != Origin::kInput) return false;
+  const std::string name = base_name(*node);
+  if (name == "remainder" || name == "fmod") {
+    hash = {node->output(), std::nullopt, 1, false};
+    if (const auto size = graph.constant(node->input(1)); size.has_value()) {
+      if (size->isInt()) hash.num_experts = size->toInt();
+      if (size->isTensor() && size->toTensor().numel() == 1) hash.num_experts = size->toTensor().item().toLong();
+    }
+    return true;
+  }
+  if (op_kind(*node) != OpKind::kIndex) return false;
+  const auto table = graph.constant(node->input(0));
+  if (!table.has_value() || !table->isTensor() || !table->toTensor().defined()) return false;
+  const at::Tensor ids = table->toTensor();
+  if (!at::isIntegralType(ids.scalar_type(), false) || ids.dim() < 1 || ids.dim() > 2 || ids.numel() == 0) return false;
+  hash = {node->output(), ids.max().item().toLong() + 1, ids.dim() == 2 ? ids.size(1) : 1, ids.dim() == 2};
+  return true;
+}
+
 RouterFlow::RouterFlow(const MethodGraph& graph, const ValueOrigins& origins, const Projection& projection,
                        std::optional<int64_t> num_experts)
     : graph_(graph), origins_(origins), projection_(projection), num_experts_(num_experts) {
-  run();
-}
-
-const Fact* RouterFlow::fact(const jit::Value* value) const {
-  auto found = facts_.find(value);
-  return found == facts_.end() ? nullptr : &found->second;
-}
-
-void RouterFlow::run() {
   Fact seed;
   seed.role = Role::kScore;
   seed.base = seed.logits = projection_.node->output();
@@ -62,12 +73,56 @@ void RouterFlow::run() {
     seed.rank = 2;
   }
   seed.logits_dim = seed.expert_dim;
-  set(projection_.node->output(), seed);
+  follow(projection_.node->output(), seed);
+}
+
+RouterFlow::RouterFlow(const MethodGraph& graph, const ValueOrigins& origins, const HashIds& hash)
+    : graph_(graph), origins_(origins), num_experts_(hash.num_experts) {
+  Fact seed;
+  seed.role = Role::kIds;
+  seed.base = hash.ids;
+  seed.ids = {hash.ids};
+  seed.picks = {0};
+  seed.num_slots = hash.top_k;
+  seed.num_experts = hash.num_experts;
+  Pick pick{hash.ids->node(), seed, hash.top_k, std::nullopt, hash.ids};
+  pick.foreign = true;
+  picks_.push_back(pick);
+  follow(hash.ids, seed);
+}
+
+const Fact* RouterFlow::fact(const jit::Value* value) const {
+  auto found = facts_.find(value);
+  return found == facts_.end() ? nullptr : &found->second;
+}
+
+void RouterFlow::follow(jit::Value* seed, Fact fact) {
+  set(seed, std::move(fact));
   while (!queue_.empty()) {
     jit::Node* node = queue_.begin()->second;
     queue_.erase(queue_.begin());
     if (++visits_[node] <= kMaxVisits) visit(node);
   }
+}
+
+// Scores gathered by ids of the method's arguments: what follows is a router whose pick was made elsewhere.
+void RouterFlow::follow_foreign_ids(jit::Node* node, const Fact& scores, jit::Value* ids) {
+  for (const Pick& pick : picks_) {
+    if (pick.node == node) return;
+  }
+  // The ids may have been reshaped or cast before: followed from the first such value, all their uses are seen.
+  jit::Value* first = ids;
+  while (op_kind(*first->node()) == OpKind::kCopy) first = first->node()->input(0);
+  Pick pick{node, scores, std::nullopt, std::nullopt, first};
+  pick.foreign = true;
+  const int place = static_cast<int>(picks_.size());
+  picks_.push_back(pick);
+  Fact fact;
+  fact.role = Role::kIds;
+  fact.base = first;
+  fact.ids = {first};
+  fact.picks = {place};
+  set(first, fact);
 }
 
 void RouterFlow::set(jit::Value* value, Fact fact) {
@@ -93,6 +148,7 @@ Fact RouterFlow::derived(const Fact& from, jit::Node* node, Role role) const {
 }
 
 bool RouterFlow::precedes_projection(const jit::Value* value) {
+  if (projection_.activation == nullptr) return false;
   if (ancestors_.empty()) {
     std::vector<const jit::Value*> stack = {projection_.activation};
     while (!stack.empty()) {

@@ -74,7 +74,6 @@ enum class EventKind {
   kSamples,            // weights are sampled from
   kLooksUp,            // picked parameters are themselves weighted and summed
   kDenseWeights,       // scores without any pick multiply a hidden state
-  kForeignIds,         // scores are gathered by ids that come from elsewhere
   kReturned,           // reaches the method's result
 };
 
@@ -93,13 +92,26 @@ struct Pick {
   std::optional<int64_t> dim;
   torch::jit::Value* indices = nullptr;
   bool over_all = false;      // orders all experts (`sort`)
+  bool foreign = false;       // no pick: the ids come from the method's arguments (hash routing)
 };
 
-/// Everything that derives from one projection.
+/// Expert ids that are computed from the method's arguments alone: a table of ids, or a remainder.
+struct HashIds {
+  torch::jit::Value* ids = nullptr;
+  std::optional<int64_t> num_experts;
+  std::optional<int64_t> top_k;
+  bool has_slots = false;  // the last dimension is that of the slots
+};
+
+/// True if the node computes such ids, and fills `hash`. Whether they choose experts shows when they are followed.
+bool match_hash_ids(torch::jit::Node* node, const MethodGraph& graph, const ValueOrigins& origins, HashIds& hash);
+
+/// Everything that derives from one projection, or from ids that come without one.
 class RouterFlow {
  public:
   RouterFlow(const MethodGraph& graph, const ValueOrigins& origins, const Projection& projection,
              std::optional<int64_t> num_experts);
+  RouterFlow(const MethodGraph& graph, const ValueOrigins& origins, const HashIds& hash);
 
   const Projection& projection() const { return projection_; }
   const std::vector<Pick>& picks() const { return picks_; }
@@ -110,7 +122,8 @@ class RouterFlow {
   torch::jit::Value* returned_as(const torch::jit::Value* value) const;
 
  private:
-  void run();
+  void follow(torch::jit::Value* seed, Fact fact);
+  void follow_foreign_ids(torch::jit::Node* node, const Fact& scores, torch::jit::Value* ids);
   void visit(torch::jit::Node* node);
   void visit_structure(torch::jit::Node* node);
   void visit_return(torch::jit::Node* node);

@@ -89,11 +89,49 @@ std::string owner_path(const MethodGraph& graph, const jit::Value* parameter) {
   return "";
 }
 
+const jit::Value* first_of_copies(const jit::Value* value) {
+  while (!value->node()->inputs().empty() &&
+         (op_kind(*value->node()) == OpKind::kCopy || op_kind(*value->node()) == OpKind::kReshape)) {
+    value = value->node()->input(0);
+  }
+  return value;
+}
+
+// What is common to the paths of the experts that ids choose: "layers.0.moe.experts".
+std::string users_path(const MethodGraph& graph, const RouterCapture& router, const ValueOrigins& origins) {
+  std::vector<std::string> common;
+  bool first = true;
+  const int64_t from = graph.order(router.users.front()), to = graph.order(router.users.back());
+  for (jit::Node* node : graph.nodes()) {
+    Projection projection;
+    if (graph.order(node) < from || graph.order(node) > to || !match_projection(node, origins, projection)) continue;
+    const auto path = path_elements(owner_path(graph, projection.parameter));
+    if (path.empty()) continue;
+    if (first) common = path;
+    first = false;
+    size_t same = 0;
+    while (same < common.size() && same < path.size() && common[same] == path[same]) ++same;
+    common.resize(same);
+  }
+  std::string name;
+  for (const auto& element : common) name += (name.empty() ? "" : ".") + element;
+  return name;
+}
+
 void find_in_method(MethodSites& sites, std::vector<SkippedSite>& skipped) {
   const MethodGraph& graph = *sites.graph;
   const ValueOrigins origins(graph);
   std::set<const jit::Node*> claimed;
   std::vector<RouterRefusal> refusals;
+  auto captured = [&](const std::vector<jit::Value*>& ids) {
+    return std::any_of(sites.routers.begin(), sites.routers.end(), [&](const RouterCapture& other) {
+      return std::any_of(ids.begin(), ids.end(), [&](const jit::Value* value) {
+        return std::any_of(other.selected.begin(), other.selected.end(), [&](const jit::Value* theirs) {
+          return first_of_copies(theirs) == first_of_copies(value);
+        });
+      });
+    });
+  };
   for (jit::Node* node : graph.nodes()) {
     Projection projection;
     if (!match_projection(node, origins, projection)) continue;
@@ -109,8 +147,21 @@ void find_in_method(MethodSites& sites, std::vector<SkippedSite>& skipped) {
     const auto& picks = decision.capture->picks;
     if (std::any_of(picks.begin(), picks.end(), [&](const jit::Node* pick) { return claimed.count(pick); })) continue;
     claimed.insert(picks.begin(), picks.end());
+    decision.capture->owner = owner_path(graph, projection.parameter);
     sites.routers.push_back(std::move(*decision.capture));
   }
+  for (jit::Node* node : graph.nodes()) {
+    HashIds hash;
+    if (!match_hash_ids(node, graph, origins, hash)) continue;
+    RouterDecision decision = decide_hash(graph, RouterFlow(graph, origins, hash), hash);
+    if (decision.refusal.has_value()) refusals.push_back(*decision.refusal);
+    if (!decision.capture.has_value() || captured(decision.capture->selected)) continue;
+    decision.capture->owner = users_path(graph, *decision.capture, origins);
+    sites.routers.push_back(std::move(*decision.capture));
+  }
+  std::sort(sites.routers.begin(), sites.routers.end(), [&](const RouterCapture& a, const RouterCapture& b) {
+    return graph.order(a.anchor()) < graph.order(b.anchor());
+  });
   std::map<int64_t, SkippedSite> by_order;
   for (const auto& refusal : refusals) {
     if (!claimed.count(refusal.node)) by_order[graph.order(refusal.node)] = {printed(refusal.node), refusal.reason};
@@ -137,7 +188,7 @@ ModelSites find_router_sites(const jit::Module& module) {
       hook.id = static_cast<int64_t>(hooks.size());
       hook.kind = HookKind::kRouter;
       hook.method = method;
-      hook.name = owner_path(*sites.graph, router.projection.parameter);
+      hook.name = router.owner;
       // A frozen model has lost its paths: the name says that only the order is known.
       if (hook.name.empty()) hook.name = "order." + std::to_string(by_order++);
       hook.num_experts = router.num_experts;

@@ -695,10 +695,11 @@ void RouterFlow::follow_gather(jit::Node* node, jit::Value* source, const std::v
   if (from == nullptr && index == nullptr) return;
   if (index == nullptr) {
     const Fact own = *from;
-    bool foreign = false;
-    for (const jit::Value* value : indices) foreign = foreign || origins_.of(value) >= Origin::kInput;
-    const bool gathers = op_kind(*node) == OpKind::kGather;
-    if (own.role == Role::kScore && own.picks.empty() && foreign && gathers) event(EventKind::kForeignIds, node, own);
+    if (op_kind(*node) == OpKind::kGather && own.role == Role::kScore && own.picks.empty() && indices.size() == 1 &&
+        origins_.of(indices[0]) == Origin::kInput) {
+      follow_foreign_ids(node, own, indices[0]);
+      return;
+    }
     if (own.role == Role::kMask || own.role == Role::kStat) {
       set(node->output(), derived(own, node, own.role));
     } else if (own.role == Role::kSlot || own.role == Role::kIds || own.role == Role::kOrder || !own.picks.empty()) {
@@ -746,6 +747,9 @@ void RouterFlow::follow_gather(jit::Node* node, jit::Value* source, const std::v
       Fact chosen = derived(by, node, Role::kChosen);
       chosen.aligned = by.aligned;
       set(node->output(), chosen);
+    } else if (origin == Origin::kActivation && projection_.node == nullptr && op_kind(*node) == OpKind::kGather) {
+      Fact weights = derived(by, node, Role::kSlot);  // ids without scores of their own: these may be the weights
+      set(node->output(), weights);
     } else if (origin == Origin::kActivation) {
       event(precedes_projection(source) ? EventKind::kChoosesTokens : EventKind::kChoosesOutputs, node, by);
     } else if (origin == Origin::kInput) {
