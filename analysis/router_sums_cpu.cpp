@@ -1,5 +1,5 @@
-#include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
+#include <ATen/ops/full.h>
 #include <c10/util/Exception.h>
 
 #include <algorithm>
@@ -12,6 +12,7 @@
 #include "analysis/observe_paths.h"
 #include "analysis/router_sums.h"
 #include "analysis/token_kernels.h"
+#include "analysis/token_ranges.h"
 
 // Note [The CPU path]
 // A thread takes neighbouring tokens and adds them, one after the other, into a block of rows in the layout of the
@@ -230,15 +231,16 @@ class TokenMeter {
 };
 
 /// Counts neighbours among the valid tokens of each row. In order, so after the threads are done.
-void add_repeats(const std::vector<int32_t>& first_slots, const int64_t* row_of, RouterSums& sums) {
+void add_repeats(const at::Tensor& first_slots, const int64_t* row_of, RouterSums& sums) {
   const RouterSumsLayout layout = sums.layout();
   int64_t* words = sums.words.mutable_data_ptr<int64_t>();
   constexpr int32_t kNoToken = -2;
   std::vector<int32_t> previous(sums.num_rows, kNoToken);
-  for (size_t token = 0; token < first_slots.size(); ++token) {
+  const int32_t* first_slot = first_slots.const_data_ptr<int32_t>();
+  for (int64_t token = 0; token < first_slots.size(0); ++token) {
     const int64_t row = row_of[token];
     if (row < 0 || row >= sums.num_rows) continue;
-    const int32_t first = first_slots[token];
+    const int32_t first = first_slot[token];
     if (first != kNoSlot && previous[row] >= 0) {
       int64_t* counters = words + row * layout.row_words();
       ++counters[RouterSumsLayout::counter(kRepeatPairs)];
@@ -256,7 +258,8 @@ void observe_on_cpu(RouterSums& sums, const RouterCall& call, const TokenRows& r
   const Planes planes(call, rows);
   const int64_t* row_of = planes.row.const_data_ptr<int64_t>();
   const auto is_valid = [&](int64_t token) { return row_of[token] >= 0 && row_of[token] < layout.num_rows; };
-  std::vector<int32_t> first_slots(num_tokens, kNoSlot);
+  const at::Tensor first_slots = at::full({num_tokens}, kNoSlot, at::kInt);
+  int32_t* first_slot = first_slots.mutable_data_ptr<int32_t>();
   int64_t* words = sums.words.mutable_data_ptr<int64_t>();
   std::mutex merging;
 
@@ -277,7 +280,7 @@ void observe_on_cpu(RouterSums& sums, const RouterCall& call, const TokenRows& r
     TokenMeter meter(planes, layout);
     for (int64_t token = begin; token < end; ++token) {
       if (!is_valid(token)) continue;
-      first_slots[token] = meter.add(token, block.data() + (row_of[token] - first_row) * layout.row_words(), pairs);
+      first_slot[token] = meter.add(token, block.data() + (row_of[token] - first_row) * layout.row_words(), pairs);
     }
 
     const std::lock_guard<std::mutex> lock(merging);
@@ -289,7 +292,7 @@ void observe_on_cpu(RouterSums& sums, const RouterCall& call, const TokenRows& r
 
   // A thread is worth its start for some ten thousand elements.
   const int64_t grain = std::max<int64_t>(1, 16384 / (layout.num_experts + 16 * layout.top_k + 1));
-  at::parallel_for(0, num_tokens, grain, [&](int64_t begin, int64_t end) {
+  for_token_ranges(num_tokens, grain, [&](int64_t begin, int64_t end) {
     for (int64_t from = begin; from < end; from += kMaxTokensInBlock) {
       add_chunk(from, std::min(end, from + kMaxTokensInBlock));
     }

@@ -1,0 +1,35 @@
+#include "analysis/token_ranges.h"
+
+#include <ATen/TensorIterator.h>
+#include <ATen/ops/empty.h>
+
+namespace moetap::analysis {
+
+// Note [LibTorch's threads]
+// at::parallel_for is a template that runs on one thread unless its user is compiled with OpenMP and linked with the
+// copy of the runtime that LibTorch brings. TensorIterator::for_each is the same loop, compiled into LibTorch. What it
+// iterates over only lends its addresses, of which a token's number is computed; nothing is read or written there.
+void for_token_ranges(int64_t num_tokens, int64_t grain, c10::function_ref<void(int64_t begin, int64_t end)> function) {
+  if (num_tokens <= 0) return;
+  if (num_tokens <= grain) {
+    function(0, num_tokens);
+    return;
+  }
+  const at::Tensor places = at::empty({num_tokens}, at::kByte);
+  const char* base = static_cast<const char*>(places.const_data_ptr());
+  at::TensorIterator iterator = at::TensorIteratorConfig()
+                                    .check_all_same_dtype(false)
+                                    .resize_outputs(false)
+                                    .declare_static_shape(places.sizes())
+                                    .add_output(places)
+                                    .build();
+  iterator.for_each(
+      [&](char** data, const int64_t* strides, int64_t inner, int64_t outer) {
+        TORCH_INTERNAL_ASSERT(strides[0] == 1 && outer == 1, "one dimension of bytes is expected");
+        const int64_t begin = data[0] - base;
+        function(begin, begin + inner);
+      },
+      grain);
+}
+
+}  // namespace moetap::analysis
