@@ -1,0 +1,84 @@
+#include "plugin/model_description.h"
+
+#include <gtest/gtest.h>
+#include <torch/csrc/jit/api/module.h>
+
+namespace moetap::plugin {
+namespace {
+
+ModelDescription example() {
+  ModelDescription model;
+  model.instance = random_instance();
+  model.model_file = "dir/\"m\".pt";
+  model.sha256 = "ab12";
+  model.hooks = {{0, "0", "layers.0.gate", hooks::HookKind::kRouter, "forward", "language_model", 8, 2, "softmax"},
+                 {1, "1", "layers.1.gate#1", hooks::HookKind::kRouter, "encode", "encoder", std::nullopt, std::nullopt, "none"},
+                 {2, "0", "layers.0.attn", hooks::HookKind::kAttention, "forward", "language_model", {}, {}, ""}};
+  model.skipped = {{"%v, %i = aten::topk(%x)", "indexes tokens, not experts"}};
+  model.method_arguments = {{"forward", {"input_ids", "attention_mask"}}, {"encode", {}}};
+  return model;
+}
+
+TEST(ModelDescription, SurvivesItsText) {
+  const ModelDescription model = example();
+  const std::string text = to_text(model);
+  const ModelDescription read = model_description_from_text(text);
+  EXPECT_EQ(to_text(read), text);
+  EXPECT_EQ(read.hooks.size(), 3u);
+  EXPECT_EQ(read.hooks[1].num_experts, std::nullopt);
+  EXPECT_EQ(read.hooks[2].kind, hooks::HookKind::kAttention);
+  EXPECT_EQ(read.method_arguments, model.method_arguments);
+  EXPECT_EQ(instance_of(text), model.instance);
+}
+
+TEST(ModelDescription, InstancesDiffer) {
+  const std::string instance = random_instance();
+  EXPECT_EQ(instance.size(), 32u);
+  EXPECT_NE(instance, random_instance());
+  EXPECT_EQ(instance_of("{}"), "");
+  EXPECT_EQ(instance_of("{\"instance\":\"short\"}"), "");
+}
+
+TEST(ModelDescription, BadTextIsOneLine) {
+  for (const char* text : {"", "{", "{\"schema_version\": 9}", "[]", "{\"schema_version\": 1, \"instance\": 4}"}) {
+    try {
+      model_description_from_text(text);
+      FAIL() << text;
+    } catch (const std::invalid_argument& error) {
+      EXPECT_EQ(std::string(error.what()).find('\n'), std::string::npos);
+      EXPECT_NE(std::string(error.what()).find("instrument the model again"), std::string::npos);
+    }
+  }
+  auto json = nlohmann::ordered_json::parse(to_text(example()));
+  json["hooks"][1]["id"] = 5;
+  EXPECT_THROW(model_description_from_text(json.dump()), std::invalid_argument);
+}
+
+TEST(ModelDescription, InspectPrintsTheContract) {
+  const ModelDescription model = example();
+  const auto json = inspect_json({model.hooks, model.skipped}, "m.pt");
+  const auto expected = nlohmann::ordered_json::parse(R"json({"schema_version": 1, "model": "m.pt", "hooks": [
+    {"id": 0, "layer": "0", "name": "layers.0.gate", "kind": "router", "method": "forward", "component": "language_model",
+     "num_experts": 8, "top_k": 2, "scoring": "softmax"},
+    {"id": 1, "layer": "1", "name": "layers.1.gate#1", "kind": "router", "method": "encode", "component": "encoder",
+     "num_experts": null, "top_k": null, "scoring": "none"},
+    {"id": 2, "layer": "0", "name": "layers.0.attn", "kind": "attention", "method": "forward", "component": "language_model"}],
+    "skipped": [{"node": "%v, %i = aten::topk(%x)", "reason": "indexes tokens, not experts"}]})json");
+  EXPECT_EQ(json.dump(), expected.dump());
+}
+
+TEST(ModelDescription, NamesTensorArguments) {
+  torch::jit::Module module("M");
+  module.define(R"(
+    def forward(self, input_ids, flag: bool, attention_mask: Optional[Tensor], sizes: List[int]):
+        return input_ids
+    def encode(self, pixels):
+        return pixels
+  )");
+  const auto model = describe_model(module, {}, "m.pt", "00");
+  EXPECT_EQ(model.method_arguments.at("forward"), (std::vector<std::string>{"input_ids", "attention_mask"}));
+  EXPECT_EQ(model.method_arguments.at("encode"), (std::vector<std::string>{"pixels"}));
+}
+
+}  // namespace
+}  // namespace moetap::plugin
