@@ -71,13 +71,15 @@ def main(arguments: list[str] | None = None) -> int:
     warnings.filterwarnings("ignore", module="transformers")
     transformers.utils.logging.set_verbosity_error()
     torch.set_grad_enabled(False)
+    name = options.family or options.checkpoint
     try:
         export_model(options)
     except CannotTrace as error:
-        print(f"export_hf: {options.family or options.checkpoint}: cannot be traced: {error}", file=sys.stderr)
+        print(f"export_hf: {name}: cannot be traced: {error}", file=sys.stderr)
         return 1
-    except (ValueError, OSError) as error:
-        print(f"export_hf: {options.family or options.checkpoint}: {' '.join(str(error).split())}", file=sys.stderr)
+    except Exception as error:  # the families' own code fails in many ways; each is a line, not a traceback
+        kind = "" if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: "
+        print(f"export_hf: {name}: {kind}{' '.join(str(error).split())}", file=sys.stderr)
         return 1
     return 0
 

@@ -47,7 +47,7 @@ def example_inputs(model, seed: int) -> tuple[dict[str, torch.Tensor], dict[str,
             vision_language_inputs(model, length=27, seed=seed + 200, padded=True),
         )
     return (
-        language_inputs(model, batch=2, length=16, seed=seed + 100, padded=False),
+        language_inputs(model, batch=8, length=16, seed=seed + 100, padded=False),
         language_inputs(model, batch=3, length=23, seed=seed + 200, padded=True),
     )
 
@@ -78,7 +78,10 @@ def vision_language_inputs(model, length: int, seed: int, padded: bool) -> dict[
     if position_ids is not None:
         inputs["position_ids"] = position_ids
     # Some families tell image from text tokens by an argument that only the processor makes.
-    if "mm_token_type_ids" in inspect.signature(model.forward).parameters and position_ids is None:
+    parameters = inspect.signature(model.forward).parameters
+    if "moe_mm_token_type_ids" in parameters:
+        inputs["moe_mm_token_type_ids"] = (ids == image_token(model.config)).long()
+    elif "mm_token_type_ids" in parameters and position_ids is None:
         inputs["mm_token_type_ids"] = (ids == image_token(model.config)).long()
     return {**inputs, **pixels}
 

@@ -165,6 +165,8 @@ VISION = {
     "image_size": 16, "out_hidden_size": 64, "num_position_embeddings": 64, "deepstack_visual_indexes": [0],
     "projection_dim": 32, "text_hidden_size": 64, "output_dim": 64, "max_position_embeddings": 64,
     "projection_intermediate_size": 48, "projection_hidden_dim": 48,
+    "vision_output_dim": 64, "projector_input_dim": 64, "projector_output_dim": 64, "mlp_dim": 48,
+    "position_embedding_size": 64, "vocab_size": VOCAB,
 }  # fmt: skip
 
 TOP = {
@@ -190,6 +192,9 @@ FAMILY: dict[str, dict] = {
     },
     "deepseek_v3": {"head_dim": 8},
     "deepseek_v4": {"mlp_layer_types": ["hash_moe", "moe", "moe"]},
+    "ernie4_5_vl_moe": {
+        "text_config": {"moe_intermediate_size": [32, 24], "rope_parameters": {**MROPE, "mrope_section": [3, 3, 2]}}
+    },
     "doge": {"is_moe": True, "num_experts": 16, "num_experts_per_tok": 4},
     "gemma4_text": {"enable_moe_block": True, "top_k_experts": 2},
     "kimi_linear": {"layer_types": ["linear_attention", "full_attention", "linear_attention"]},
