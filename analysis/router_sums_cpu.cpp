@@ -263,7 +263,19 @@ void observe_on_cpu(RouterSums& sums, const RouterCall& call, const TokenRows& r
   int64_t* words = sums.words.mutable_data_ptr<int64_t>();
   std::mutex merging;
 
+  const auto add_tokens = [&](int64_t begin, int64_t end, int64_t first_row, int64_t* rows_begin, int64_t* pairs) {
+    TokenMeter meter(planes, layout);
+    for (int64_t token = begin; token < end; ++token) {
+      if (!is_valid(token)) continue;
+      first_slot[token] = meter.add(token, rows_begin + (row_of[token] - first_row) * layout.row_words(), pairs);
+    }
+  };
   const auto add_chunk = [&](int64_t begin, int64_t end) {
+    if (end - begin == num_tokens) {  // no other thread adds
+      add_tokens(begin, end, 0, words, sums.has_pairs ? words + layout.pairs_begin() : nullptr);
+      normalize(sums);
+      return;
+    }
     // The rows that the chunk touches: neighbouring tokens mostly lie in few.
     int64_t first_row = layout.num_rows, last_row = -1;
     for (int64_t token = begin; token < end; ++token) {
@@ -272,19 +284,14 @@ void observe_on_cpu(RouterSums& sums, const RouterCall& call, const TokenRows& r
       last_row = std::max(last_row, row_of[token]);
     }
     if (last_row < 0) return;
-    const int64_t first_word = first_row * layout.row_words();
     const int64_t row_words = (last_row + 1 - first_row) * layout.row_words();
     std::vector<int64_t> block(row_words + (sums.has_pairs ? layout.pair_words() : 0), 0);
     int64_t* pairs = sums.has_pairs ? block.data() + row_words : nullptr;
-
-    TokenMeter meter(planes, layout);
-    for (int64_t token = begin; token < end; ++token) {
-      if (!is_valid(token)) continue;
-      first_slot[token] = meter.add(token, block.data() + (row_of[token] - first_row) * layout.row_words(), pairs);
-    }
+    add_tokens(begin, end, first_row, block.data(), pairs);
 
     const std::lock_guard<std::mutex> lock(merging);
-    for (int64_t i = 0; i < row_words; ++i) words[first_word + i] += block[i];
+    int64_t* first_word = words + first_row * layout.row_words();
+    for (int64_t i = 0; i < row_words; ++i) first_word[i] += block[i];
     for (int64_t i = 0; pairs && i < layout.pair_words(); ++i) words[layout.pairs_begin() + i] += pairs[i];
     // Probabilities are added to low limbs without being split: see kMaxTokensInBlock.
     normalize(sums);
