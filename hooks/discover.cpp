@@ -3,6 +3,8 @@
 
 namespace moetap::hooks {
 
-Discovery discover(const torch::jit::Module& module) { return find_router_sites(module).discovery; }
+Discovery discover(const torch::jit::Module& module) {
+  return find_router_sites(module).discovery;
+}
 
 }  // namespace moetap::hooks

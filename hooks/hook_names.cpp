@@ -13,7 +13,8 @@ namespace moetap::hooks {
 namespace {
 
 bool is_number(const std::string& element) {
-  return !element.empty() && std::all_of(element.begin(), element.end(), [](unsigned char c) { return std::isdigit(c); });
+  return !element.empty() &&
+         std::all_of(element.begin(), element.end(), [](unsigned char c) { return std::isdigit(c); });
 }
 
 std::vector<std::string> elements_before_layer(const std::string& name) {

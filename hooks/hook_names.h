@@ -7,8 +7,8 @@
 
 namespace moetap::hooks {
 
-/// Fills `component`, `layer` and the `#1`, `#2` of repeated names of hooks that have `name`, `method` and `kind`, in order of
-/// execution.
+/// Fills `component`, `layer` and the `#1`, `#2` of repeated names of hooks that have `name`, `method` and `kind`, in
+/// order of execution.
 void name_hooks(std::vector<HookPoint>& hooks);
 
 /// Elements of a dotted path.

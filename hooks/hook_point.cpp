@@ -2,6 +2,8 @@
 
 namespace moetap::hooks {
 
-const char* to_string(HookKind kind) { return kind == HookKind::kRouter ? "router" : "attention"; }
+const char* to_string(HookKind kind) {
+  return kind == HookKind::kRouter ? "router" : "attention";
+}
 
 }  // namespace moetap::hooks

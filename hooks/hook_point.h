@@ -13,15 +13,15 @@ const char* to_string(HookKind kind);  // "router", "attention"
 
 /// A call site of the inlined graph of a method, at which the model reports. Plain data: safe to copy and share.
 struct HookPoint {
-  int64_t id = 0;           // place in the order of execution over all methods
-  std::string layer;        // layer id: decimal digits or "mm_projector"; unique in (method, component, kind)
-  std::string name;         // path of the module that owns the projection; `PATH#1` for a second call site
+  int64_t id = 0;     // place in the order of execution over all methods
+  std::string layer;  // layer id: decimal digits or "mm_projector"; unique in (method, component, kind)
+  std::string name;   // path of the module that owns the projection; `PATH#1` for a second call site
   HookKind kind = HookKind::kRouter;
-  std::string method;       // exported method that reaches the site
-  std::string component;    // "language_model", "vision_tower", ...
+  std::string method;                  // exported method that reaches the site
+  std::string component;               // "language_model", "vision_tower", ...
   std::optional<int64_t> num_experts;  // routed experts; empty where the graph does not fix them before a run
   std::optional<int64_t> top_k;        // experts a token; empty where the graph does not fix it
-  std::string scoring;      // "softmax", "sigmoid", "sigmoid_bias", "softmax_topk", "none", ...
+  std::string scoring;                 // "softmax", "sigmoid", "sigmoid_bias", "softmax_topk", "none", ...
 };
 
 /// Something that looked like a router and was not hooked.

@@ -14,7 +14,9 @@ namespace jit = torch::jit;
 
 namespace {
 
-jit::Symbol symbol(const char* name) { return jit::Symbol::fromQualString(name); }
+jit::Symbol symbol(const char* name) {
+  return jit::Symbol::fromQualString(name);
+}
 
 jit::Node* find_begin(const jit::Module& module) {
   static const jit::Symbol begin = symbol("moetap::begin");
@@ -41,7 +43,8 @@ const jit::Value* alias_root(const jit::Value* value) {
   return value;
 }
 
-// Inserts the operators of one method. Positions are places in MethodGraph::nodes(), which stay as they are while nodes are added.
+// Inserts the operators of one method. Positions are places in MethodGraph::nodes(), which stay as they are while nodes
+// are added.
 class MethodRewriter {
  public:
   explicit MethodRewriter(MethodSites& sites) : sites_(sites), graph_(*sites.graph->graph()) {
@@ -88,7 +91,8 @@ class MethodRewriter {
     scores = with_experts_at(scores, router.scores_dim, router.expert_dim);
     if (router.add_slot_dim) {
       jit::Value* last = graph.insertConstant(int64_t{-1});
-      for (jit::Value*& value : selected) value = graph.insertNode(graph.create(jit::aten::unsqueeze, {value, last}, 1))->output();
+      for (jit::Value*& value : selected)
+        value = graph.insertNode(graph.create(jit::aten::unsqueeze, {value, last}, 1))->output();
     }
     jit::Value* none = graph.insertConstant(c10::IValue());
     jit::Value* id = graph.insertConstant(hook.id);
@@ -131,7 +135,9 @@ class MethodRewriter {
  private:
   int64_t order(const jit::Node* node) const { return sites_.graph->order(node); }
 
-  jit::Node* later(jit::Node* a, jit::Node* b) const { return order(a) < order(b) && a->owningBlock() == b->owningBlock() ? b : a; }
+  jit::Node* later(jit::Node* a, jit::Node* b) const {
+    return order(a) < order(b) && a->owningBlock() == b->owningBlock() ? b : a;
+  }
 
   bool visible(const jit::Value* value, const jit::Node* from) const {
     if (value == nullptr || value->node()->owningGraph() != from->owningGraph()) return false;
@@ -161,7 +167,8 @@ class MethodRewriter {
       for (jit::Node* writer : found->second) {
         // A writer in a nested block changes the weights when its outermost owner in this block is done.
         jit::Node* place = writer;
-        while (place != nullptr && place->owningBlock() != after->owningBlock()) place = place->owningBlock()->owningNode();
+        while (place != nullptr && place->owningBlock() != after->owningBlock())
+          place = place->owningBlock()->owningNode();
         if (place != nullptr && place != writer && order(place) > order(after) && place->outputs().empty() &&
             !applied_before(weight, place)) {
           after = place;
@@ -222,13 +229,16 @@ class MethodRewriter {
 
   MethodSites& sites_;
   jit::Graph& graph_;
-  std::unordered_map<const jit::Value*, std::vector<jit::Node*>> writers_;  // in-place operators by the memory they change
+  std::unordered_map<const jit::Value*, std::vector<jit::Node*>>
+      writers_;  // in-place operators by the memory they change
   std::unordered_map<jit::Graph*, jit::Value*> handles_;
 };
 
 }  // namespace
 
-bool is_instrumented(const jit::Module& module) { return find_begin(module) != nullptr; }
+bool is_instrumented(const jit::Module& module) {
+  return find_begin(module) != nullptr;
+}
 
 std::string model_description(const jit::Module& module) {
   const jit::Node* begin = find_begin(module);

@@ -12,8 +12,8 @@ namespace moetap::hooks {
 /// Finds every router of the module's methods without changing the module. Blocks; thread-safe on distinct modules.
 Discovery discover(const torch::jit::Module& module);
 
-/// Text that every `moetap::begin` of a twin carries: who the model is and what its hooks are. The caller writes it (JSON);
-/// `hooks` does not read it.
+/// Text that every `moetap::begin` of a twin carries: who the model is and what its hooks are. The caller writes it
+/// (JSON); `hooks` does not read it.
 using DescribeModel = std::function<std::string(const Discovery&)>;
 
 struct Instrumented {
@@ -21,8 +21,9 @@ struct Instrumented {
   Discovery discovery;
 };
 
-/// Returns a twin of `module` whose routers report to the `moetap::` operators. The original is untouched, warm or cold. The
-/// operators must be registered. An already instrumented module is refused with std::invalid_argument: see `is_instrumented`.
+/// Returns a twin of `module` whose routers report to the `moetap::` operators. The original is untouched, warm or
+/// cold. The operators must be registered. An already instrumented module is refused with std::invalid_argument: see
+/// `is_instrumented`.
 Instrumented instrument(const torch::jit::Module& module, const DescribeModel& describe);
 
 /// True if a method of the module holds a `moetap::begin`.

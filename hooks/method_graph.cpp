@@ -48,8 +48,7 @@ std::shared_ptr<jit::Graph> fork_subgraph(const jit::Node* node) {
   return node->g(jit::attr::Subgraph);
 }
 
-MethodGraph::MethodGraph(const jit::Module& module, std::string method)
-    : module_(module), method_(std::move(method)) {
+MethodGraph::MethodGraph(const jit::Module& module, std::string method) : module_(module), method_(std::move(method)) {
   graph_ = jit::toGraphFunction(module_.get_method(method_).function()).graph()->copy();
   inline_everywhere(*graph_);
   jit::LowerSimpleTuples(graph_);

@@ -12,9 +12,10 @@
 
 namespace moetap::hooks {
 
-/// The graph of one exported method, inlined into one piece of dataflow and normalised for analysis: calls are inlined, also in
-/// `prim::fork` subgraphs; tuples that are built and unpacked at once are gone; after an in-place operator every use of the
-/// mutated value is a use of the operator's result (the same tensor object). The graph is a copy: editing it changes no module.
+/// The graph of one exported method, inlined into one piece of dataflow and normalised for analysis: calls are inlined,
+/// also in `prim::fork` subgraphs; tuples that are built and unpacked at once are gone; after an in-place operator
+/// every use of the mutated value is a use of the operator's result (the same tensor object). The graph is a copy:
+/// editing it changes no module.
 class MethodGraph {
  public:
   MethodGraph(const torch::jit::Module& module, std::string method);
@@ -35,12 +36,13 @@ class MethodGraph {
   /// The fork node that owns the subgraph; null for the method's graph.
   torch::jit::Node* fork_of(const torch::jit::Graph* graph) const;
 
-  /// The constant that a value holds in this module: a `prim::Constant`, or an attribute of the module. Tensors included.
+  /// The constant that a value holds in this module: a `prim::Constant`, or an attribute of the module. Tensors
+  /// included.
   std::optional<c10::IValue> constant(const torch::jit::Value* value) const;
   std::optional<int64_t> constant_int(const torch::jit::Value* value) const;
 
-  /// Elements of the attribute chain from the module to a value, e.g. {"layers", "0", "gate", "weight"}; empty if the value is no
-  /// attribute of the module.
+  /// Elements of the attribute chain from the module to a value, e.g. {"layers", "0", "gate", "weight"}; empty if the
+  /// value is no attribute of the module.
   std::vector<std::string> attribute_path(const torch::jit::Value* value) const;
 
  private:

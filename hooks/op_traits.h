@@ -7,7 +7,8 @@
 
 namespace moetap::hooks {
 
-/// What an operator does to a tensor of router scores, expert ids or gate weights; the vocabulary of the dataflow rules.
+/// What an operator does to a tensor of router scores, expert ids or gate weights; the vocabulary of the dataflow
+/// rules.
 enum class OpKind {
   kOther,        // nothing is known: what is derived through it is not followed
   kCopy,         // same elements in the same order, maybe another dtype or device: `to`, `contiguous`, `clone`
@@ -24,16 +25,16 @@ enum class OpKind {
   kCumulate,     // `cumsum`
   kPick,         // values or indices of the largest: `topk`, `argmax`, `sort`
   kContract,     // sums products over a shared axis: `linear`, `matmul`, `einsum`, convolutions
-  kMixOther,     // other operators through which a model's input becomes a hidden state: norms, attention, recurrent cells
-  kGather,       // `gather`, `take_along_dim`: (source, dim, index)
-  kIndex,        // `index`, `index_select`, `embedding`: part of the source chosen by indices
-  kScatter,      // `scatter`: (self, dim, index, source)
-  kIndexWrite,   // `index_put`, `index_add`, `index_copy`
+  kMixOther,  // other operators through which a model's input becomes a hidden state: norms, attention, recurrent cells
+  kGather,    // `gather`, `take_along_dim`: (source, dim, index)
+  kIndex,     // `index`, `index_select`, `embedding`: part of the source chosen by indices
+  kScatter,   // `scatter`: (self, dim, index, source)
+  kIndexWrite,  // `index_put`, `index_add`, `index_copy`
   kOneHot,
   kCompare,
   kLogical,
-  kNonzero,      // `nonzero`, `where` of one argument
-  kWhere,        // `where` of three arguments
+  kNonzero,  // `nonzero`, `where` of one argument
+  kWhere,    // `where` of three arguments
   kMaskedFill,
   kConcatenate,  // `cat`, `stack`
   kSample,       // `multinomial`
@@ -42,8 +43,12 @@ enum class OpKind {
 
 OpKind op_kind(const torch::jit::Node& node);
 
-/// The operator's name without name space and without the trailing underscore of an in-place operator: `aten::div_` is "div".
+/// The operator's name without name space and without the trailing underscore of an in-place operator: `aten::div_` is
+/// "div".
 std::string base_name(const torch::jit::Node& node);
+
+/// True for a tensor, not for an optional one or a list.
+bool is_tensor(const torch::jit::Value* value);
 
 /// True for operators that change their first input and return it.
 bool is_in_place(const torch::jit::Node& node);

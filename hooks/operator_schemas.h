@@ -4,20 +4,22 @@
 //
 // Note [Schemas of the operators]
 // `begin` returns a handle, an int64 tensor of one element that owns the recorder of its forward; every operator of the
-// forward takes it, through forks, branches and loops, since one forward may run on several threads. `router` mutates the handle
-// by its schema (`Tensor(a!)`), which keeps it alive without forbidding optimisation around it; `begin` and `end` have side
-// effects (`CONSERVATIVE`, which LibTorch refuses for a schema that names aliases), which keeps the handle alive.
+// forward takes it, through forks, branches and loops, since one forward may run on several threads. `router` mutates
+// the handle by its schema (`Tensor(a!)`), which keeps it alive without forbidding optimisation around it; `begin` and
+// `end` have side effects (`CONSERVATIVE`, which LibTorch refuses for a schema that names aliases), which keeps the
+// handle alive.
 namespace moetap::hooks {
 
-// description: the model's description (see DescribeModel). arguments: the method's Tensor and Tensor? arguments, in order, as
-// named in the description under methods[method].arguments. Returns the handle.
-inline constexpr const char* kBeginSchema =
-    "moetap::begin(str description, str method, Tensor?[] arguments) -> Tensor";
+// description: the model's description (see DescribeModel). arguments: the method's Tensor and Tensor? arguments, in
+// order, as named in the description under methods[method].arguments. Returns the handle.
+inline constexpr const char* kBeginSchema = "moetap::begin(str description, str method, Tensor?[] arguments) -> Tensor";
 
 // hook: HookPoint::id. logits, scores: experts lie along dimension `expert_dim` (negative: from the end).
 // form, how `selected` and `weights` are to be read:
 //   "slots"          one tensor with the slots along `expert_dim`, or one tensor a slot (no slot dimension, or size 1)
-//   "dense"          as slots, but weights[0] is laid out as logits: the weight of a slot is gathered by its id
+//   "dense"          as slots, but weights[0] is laid out as logits: the weight of a slot is gathered by its id; or one
+//   such
+//                    tensor for each tensor of selected
 //   "variable"       as dense; a slot whose dense weight is 0 is unused (-1)
 //   "expert_choice"  selected[0] is [E, C]: the tokens that each expert chose; weights[0] [E, C]
 // Weights may be empty where the model has none.
@@ -25,12 +27,13 @@ inline constexpr const char* kRouterSchema =
     "moetap::router(Tensor(a!) forward, int hook, Tensor? logits, Tensor? scores, Tensor[] selected, Tensor[] weights, "
     "int expert_dim, str form) -> ()";
 
-// A value that the model itself reported by `torch.ops.moetap.log(name, value)`, rewritten to carry the forward and the layer.
+// A value that the model itself reported by `torch.ops.moetap.log(name, value)`, rewritten to carry the forward and the
+// layer.
 inline constexpr const char* kLogInForwardSchema =
     "moetap::log_in_forward(Tensor(a!) forward, str component, str layer, str name, Any value) -> ()";
 
-// What a model calls, torch.ops.moetap.log(name, value). Does nothing in a model that is not instrumented. One overload a type
-// rather than `Any`, since `torch.jit.trace` records calls with these types only.
+// What a model calls, torch.ops.moetap.log(name, value). Does nothing in a model that is not instrumented. One overload
+// a type rather than `Any`, since `torch.jit.trace` records calls with these types only.
 inline constexpr const char* kLogSchemas[] = {
     "moetap::log.Tensor(str name, Tensor value) -> ()", "moetap::log.bool(str name, bool value) -> ()",
     "moetap::log.int(str name, int value) -> ()", "moetap::log.float(str name, float value) -> ()"};

@@ -12,7 +12,8 @@ bool is_strong(EventKind kind) {
 }
 
 bool has(const RouterFlow& flow, EventKind kind) {
-  return std::any_of(flow.events().begin(), flow.events().end(), [&](const Event& event) { return event.kind == kind; });
+  return std::any_of(flow.events().begin(), flow.events().end(),
+                     [&](const Event& event) { return event.kind == kind; });
 }
 
 const jit::Node* last_node(const RouterFlow& flow, EventKind kind) {
@@ -33,15 +34,15 @@ std::vector<jit::Value*> chosen_ids(const MethodGraph& graph, const RouterFlow& 
       if (std::find(candidates.begin(), candidates.end(), ids) == candidates.end()) candidates.push_back(ids);
     }
   }
-  std::sort(candidates.begin(), candidates.end(), [&](const jit::Value* a, const jit::Value* b) {
-    return graph.order(a->node()) > graph.order(b->node());
-  });
+  std::sort(candidates.begin(), candidates.end(),
+            [&](const jit::Value* a, const jit::Value* b) { return graph.order(a->node()) > graph.order(b->node()); });
   std::vector<jit::Value*> chosen;
   std::set<int> covered;
   for (jit::Value* ids : candidates) {
     const Fact* fact = flow.fact(ids);
     if (fact == nullptr) continue;
-    const bool fresh = std::any_of(fact->picks.begin(), fact->picks.end(), [&](int pick) { return !covered.count(pick); });
+    const bool fresh =
+        std::any_of(fact->picks.begin(), fact->picks.end(), [&](int pick) { return !covered.count(pick); });
     if (!fresh) continue;
     covered.insert(fact->picks.begin(), fact->picks.end());
     chosen.push_back(ids);
@@ -82,9 +83,8 @@ std::vector<jit::Value*> applied_weights(const MethodGraph& graph, const RouterF
   }
   if (applied.size() <= 1) return applied;
   if (jit::Value* parent = common_parent(flow, applied)) return {parent};
-  std::sort(applied.begin(), applied.end(), [&](const jit::Value* a, const jit::Value* b) {
-    return graph.order(a->node()) < graph.order(b->node());
-  });
+  std::sort(applied.begin(), applied.end(),
+            [&](const jit::Value* a, const jit::Value* b) { return graph.order(a->node()) < graph.order(b->node()); });
   if (selected.size() <= 1) return {applied.back()};
   // A weight a slot: the last that was made with the slot's ids.
   std::vector<jit::Value*> weights;
@@ -122,7 +122,8 @@ std::string scoring_name(const Fact& source, const Pick& pick, size_t picks) {
     if (name == "special_expit" || name == "log_sigmoid") return std::string("sigmoid");
     return name;
   };
-  if (source.masked && !source.scoring.empty() && picks > 1 && plain(source.scoring) == "softmax" && pick.source.scoring.empty()) {
+  if (source.masked && !source.scoring.empty() && picks > 1 && plain(source.scoring) == "softmax" &&
+      pick.source.scoring.empty()) {
     return "sparsemixer";
   }
   // Picked from logits, weighed by scores that were computed beside them.
@@ -196,7 +197,8 @@ RouterDecision decide(const MethodGraph& graph, const RouterFlow& flow) {
           if (const Fact* found = flow.fact(element)) fact = found;
         }
       }
-      if (fact != nullptr && fact->scoring == "softmax") return refuse(dense, "weighs everything and selects nothing (dense mixture)");
+      if (fact != nullptr && fact->scoring == "softmax")
+        return refuse(dense, "weighs everything and selects nothing (dense mixture)");
     }
     return decision;
   }
@@ -205,7 +207,8 @@ RouterDecision decide(const MethodGraph& graph, const RouterFlow& flow) {
     decision.capture = expert_choice(graph, flow);
     return decision;
   }
-  if (picks_other_axis(last)) return refuse(last.node, "picks tokens for each expert (expert choice), not experts for each token");
+  if (picks_other_axis(last))
+    return refuse(last.node, "picks tokens for each expert (expert choice), not experts for each token");
   if (has(flow, EventKind::kChoosesTokens)) return refuse(last.node, "indexes tokens, not experts");
   const auto selected = chosen_ids(graph, flow);
   // A choice among outputs may be a choice of boxes or labels: it takes weights to make it one of experts.
@@ -214,7 +217,8 @@ RouterDecision decide(const MethodGraph& graph, const RouterFlow& flow) {
     return is_strong(event.kind) && !event.ids.empty() && (weighs || event.kind != EventKind::kChoosesOutputs);
   });
   if (!strong || selected.empty()) {
-    if (std::all_of(flow.picks().begin(), flow.picks().end(), [](const Pick& pick) { return pick.foreign; })) return decision;
+    if (std::all_of(flow.picks().begin(), flow.picks().end(), [](const Pick& pick) { return pick.foreign; }))
+      return decision;
     if (has(flow, EventKind::kSamples)) return refuse(last.node, "samples from what it picked, applies no expert");
     if (has(flow, EventKind::kLooksUp)) return refuse(last.node, "looks up values, applies no expert");
     return refuse(last.node, "what it picks selects no expert");
@@ -284,7 +288,8 @@ RouterDecision decide_hash(const MethodGraph& graph, const RouterFlow& flow, con
   const auto selected = chosen_ids(graph, flow);
   if (meetings.size() < 2 || selected.size() != 1) return decision;
   if (!hash.num_experts.has_value()) {
-    decision.refusal = RouterRefusal{hash.ids->node(), "ids of the arguments choose experts, and the graph does not tell how many there are"};
+    decision.refusal = RouterRefusal{
+        hash.ids->node(), "ids of the arguments choose experts, and the graph does not tell how many there are"};
     return decision;
   }
   RouterCapture capture;

@@ -19,11 +19,11 @@ struct RouterCapture {
   int64_t expert_dim = -1;  // of the tensors as the hook reports them
   int64_t logits_dim = -1;  // where the experts lie in `logits` and `scores` themselves
   int64_t scores_dim = -1;
-  std::string form;     // "slots", "dense", "variable", "expert_choice"
+  std::string form;  // "slots", "dense", "variable", "expert_choice"
   std::string scoring;
   std::optional<int64_t> num_experts;
   std::optional<int64_t> top_k;
-  bool add_slot_dim = false;  // the ids have no dimension for their one slot
+  bool add_slot_dim = false;             // the ids have no dimension for their one slot
   std::vector<torch::jit::Node*> users;  // of a router without a projection: where its ids choose experts
   std::vector<torch::jit::Node*> picks;  // all picks of the router, the ones of groups included
 

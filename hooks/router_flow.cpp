@@ -192,7 +192,8 @@ void RouterFlow::pass(const jit::Value* from, jit::Value* to) {
   }
 }
 
-// Hands on one element of a tuple, through the arms of a branch and out of a fork. False if nothing is known of the tuple.
+// Hands on one element of a tuple, through the arms of a branch and out of a fork. False if nothing is known of the
+// tuple.
 bool RouterFlow::spread(jit::Value* tuple, size_t place, jit::Value* to) {
   const jit::Node* node = tuple->node();
   if (node->kind() == jit::prim::TupleConstruct) {
@@ -305,7 +306,8 @@ void RouterFlow::visit_structure(jit::Node* node) {
     wake_users(node->output());
   } else if (kind == jit::prim::unchecked_cast || kind == jit::aten::_unwrap_optional) {
     pass(node->input(0), node->output());
-  } else if (kind == jit::prim::TupleConstruct || kind == jit::prim::ListConstruct || kind == jit::prim::DictConstruct) {
+  } else if (kind == jit::prim::TupleConstruct || kind == jit::prim::ListConstruct ||
+             kind == jit::prim::DictConstruct) {
     wake_users(node->output());
   } else if (kind == jit::prim::TupleUnpack) {
     for (size_t i = 0; i < node->outputs().size(); ++i) spread(node->input(), i, node->output(i));

@@ -8,62 +8,18 @@
 
 #include "hooks/method_graph.h"
 #include "hooks/op_traits.h"
+#include "hooks/router_fact.h"
 #include "hooks/value_origins.h"
 
 namespace moetap::hooks {
 
 // Note [Following a projection]
-// What a router is cannot be read from a sequence of operators: a top-k over a vocabulary and a top-k over experts are the same
-// nodes. It is seen from what becomes of the result. So every projection by a parameter is followed forward, and each value that
-// derives from it gets a role: scores over the projected axis, ids picked from them, weights of the picked, masks made of ids, and
-// so on. Where such a value meets something else (a hidden state, a parameter, the method's result), that is an event. The
-// decision (router_decision.h) reads the events: a router's ids choose parameters, rows or outputs of experts, and its weights
-// multiply hidden states.
-
-/// What a value means that derives from a followed projection.
-enum class Role {
-  kScore,   // real, one place an expert: logits, scores, and dense gate weights once they depend on a pick
-  kIds,     // expert ids, one place a slot
-  kSlot,    // real, one place a slot: gate weights on their way
-  kMask,    // zeros and ones made of ids, over experts or slots
-  kStat,    // reduced over experts or slots: normalisers, group scores, counts, places in an expert's queue
-  kOrder,   // tokens in an order made of ids: nonzero, argsort
-  kChosen,  // parameters picked by ids
-  kRouted,  // dense weights spread over the places of experts, [tokens, experts, capacity]
-};
-
-/// What is known of a value. Pointers are to values of the followed graph.
-struct Fact {
-  Role role = Role::kScore;
-  torch::jit::Value* base = nullptr;  // the earliest value with the same elements in the same order; null if there is none
-  bool aligned = true;                // elements are still in the order of tokens and slots (or experts)
-  std::set<int> picks;                // places in RouterFlow::picks that it depends on
-
-  // Scores, and the weights that were taken from them.
-  torch::jit::Value* logits = nullptr;  // the tensor that enters the scoring function; the scores themselves before that
-  torch::jit::Value* score = nullptr;   // the output of the scoring function; null before it
-  std::string scoring;                  // name of the scoring function; "" before it
-  std::string slot_scoring;             // scoring function applied over the slots, after the pick
-  bool biased = false;                  // something was added after scoring: only for selection
-  bool masked = false;                  // a mask was applied before scoring
-  bool grouped = false;                 // the expert axis is cut into groups
-  int64_t expert_dim = -1;              // where the experts lie; from the end where that is known
-  std::optional<int64_t> rank;          // number of dimensions, where the operators tell it
-  int64_t logits_dim = -1;              // expert_dim of `logits`
-  int64_t score_dim = -1;               // expert_dim of `score`
-  std::optional<int64_t> num_experts;
-
-  // Slots, ids, masks.
-  bool nested = false;     // picked from picked values (product keys)
-  bool per_expert = false; // concerns one expert: a comparison of ids with one number
-  bool one_hot = false;    // mask [..., slot, expert] with one place set
-  bool placed = false;     // mask over the places in the queue of an expert
-  int mixed_at = -1;       // concatenated with something else: place of the slots among the parts
-  std::optional<int64_t> num_slots;
-  torch::jit::Value* parent = nullptr;        // what it is a part of, or a masked copy of
-  std::vector<torch::jit::Value*> ids;        // aligned ids that it was made of, in order of execution
-  std::vector<torch::jit::Value*> weights;    // aligned weights that it was made of
-};
+// What a router is cannot be read from a sequence of operators: a top-k over a vocabulary and a top-k over experts are
+// the same nodes. It is seen from what becomes of the result. So every projection by a parameter is followed forward,
+// and each value that derives from it gets a role: scores over the projected axis, ids picked from them, weights of the
+// picked, masks made of ids, and so on. Where such a value meets something else (a hidden state, a parameter, the
+// method's result), that is an event. The decision (router_decision.h) reads the events: a router's ids choose
+// parameters, rows or outputs of experts, and its weights multiply hidden states.
 
 enum class EventKind {
   kAppliesWeights,     // weights multiply a hidden state
@@ -87,12 +43,12 @@ struct Event {
 /// A pick among the followed scores.
 struct Pick {
   torch::jit::Node* node;
-  Fact source;                // of the tensor that is picked from
-  std::optional<int64_t> k;   // picks a token, where the graph fixes it
+  Fact source;               // of the tensor that is picked from
+  std::optional<int64_t> k;  // picks a token, where the graph fixes it
   std::optional<int64_t> dim;
   torch::jit::Value* indices = nullptr;
-  bool over_all = false;      // orders all experts (`sort`)
-  bool foreign = false;       // no pick: the ids come from the method's arguments (hash routing)
+  bool over_all = false;  // orders all experts (`sort`)
+  bool foreign = false;   // no pick: the ids come from the method's arguments (hash routing)
 };
 
 /// Expert ids that are computed from the method's arguments alone: a table of ids, or a remainder.

@@ -45,8 +45,10 @@ std::optional<int64_t> projected_size(const MethodGraph& graph, const Projection
     const jit::Node* node = value->node();
     if (node->inputs().empty()) return std::nullopt;
     const OpKind kind = op_kind(*node);
-    if (kind == OpKind::kMoveAxis) transposed = !transposed;
-    else if (kind != OpKind::kCopy && kind != OpKind::kElementwise && kind != OpKind::kMultiply) return std::nullopt;
+    if (kind == OpKind::kMoveAxis)
+      transposed = !transposed;
+    else if (kind != OpKind::kCopy && kind != OpKind::kElementwise && kind != OpKind::kMultiply)
+      return std::nullopt;
     value = node->input(0);
   }
   const auto constant = graph.constant(value);
@@ -54,8 +56,8 @@ std::optional<int64_t> projected_size(const MethodGraph& graph, const Projection
   const at::Tensor weight = constant->toTensor();
   const std::string name = base_name(*projection.node);
   if (name == "einsum" || name == "tensordot" || name == "bilinear") return std::nullopt;
-  const bool rows_are_experts = name == "linear" || name == "cdist" || name == "inner" || name.rfind("conv", 0) == 0 ||
-                                name == "_convolution";
+  const bool rows_are_experts =
+      name == "linear" || name == "cdist" || name == "inner" || name.rfind("conv", 0) == 0 || name == "_convolution";
   if (rows_are_experts) return transposed ? weight.size(-1) : weight.size(0);
   return transposed ? weight.size(-2) : weight.size(-1);
 }
@@ -126,9 +128,8 @@ void find_in_method(MethodSites& sites, std::vector<SkippedSite>& skipped) {
   auto captured = [&](const std::vector<jit::Value*>& ids) {
     return std::any_of(sites.routers.begin(), sites.routers.end(), [&](const RouterCapture& other) {
       return std::any_of(ids.begin(), ids.end(), [&](const jit::Value* value) {
-        return std::any_of(other.selected.begin(), other.selected.end(), [&](const jit::Value* theirs) {
-          return first_of_copies(theirs) == first_of_copies(value);
-        });
+        return std::any_of(other.selected.begin(), other.selected.end(),
+                           [&](const jit::Value* theirs) { return first_of_copies(theirs) == first_of_copies(value); });
       });
     });
   };

@@ -84,13 +84,15 @@ bool ValueOrigins::visit(jit::Node* node) {
   // Sizes, types and devices are plain numbers, whatever they were asked of.
   if (node->outputs().size() == 1) {
     const auto kind = node->output()->type()->kind();
-    if (kind == c10::TypeKind::IntType || kind == c10::TypeKind::BoolType || kind == c10::TypeKind::DeviceObjType) return false;
+    if (kind == c10::TypeKind::IntType || kind == c10::TypeKind::BoolType || kind == c10::TypeKind::DeviceObjType)
+      return false;
   }
   const OpKind op = op_kind(*node);
   if (op == OpKind::kFresh) return false;
   Origin origin = Origin::kConstant;
   // Of the others these take the shape, the type or the device of a second operand, not its elements.
-  const bool first_only = op == OpKind::kCopy || op == OpKind::kReshape || op == OpKind::kRepeat || op == OpKind::kMoveAxis;
+  const bool first_only =
+      op == OpKind::kCopy || op == OpKind::kReshape || op == OpKind::kRepeat || op == OpKind::kMoveAxis;
   for (const jit::Value* input : node->inputs()) {
     origin = std::max(origin, of(input));
     if (first_only) break;
@@ -111,7 +113,8 @@ void ValueOrigins::mark_projected_inputs() {
     if (op_kind(*node) != OpKind::kContract) continue;
     for (jit::Value* operand : node->inputs()) {
       const jit::Value* value = operand;
-      while (of(value) == Origin::kInput && value->node()->kind() != jit::prim::Param && !value->node()->inputs().empty()) {
+      while (of(value) == Origin::kInput && value->node()->kind() != jit::prim::Param &&
+             !value->node()->inputs().empty()) {
         const OpKind kind = op_kind(*value->node());
         if (kind != OpKind::kCopy && kind != OpKind::kReshape && kind != OpKind::kMoveAxis) break;
         value = value->node()->input(0);

@@ -32,7 +32,8 @@ class ValueOrigins {
   std::unordered_map<const torch::jit::Value*, Origin> origins_;
 };
 
-/// The parameter operand of a projection (weight, or what is computed from a parameter alone), and the projected activation.
+/// The parameter operand of a projection (weight, or what is computed from a parameter alone), and the projected
+/// activation.
 struct Projection {
   torch::jit::Node* node = nullptr;
   torch::jit::Value* parameter = nullptr;

@@ -130,13 +130,23 @@ void transpose_expert_choice(const ReportedRouter& reported, const TokenLayout& 
   }
 }
 
+/// Weights over all experts: one tensor for all slots, or one for each tensor of slots (routers with several picks).
 void gather_dense_weights(const ReportedRouter& reported, const TokenLayout& layout, int64_t num_experts,
                           analysis::RouterCall& call) {
-  TORCH_CHECK(reported.weights.size() == 1, "weights of form ", std::string(reported.form), " must be one tensor, got ",
-              reported.weights.size());
-  const auto dense = over_experts(reported.weights[0], layout, num_experts, reported.expert_dim, "weights");
-  const auto unused = call.selected.lt(0);
-  call.weights = dense.gather(1, call.selected.clamp_min(0)).masked_fill(unused, 0);
+  const size_t parts = reported.weights.size();
+  TORCH_CHECK(parts == 1 || parts == reported.selected.size(), "weights of form ", std::string(reported.form),
+              " must be one tensor or one for each of the ", reported.selected.size(), " of selected, got ", parts);
+  const auto ids = call.selected.clamp_min(0);
+  std::vector<at::Tensor> gathered;
+  int64_t first_slot = 0;
+  for (size_t i = 0; i < parts; ++i) {
+    const auto dense = over_experts(reported.weights[i], layout, num_experts, reported.expert_dim, "weights");
+    const int64_t slots =
+        parts == 1 ? ids.size(1) : over_slots(reported.selected[i], layout, reported.expert_dim, "selected").size(1);
+    gathered.push_back(dense.gather(1, ids.narrow(1, first_slot, slots)));
+    first_slot += slots;
+  }
+  call.weights = at::cat(gathered, 1).masked_fill(call.selected.lt(0), 0);
   if (reported.form == "variable") {
     call.selected = call.selected.masked_fill(call.weights.eq(0), -1);
   }

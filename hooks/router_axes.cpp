@@ -1,0 +1,74 @@
+#include "hooks/router_axes.h"
+
+#include <algorithm>
+#include <limits>
+
+#include "hooks/op_traits.h"
+
+namespace moetap::hooks {
+namespace jit = torch::jit;
+
+int64_t from_end(int64_t dim, std::optional<int64_t> rank) {
+  return dim >= 0 && rank.has_value() ? dim - *rank : dim;
+}
+
+void move_axis(const MethodGraph& graph, const jit::Node& node, Fact& fact) {
+  const std::string name = base_name(node);
+  if (name == "permute") {
+    const jit::Node* dims = node.input(1)->node();
+    if (dims->kind() != jit::prim::ListConstruct) return;
+    const int64_t rank = static_cast<int64_t>(dims->inputs().size());
+    fact.rank = rank;
+    const int64_t old = from_end(fact.expert_dim, rank);
+    for (int64_t place = 0; place < rank; ++place) {
+      const auto dim = graph.constant_int(dims->inputs()[place]);
+      if (dim.has_value() && from_end(*dim, rank) == old) fact.expert_dim = place - rank;
+    }
+    return;
+  }
+  std::optional<int64_t> first = 0, second = 1;  // t, mT
+  if (name == "t" || name == "numpy_T" || name == "matrix_H") {
+    fact.rank = 2;
+  } else if (name == "mT" || name == "adjoint") {
+    first = -1, second = -2;
+  } else if (node.inputs().size() >= 3) {
+    first = graph.constant_int(node.input(1)), second = graph.constant_int(node.input(2));
+  }
+  if (!first.has_value() || !second.has_value()) return;
+  // Dimensions counted from the front tell the rank where they name the last: that of the experts moves, or it would
+  // not matter.
+  if (*first >= 0 && *second >= 0 && !fact.rank.has_value()) fact.rank = std::max(*first, *second) + 1;
+  const int64_t old = from_end(fact.expert_dim, fact.rank);
+  const int64_t a = from_end(*first, fact.rank), b = from_end(*second, fact.rank);
+  if (name == "movedim" || name == "moveaxis") {
+    if (a == old)
+      fact.expert_dim = b;
+    else if (a < 0 && b < 0 && a < old && b >= old)
+      fact.expert_dim = old - 1;
+    else if (a < 0 && b < 0 && a > old && b <= old)
+      fact.expert_dim = old + 1;
+  } else if (old == a) {
+    fact.expert_dim = b;
+  } else if (old == b) {
+    fact.expert_dim = a;
+  }
+}
+
+// Views that name all sizes tell the rank; an expert axis that is not the last keeps its place from the front.
+void resize_rank(Fact& fact, int64_t rank) {
+  if (fact.expert_dim != -1 && fact.rank.has_value()) fact.expert_dim = fact.expert_dim + *fact.rank - rank;
+  fact.rank = rank;
+}
+
+bool is_full_range(const MethodGraph& graph, const jit::Node& node) {
+  if (base_name(node) != "slice" || node.inputs().size() < 5) return false;
+  const auto step = graph.constant_int(node.input(4));
+  const auto start = graph.constant(node.input(2));
+  const auto end = graph.constant(node.input(3));
+  if (!step || *step != 1 || !start || !end) return false;
+  const bool from_start = start->isNone() || (start->isInt() && start->toInt() == 0);
+  const bool to_end = end->isNone() || (end->isInt() && end->toInt() == std::numeric_limits<int64_t>::max());
+  return from_start && to_end;
+}
+
+}  // namespace moetap::hooks

@@ -1,0 +1,20 @@
+#pragma once
+
+#include "hooks/method_graph.h"
+#include "hooks/router_fact.h"
+
+namespace moetap::hooks {
+
+/// A dimension counted from the end where the rank is known.
+int64_t from_end(int64_t dim, std::optional<int64_t> rank);
+
+/// Updates where the experts lie after `transpose`, `permute` and the like.
+void move_axis(const MethodGraph& graph, const torch::jit::Node& node, Fact& fact);
+
+/// Updates rank and place of the experts after a view that names all sizes.
+void resize_rank(Fact& fact, int64_t rank);
+
+/// True for a slice that leaves nothing out.
+bool is_full_range(const MethodGraph& graph, const torch::jit::Node& node);
+
+}  // namespace moetap::hooks

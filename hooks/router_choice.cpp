@@ -1,0 +1,290 @@
+// Transfer functions of RouterFlow for picks, and for what ids are used for: gathering, scattering, comparing. See
+// Note [Following a projection].
+#include <algorithm>
+
+#include "hooks/router_flow.h"
+
+namespace moetap::hooks {
+namespace jit = torch::jit;
+
+void RouterFlow::follow_pick(jit::Node* node) {
+  const Fact* found = fact(node->input(0));
+  if (found == nullptr) return;
+  const Fact own = remembered(*found);
+  const std::string name = base_name(*node);
+  const bool sorts = name == "sort" || name == "argsort" || name == "msort";
+  if (own.role == Role::kIds || own.role == Role::kOrder || own.role == Role::kMask) {
+    if (!sorts) return;
+    Fact order = own;
+    lose_alignment(order);
+    if (name == "sort") set(node->output(0), order);
+    order.role = Role::kOrder;
+    set(node->outputs().back(), order);
+    return;
+  }
+  if (own.role != Role::kScore && own.role != Role::kStat && own.role != Role::kSlot) return;
+  Pick pick{node, own, std::nullopt, std::nullopt, nullptr, sorts};
+  if (name == "topk") {
+    pick.k = graph_.constant_int(node->input(1));
+    if (node->inputs().size() > 2) pick.dim = graph_.constant_int(node->input(2));
+  } else if (name == "sort" || name == "argsort") {
+    // (self, dim, descending) or (self, stable, dim, descending)
+    for (jit::Value* input : node->inputs().slice(1)) {
+      if (input->type()->kind() == c10::TypeKind::IntType) pick.dim = graph_.constant_int(input);
+    }
+  } else {
+    pick.k = 1;
+    if (node->inputs().size() > 1) pick.dim = graph_.constant_int(node->input(1));
+  }
+  const bool only_indices = name == "argmax" || name == "argmin" || name == "argsort";
+  pick.indices = node->outputs().back();
+  int place = -1;
+  for (size_t i = 0; i < picks_.size(); ++i) {
+    if (picks_[i].node == node) place = static_cast<int>(i);
+  }
+  if (place < 0) {
+    place = static_cast<int>(picks_.size());
+    picks_.push_back(pick);
+  } else {
+    picks_[place] = pick;
+  }
+  Fact values = own;
+  values.role = Role::kSlot;
+  values.aligned = true;
+  values.base = node->output(0);
+  values.picks = {place};
+  values.ids = {pick.indices};
+  values.weights.clear();
+  values.parent = nullptr;
+  values.nested = own.role == Role::kSlot;
+  values.one_hot = values.per_expert = false;
+  values.mixed_at = -1;
+  values.num_slots = pick.k;
+  Fact indices = values;
+  indices.role = Role::kIds;
+  indices.base = pick.indices;
+  if (!only_indices) set(node->output(0), values);
+  set(pick.indices, indices);
+}
+
+void RouterFlow::follow_gather(jit::Node* node, jit::Value* source, const std::vector<jit::Value*>& indices) {
+  const Fact* from = fact(source);
+  const Fact* index = nullptr;
+  for (jit::Value* value : indices) {
+    const Fact* found = fact(value);
+    if (found == nullptr) continue;
+    if (index == nullptr || found->role == Role::kIds) index = found;
+  }
+  if (from == nullptr && index == nullptr) return;
+  if (index == nullptr) {
+    const Fact own = *from;
+    if (op_kind(*node) == OpKind::kGather && own.role == Role::kScore && own.picks.empty() && indices.size() == 1 &&
+        origins_.of(indices[0]) == Origin::kInput) {
+      follow_foreign_ids(node, own, indices[0]);
+      return;
+    }
+    if (own.role == Role::kMask || own.role == Role::kStat) {
+      set(node->output(), derived(own, node, own.role));
+    } else if (own.role == Role::kSlot || own.role == Role::kIds || own.role == Role::kOrder || !own.picks.empty()) {
+      Fact part = own;
+      lose_alignment(part);
+      set(node->output(), part);
+    } else if (own.role == Role::kScore) {
+      Fact part = derived(own, node, Role::kScore);  // some tokens' scores
+      if (part.score == nullptr) part.logits = node->output();
+      set(node->output(), part);
+    }
+    return;
+  }
+  const Fact by = remembered(*index);
+  if (from != nullptr) {
+    const Fact own = *from;
+    if (by.role == Role::kIds && own.role == Role::kScore && own.picks.empty()) {
+      Fact result = derived(own, node, Role::kSlot);  // the scores of the picked
+      merge(result, by);
+      result.nested = by.nested;
+      result.num_slots = by.num_slots;
+      if (!by.aligned) lose_alignment(result);
+      set(node->output(), result);
+    } else if (by.role == Role::kIds && own.role == Role::kScore) {
+      Fact result = derived(own, node, Role::kSlot);
+      merge(result, by);
+      if (!by.aligned) lose_alignment(result);
+      set(node->output(), result);
+    } else if (by.role == Role::kIds && own.role == Role::kIds) {
+      Fact result = derived(own, node, Role::kIds);
+      merge(result, by);
+      result.nested = true;
+      set(node->output(), result);
+    } else {
+      Fact part = own;
+      merge(part, by);
+      lose_alignment(part);
+      set(node->output(), part);
+    }
+    return;
+  }
+  const Origin origin = origins_.of(source);
+  if (by.role == Role::kIds) {
+    if (origin == Origin::kParameter) {
+      Fact chosen = derived(by, node, Role::kChosen);
+      chosen.aligned = by.aligned;
+      set(node->output(), chosen);
+    } else if (origin == Origin::kActivation && projection_.node == nullptr && op_kind(*node) == OpKind::kGather) {
+      Fact weights = derived(by, node, Role::kSlot);  // ids without scores of their own: these may be the weights
+      set(node->output(), weights);
+    } else if (origin == Origin::kActivation) {
+      event(precedes_projection(source) ? EventKind::kChoosesTokens : EventKind::kChoosesOutputs, node, by);
+    } else if (origin == Origin::kInput) {
+      event(EventKind::kChoosesTokens, node, by);
+    }
+  } else if (by.role == Role::kOrder || by.role == Role::kMask) {
+    if (origin == Origin::kActivation) event(EventKind::kDispatches, node, by);
+  }
+}
+
+void RouterFlow::follow_scatter(jit::Node* node, jit::Value* target, const Fact* index, jit::Value* source) {
+  const Fact* into = fact(target);
+  const Fact* what = fact(source);
+  if (index == nullptr) {
+    if (into != nullptr) set(node->output(), derived(*into, node, into->role));
+    return;
+  }
+  const Fact by = remembered(*index);
+  if (by.role == Role::kOrder) {
+    if (origins_.is_activation(source)) event(EventKind::kDispatches, node, by);
+    return;
+  }
+  if (by.role != Role::kIds) return;
+  if (origins_.is_activation(source) && what == nullptr) {
+    event(EventKind::kChoosesTokens, node, by);
+    return;
+  }
+  if (what != nullptr && (what->role == Role::kSlot || what->role == Role::kScore)) {
+    Fact dense = derived(*what, node, Role::kScore);
+    merge(dense, by);
+    dense.ids = by.ids;
+    dense.weights.clear();
+    dense.num_slots = by.num_slots;
+    dense.per_expert = dense.one_hot = false;
+    set(node->output(), dense);
+  } else if (into != nullptr && into->role == Role::kScore) {
+    Fact masked = derived(*into, node, Role::kScore);
+    merge(masked, by);
+    if (masked.score == nullptr) masked.masked = true;
+    set(node->output(), masked);
+  } else {
+    Fact mask = derived(by, node, Role::kMask);
+    mask.aligned = true;
+    mask.one_hot = mask.per_expert = false;
+    set(node->output(), mask);
+  }
+}
+
+void RouterFlow::follow_mask(jit::Node* node, OpKind kind) {
+  const auto inputs = node->inputs();
+  const std::string name = base_name(*node);
+  if (kind == OpKind::kOneHot) {
+    const Fact* found = fact(inputs[0]);
+    if (found == nullptr) return;
+    Fact mask = derived(remembered(*found), node, Role::kMask);
+    mask.aligned = true;
+    mask.one_hot = found->role == Role::kIds;
+    mask.placed = found->role == Role::kStat;
+    mask.per_expert = false;
+    set(node->output(), mask);
+    return;
+  }
+  if (kind == OpKind::kNonzero) {
+    const Fact* found = fact(inputs[0]);
+    if (found == nullptr || found->role == Role::kStat) return;
+    Fact order = remembered(*found);
+    lose_alignment(order);
+    order.role = Role::kOrder;
+    order.aligned = false;
+    order.base = nullptr;
+    set(node->output(), order);
+    return;
+  }
+  if (kind == OpKind::kCompare) {
+    const Fact* left = fact(inputs[0]);
+    const Fact* right = inputs.size() > 1 ? fact(inputs[1]) : nullptr;
+    const Fact* found = left != nullptr ? left : right;
+    if (found == nullptr) return;
+    if (right != nullptr && left != nullptr && left->role == Role::kScore) found = right;  // scores against a threshold
+    Fact mask = derived(remembered(*found), node, Role::kMask);
+    mask.aligned = true;
+    mask.one_hot = mask.per_expert = false;
+    if (found->role == Role::kIds || found->role == Role::kMask) {
+      const jit::Value* other = inputs[left != nullptr ? 1 : 0];
+      const bool number = !is_tensor(other) || origins_.of(other) != Origin::kConstant ||
+                          (graph_.constant(other).has_value() && graph_.constant(other)->isTensor() &&
+                           graph_.constant(other)->toTensor().numel() == 1);
+      // A tensor to compare with holds all expert ids (arange); a number is one expert.
+      mask.per_expert = number;
+      mask.one_hot = !number && found->role == Role::kIds;
+    }
+    set(node->output(), mask);
+    return;
+  }
+  if (kind == OpKind::kLogical) {
+    std::optional<Fact> result;
+    for (jit::Value* input : inputs) {
+      const Fact* found = is_tensor(input) ? fact(input) : nullptr;
+      if (found == nullptr) continue;
+      if (!result.has_value())
+        result = derived(remembered(*found), node, Role::kMask);
+      else {
+        merge(*result, remembered(*found));
+        result->per_expert = result->per_expert || found->per_expert;
+      }
+    }
+    if (result.has_value()) {
+      result->aligned = true;
+      set(node->output(), *result);
+    }
+    return;
+  }
+  // masked_fill(self, mask, value) and where(mask, self, other)
+  const bool where = kind == OpKind::kWhere;
+  const Fact* mask = fact(inputs[where ? 0 : 1]);
+  const Fact* self = fact(inputs[where ? 1 : 0]);
+  const Fact* other = fact(inputs[2]);
+  const bool hidden = origins_.is_activation(inputs[where ? 1 : 0]) || (where && origins_.is_activation(inputs[2]));
+  if (self == nullptr && other == nullptr) {
+    if (mask != nullptr && hidden)
+      event(EventKind::kDispatches, node, remembered(*mask));
+    else if (mask != nullptr)
+      set(node->output(), derived(remembered(*mask), node, Role::kMask));
+    return;
+  }
+  const Fact own = self != nullptr ? *self : *other;
+  Fact result = derived(own, node, own.role);
+  if (other != nullptr && self != nullptr) merge(result, *other);
+  if (mask != nullptr) {
+    if (own.role != Role::kIds) merge(result, remembered(*mask));
+    if (own.role == Role::kIds) result.picks.insert(mask->picks.begin(), mask->picks.end());
+  }
+  if (own.role == Role::kScore) {
+    if (own.score == nullptr) result.masked = true;
+    if (mask != nullptr && mask->per_expert) result.per_expert = true;
+  } else if (own.role == Role::kIds || own.role == Role::kSlot) {
+    result.parent = own.base;
+    result.ids = own.ids;
+    if (!own.aligned)
+      lose_alignment(result);
+    else if (own.role == Role::kIds)
+      result.ids = {node->output()};
+    if (where && mask != nullptr && mask->per_expert && own.role == Role::kSlot) {
+      Fact part = own;
+      lose_alignment(part);
+      part.per_expert = true;
+      result = part;
+    }
+  } else if (own.role == Role::kChosen || own.role == Role::kRouted) {
+    return;
+  }
+  set(node->output(), result);
+}
+
+}  // namespace moetap::hooks

@@ -1,0 +1,260 @@
+// Transfer functions of RouterFlow where followed values meet each other, or hidden states. See Note [Following a
+// projection].
+#include <algorithm>
+
+#include "hooks/router_flow.h"
+
+namespace moetap::hooks {
+namespace jit = torch::jit;
+
+namespace {
+
+// Weights that are spread over the places in the experts' queues.
+Fact routed(const Fact& weights, const Fact& mask) {
+  Fact result = remembered(weights);
+  merge(result, remembered(mask));
+  result.role = Role::kRouted;
+  result.aligned = false;
+  result.base = nullptr;
+  result.ids = mask.ids;
+  return result;
+}
+
+}  // namespace
+
+void RouterFlow::meet(jit::Node* node, const Fact& fact) {
+  const Fact what = remembered(fact);
+  switch (fact.role) {
+    case Role::kSlot:
+    case Role::kRouted:
+      event(EventKind::kAppliesWeights, node, what);
+      // One expert's share: the ids were compared with its number.
+      if (fact.per_expert && !fact.ids.empty()) event(EventKind::kDispatches, node, what);
+      break;
+    case Role::kScore:
+      event(fact.picks.empty() ? EventKind::kDenseWeights : EventKind::kAppliesWeights, node, what);
+      if (!fact.picks.empty() && !fact.ids.empty()) event(EventKind::kDispatches, node, what);
+      break;
+    case Role::kStat:
+      if (!what.weights.empty()) event(EventKind::kAppliesWeights, node, what);
+      break;
+    case Role::kMask:
+      if (!what.ids.empty()) event(EventKind::kDispatches, node, what);
+      break;
+    case Role::kChosen:
+      event(EventKind::kChoosesParameters, node, what);
+      break;
+    case Role::kIds:
+    case Role::kOrder:
+      break;
+  }
+}
+
+std::optional<Fact> RouterFlow::combine(jit::Node* node, const Fact& left, const Fact& right, OpKind kind) {
+  auto pair_is = [&](Role a, Role b) {
+    return (left.role == a && right.role == b) || (left.role == b && right.role == a);
+  };
+  auto of_role = [&](Role role) -> const Fact& { return left.role == role ? left : right; };
+  const bool multiply = kind == OpKind::kMultiply;
+  if (left.role == right.role) {
+    Fact result = derived(left, node, left.role);
+    const bool divides = base_name(*node) == "div";
+    if (!divides || left.role != Role::kSlot) merge(result, right);
+    if (left.role == Role::kScore) {
+      if (!left.aligned || !right.aligned) result.aligned = true;
+      result.biased = left.biased && right.biased;
+      if (left.score == nullptr && right.score != nullptr) {
+        result.score = right.score, result.logits = right.logits, result.scoring = right.scoring;
+      }
+      if (left.score == nullptr && right.score == nullptr && !left.masked) result.logits = left.logits;
+      if (base_name(*node) == "add" && left.score != nullptr) result.biased = true;
+    } else if (left.role == Role::kSlot && (!left.aligned || !right.aligned)) {
+      lose_alignment(result);
+    } else if (left.role == Role::kMask) {
+      // A product keeps what both set; a sum of one-hots sets several places.
+      result.per_expert = left.per_expert || right.per_expert;
+      result.one_hot = multiply && (left.one_hot || right.one_hot);
+      result.placed = left.placed || right.placed;
+    }
+    return result;
+  }
+  if (pair_is(Role::kScore, Role::kMask)) {
+    const Fact& score = of_role(Role::kScore);
+    const Fact& mask = of_role(Role::kMask);
+    if (mask.placed && !score.picks.empty()) return routed(score, mask);
+    Fact result = derived(score, node, Role::kScore);
+    merge(result, remembered(mask));
+    if (score.score == nullptr) result.masked = true;
+    result.one_hot = mask.one_hot;
+    result.per_expert = mask.per_expert;
+    if (!score.picks.empty()) result.parent = score.base;
+    return result;
+  }
+  if (pair_is(Role::kSlot, Role::kMask)) {
+    const Fact& slot = of_role(Role::kSlot);
+    const Fact& mask = of_role(Role::kMask);
+    if (mask.placed) return routed(slot, mask);
+    Fact result = derived(slot, node, Role::kSlot);
+    result.parent = slot.base;
+    if (!slot.aligned) lose_alignment(result);
+    if (mask.per_expert) {
+      Fact part = slot;
+      lose_alignment(part);
+      part.ids = mask.ids;
+      part.per_expert = true;
+      return part;
+    }
+    if (mask.one_hot) {  // weights spread over the experts
+      result.role = Role::kScore;
+      result.parent = nullptr;
+      merge(result, remembered(mask));
+      result.ids = mask.ids;
+      return result;
+    }
+    return result;  // slots that are kept or dropped
+  }
+  if (pair_is(Role::kScore, Role::kSlot) || pair_is(Role::kScore, Role::kStat)) {
+    const Fact& score = of_role(Role::kScore);
+    Fact result = derived(score, node, Role::kScore);
+    if (score.score == score.base && score.score != nullptr) result.score = node->output();
+    return result;
+  }
+  if (pair_is(Role::kSlot, Role::kStat)) {
+    const Fact& slot = of_role(Role::kSlot);
+    Fact result = derived(slot, node, Role::kSlot);
+    if (!slot.aligned) lose_alignment(result);
+    return result;
+  }
+  if (pair_is(Role::kSlot, Role::kChosen)) {
+    const Fact& slot = of_role(Role::kSlot);
+    Fact result = derived(slot, node, Role::kSlot);
+    if (!slot.aligned) lose_alignment(result);
+    result.nested = slot.nested;
+    event(EventKind::kLooksUp, node, remembered(slot));
+    return result;
+  }
+  if (pair_is(Role::kMask, Role::kStat)) {
+    Fact result = derived(of_role(Role::kMask), node, Role::kStat);
+    return result;
+  }
+  if (pair_is(Role::kRouted, Role::kStat) || pair_is(Role::kRouted, Role::kMask)) {
+    return derived(of_role(Role::kRouted), node, Role::kRouted);
+  }
+  if (pair_is(Role::kIds, Role::kMask)) {
+    const Fact& ids = of_role(Role::kIds);
+    Fact result = derived(ids, node, Role::kIds);
+    result.parent = ids.base;
+    if (!ids.aligned)
+      lose_alignment(result);
+    else
+      result.ids = {node->output()};
+    return result;
+  }
+  return std::nullopt;
+}
+
+void RouterFlow::follow_contract(jit::Node* node) {
+  std::vector<jit::Value*> operands;
+  const std::string name = base_name(*node);
+  const bool einsum = name == "einsum";
+  if (einsum) {
+    operands = list_elements(node->input(node->inputs().size() > 1 ? 1 : 0));
+  } else {
+    for (jit::Value* input : node->inputs()) {
+      if (is_tensor(input)) operands.push_back(input);
+    }
+  }
+  std::vector<Fact> facts;
+  bool hidden = false;
+  for (jit::Value* operand : operands) {
+    if (const Fact* found = fact(operand))
+      facts.push_back(*found);
+    else if (origins_.is_activation(operand))
+      hidden = true;
+  }
+  if (facts.empty()) return;
+  // A hidden state that is multiplied by the chosen expert's matrix, weighed or masked.
+  if (hidden) {
+    for (const Fact& own : facts) meet(node, own);
+    return;
+  }
+  for (const Fact& own : facts) {
+    if (own.role == Role::kChosen) event(EventKind::kLooksUp, node, remembered(own));
+  }
+  if (facts.size() == 2) {
+    const Fact left = remembered(facts[0]), right = remembered(facts[1]);
+    const Fact* mask = left.role == Role::kMask ? &left : right.role == Role::kMask ? &right : nullptr;
+    const Fact* other = mask == &left ? &right : &left;
+    if (mask == nullptr) return;
+    Fact result = derived(*other, node, other->role);
+    merge(result, *mask);
+    if (other->role == Role::kScore && other->picks.empty()) {
+      result.role = Role::kSlot;  // scores at the chosen experts
+    } else if (other->role == Role::kSlot) {
+      result.role = Role::kScore;  // weights spread over the experts
+      result.ids = mask->ids;
+    } else if (other->role == Role::kScore) {
+      result.role = Role::kRouted;
+      result.aligned = false;
+      result.base = nullptr;
+      result.weights = other->weights;
+    } else if (other->role == Role::kMask) {
+      result.role = Role::kMask;
+      result.one_hot = false;
+    } else {
+      return;
+    }
+    set(node->output(), result);
+  }
+}
+
+void RouterFlow::follow_concatenate(jit::Node* node) {
+  const auto parts = list_elements(node->input(0));
+  const Fact* first = nullptr;
+  size_t followed = 0;
+  int first_at = -1;
+  for (size_t i = 0; i < parts.size(); ++i) {
+    const Fact* found = fact(parts[i]);
+    if (found == nullptr) continue;
+    if (first == nullptr) first = found, first_at = static_cast<int>(i);
+    if (found->role == first->role) ++followed;
+  }
+  if (first == nullptr) return;
+  Fact result = derived(remembered(*first), node, first->role);
+  bool all_slots = first->role == Role::kSlot || first->role == Role::kIds;
+  for (const jit::Value* part : parts) {
+    if (const Fact* found = fact(part); found != nullptr && found->role == first->role) {
+      merge(result, remembered(*found));
+      result.nested = result.nested || found->nested;
+      // One slot each, as `ids[:, 0]` and `ids[:, 1]`, makes the slots again.
+      if (!found->aligned) all_slots = false;
+    }
+  }
+  // Slots beside scores of experts that are not chosen (shared ones), which carry the projection's facts as well.
+  if (followed < parts.size() && first->role == Role::kSlot) result.mixed_at = first_at;
+  if (followed < parts.size() && first->role == Role::kScore) {
+    for (size_t i = 0; i < parts.size(); ++i) {
+      const Fact* found = fact(parts[i]);
+      if (found != nullptr && found->role == Role::kSlot) {
+        result = derived(remembered(*found), node, Role::kSlot);
+        result.mixed_at = static_cast<int>(i);
+        all_slots = true;
+      }
+    }
+  }
+  if (first->role == Role::kIds || result.role == Role::kSlot) {
+    result.num_slots = std::nullopt;
+    if (!all_slots)
+      lose_alignment(result);
+    else {
+      result.aligned = true;
+      if (result.role == Role::kIds)
+        result.ids = {node->output()};
+      else
+        result.weights = {node->output()};
+    }
+  }
+  set(node->output(), result);
+}
+
+}  // namespace moetap::hooks

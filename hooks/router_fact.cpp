@@ -1,0 +1,41 @@
+#include "hooks/router_fact.h"
+
+#include <algorithm>
+
+namespace moetap::hooks {
+namespace jit = torch::jit;
+
+void merge(Fact& into, const Fact& from) {
+  into.picks.insert(from.picks.begin(), from.picks.end());
+  for (jit::Value* id : from.ids) {
+    if (std::find(into.ids.begin(), into.ids.end(), id) == into.ids.end()) into.ids.push_back(id);
+  }
+  for (jit::Value* weight : from.weights) {
+    if (std::find(into.weights.begin(), into.weights.end(), weight) == into.weights.end())
+      into.weights.push_back(weight);
+  }
+  into.nested = into.nested || from.nested;
+}
+
+bool carries_weights(const Fact& fact) {
+  return fact.role == Role::kSlot || fact.role == Role::kRouted || (fact.role == Role::kScore && !fact.picks.empty());
+}
+
+void lose_alignment(Fact& fact) {
+  if (fact.aligned && fact.base != nullptr) {
+    if (fact.role == Role::kIds) fact.ids = {fact.base};
+    if (carries_weights(fact)) fact.weights = {fact.base};
+  }
+  fact.aligned = false;
+  fact.base = nullptr;
+}
+
+Fact remembered(Fact fact) {
+  if (fact.aligned && fact.base != nullptr) {
+    if (fact.role == Role::kIds) fact.ids = {fact.base};
+    if (carries_weights(fact) && fact.role != Role::kRouted) fact.weights = {fact.base};
+  }
+  return fact;
+}
+
+}  // namespace moetap::hooks
