@@ -41,7 +41,7 @@ std::string signature(const c10::FunctionSchema& schema) {
 std::string join(const std::vector<std::string>& names) {
   std::string text;
   for (const auto& name : names) {
-    text += (text.empty() ? "\"" : ", \"") + name + "\"";
+    text += fmt::format("{}\"{}\"", text.empty() ? "" : ", ", name);
   }
   return text;
 }
@@ -53,14 +53,14 @@ c10::IValue on_device(const c10::IValue& value, c10::Device device) {
   }
   if (value.isTensorList()) {
     c10::List<at::Tensor> moved;
-    for (const at::Tensor tensor : value.toTensorList()) {
+    for (const at::Tensor& tensor : value.toTensorList()) {
       moved.push_back(tensor.to(device));
     }
     return moved;
   }
   if (value.isList()) {
     auto moved = c10::impl::GenericList(value.toList().elementType());
-    for (const c10::IValue element : value.toList()) {
+    for (const c10::IValue& element : value.toList()) {
       moved.push_back(on_device(element, device));
     }
     return moved;
@@ -129,7 +129,7 @@ ForwardArguments read_arguments(const std::string& path) {
     const auto& elements = value.toTupleRef().elements();
     arguments.positional.assign(elements.begin(), elements.end());
   } else if (value.isList()) {
-    for (const c10::IValue element : value.toList()) {
+    for (const c10::IValue& element : value.toList()) {
       arguments.positional.push_back(element);
     }
   } else if (value.isTensor()) {

@@ -25,12 +25,14 @@ class RunDirectory {
 
  private:
   bool holds_run() const;
+  void remove_files(const std::string& task) noexcept;
 
   std::filesystem::path path_;
   std::string task_;
   std::filesystem::path done_marker_;
-  std::filesystem::path own_dump_;  // shards of this rank
-  bool shared_with_ranks_;          // other ranks may write here: their files stay
+  std::filesystem::path dump_;     // of this rank
+  std::filesystem::path journal_;  // of this rank; there while a run goes on, and after one that died
+  bool shared_with_ranks_;         // other ranks may write here: their files stay
   bool existed_;
 };
 
