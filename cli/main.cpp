@@ -27,6 +27,10 @@ int run_program(int argc, char** argv) {
   program.footer("Exit status: 0 done, 1 failed, 2 wrong usage. Each command has a --help of its own.");
   const std::array commands = {moetap::cli::add_inspect(program), moetap::cli::add_instrument(program),
                                moetap::cli::add_run(program)};
+  if (argc > 1 && argv[1][0] != '-' && program.get_subcommand_no_throw(argv[1]) == nullptr) {
+    return report(std::string(argv[1]) + ": no such command; the commands are inspect, instrument and run",
+                  moetap::cli::kExitUsage);
+  }
   try {
     program.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

@@ -153,8 +153,8 @@ void print_result(const plugin::Config& config, const plugin::Counters& counters
   if (summary.is_object() && summary.contains("components")) {
     fmt::print("{}", routing_table(summary));
   }
-  fmt::print("{} forwards, {} tokens; {}, {} and {}\n", counters.forwards, counters.tokens,
-             (folder / (config.task + ".json")).string(), (folder / "results.json").string(),
+  fmt::print("{} forward{}, {} tokens; {}, {} and {}\n", counters.forwards, counters.forwards == 1 ? "" : "s",
+             counters.tokens, (folder / (config.task + ".json")).string(), (folder / "results.json").string(),
              (folder / "moetap" / "").string());
   const std::pair<int64_t, const char*> losses[] = {{counters.dropped, "forwards dropped: the queue was full"},
                                                     {counters.unwritten, "forwards not written"},

@@ -17,7 +17,7 @@ class MoeBlock(nn.Module):
         self.dropout = nn.Dropout(0.5)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        tokens = x.reshape(-1, WIDTH)
+        tokens = x.reshape(-1, x.size(-1))
         scores = torch.softmax(self.gate(tokens), dim=-1)
         weights, selected = torch.topk(scores, 2, dim=-1)
         weights = weights / weights.sum(dim=-1, keepdim=True)

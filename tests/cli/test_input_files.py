@@ -5,6 +5,7 @@ import struct
 
 import pytest
 import torch
+from conftest import assert_succeeded
 from moe_model import moe_inputs
 from safetensors.torch import save_file
 
@@ -129,7 +130,7 @@ def test_hostile_safetensors(assert_input_refused, tmp_path, content):
 
 def summary_of(moetap, model, path, run):
     done = moetap("run", model, "--inputs", path, "-o", run)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert_succeeded(done)
     return json.loads((run / "moetap" / "summary.json").read_text())
 
 

@@ -8,7 +8,7 @@ import time
 
 import pytest
 import torch
-from conftest import MOETAP
+from conftest import MOETAP, assert_succeeded
 from moe_model import NUM_EXPERTS, TOP_K, moe_inputs
 from safetensors.torch import load_file, save_file
 
@@ -20,7 +20,7 @@ TOKENS = 2 * 5 + 1 * 7 + 2 * 3
 def run(moetap, models, inputs, tmp_path_factory):
     path = tmp_path_factory.mktemp("run") / "out"
     done = moetap("run", models / "moe.pt", "--inputs", inputs, "-o", path, "--save-outputs")
-    assert (done.returncode, done.stderr) == (0, "")
+    assert_succeeded(done)
     return path, done.stdout
 
 
@@ -85,7 +85,7 @@ def test_options_go_over_the_configuration_file(moetap, models, inputs, tmp_path
     done = moetap(
         "run", models / "moe.pt", "--inputs", inputs, "--config", config, "--task", "mine", "--no-log-per-token"
     )
-    assert (done.returncode, done.stderr) == (0, "")
+    assert_succeeded(done)
     log = json.loads((tmp_path / "run" / "mine.json").read_text())
     assert "selected_experts" not in log["logs"][0]["logs_metrics_vision"][0][0]["0"]
     assert not (tmp_path / "run" / "from_file.json").exists()
@@ -94,7 +94,7 @@ def test_options_go_over_the_configuration_file(moetap, models, inputs, tmp_path
 def test_flags_take_a_value(moetap, models, inputs, tmp_path):
     options = ["--log-per-token", "false", "--renumber-layers"]
     done = moetap("run", models / "moe.pt", "--inputs", inputs, "-o", tmp_path / "run", *options)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert_succeeded(done)
     manifest = json.loads((tmp_path / "run" / "moetap" / "manifest.json").read_text())
     assert manifest["config"]["log_per_token"] is False
     assert manifest["config"]["renumber_layers"] is True
@@ -105,7 +105,7 @@ def test_samples_give_the_log_its_fields(moetap, models, inputs, tmp_path):
     lines = [{"doc_id": 10 + i, "target": str(i), "doc": {"category": f"digit {i}"}} for i in range(sum(BATCHES))]
     samples.write_text("".join(json.dumps(line) + "\n" for line in lines))
     done = moetap("run", models / "moe.pt", "--inputs", inputs, "-o", tmp_path / "run", "--samples", samples)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert_succeeded(done)
     log = json.loads((tmp_path / "run" / "log_metrics.json").read_text())
     assert [(e["doc_id"], e["target"], e["doc"]) for e in log["logs"]] == [
         (line["doc_id"], line["target"], line["doc"]) for line in lines
@@ -115,7 +115,7 @@ def test_samples_give_the_log_its_fields(moetap, models, inputs, tmp_path):
 def test_another_method(moetap, models, inputs, tmp_path):
     run = tmp_path / "run"
     done = moetap("run", models / "moe.pt", "--inputs", inputs, "-o", run, "--method", "encode", "--save-outputs")
-    assert (done.returncode, done.stderr) == (0, "")
+    assert_succeeded(done)
     saved = load_file(run / "moetap" / "outputs" / "000000.safetensors")["output"]
     expected = torch.jit.load(models / "moe.pt").eval().encode(**load_file(inputs / "0.safetensors"))
     assert torch.equal(saved, expected)
