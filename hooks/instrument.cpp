@@ -129,7 +129,10 @@ class MethodRewriter {
 
   void insert_end() {
     jit::WithInsertPoint at_end(graph_.block()->return_node());
-    graph_.insertNode(graph_.create(symbol("moetap::end"), {handles_[&graph_]}, 0));
+    // See Note [Schemas of the operators].
+    jit::Node* end = graph_.insertNode(graph_.create(symbol("moetap::end"), {handles_[&graph_]}, 1));
+    end->output()->setType(c10::IntType::get());
+    graph_.insertNode(graph_.create(symbol("moetap::ended"), {end->output()}, 0));
   }
 
  private:

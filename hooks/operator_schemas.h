@@ -3,11 +3,12 @@
 // The operators that `hooks` inserts and `plugin` implements. `hooks` knows them by these names only.
 //
 // Note [Schemas of the operators]
-// `begin` returns a handle, an int64 tensor of one element that owns the recorder of its forward; every operator of the
-// forward takes it, through forks, branches and loops, since one forward may run on several threads. `router` mutates
-// the handle by its schema (`Tensor(a!)`), which keeps it alive without forbidding optimisation around it; `begin` and
-// `end` have side effects (`CONSERVATIVE`, which LibTorch refuses for a schema that names aliases), which keeps the
-// handle alive.
+// `begin` returns a handle, a new int64 tensor of one element that owns the recorder of its forward; every operator of the
+// forward takes it, through forks, branches and loops, since one forward may run on several threads. Schemas say what is true
+// (`FROM_SCHEMA`): `router` and `end` write to the handle and read the rest. What keeps them alive is `ended`, which has side
+// effects (`CONSERVATIVE`) and takes the number that `end` returns. It must not take the handle: LibTorch's alias analysis then
+// lets the handle alias every parameter of the model, no operation moves past a `router` any more, and in training the
+// differentiable subgraphs are cut in other places than in the plain model, which changes the last bits of gradients.
 namespace moetap::hooks {
 
 // description: the model's description (see DescribeModel). arguments: the method's Tensor and Tensor? arguments, in
@@ -38,6 +39,7 @@ inline constexpr const char* kLogSchemas[] = {
     "moetap::log.Tensor(str name, Tensor value) -> ()", "moetap::log.bool(str name, bool value) -> ()",
     "moetap::log.int(str name, int value) -> ()", "moetap::log.float(str name, float value) -> ()"};
 
-inline constexpr const char* kEndSchema = "moetap::end(Tensor forward) -> ()";
+inline constexpr const char* kEndSchema = "moetap::end(Tensor(a!) forward) -> int";
+inline constexpr const char* kEndedSchema = "moetap::ended(int end) -> ()";
 
 }  // namespace moetap::hooks

@@ -104,12 +104,16 @@ void log_in_forward(const c10::OperatorHandle&, torch::jit::Stack* stack) {
 /// Arguments: name, value.
 void log_outside_a_forward(const c10::OperatorHandle&, torch::jit::Stack* stack) { torch::jit::drop(*stack, 2); }
 
-void end(const at::Tensor& forward) {
+int64_t end(const at::Tensor& forward) {
   if (ForwardRecorder* recorder = recorder_of(forward)) {
     const OutsideTheModel outside;
     recorder->end();
   }
+  return 0;
 }
+
+/// Only keeps the others alive: see Note [Schemas of the operators].
+void ended(int64_t) {}
 
 /// The kernels serve every backend, with and without gradients.
 template <typename Kernel>
@@ -126,14 +130,16 @@ std::unique_ptr<torch::Library> register_operators() {
   auto library = std::make_unique<torch::Library>(torch::Library::DEF, kNamespace, std::nullopt, __FILE__, __LINE__);
   const auto side_effects = c10::AliasAnalysisKind::CONSERVATIVE;
   const auto as_written = c10::AliasAnalysisKind::FROM_SCHEMA;
-  library->def(torch::schema(hooks::kBeginSchema, side_effects));
+  library->def(torch::schema(hooks::kBeginSchema, as_written));
   library->def(torch::schema(hooks::kRouterSchema, as_written));
   library->def(torch::schema(hooks::kLogInForwardSchema, as_written));
-  library->def(torch::schema(hooks::kEndSchema, side_effects));
+  library->def(torch::schema(hooks::kEndSchema, as_written));
+  library->def(torch::schema(hooks::kEndedSchema, side_effects));
   library->impl("begin", for_all(TORCH_FN(begin)));
   library->impl("router", for_all(TORCH_FN(router)));
   library->impl("log_in_forward", for_all(torch::CppFunction::makeFromBoxedFunction<&log_in_forward>()));
   library->impl("end", for_all(TORCH_FN(end)));
+  library->impl("ended", for_all(TORCH_FN(ended)));
   for (const char* schema : hooks::kLogSchemas) {
     library->def(torch::schema(schema, side_effects));
     const std::string name(schema, std::string_view(schema).find('('));

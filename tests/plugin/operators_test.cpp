@@ -51,7 +51,8 @@ graph(%description : str, %ids : Tensor, %mask : Tensor, %x : Tensor, %w : Tenso
   %changed.ids : Tensor = aten::zero_(%selected)
   %changed.mask : Tensor = aten::zero_(%mask)
   %squared : Tensor = aten::mul(%weights, %weights)
-  moetap::end(%forward)
+  %end : int = moetap::end(%forward)
+  moetap::ended(%end)
   return (%squared)
 )IR";
 
@@ -115,7 +116,7 @@ TEST(Operators, TrainModeKeepsOutputsAndGradients) {
   const std::string ir = without(kRouterGraph, {"  %changed.ids : Tensor = aten::zero_(%selected)\n"});
   const auto tapped = parse(ir);
   const auto plain = parse(without(
-      ir, {"  moetap::end(%forward)\n",
+      ir, {"  %end : int = moetap::end(%forward)\n", "  moetap::ended(%end)\n",
            "  moetap::router(%forward, %hook, %logits, %scores, %selected.list, %weights.list, %last, %form)\n",
            "  %forward : Tensor = moetap::begin(%description, %method, %arguments)\n"}));
   RecordedRun recorded(everything());
@@ -190,7 +191,7 @@ TEST(Operators, SurviveDeadCodeElimination) {
   for (const auto* node : graph->nodes()) {
     operators += std::string(node->kind().ns().toUnqualString()) == "moetap";
   }
-  EXPECT_EQ(operators, 3);
+  EXPECT_EQ(operators, 4);
 }
 
 TEST(Operators, AForwardThatThrowsIsCountedAndNotRecorded) {
@@ -227,7 +228,8 @@ graph(%description : str, %logits : Tensor, %good : Tensor, %bad : Tensor):
   moetap::router(%forward, %first, %logits, %none, %bad.list, %weights, %last, %form)
   moetap::router(%forward, %second, %logits, %none, %good.list, %weights, %last, %form)
   moetap::router(%forward, %second, %logits, %none, %good.list, %weights, %last, %form)
-  moetap::end(%forward)
+  %end : int = moetap::end(%forward)
+  moetap::ended(%end)
   return (%logits)
 )IR";
 
@@ -341,7 +343,8 @@ graph(%description : str, %mean : Tensor, %vector : Tensor, %count : int, %on : 
   moetap::log_in_forward(%forward, %component, %layer, %c, %count)
   moetap::log_in_forward(%forward, %component, %layer, %d, %on)
   moetap::log_in_forward(%forward, %component, %layer, %e, %ratio)
-  moetap::end(%forward)
+  %end : int = moetap::end(%forward)
+  moetap::ended(%end)
   return (%mean)
 )IR");
   run(*function, {description, at::scalar_tensor(1.5), at::ones({2}), 7, true, 0.25});

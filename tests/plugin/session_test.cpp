@@ -1,0 +1,169 @@
+// A session on a scripted model, from attach to close.
+#include "plugin/session.h"
+
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+#include <torch/csrc/autograd/generated/variable_factories.h>
+#include <torch/csrc/jit/api/module.h>
+#include <torch/csrc/jit/serialization/import.h>
+
+#include <sstream>
+
+#include "tests/plugin/recorded_run.h"
+
+namespace moetap::plugin {
+namespace {
+
+/// One MoE layer with 4 linear experts: softmax, top-2, renormalised.
+torch::jit::Module moe_model() {
+  at::manual_seed(7);
+  torch::jit::Module gate("Gate");
+  gate.register_parameter("weight", at::randn({4, 8}), /*is_buffer=*/false);
+  gate.define(R"(
+    def forward(self, x):
+        logits = torch.linear(x, self.weight)
+        weights, selected = torch.topk(torch.softmax(logits, -1), 2, -1)
+        weights = weights / torch.sum(weights, -1, True)
+        return weights, selected
+  )");
+  torch::jit::Module model("Model");
+  model.register_parameter("embedding", at::randn({16, 8}), /*is_buffer=*/false);
+  model.register_parameter("experts", at::randn({4, 8, 8}), /*is_buffer=*/false);
+  model.register_module("gate", gate);
+  model.define(R"(
+    def forward(self, input_ids, attention_mask):
+        x = torch.embedding(self.embedding, input_ids)
+        weights, selected = self.gate.forward(x)
+        experts = torch.index_select(self.experts, 0, selected.reshape(-1))
+        each = torch.repeat_interleave(x.reshape(-1, 8), 2, 0)
+        outputs = torch.bmm(experts, each.unsqueeze(-1)).reshape(2, 3, 2, 8)
+        return x + torch.sum(outputs * weights.unsqueeze(-1), -2)
+  )");
+  return model;
+}
+
+struct Input {
+  at::Tensor ids = at::tensor({1, 5, 3, 2, 8, 0}, at::kLong).reshape({2, 3});
+  at::Tensor mask = at::tensor({1, 1, 1, 1, 1, 0}, at::kLong).reshape({2, 3});
+
+  std::vector<c10::IValue> arguments() const { return {ids, mask}; }
+};
+
+at::Tensor expected_ids(const torch::jit::Module& model, const Input& input) {
+  const auto x = at::embedding(model.attr("embedding").toTensor(), input.ids);
+  const auto logits = at::linear(x, model.attr("gate").toModule().attr("weight").toTensor());
+  return std::get<1>(logits.softmax(-1).topk(2, -1)).reshape({6, 2}).narrow(0, 0, 5);
+}
+
+class SessionTest : public testing::Test {
+ protected:
+  std::shared_ptr<Collected> collected = std::make_shared<Collected>();
+  std::unique_ptr<Session> session = std::make_unique<Session>(Config{}, std::make_unique<CollectingSink>(collected));
+  const Input input;
+};
+
+TEST_F(SessionTest, RecordsATwinAndLeavesTheModelAlone) {
+  const at::NoGradGuard no_gradients;
+  auto model = moe_model();
+  const auto cold = model.forward(input.arguments()).toTensor();  // warm before it is attached
+  model.forward(input.arguments());
+  auto twin = session->attach(model, {"m.pt", "00"});
+  for (int i = 0; i < 4; ++i) {
+    EXPECT_TRUE(at::equal(twin.forward(input.arguments()).toTensor(), cold)) << "run " << i;
+    EXPECT_TRUE(at::equal(model.forward(input.arguments()).toTensor(), cold));
+  }
+  session->close();
+  ASSERT_EQ(collected->records.size(), 4u);
+  for (const auto& record : collected->records) {
+    ASSERT_EQ(record.routers.size(), 1u);
+    EXPECT_TRUE(at::equal(record.routers[0].selected, expected_ids(model, input)));
+    EXPECT_EQ(record.model->model_file, "m.pt");
+    EXPECT_EQ(record.model->hooks.at(0).num_experts, 4);
+  }
+  EXPECT_EQ(session->counters().tokens, 20);
+  EXPECT_FALSE(session->write_error());
+}
+
+TEST_F(SessionTest, GradientsAreUntouched) {
+  auto model = moe_model();
+  auto twin = session->attach(model);
+  const auto gradients = [&](torch::jit::Module& module) {
+    module.train();
+    for (auto parameter : model.parameters()) {  // shared with the twin
+      parameter.requires_grad_().mutable_grad() = at::Tensor();
+    }
+    const auto loss = module.forward(input.arguments()).toTensor().square().sum();
+    loss.backward();
+    std::vector<at::Tensor> result{loss.detach()};
+    for (const auto& parameter : model.parameters()) {
+      result.push_back(parameter.grad().clone());
+    }
+    return result;
+  };
+  for (int i = 0; i < 4; ++i) {
+    const auto plain = gradients(model);
+    const auto recorded = gradients(twin);
+    for (size_t k = 0; k < plain.size(); ++k) {
+      EXPECT_TRUE(at::equal(plain[k], recorded[k])) << "run " << i << ", tensor " << k;
+    }
+  }
+  session->close();
+  EXPECT_EQ(collected->records.size(), 4u);
+}
+
+TEST_F(SessionTest, AnInstrumentedModelIsBoundByItsInstance) {
+  const at::NoGradGuard no_gradients;
+  std::stringstream file;
+  {
+    Session other(Config{}, std::make_unique<CollectingSink>(std::make_shared<Collected>()));
+    auto twin = other.attach(moe_model());
+    twin.save(file);
+    EXPECT_THROW(session->attach(twin), std::invalid_argument);  // reports to the other session
+  }
+  auto loaded = torch::jit::load(file);
+  loaded.forward(input.arguments());  // of no session
+  auto bound = session->attach(loaded, {"saved.pt", ""});
+  bound.forward(input.arguments());
+  auto copy = bound.deepcopy();  // shares the code, so reports too
+  copy.forward(input.arguments());
+  session->close();
+  bound.forward(input.arguments());
+  ASSERT_EQ(collected->records.size(), 2u);
+  EXPECT_EQ(collected->records[0].model->model_file, "saved.pt");
+  EXPECT_EQ(collected->models.size(), 1u);
+}
+
+TEST_F(SessionTest, AModelWithoutRoutersIsAnError) {
+  torch::jit::Module module("Plain");
+  module.define(R"(
+    def forward(self, x):
+        return torch.softmax(x, -1)
+  )");
+  try {
+    session->attach(module);
+    FAIL();
+  } catch (const std::invalid_argument& error) {
+    EXPECT_TRUE(std::string(error.what()).starts_with("no router was found in the methods forward")) << error.what();
+  }
+}
+
+TEST_F(SessionTest, LabelsAndValuesOfTheHost) {
+  const at::NoGradGuard no_gradients;
+  auto twin = session->attach(moe_model());
+  session->label({{4, 6}, true});
+  twin.forward(input.arguments());
+  session->log("0", "loss", 0.5);
+  session->clear_label();
+  twin.forward(input.arguments());
+  session->flush();
+  session->close();
+  ASSERT_EQ(collected->records.size(), 3u);
+  EXPECT_EQ(collected->records[0].samples, (std::vector<int64_t>{4, 6}));
+  EXPECT_TRUE(collected->records[0].generation);
+  EXPECT_TRUE(collected->records[1].values_only);
+  EXPECT_EQ(collected->records[1].samples, (std::vector<int64_t>{4, 6}));
+  EXPECT_EQ(collected->records[2].samples, (std::vector<int64_t>{7, 8}));
+}
+
+}  // namespace
+}  // namespace moetap::plugin
