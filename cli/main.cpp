@@ -19,6 +19,10 @@ int report(const std::string& line, int exit_status) {
   return exit_status;
 }
 
+bool has_command(const CLI::App& program, const std::string& name) {
+  return !program.get_subcommands([&](const CLI::App* app) { return app->get_name() == name; }).empty();
+}
+
 int run_program(int argc, char** argv) {
   CLI::App program("Shows what the experts of a Mixture-of-Experts model do while it runs.", "moetap");
   program.set_version_flag("--version", "moetap " MOETAP_VERSION);
@@ -27,7 +31,7 @@ int run_program(int argc, char** argv) {
   program.footer("Exit status: 0 done, 1 failed, 2 wrong usage. Each command has a --help of its own.");
   const std::array commands = {moetap::cli::add_inspect(program), moetap::cli::add_instrument(program),
                                moetap::cli::add_run(program)};
-  if (argc > 1 && argv[1][0] != '-' && program.get_subcommand_no_throw(argv[1]) == nullptr) {
+  if (argc > 1 && argv[1][0] != '-' && !has_command(program, argv[1])) {
     return report(std::string(argv[1]) + ": no such command; the commands are inspect, instrument and run",
                   moetap::cli::kExitUsage);
   }

@@ -1,13 +1,14 @@
 #include <ATen/core/grad_mode.h>
 #include <fmt/format.h>
 
-#include <algorithm>
+#include <cstdio>
 #include <filesystem>
 #include <fstream>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "cli/command_error.h"
 #include "cli/commands.h"
@@ -19,6 +20,7 @@
 #include "cli/routing_table.h"
 #include "cli/run_directory.h"
 #include "cli/run_options.h"
+#include "plugin/notices.h"
 #include "plugin/safetensors.h"
 #include "plugin/session.h"
 
@@ -32,6 +34,28 @@ struct Outcome {
   int64_t num_done = 0;              // forwards that finished
   std::optional<std::string> error;  // why it stopped early, without the number of forwards
   bool interrupted = false;
+};
+
+/// Holds back what the session says of itself: it would stand in the middle of the progress bar, and an error is one
+/// line.
+class Notices {
+ public:
+  Notices() {
+    plugin::set_notice_handler([this](const std::string& line) { lines_.push_back(line); });
+  }
+  ~Notices() { plugin::set_notice_handler(nullptr); }
+  Notices(const Notices&) = delete;
+  Notices& operator=(const Notices&) = delete;
+
+  void print() const {
+    std::fflush(stdout);
+    for (const auto& line : lines_) {
+      fmt::print(stderr, "moetap: {}\n", line);
+    }
+  }
+
+ private:
+  std::vector<std::string> lines_;
 };
 
 /// Frozen modules have no attribute `training`, which Module::eval insists on.
@@ -181,10 +205,11 @@ int run(const RunOptions& options) {
   const auto& schema = find_method(model, config.method).function().getSchema();
   check_argument_name(schema, "--token-ids", config.token_ids);
   check_argument_name(schema, "--token-mask", config.token_mask);
-  read_input_file(files.front(), schema, c10::Device(c10::kCPU));
   const torch::jit::Module instrumented = instrument_model(model);
+  read_input_file(files.front(), schema, c10::Device(c10::kCPU));
   directory.remove_existing_run();
 
+  Notices notices;
   Outcome outcome;
   std::optional<std::string> write_error;
   try {
@@ -197,6 +222,7 @@ int run(const RunOptions& options) {
     write_error = session.write_error();
     if (!outcome.error && !write_error) {
       print_result(config, session.counters());
+      notices.print();
       return 0;
     }
   } catch (const std::invalid_argument& error) {

@@ -3,8 +3,9 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cstdio>
 #include <unordered_map>
+
+#include "plugin/notices.h"
 
 namespace moetap::plugin {
 namespace {
@@ -118,7 +119,7 @@ void Recording::notice(const std::string& line) {
     first = ++counters_.notices[line] == 1;
   }
   if (first) {
-    std::fprintf(stderr, "moetap: %s\n", line.c_str());
+    notify(line);
   }
 }
 

@@ -3,9 +3,9 @@
 #include <pthread.h>
 #include <signal.h>
 
-#include <cstdio>
 
 #include "plugin/error_text.h"
+#include "plugin/notices.h"
 
 namespace moetap::plugin {
 namespace {
@@ -94,7 +94,7 @@ void WriterThread::failed(const std::string& reason) {
     }
     error_ = reason;
   }
-  std::fprintf(stderr, "moetap: %s; nothing more is recorded, the model runs on\n", reason.c_str());
+  notify(reason + "; nothing more is recorded, the model runs on");
 }
 
 void WriterThread::complete_sink() {

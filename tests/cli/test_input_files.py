@@ -60,7 +60,7 @@ def test_wrong_dtype(assert_input_refused, tmp_path):
 
 def test_wrong_rank(assert_input_refused, tmp_path):
     values = moe_inputs(1, 4, seed=0)
-    values["attention_mask"] = values["attention_mask"].reshape(1, 2, 2, 1, 1)
+    values["attention_mask"] = torch.ones(3, 4, 5)
     save_file(values, tmp_path / "x.safetensors")
     assert_input_refused(tmp_path / "x.safetensors", "forward failed")
 
