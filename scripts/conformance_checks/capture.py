@@ -16,7 +16,11 @@ SHARD = re.compile(r"^(?P<component>[^.]+?)(\.(?P<layer>[^.]+))?-(?P<number>\d{6
 
 
 class ProgramFailed(RuntimeError):
-    """`moetap` did not exit with 0; the text is its last line on stderr."""
+    """`moetap` did not exit with 0; the text is its last line on stderr, `output` what it had printed."""
+
+    def __init__(self, message: str, output: str):
+        super().__init__(message)
+        self.output = output
 
 
 @dataclasses.dataclass
@@ -37,18 +41,19 @@ def run_program(moetap: pathlib.Path, arguments: list[str]) -> str:
     done = subprocess.run([str(moetap), *arguments], capture_output=True, text=True, env=environment, timeout=600)
     if done.returncode != 0:
         lines = done.stderr.strip().splitlines() or ["no message"]
-        raise ProgramFailed(f"moetap {arguments[0]} exited with {done.returncode}: {lines[-1]}")
+        raise ProgramFailed(f"moetap {arguments[0]} exited with {done.returncode}: {lines[-1]}", done.stdout)
     return done.stdout
 
 
 def inspect(moetap: pathlib.Path, model: pathlib.Path) -> dict:
-    """The routers of a model and what was skipped. A model without routers is an error of the program that says so."""
+    """The routers of a model and what was skipped. A model without routers is an error of the program, which
+    says so and still lists what it skipped."""
     try:
         return json.loads(run_program(moetap, ["inspect", str(model), "--json"]))
     except ProgramFailed as error:
-        if "no router" in str(error):
-            return {"hooks": [], "skipped": []}
-        raise
+        if "no router" not in str(error):
+            raise
+        return json.loads(error.output)
 
 
 def read_dump(run_directory: pathlib.Path, hooks: list[dict]) -> list[CapturedCall]:

@@ -135,9 +135,10 @@ def _check(result, what: str, actual, expected, tolerance: float) -> float:
 
 
 def _token_of_row(captured: CapturedCall, tokens: int, shapes: dict) -> numpy.ndarray:
-    """Index of each row's token in the oracle's order. Rows without a sample are numbered by the call."""
+    """Index of each row's token in the oracle's order. Outside of the text, and where no sample is known, a row's
+    position is its place in the call; in the text it is the column of its sample."""
     sample, position = captured.sample.numpy(), captured.position.numpy()
-    if not len(sample) or (sample < 0).all():
+    if captured.hook["component"] not in TEXT_COMPONENTS or not len(sample) or (sample < 0).all():
         return position
     prefix = "decoder_" if captured.hook["component"] == "decoder" and "decoder_input_ids" in shapes else ""
     batch = shapes.get(f"{prefix}input_ids", (int(sample.max()) + 1,))[0]
