@@ -24,11 +24,17 @@ Recording::Recording(Config config, std::unique_ptr<RecordSink> sink)
       queue_(config_.queue_bytes),
       writer_(std::move(sink), queue_) {}
 
-Recording::~Recording() { close(); }
+Recording::~Recording() {
+  close();
+}
 
-bool Recording::in_own_process() const { return getpid() == process_; }
+bool Recording::in_own_process() const {
+  return getpid() == process_;
+}
 
-bool Recording::accepts() const { return !closed_.load(std::memory_order_relaxed) && in_own_process(); }
+bool Recording::accepts() const {
+  return !closed_.load(std::memory_order_relaxed) && in_own_process();
+}
 
 void Recording::take_samples(ForwardRecord& record, int64_t num_samples, const std::optional<ForwardLabel>& label) {
   if (label && static_cast<int64_t>(label->samples.size()) == num_samples) {
@@ -109,7 +115,8 @@ void Recording::hook_failed(ModelBinding& binding, int64_t hook, const std::stri
     const std::lock_guard lock(mutex_);
     ++counters_.failed_hooks;
   }
-  notice("hook \"" + binding.model()->hooks.at(static_cast<size_t>(hook)).name + "\" failed and records no more: " + reason);
+  notice("hook \"" + binding.model()->hooks.at(static_cast<size_t>(hook)).name +
+         "\" failed and records no more: " + reason);
 }
 
 void Recording::notice(const std::string& line) {

@@ -3,7 +3,6 @@
 #include <pthread.h>
 #include <signal.h>
 
-
 #include "plugin/error_text.h"
 #include "plugin/notices.h"
 
