@@ -33,11 +33,12 @@ inline constexpr const char* kRouterSchema =
 inline constexpr const char* kLogInForwardSchema =
     "moetap::log_in_forward(Tensor(a!) forward, str component, str layer, str name, Any value) -> ()";
 
-// What a model calls, torch.ops.moetap.log(name, value). Does nothing in a model that is not instrumented. One overload
-// a type rather than `Any`, since `torch.jit.trace` records calls with these types only.
+// What a model calls, torch.ops.moetap.log(name, value). Does nothing in a model that is not instrumented. One overload a type
+// rather than `Any`, since `torch.jit.trace` records calls with these types only. Python takes the first overload that its value
+// converts to, and everything converts to bool: bool comes last, and a traced True is logged as 1.
 inline constexpr const char* kLogSchemas[] = {
-    "moetap::log.Tensor(str name, Tensor value) -> ()", "moetap::log.bool(str name, bool value) -> ()",
-    "moetap::log.int(str name, int value) -> ()", "moetap::log.float(str name, float value) -> ()"};
+    "moetap::log.Tensor(str name, Tensor value) -> ()", "moetap::log.int(str name, int value) -> ()",
+    "moetap::log.float(str name, float value) -> ()", "moetap::log.bool(str name, bool value) -> ()"};
 
 inline constexpr const char* kEndSchema = "moetap::end(Tensor(a!) forward) -> int";
 inline constexpr const char* kEndedSchema = "moetap::ended(int end) -> ()";
