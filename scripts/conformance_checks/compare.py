@@ -135,14 +135,14 @@ def _check(result, what: str, actual, expected, tolerance: float) -> float:
 
 
 def _token_of_row(captured: CapturedCall, tokens: int, shapes: dict) -> numpy.ndarray:
-    """Index of each row's token in the oracle's order. Outside of the text, and where no sample is known, a row's
-    position is its place in the call; in the text it is the column of its sample."""
-    sample, position = captured.sample.numpy(), captured.position.numpy()
-    if captured.hook["component"] not in TEXT_COMPONENTS or not len(sample) or (sample < 0).all():
+    """Index of each row's token in the oracle's order. Where the router saw the text's tokens, a row's position is the
+    column of its sample, elsewhere its place in the call."""
+    position = captured.position.numpy()
+    component = captured.hook["component"]
+    batch, length = shapes.get("decoder_input_ids" if component == "decoder" else "input_ids", (0, 0))
+    if component not in TEXT_COMPONENTS or batch * length != tokens:
         return position
-    prefix = "decoder_" if captured.hook["component"] == "decoder" and "decoder_input_ids" in shapes else ""
-    batch = shapes.get(f"{prefix}input_ids", (int(sample.max()) + 1,))[0]
-    return sample * (tokens // batch) + position
+    return captured.sample.numpy() * length + position
 
 
 def sort_slots(ids: numpy.ndarray, weights: numpy.ndarray | None):
