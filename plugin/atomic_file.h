@@ -8,9 +8,10 @@
 
 namespace moetap::plugin {
 
-/// A file that appears under its name whole or not at all. Written under a temporary name in the same folder (PATH.tmp-PID-N, which
-/// no reader of *.json or *.safetensors opens), then synced and renamed. Every write is checked: std::runtime_error names the file
-/// and the reason (disk full, not writable), and the temporary file is removed. Not thread-safe; blocks on the disk.
+/// A file that appears under its name whole or not at all. Written under a temporary name in the same folder
+/// (PATH.tmp-PID-N, which no reader of *.json or *.safetensors opens), then synced and renamed. Every write is checked:
+/// std::runtime_error names the file and the reason (disk full, not writable), and the temporary file is removed. Not
+/// thread-safe; blocks on the disk.
 class AtomicFile {
  public:
   explicit AtomicFile(std::string path);

@@ -4,7 +4,8 @@
 
 namespace moetap::plugin {
 
-/// Throws std::runtime_error "cannot ACTION PATH: REASON", REASON being the text of `error_number` (an errno). One line.
+/// Throws std::runtime_error "cannot ACTION PATH: REASON", REASON being the text of `error_number` (an errno). One
+/// line.
 [[noreturn]] void throw_file_error(const char* action, const std::string& path, int error_number);
 
 }  // namespace moetap::plugin

@@ -2,19 +2,14 @@
 
 #include <ATen/ops/empty.h>
 #include <c10/util/StringUtil.h>
-#include <fcntl.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
-#include <cstring>
 #include <stdexcept>
 #include <utility>
 #include <vector>
 
 #include "plugin/atomic_file.h"
-#include "plugin/file_error.h"
+#include "plugin/random_access_file.h"
 #include "plugin/safetensors_header.h"
 
 namespace moetap::plugin {
@@ -23,51 +18,13 @@ namespace {
 constexpr int64_t kLengthBytes = sizeof(uint64_t);
 constexpr int64_t kMaxHeaderBytes = 100'000'000;  // the limit of the format's own library
 
-class InputFile {
- public:
-  explicit InputFile(const std::string& path) : path_(path) {
-    // Asked before opening: opening a pipe would wait for its other end.
-    struct stat status {};
-    if (::stat(path.c_str(), &status) != 0) throw_file_error("read", path, errno);
-    if (!S_ISREG(status.st_mode)) throw std::runtime_error("cannot read " + path + ": not a regular file");
-    descriptor_ = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
-    if (descriptor_ < 0) throw_file_error("read", path, errno);
-    if (::fstat(descriptor_, &status) != 0) throw_file_error("read", path, errno);
-    size_bytes_ = status.st_size;
-  }
-  InputFile(const InputFile&) = delete;
-  InputFile& operator=(const InputFile&) = delete;
-  ~InputFile() {
-    if (descriptor_ >= 0) ::close(descriptor_);
-  }
-
-  int64_t size_bytes() const { return size_bytes_; }
-
-  void read(int64_t offset_bytes, void* destination, int64_t bytes) const {
-    auto* next = static_cast<char*>(destination);
-    while (bytes > 0) {
-      const ssize_t got = ::pread(descriptor_, next, static_cast<size_t>(bytes), offset_bytes);
-      if (got < 0 && errno == EINTR) continue;
-      if (got < 0) throw_file_error("read", path_, errno);
-      if (got == 0) throw std::runtime_error("cannot read " + path_ + ": it became shorter while it was read");
-      next += got;
-      offset_bytes += got;
-      bytes -= got;
-    }
-  }
-
- private:
-  std::string path_;
-  int descriptor_ = -1;
-  int64_t size_bytes_ = 0;
-};
-
-at::Tensor read_tensor(const InputFile& file, int64_t data_begin, const SafetensorsEntry& entry) {
+at::Tensor read_tensor(const RandomAccessFile& file, int64_t data_begin, const SafetensorsEntry& entry) {
   at::Tensor tensor;
   try {
     tensor = at::empty(entry.shape, at::TensorOptions().dtype(entry.dtype));
   } catch (const std::exception&) {
-    throw std::runtime_error(c10::str("tensor \"", entry.name, "\": no memory for ", entry.end - entry.begin, " bytes"));
+    throw std::runtime_error(
+        c10::str("tensor \"", entry.name, "\": no memory for ", entry.end - entry.begin, " bytes"));
   }
   file.read(data_begin + entry.begin, tensor.data_ptr(), entry.end - entry.begin);
   if (entry.dtype == at::kBool) {
@@ -82,9 +39,10 @@ at::Tensor read_tensor(const InputFile& file, int64_t data_begin, const Safetens
   return tensor;
 }
 
-SafetensorsFile read_open_file(const InputFile& file) {
+SafetensorsFile read_open_file(const RandomAccessFile& file) {
   if (file.size_bytes() < kLengthBytes) {
-    throw std::runtime_error(c10::str("expected the 8 bytes of the header's length, the file holds ", file.size_bytes()));
+    throw std::runtime_error(
+        c10::str("expected the 8 bytes of the header's length, the file holds ", file.size_bytes()));
   }
   uint64_t header_bytes = 0;
   file.read(0, &header_bytes, kLengthBytes);
@@ -112,7 +70,7 @@ SafetensorsFile read_open_file(const InputFile& file) {
 }  // namespace
 
 SafetensorsFile read_safetensors(const std::string& path) {
-  const InputFile file(path);
+  const RandomAccessFile file(path);
   try {
     return read_open_file(file);
   } catch (const std::runtime_error& error) {
@@ -128,8 +86,8 @@ void write_safetensors(const std::string& path, const SafetensorsFile& file) {
   std::vector<Named> ordered;
   for (const auto& [name, tensor] : file.tensors) {
     if (safetensors_dtype_name(tensor.scalar_type()) == nullptr) {
-      throw std::runtime_error(
-          c10::str("cannot write ", path, ": tensor \"", name, "\": safetensors has no dtype for ", tensor.scalar_type()));
+      throw std::runtime_error(c10::str("cannot write ", path, ": tensor \"", name, "\": safetensors has no dtype for ",
+                                        tensor.scalar_type()));
     }
     ordered.push_back({name, tensor});
   }

@@ -12,13 +12,15 @@ struct SafetensorsFile {
   std::map<std::string, std::string> metadata;
 };
 
-/// Reads a whole safetensors file. The file may come from anywhere: whatever is wrong with it (not a file, truncated, header longer
-/// than the file or than 100 MB, not JSON, names twice, unknown dtypes, sizes that overflow, overlap, leave gaps or do not fit the
-/// shape) is a std::runtime_error of one line that names the file, the tensor, what was expected and what was there. Blocks.
+/// Reads a whole safetensors file. The file may come from anywhere: whatever is wrong with it (not a file, truncated,
+/// header longer than the file or than 100 MB, not JSON, names twice, unknown dtypes, sizes that overflow, overlap,
+/// leave gaps or do not fit the shape) is a std::runtime_error of one line that names the file, the tensor, what was
+/// expected and what was there. Blocks.
 SafetensorsFile read_safetensors(const std::string& path);
 
-/// Writes a safetensors file that appears whole or not at all (AtomicFile). Tensors of any device and strides; the largest elements
-/// come first, so that every tensor is aligned to its element size. Throws std::runtime_error if the disk or a dtype forbids it.
+/// Writes a safetensors file that appears whole or not at all (AtomicFile). Tensors of any device and strides; the
+/// largest elements come first, so that every tensor is aligned to its element size. Throws std::runtime_error if the
+/// disk or a dtype forbids it.
 void write_safetensors(const std::string& path, const SafetensorsFile& file);
 
 }  // namespace moetap::plugin

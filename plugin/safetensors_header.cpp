@@ -48,14 +48,17 @@ constexpr size_t kMaxDimensions = 64;
 // Text of a file in one printable line of bounded length.
 std::string printable(const std::string& text) {
   constexpr size_t kLongest = 80;
-  std::string line = nlohmann::json(text).dump(-1, ' ', /*ensure_ascii=*/true, nlohmann::json::error_handler_t::replace);
+  std::string line =
+      nlohmann::json(text).dump(-1, ' ', /*ensure_ascii=*/true, nlohmann::json::error_handler_t::replace);
   return line.size() <= kLongest ? line : line.substr(0, kLongest) + "...\"";
 }
 
-[[noreturn]] void fail(const std::string& message) { throw std::runtime_error(message); }
+[[noreturn]] void fail(const std::string& message) {
+  throw std::runtime_error(message);
+}
 
-// Reads the header as it is parsed, so that neither depth, duplicates nor size of a hostile text build up anything in memory that
-// a header does not have.
+// Reads the header as it is parsed, so that neither depth, duplicates nor size of a hostile text build up anything in
+// memory that a header does not have.
 class HeaderReader : public nlohmann::json_sax<nlohmann::json> {
  public:
   SafetensorsHeader take() { return std::move(header_); }
@@ -112,7 +115,8 @@ class HeaderReader : public nlohmann::json_sax<nlohmann::json> {
     if (place_ == Place::kMetadata) {
       header_.metadata[field_] = text;
     } else if (place_ == Place::kTensor && field_ == "dtype") {
-      const auto* known = std::find_if(kDtypes.begin(), kDtypes.end(), [&](const DtypeName& d) { return d.name == text; });
+      const auto* known =
+          std::find_if(kDtypes.begin(), kDtypes.end(), [&](const DtypeName& d) { return d.name == text; });
       if (known == kDtypes.end()) fail(where() + ": unknown dtype " + printable(text));
       entry_.dtype = known->dtype;
     } else {
@@ -140,7 +144,8 @@ class HeaderReader : public nlohmann::json_sax<nlohmann::json> {
     std::vector<int64_t>& numbers = field_ == "shape" ? entry_.shape : offsets_;
     if (numbers.size() >= (field_ == "shape" ? kMaxDimensions : 2)) {
       fail(where() + ": " + field_ + ": expected " +
-           (field_ == "shape" ? c10::str("at most ", kMaxDimensions, " dimensions") : std::string("2 numbers")) + ", got more");
+           (field_ == "shape" ? c10::str("at most ", kMaxDimensions, " dimensions") : std::string("2 numbers")) +
+           ", got more");
     }
     numbers.push_back(static_cast<int64_t>(value));
     return true;
@@ -208,15 +213,16 @@ void check_size(const SafetensorsEntry& entry) {
   int64_t elements_without_zeros = 1;  // LibTorch multiplies strides of empty tensors too
   for (const int64_t size : entry.shape) {
     if (size != 0 && elements_without_zeros > std::numeric_limits<int64_t>::max() / element_bytes / size) {
-      fail("tensor " + printable(entry.name) + ": a tensor of shape " + c10::str(c10::IntArrayRef(entry.shape)) + " is too large");
+      fail("tensor " + printable(entry.name) + ": a tensor of shape " + c10::str(c10::IntArrayRef(entry.shape)) +
+           " is too large");
     }
     elements_without_zeros *= size == 0 ? 1 : size;
     elements *= size;
   }
   if (entry.end < entry.begin || entry.end - entry.begin != elements * element_bytes) {
     fail(c10::str("tensor ", printable(entry.name), ": ", safetensors_dtype_name(entry.dtype), " of shape ",
-                  c10::IntArrayRef(entry.shape), " needs ", elements * element_bytes, " bytes, data_offsets are [", entry.begin,
-                  ", ", entry.end, "]"));
+                  c10::IntArrayRef(entry.shape), " needs ", elements * element_bytes, " bytes, data_offsets are [",
+                  entry.begin, ", ", entry.end, "]"));
   }
 }
 
@@ -233,19 +239,19 @@ SafetensorsHeader parse_safetensors_header(std::string_view json, int64_t data_b
   HeaderReader reader;
   nlohmann::json::sax_parse(json, &reader);
   SafetensorsHeader header = reader.take();
-  std::stable_sort(header.entries.begin(), header.entries.end(), [](const auto& a, const auto& b) {
-    return std::pair(a.begin, a.end) < std::pair(b.begin, b.end);
-  });
+  std::stable_sort(header.entries.begin(), header.entries.end(),
+                   [](const auto& a, const auto& b) { return std::pair(a.begin, a.end) < std::pair(b.begin, b.end); });
   int64_t covered = 0;
   for (const SafetensorsEntry& entry : header.entries) {
     check_size(entry);
     if (entry.begin != covered) {
-      fail(c10::str("tensor ", printable(entry.name), ": data_offsets must begin at ", covered, ", where the tensor before it ends, ",
-                    "got ", entry.begin, entry.begin < covered ? " (overlap)" : " (gap)"));
+      fail(c10::str("tensor ", printable(entry.name), ": data_offsets must begin at ", covered,
+                    ", where the tensor before it ends, ", "got ", entry.begin,
+                    entry.begin < covered ? " (overlap)" : " (gap)"));
     }
     if (entry.end > data_bytes) {
-      fail(c10::str("tensor ", printable(entry.name), ": data_offsets end at ", entry.end, ", the file holds ", data_bytes,
-                    " bytes of data (truncated?)"));
+      fail(c10::str("tensor ", printable(entry.name), ": data_offsets end at ", entry.end, ", the file holds ",
+                    data_bytes, " bytes of data (truncated?)"));
     }
     covered = entry.end;
   }

@@ -114,7 +114,8 @@ TEST_F(SafetensorsTest, RefusesWhatIsNoFile) {
 TEST_F(SafetensorsTest, RefusesAWrongLength) {
   EXPECT_EQ(refusal(""), "expected the 8 bytes of the header's length, the file holds 0");
   EXPECT_EQ(refusal("1234567"), "expected the 8 bytes of the header's length, the file holds 7");
-  EXPECT_EQ(refusal(file_bytes(10, "{}", "")), "the header needs 10 bytes, the file holds 2 after its length (truncated?)");
+  EXPECT_EQ(refusal(file_bytes(10, "{}", "")),
+            "the header needs 10 bytes, the file holds 2 after its length (truncated?)");
   EXPECT_EQ(refusal(file_bytes(~uint64_t{0}, "{}", "")),
             "a header of 18446744073709551615 bytes is longer than 100000000 (is this a safetensors file?)");
   EXPECT_EQ(refusal("PK\x03\x04 a zip file of a model"),
@@ -197,8 +198,9 @@ TEST_F(SafetensorsTest, RefusesSizesThatDoNotFit) {
             "tensor \"b\": data_offsets must begin at 8, where the tensor before it ends, got 4 (overlap)");
   EXPECT_EQ(header_refusal(header(entry("a", "1", "0,4") + "," + entry("a", "1", "4,8")), 8),
             "tensor \"a\": the name stands twice in the header");
-  EXPECT_EQ(header_refusal(header(entry("a", "1", "9223372036854775803,9223372036854775807")), 8),
-            "tensor \"a\": data_offsets must begin at 0, where the tensor before it ends, got 9223372036854775803 (gap)");
+  EXPECT_EQ(
+      header_refusal(header(entry("a", "1", "9223372036854775803,9223372036854775807")), 8),
+      "tensor \"a\": data_offsets must begin at 0, where the tensor before it ends, got 9223372036854775803 (gap)");
 }
 
 TEST_F(SafetensorsTest, ShowsHostileNamesInOneShortLine) {
