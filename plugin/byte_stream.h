@@ -1,0 +1,52 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+#include <type_traits>
+#include <vector>
+
+namespace moetap::plugin {
+
+/// Builds the compact bytes of a journal's frame. Integers take 7 bits a byte, least significant first.
+class ByteWriter {
+ public:
+  void count(uint64_t value);
+  void number(int64_t value);  // small absolute values are short
+  void real(double value);
+  void text(std::string_view text);
+  void numbers(std::span<const int32_t> values);
+  void reals(std::span<const float> values);
+  /// Counters: long runs of zeros are short. The reader must know how many there are.
+  void sparse(std::span<const int64_t> values);
+
+  const std::string& bytes() const { return bytes_; }
+  std::string take() { return std::move(bytes_); }
+
+ private:
+  std::string bytes_;
+};
+
+/// Reads what ByteWriter wrote, in the same order. Throws std::runtime_error if the bytes end early.
+class ByteReader {
+ public:
+  explicit ByteReader(std::string_view bytes) : rest_(bytes) {}
+
+  uint64_t count();
+  int64_t number();
+  double real();
+  std::string text();
+  std::vector<int32_t> numbers();
+  std::vector<float> reals();
+  void sparse(std::span<int64_t> values);
+
+  bool at_end() const { return rest_.empty(); }
+
+ private:
+  std::string_view bytes(size_t number);
+
+  std::string_view rest_;
+};
+
+}  // namespace moetap::plugin

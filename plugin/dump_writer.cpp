@@ -1,0 +1,169 @@
+#include "plugin/dump_writer.h"
+
+#include <ATen/ops/cat.h>
+#include <ATen/ops/equal.h>
+#include <ATen/ops/full.h>
+#include <ATen/ops/tensor.h>
+#include <ATen/ops/where.h>
+
+#include <algorithm>
+#include <limits>
+
+namespace moetap::plugin {
+
+/// What one layer reported in one forward; the calls of a loop one behind the other.
+struct DumpWriter::LayerRows {
+  size_t layer = 0;
+  int64_t num_calls = 1;
+  at::Tensor row, position, token_id;  // as in RouterRecord
+  at::Tensor call;                     // int32 [T]
+  at::Tensor selected, weights, logits, scores;
+
+  int64_t num_rows() const { return selected.size(0); }
+
+  bool same_rows(const LayerRows& other) const {
+    const auto same = [](const at::Tensor& a, const at::Tensor& b) { return a.is_same(b) || at::equal(a, b); };
+    return num_rows() == other.num_rows() && same(row, other.row) && same(position, other.position) &&
+           same(token_id, other.token_id) && same(call, other.call);
+  }
+};
+
+namespace {
+
+at::Tensor behind(const at::Tensor& first, const at::Tensor& second) {
+  return first.defined() && second.defined() ? at::cat({first, second}) : at::Tensor();
+}
+
+at::Tensor sample_column(const at::Tensor& row, const std::vector<int64_t>& samples) {
+  if (samples.empty()) return at::full_like(row, -1);
+  const at::Tensor numbers = at::tensor(samples, at::kLong);
+  return at::where(row.lt(0), -1, numbers.index_select(0, row.clamp_min(0)));
+}
+
+}  // namespace
+
+std::vector<DumpWriter::LayerRows> DumpWriter::collect(const ForwardRecord& record, LayerTable& layers) {
+  std::vector<LayerRows> all;
+  for (const RouterRecord& router : record.routers) {
+    if (!router.selected.defined()) continue;
+    LayerRows rows;
+    rows.layer = layers.place(*record.model, router.hook, router.sums.num_experts);
+    rows.row = router.row;
+    rows.position = router.position;
+    rows.token_id = router.token_id;
+    const bool fits = router.sums.num_experts <= std::numeric_limits<int16_t>::max();
+    rows.selected = router.selected.to(fits ? at::kShort : at::kInt);
+    rows.weights = router.weights;
+    if (what_ == Dump::kFull) {
+      rows.logits = router.logits;
+      rows.scores = router.scores;
+    }
+    const auto earlier =
+        std::find_if(all.begin(), all.end(), [&](const LayerRows& known) { return known.layer == rows.layer; });
+    rows.call = at::full({router.selected.size(0)}, earlier == all.end() ? 0 : earlier->num_calls, at::kInt);
+    if (earlier == all.end()) {
+      all.push_back(std::move(rows));
+      continue;
+    }
+    loops_.insert(rows.layer);
+    ++earlier->num_calls;
+    for (at::Tensor LayerRows::*column :
+         {&LayerRows::row, &LayerRows::position, &LayerRows::token_id, &LayerRows::call, &LayerRows::selected,
+          &LayerRows::weights, &LayerRows::logits, &LayerRows::scores}) {
+      (*earlier).*column = behind((*earlier).*column, rows.*column);
+    }
+  }
+  return all;
+}
+
+void DumpWriter::add(const ForwardRecord& record, LayerTable& layers) {
+  std::map<std::string, std::vector<LayerRows>> by_component;
+  for (LayerRows& rows : collect(record, layers)) {
+    by_component[layers.layers()[rows.layer].component].push_back(std::move(rows));
+  }
+  for (const auto& [component, rows] : by_component) add_component(component, rows, record, layers);
+}
+
+void DumpWriter::add_component(const std::string& component, const std::vector<LayerRows>& rows,
+                               const ForwardRecord& record, const LayerTable& layers) {
+  Component& known = components_[component];
+  std::vector<Group> groups;
+  for (const LayerRows& layer : rows) {
+    if (known.apart.contains(layer.layer)) continue;
+    const auto same =
+        std::find_if(groups.begin(), groups.end(), [&](const Group& group) { return layer.same_rows(*group.front()); });
+    if (same == groups.end()) {
+      groups.push_back({&layer});
+    } else {
+      same->push_back(&layer);
+    }
+  }
+  // The first of the largest.
+  const auto largest = std::max_element(groups.begin(), groups.end(),
+                                        [](const Group& a, const Group& b) { return a.size() < b.size(); });
+  std::set<size_t> together;
+  if (largest != groups.end()) {
+    for (const LayerRows* layer : *largest) together.insert(layer->layer);
+  }
+  // If none of the layers that shared their rows so far ran, these others are not their companions.
+  const bool stranger = !known.together.empty() && std::none_of(together.begin(), together.end(), [&](size_t layer) {
+    return known.together.contains(layer);
+  });
+  if (stranger) {
+    known.apart.insert(together.begin(), together.end());
+  } else if (!together.empty()) {
+    for (const size_t layer : known.together) {
+      if (!together.contains(layer)) known.apart.insert(layer);
+    }
+    known.together = together;
+    append(component, *largest, record, layers);
+  }
+  for (const LayerRows& layer : rows) {
+    if (known.together.contains(layer.layer) && !stranger) continue;
+    known.apart.insert(layer.layer);
+    append(component + "." + layers.layers()[layer.layer].layer, {&layer}, record, layers);
+  }
+}
+
+void DumpWriter::append(const std::string& series, const Group& group, const ForwardRecord& record,
+                        const LayerTable& layers) {
+  const LayerRows& first = *group.front();
+  if (first.num_rows() == 0) return;
+  std::vector<DumpColumn> columns = {
+      {"sample", sample_column(first.row, record.samples)},
+      {"position", first.position.to(at::kInt)},
+      {"token_id", first.token_id.to(at::kInt)},
+      {"phase", at::full({first.num_rows()}, record.generation ? 1 : 0, at::kByte)},
+  };
+  const bool loops =
+      std::any_of(group.begin(), group.end(), [&](const LayerRows* layer) { return loops_.contains(layer->layer); });
+  if (loops) columns.push_back({"call", first.call});
+  std::map<std::string, std::string> hooks;
+  for (const LayerRows* layer : group) {
+    const RunLayer& known = layers.layers()[layer->layer];
+    hooks[known.layer] = known.name;
+    columns.push_back({known.layer + ".selected", layer->selected});
+    if (layer->weights.defined()) columns.push_back({known.layer + ".weights", layer->weights.to(at::kFloat)});
+    // The logits of a probe are of the first tokens only.
+    if (layer->logits.defined() && layer->logits.size(0) == layer->num_rows()) {
+      columns.push_back({known.layer + ".logits", layer->logits});
+    }
+    if (layer->scores.defined()) columns.push_back({known.layer + ".scores", layer->scores});
+  }
+  // A hook spec may name a component freely.
+  std::string name = series;
+  std::replace(name.begin(), name.end(), '/', '_');
+  const auto [target, is_new] = series_.try_emplace(
+      name, DumpSeries::Place{place_.dump_folder, place_.journal_folder, name, place_.rank, place_.max_shard_bytes});
+  target->second.append(columns, hooks);
+}
+
+void DumpWriter::sync() {
+  for (auto& [name, series] : series_) series.sync();
+}
+
+void DumpWriter::finish() {
+  for (auto& [name, series] : series_) series.finish();
+}
+
+}  // namespace moetap::plugin

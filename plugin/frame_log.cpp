@@ -1,0 +1,99 @@
+#include "plugin/frame_log.h"
+
+#include <fcntl.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include <bit>
+#include <cerrno>
+#include <cstring>
+
+#include "plugin/file_error.h"
+
+namespace moetap::plugin {
+namespace {
+
+constexpr uint32_t kMagic = 0x5041544D;  // "MTAP"
+
+struct FrameHead {
+  uint32_t magic;
+  uint32_t kind;
+  uint64_t payload_bytes;
+  uint64_t checksum;
+};
+static_assert(sizeof(FrameHead) == 24, "the head is written as it lies in memory");
+
+// Finds torn and stale bytes; it is no protection against someone who means harm.
+uint64_t checksum_of(uint32_t kind, std::string_view payload) {
+  constexpr uint64_t kPrime = 0x9E3779B97F4A7C15;
+  uint64_t sum = (payload.size() + 1) * kPrime ^ kind;
+  while (!payload.empty()) {
+    uint64_t word = 0;
+    const size_t bytes = std::min(payload.size(), sizeof(word));
+    std::memcpy(&word, payload.data(), bytes);
+    payload.remove_prefix(bytes);
+    sum = std::rotl(sum ^ word, 29) * kPrime;
+  }
+  return sum ^ (sum >> 32);
+}
+
+}  // namespace
+
+FrameLog::FrameLog(std::string path) : path_(std::move(path)) {
+  descriptor_ = ::open(path_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+  if (descriptor_ < 0) throw_file_error("write", path_, errno);
+}
+
+FrameLog::~FrameLog() {
+  ::close(descriptor_);
+}
+
+int64_t FrameLog::next_payload() const {
+  return end_bytes_ + static_cast<int64_t>(sizeof(FrameHead));
+}
+
+void FrameLog::append(uint32_t kind, std::string_view payload) {
+  FrameHead head{kMagic, kind, payload.size(), checksum_of(kind, payload)};
+  iovec parts[] = {{&head, sizeof(head)}, {const_cast<char*>(payload.data()), payload.size()}};
+  int64_t offset = end_bytes_;
+  size_t first = 0;
+  while (first < 2) {
+    const ssize_t written = ::pwritev(descriptor_, parts + first, static_cast<int>(2 - first), offset);
+    if (written < 0) {
+      if (errno == EINTR) continue;
+      const int error_number = errno;
+      // If this fails too, the reader still stops at the broken frame.
+      [[maybe_unused]] const int ignored = ::ftruncate(descriptor_, end_bytes_);
+      throw_file_error("write", path_, error_number);
+    }
+    offset += written;
+    auto rest = static_cast<size_t>(written);
+    while (first < 2 && rest >= parts[first].iov_len) rest -= parts[first++].iov_len;
+    if (first < 2) {
+      parts[first].iov_base = static_cast<char*>(parts[first].iov_base) + rest;
+      parts[first].iov_len -= rest;
+    }
+  }
+  end_bytes_ = offset;
+}
+
+void FrameLog::sync() {
+  if (::fdatasync(descriptor_) != 0 && errno != EINVAL) throw_file_error("write", path_, errno);
+}
+
+std::optional<Frame> FrameReader::next() {
+  FrameHead head{};
+  const int64_t rest = file_.size_bytes() - next_bytes_;
+  if (rest < static_cast<int64_t>(sizeof(head))) return std::nullopt;
+  file_.read(next_bytes_, &head, sizeof(head));
+  if (head.magic != kMagic || head.payload_bytes > static_cast<uint64_t>(rest) - sizeof(head)) return std::nullopt;
+  Frame frame;
+  frame.kind = head.kind;
+  frame.payload_begin = next_bytes_ + static_cast<int64_t>(sizeof(head));
+  frame.payload = file_.read(frame.payload_begin, static_cast<int64_t>(head.payload_bytes));
+  if (checksum_of(frame.kind, frame.payload) != head.checksum) return std::nullopt;
+  next_bytes_ = frame.payload_begin + static_cast<int64_t>(head.payload_bytes);
+  return frame;
+}
+
+}  // namespace moetap::plugin

@@ -1,0 +1,66 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "plugin/random_access_file.h"
+
+namespace moetap::plugin {
+
+// Note [Frames]
+// A frame log is a file of frames, one behind the other:
+//
+//   u32 magic | u32 kind | u64 payload bytes | u64 checksum of kind and payload | payload
+//
+// A frame is one write, so a killed process leaves whole frames. A file that was cut anywhere (power, disk full) is
+// read up to the first frame that is not whole.
+
+/// Appends frames to a file that nobody else writes. Not thread-safe. Errors are std::runtime_error that names the
+/// file; a frame that could not be written whole is taken back, so that what was written before stays readable.
+class FrameLog {
+ public:
+  /// Creates the file; it must not exist.
+  explicit FrameLog(std::string path);
+  FrameLog(const FrameLog&) = delete;
+  FrameLog& operator=(const FrameLog&) = delete;
+  ~FrameLog();
+
+  const std::string& path() const { return path_; }
+  int64_t next_payload() const;  // where the payload of the next frame will lie, in bytes from the start
+  void append(uint32_t kind, std::string_view payload);
+  /// After it, the frames survive a power cut.
+  void sync();
+
+ private:
+  std::string path_;
+  int descriptor_ = -1;
+  int64_t end_bytes_ = 0;
+};
+
+struct Frame {
+  uint32_t kind = 0;
+  int64_t payload_begin = 0;  // bytes from the start of the file
+  std::string payload;
+};
+
+/// Reads the frames of a file in order.
+class FrameReader {
+ public:
+  explicit FrameReader(std::string path) : file_(std::move(path)) {}
+
+  /// Empty at the end, or at a frame that is not whole.
+  std::optional<Frame> next();
+
+  /// Bytes of whole frames read so far; less than the file's size once `next` gave nothing: the file was cut.
+  int64_t whole_bytes() const { return next_bytes_; }
+  int64_t size_bytes() const { return file_.size_bytes(); }
+
+ private:
+  RandomAccessFile file_;
+  int64_t next_bytes_ = 0;
+};
+
+}  // namespace moetap::plugin

@@ -1,0 +1,69 @@
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <set>
+#include <string>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include "plugin/model_description.h"
+
+namespace moetap::plugin {
+
+/// A router as the files of a run know it.
+struct RunLayer {
+  std::string component;
+  std::string layer;  // id, unique in the component over all models and methods of the run
+  std::string name;   // path of the module
+  std::string scoring;
+  int64_t num_experts = 0;  // 0: never seen running, and not fixed by the graph
+  std::optional<int64_t> top_k;
+};
+
+/// Gives the hooks of all models and methods of a run their layers. The same router of the same component in two
+/// methods or twins is one layer. Hooks that differ and want one id (ids are unique within a method only) get it in the
+/// order in which they report; the rest get the next free numbers above the largest. So the same records give the same
+/// table.
+class LayerTable {
+ public:
+  /// The place in `layers()` of a hook that reported `num_experts` experts.
+  size_t place(const ModelDescription& model, int64_t hook, int64_t num_experts);
+
+  /// Adds the routers of a method that never reported, such as those in an arm that was never taken.
+  void add_silent(const ModelDescription& model, const std::string& method);
+
+  /// The place of a hook that reported; empty: it never did.
+  std::optional<size_t> find(const std::string& instance, int64_t hook) const;
+
+  const std::vector<RunLayer>& layers() const { return layers_; }
+
+  /// Which hook reports into which layer, in the order in which they first did.
+  struct Placement {
+    std::string instance;
+    int64_t hook = 0;
+    size_t place = 0;
+  };
+  const std::vector<Placement>& placements() const { return placements_; }
+
+  /// Places of the layers of each component, by layer id: numbers in their order, then names.
+  std::map<std::string, std::vector<size_t>> by_component() const;
+
+ private:
+  size_t add(const std::string& instance, const hooks::HookPoint& hook, int64_t num_experts);
+
+  std::vector<RunLayer> layers_;
+  std::vector<Placement> placements_;
+  std::set<std::tuple<size_t, std::string, std::string>> users_;     // (layer, instance, method)
+  std::map<std::pair<std::string, int64_t>, size_t> place_of_hook_;  // (instance, hook)
+};
+
+/// True if `a` comes before `b`: numbers by value, before everything else.
+bool layer_id_less(const std::string& a, const std::string& b);
+
+/// True if the id is decimal digits.
+bool is_number(const std::string& layer);
+
+}  // namespace moetap::plugin

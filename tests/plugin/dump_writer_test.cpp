@@ -1,0 +1,214 @@
+#include "plugin/dump_writer.h"
+
+#include <gtest/gtest.h>
+
+#include "plugin/safetensors.h"
+#include "synthetic_forward.h"
+
+namespace moetap::plugin {
+namespace {
+
+class DumpWriterTest : public ::testing::Test {
+ protected:
+  DumpWriter writer(Dump what, int64_t max_shard_bytes = kMaxShardBytes) {
+    std::filesystem::create_directories(folder_.file("journal"));
+    return DumpWriter(what, {folder_.file("dump"), folder_.file("journal"), 3, max_shard_bytes});
+  }
+
+  std::vector<std::string> shards() const {
+    std::vector<std::string> names;
+    for (const auto& entry : std::filesystem::directory_iterator(folder_.file("dump"))) {
+      names.push_back(entry.path().filename().string());
+    }
+    std::sort(names.begin(), names.end());
+    return names;
+  }
+
+  SafetensorsFile shard(const std::string& name) const { return read_safetensors(folder_.file("dump/" + name)); }
+
+  TemporaryFolder folder_;
+  LayerTable layers_;
+};
+
+at::Tensor logits(int64_t seed, at::IntArrayRef sizes) {
+  at::manual_seed(static_cast<uint64_t>(seed));
+  return at::randn(sizes);
+}
+
+TEST_F(DumpWriterTest, RowsAreTokensAndLayersShareThem) {
+  const auto model = describe({{"language_model", "0"}, {"language_model", "1"}});
+  const at::Tensor valid = at::tensor({1, 1, 1, 1, 1, 0}).reshape({2, 3}).to(at::kBool);
+  ForwardRecord record = forward_of(model, {4, 5});
+  record.routers = {observe_router({.hook = 0}, logits(1, {2, 3, 4}), valid),
+                    observe_router({.hook = 1}, logits(2, {2, 3, 4}).to(at::kBFloat16), valid)};
+  ForwardRecord next = forward_of(model, {4});
+  next.generation = true;
+  next.routers = {observe_router({.hook = 0}, logits(3, {1, 1, 4})),
+                  observe_router({.hook = 1}, logits(4, {1, 1, 4}).to(at::kBFloat16))};
+  DumpWriter dump = writer(Dump::kFull);
+  dump.add(record, layers_);
+  dump.add(next, layers_);
+  dump.finish();
+
+  ASSERT_EQ(shards(), (std::vector<std::string>{"language_model-000000.safetensors"}));
+  const SafetensorsFile file = shard("language_model-000000.safetensors");
+  EXPECT_EQ(file.metadata.at("schema_version"), "1");
+  EXPECT_EQ(file.metadata.at("rank"), "3");
+  EXPECT_EQ(file.metadata.at("first_row"), "0");
+  EXPECT_EQ(nlohmann::json::parse(file.metadata.at("hooks")).at("1"), "language_model.layers.1.gate");
+  EXPECT_TRUE(at::equal(file.tensors.at("sample"), at::tensor({4, 4, 4, 5, 5, 4}, at::kLong)));
+  EXPECT_TRUE(at::equal(file.tensors.at("position"), at::tensor({0, 1, 2, 0, 1, 0}, at::kInt)));
+  EXPECT_TRUE(at::equal(file.tensors.at("token_id"), at::tensor({100, 101, 102, 103, 104, 100}, at::kInt)));
+  EXPECT_TRUE(at::equal(file.tensors.at("phase"), at::tensor({0, 0, 0, 0, 0, 1}, at::kByte)));
+  EXPECT_EQ(file.tensors.at("0.selected").scalar_type(), at::kShort);
+  for (const int64_t layer : {0, 1}) {
+    const std::string id = std::to_string(layer);
+    const auto column = [&](at::Tensor RouterRecord::*field) {
+      return at::cat(
+          {record.routers[static_cast<size_t>(layer)].*field, next.routers[static_cast<size_t>(layer)].*field});
+    };
+    EXPECT_TRUE(at::equal(file.tensors.at(id + ".selected").to(at::kLong), column(&RouterRecord::selected)));
+    EXPECT_TRUE(at::equal(file.tensors.at(id + ".weights"), column(&RouterRecord::weights)));
+    EXPECT_TRUE(at::equal(file.tensors.at(id + ".logits"), column(&RouterRecord::logits)));
+    EXPECT_TRUE(at::equal(file.tensors.at(id + ".scores"), column(&RouterRecord::scores)));
+  }
+  EXPECT_EQ(file.tensors.at("1.logits").scalar_type(), at::kBFloat16);
+  EXPECT_EQ(file.tensors.size(), 4u + 2 * 4);
+  EXPECT_TRUE(std::filesystem::is_empty(folder_.file("journal")));
+}
+
+TEST_F(DumpWriterTest, TopkLeavesOutLogitsAndScores) {
+  const auto model = describe({{"language_model", "0"}});
+  ForwardRecord record = forward_of(model, {0});
+  record.routers = {observe_router({.hook = 0}, logits(1, {1, 3, 4}))};
+  DumpWriter dump = writer(Dump::kTopk);
+  dump.add(record, layers_);
+  dump.finish();
+  EXPECT_EQ(shard("language_model-000000.safetensors").tensors.size(), 6u);
+}
+
+TEST_F(DumpWriterTest, ShardsStayBelowTheirLimit) {
+  const auto model = describe({{"language_model", "0"}});
+  constexpr int64_t kLimit = 4096;
+  DumpWriter dump = writer(Dump::kTopk, kLimit);
+  std::vector<at::Tensor> weights;
+  for (int64_t i = 0; i < 20; ++i) {
+    ForwardRecord record = forward_of(model, {i});
+    record.routers = {observe_router({.hook = 0}, logits(i, {1, i == 7 ? 400 : 17, 4}))};
+    weights.push_back(record.routers[0].weights);
+    dump.add(record, layers_);
+  }
+  dump.finish();
+  std::vector<at::Tensor> read;
+  int64_t rows = 0;
+  for (const std::string& name : shards()) {
+    EXPECT_LE(std::filesystem::file_size(folder_.file("dump/" + name)), static_cast<uintmax_t>(kLimit));
+    const SafetensorsFile file = shard(name);
+    EXPECT_EQ(file.metadata.at("first_row"), std::to_string(rows));
+    read.push_back(file.tensors.at("0.weights"));
+    rows += read.back().size(0);
+  }
+  EXPECT_GT(read.size(), 5u);
+  EXPECT_TRUE(at::equal(at::cat(read), at::cat(weights)));
+}
+
+TEST_F(DumpWriterTest, ALayerWithOtherRowsHasItsOwnSeries) {
+  const auto model = describe({{"language_model", "0"}, {"language_model", "1"}, {"language_model", "2"}});
+  DumpWriter dump = writer(Dump::kTopk);
+  ForwardRecord record = forward_of(model, {0});
+  record.routers = {observe_router({.hook = 0}, logits(1, {1, 2, 4})),
+                    observe_router({.hook = 1}, logits(2, {1, 3, 4})),
+                    observe_router({.hook = 2}, logits(3, {1, 3, 4}))};
+  dump.add(record, layers_);
+  // Once apart a layer stays apart, also where its rows would fit again.
+  ForwardRecord next = forward_of(model, {1});
+  for (int64_t hook = 0; hook < 3; ++hook) {
+    next.routers.push_back(observe_router({.hook = hook}, logits(4 + hook, {1, 2, 4})));
+  }
+  dump.add(next, layers_);
+  dump.finish();
+  EXPECT_EQ(shards(),
+            (std::vector<std::string>{"language_model-000000.safetensors", "language_model.0-000000.safetensors"}));
+  EXPECT_EQ(shard("language_model-000000.safetensors").tensors.at("1.selected").size(0), 5);
+  EXPECT_FALSE(shard("language_model-000000.safetensors").tensors.contains("0.selected"));
+  EXPECT_TRUE(at::equal(shard("language_model.0-000000.safetensors").tensors.at("sample"),
+                        at::tensor({0, 0, 1, 1}, at::kLong)));
+}
+
+TEST_F(DumpWriterTest, OnATieTheFirstLayersStayTogether) {
+  const auto model = describe({{"language_model", "0"}, {"language_model", "1"}});
+  DumpWriter dump = writer(Dump::kTopk);
+  ForwardRecord record = forward_of(model, {0});
+  record.routers = {observe_router({.hook = 0}, logits(1, {1, 2, 4})),
+                    observe_router({.hook = 1}, logits(2, {1, 3, 4}))};
+  dump.add(record, layers_);
+  dump.finish();
+  EXPECT_EQ(shards(),
+            (std::vector<std::string>{"language_model-000000.safetensors", "language_model.1-000000.safetensors"}));
+}
+
+TEST_F(DumpWriterTest, ALoopHasAColumnForItsCalls) {
+  const auto model = describe({{"language_model", "0"}, {"language_model", "1"}, {"language_model", "2"}});
+  DumpWriter dump = writer(Dump::kTopk);
+  ForwardRecord record = forward_of(model, {0});
+  record.routers = {
+      observe_router({.hook = 0}, logits(1, {1, 2, 4})), observe_router({.hook = 1, .call = 0}, logits(2, {1, 2, 4})),
+      observe_router({.hook = 1, .call = 1}, logits(3, {1, 2, 4})), observe_router({.hook = 2}, logits(4, {1, 2, 4}))};
+  dump.add(record, layers_);
+  dump.finish();
+  const SafetensorsFile loop = shard("language_model.1-000000.safetensors");
+  EXPECT_TRUE(at::equal(loop.tensors.at("call"), at::tensor({0, 0, 1, 1}, at::kInt)));
+  EXPECT_TRUE(at::equal(loop.tensors.at("1.weights"), at::cat({record.routers[1].weights, record.routers[2].weights})));
+  const SafetensorsFile rest = shard("language_model-000000.safetensors");
+  EXPECT_FALSE(rest.tensors.contains("call"));
+  EXPECT_TRUE(rest.tensors.contains("0.selected") && rest.tensors.contains("2.selected"));
+}
+
+TEST_F(DumpWriterTest, AnArmThatIsSometimesTakenDoesNotCutTheOthersShards) {
+  const auto model = describe({{"language_model", "0"}, {"language_model", "1"}, {"language_model", "2"}});
+  DumpWriter dump = writer(Dump::kTopk);
+  for (int64_t i = 0; i < 10; ++i) {
+    ForwardRecord record = forward_of(model, {i});
+    record.routers = {observe_router({.hook = 0}, logits(i, {1, 2, 4})),
+                      observe_router({.hook = 1 + i % 2}, logits(i + 50, {1, 2, 4}))};
+    dump.add(record, layers_);
+  }
+  dump.finish();
+  EXPECT_LE(shards().size(), 6u);
+  int64_t rows_of_0 = 0;
+  int64_t rows_of_1 = 0;
+  for (const std::string& name : shards()) {
+    const SafetensorsFile file = shard(name);
+    if (file.tensors.contains("0.selected")) rows_of_0 += file.tensors.at("0.selected").size(0);
+    if (file.tensors.contains("1.selected")) rows_of_1 += file.tensors.at("1.selected").size(0);
+  }
+  EXPECT_EQ(rows_of_0, 20);
+  EXPECT_EQ(rows_of_1, 10);
+}
+
+TEST_F(DumpWriterTest, TokensOfNoKnownSampleAreMarked) {
+  const auto model = describe({{"vision_tower", "0"}});
+  ForwardRecord record = forward_of(model, {0, 1});
+  record.routers = {observe_router({.hook = 0, .attributed = false}, logits(1, {1, 3, 4}))};
+  record.routers[0].selected[0][1] = -1;  // an unused slot
+  record.routers[0].weights[0][1] = 0;
+  DumpWriter dump = writer(Dump::kTopk);
+  dump.add(record, layers_);
+  dump.finish();
+  const SafetensorsFile file = shard("vision_tower-000000.safetensors");
+  EXPECT_TRUE(at::equal(file.tensors.at("sample"), at::tensor({-1, -1, -1}, at::kLong)));
+  EXPECT_EQ(file.tensors.at("0.selected")[0][1].item<int64_t>(), -1);
+}
+
+TEST_F(DumpWriterTest, ManyExpertsNeedWiderIds) {
+  const auto model = describe({{"language_model", "0"}});
+  ForwardRecord record = forward_of(model, {0});
+  record.routers = {observe_router({.hook = 0}, logits(1, {1, 1, 40000}))};
+  DumpWriter dump = writer(Dump::kTopk);
+  dump.add(record, layers_);
+  dump.finish();
+  EXPECT_EQ(shard("language_model-000000.safetensors").tensors.at("0.selected").scalar_type(), at::kInt);
+}
+
+}  // namespace
+}  // namespace moetap::plugin
