@@ -1,0 +1,115 @@
+#pragma once
+
+namespace moetap::plugin {
+
+/// A key of a JSON file that moetap writes.
+struct JsonKey {
+  const char* name;
+  const char* type;
+  const char* unit;  // "" where the value is a pure number, a count or no number
+};
+
+// The catalogue: every key of the log, the results, the summary and the manifest, once. Types: E = experts, N = tokens,
+// K = slots. "or null": there was nothing to measure.
+namespace keys {
+
+// <task>.json, as LibMoE's evaluation writes it.
+inline constexpr JsonKey kArgs{"args", "object", ""};
+inline constexpr JsonKey kModelConfigs{"model_configs", "object", ""};
+inline constexpr JsonKey kTask{"task", "text", ""};
+inline constexpr JsonKey kTime{"time", "text %m%d_%H%M", "local time"};
+inline constexpr JsonKey kLogs{"logs", "list of objects", ""};
+inline constexpr JsonKey kDocId{"doc_id", "integer", ""};
+inline constexpr JsonKey kTarget{"target", "any", ""};
+inline constexpr JsonKey kDoc{"doc", "object", ""};
+inline constexpr JsonKey kArguments{"arguments", "list", ""};
+inline constexpr JsonKey kResponses{"resps", "list", ""};
+inline constexpr JsonKey kFilteredResponses{"filtered_resps", "list", ""};
+inline constexpr JsonKey kDomain{"domain", "list", ""};
+inline constexpr JsonKey kLogsVision{"logs_metrics_vision", "[[{layer: object}]]", ""};
+inline constexpr JsonKey kLogsMlp{"logs_metrics_mlp", "[[object]]", ""};
+inline constexpr JsonKey kLogsMoe{"logs_metrics_moe", "{component: {layer: object}}", ""};
+inline constexpr JsonKey kTimeInference{"time_inference", "real, written with a decimal point", "seconds"};
+inline constexpr JsonKey kMmProjector{"mm_projector", "object", ""};
+inline constexpr JsonKey kEntropyWeightTopk{"entropy_weight_topk", "real", "nats"};
+inline constexpr JsonKey kEntropyWeightAll{"entropy_weight_all", "real", "nats"};
+inline constexpr JsonKey kDistExpertsTop1{"dist_experts_top1", "[E] integers", "tokens"};
+inline constexpr JsonKey kDistExpertsTop2{"dist_experts_top2", "[E] integers", "selections"};
+inline constexpr JsonKey kRouterMargin{"router_magine", "[N] reals", ""};  // the spelling is the format's
+inline constexpr JsonKey kSelectedExperts{"selected_experts", "[N * K] integers, token-major", "expert ids"};
+inline constexpr JsonKey kDiversityLoss{"diver_loss", "real", ""};  // only where the model reports it
+
+// results.json
+inline constexpr JsonKey kResults{"results", "object", ""};
+inline constexpr JsonKey kModel{"model", "text", ""};
+inline constexpr JsonKey kModelArgs{"model_args", "text with the model's name as .../NAME/NAME,...", ""};
+
+// summary.json
+inline constexpr JsonKey kSchemaVersion{"schema_version", "integer", ""};
+inline constexpr JsonKey kForwards{"forwards", "integer", ""};
+inline constexpr JsonKey kComponents{"components", "{component: {layer: object}}", ""};
+inline constexpr JsonKey kAttention{"attention", "object", ""};
+inline constexpr JsonKey kName{"name", "text", ""};
+inline constexpr JsonKey kNumExperts{"num_experts", "integer or null", ""};
+inline constexpr JsonKey kTopK{"top_k", "integer or null", ""};
+inline constexpr JsonKey kScoring{"scoring", "text", ""};
+inline constexpr JsonKey kTokens{"tokens", "integer", "tokens"};
+inline constexpr JsonKey kDroppedTokens{"dropped_tokens", "integer", "tokens"};
+inline constexpr JsonKey kInvalidIds{"invalid_ids", "integer", "slots"};
+inline constexpr JsonKey kOutOfRangeTerms{"out_of_range_terms", "integer", "values"};
+inline constexpr JsonKey kSelectedCount{"selected_count", "[E] integers", "selections"};
+inline constexpr JsonKey kZeroWeightCount{"zero_weight_count", "[E] integers", "selections"};
+inline constexpr JsonKey kTop1Count{"top1_count", "[E] integers", "tokens"};
+inline constexpr JsonKey kMeanProb{"mean_prob", "[E] reals or null", ""};
+inline constexpr JsonKey kMeanWeight{"mean_weight", "[E] reals, each or null", ""};
+inline constexpr JsonKey kUsage{"usage", "[E] reals or null", "selections a token"};
+inline constexpr JsonKey kEntropyAll{"entropy_all", "real or null", "nats"};
+inline constexpr JsonKey kEntropyTopk{"entropy_topk", "real or null", "nats"};
+inline constexpr JsonKey kEntropyAllBits{"entropy_all_bits", "real or null", "bits"};
+inline constexpr JsonKey kEntropyRatio{"entropy_ratio", "real or null", ""};
+inline constexpr JsonKey kScoreEntropy{"score_entropy", "real or null; sigmoid routers only", "nats"};
+inline constexpr JsonKey kMargin{"margin", "real or null", ""};
+inline constexpr JsonKey kRouterZLoss{"router_z_loss", "real or null", ""};  // also in the log
+inline constexpr JsonKey kBalanceLoss{"balance_loss", "real or null", ""};   // also in the log
+inline constexpr JsonKey kLoadCv{"load_cv", "real", ""};
+inline constexpr JsonKey kMaxViolation{"max_violation", "real or null", ""};
+inline constexpr JsonKey kGini{"gini", "real or null", ""};
+inline constexpr JsonKey kJain{"jain", "real or null", ""};
+inline constexpr JsonKey kLoadRatio{"load_ratio", "[E] reals or null", ""};
+inline constexpr JsonKey kActiveExperts{"active_experts", "integer", "experts"};
+inline constexpr JsonKey kDeadExperts{"dead_experts", "integer", "experts"};
+inline constexpr JsonKey kUnderusedExperts{"underused_experts", "integer", "experts"};
+inline constexpr JsonKey kCoactivation{"coactivation", "[E][E] integers or null", "tokens"};
+inline constexpr JsonKey kTransition{"transition", "[E][E of the next layer] integers or null", "tokens"};
+inline constexpr JsonKey kRepeatRate{"repeat_rate", "real or null", ""};
+
+// manifest.json
+inline constexpr JsonKey kSha256{"sha256", "text, hexadecimal", ""};
+inline constexpr JsonKey kOtherModels{"other_models", "list of objects with model, sha256, hooks, skipped", ""};
+inline constexpr JsonKey kVersions{"versions", "object", ""};
+inline constexpr JsonKey kMoetap{"moetap", "text", ""};
+inline constexpr JsonKey kLibTorch{"libtorch", "text", ""};
+inline constexpr JsonKey kDevice{"device", "text", ""};
+inline constexpr JsonKey kConfig{"config", "object", ""};
+inline constexpr JsonKey kRank{"rank", "integer", ""};
+inline constexpr JsonKey kWorldSize{"world_size", "integer", ""};
+inline constexpr JsonKey kHooks{"hooks", "list of objects as of moetap inspect, each with run_layer", ""};
+inline constexpr JsonKey kRunLayer{"run_layer", "text: the layer in the run's files; null: never reported", ""};
+inline constexpr JsonKey kSkipped{"skipped", "list of objects as of moetap inspect", ""};
+inline constexpr JsonKey kCounters{"counters", "object of integers", ""};
+inline constexpr JsonKey kDropped{"dropped", "integer", "forwards"};
+inline constexpr JsonKey kUnwritten{"unwritten", "integer", "forwards"};
+inline constexpr JsonKey kAborted{"aborted", "integer", "forwards"};
+inline constexpr JsonKey kFailedHooks{"failed_hooks", "integer", "hooks"};
+inline constexpr JsonKey kUnattributed{"unattributed", "integer", "router calls"};
+inline constexpr JsonKey kOutOfRange{"out_of_range", "integer", "expert ids"};
+inline constexpr JsonKey kLabelMismatches{"label_mismatches", "integer", "forwards"};
+inline constexpr JsonKey kNotFinite{"not_finite", "integer", "values left out of the log"};
+inline constexpr JsonKey kNotices{"notices", "{text: integer}", "times"};
+inline constexpr JsonKey kTimes{"times", "object", ""};
+inline constexpr JsonKey kOpened{"opened", "text, ISO 8601", "UTC"};
+inline constexpr JsonKey kClosed{"closed", "text, ISO 8601", "UTC"};
+inline constexpr JsonKey kSeconds{"seconds", "real", "seconds"};
+
+}  // namespace keys
+}  // namespace moetap::plugin

@@ -1,0 +1,176 @@
+#include "plugin/log_entry.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "analysis/router_metrics.h"
+#include "plugin/json_keys.h"
+
+namespace moetap::plugin {
+namespace {
+
+using analysis::RouterSums;
+using nlohmann::ordered_json;
+
+// Readers find keys by substring: a second key that holds one of these would be read in place of the real one.
+constexpr const JsonKey* kReservedSubstrings[] = {&keys::kSelectedExperts, &keys::kEntropyWeightTopk,
+                                                  &keys::kRouterMargin};
+constexpr const JsonKey* kLayerKeys[] = {&keys::kEntropyWeightTopk, &keys::kEntropyWeightAll, &keys::kDistExpertsTop1,
+                                         &keys::kDistExpertsTop2,   &keys::kRouterMargin,     &keys::kBalanceLoss,
+                                         &keys::kRouterZLoss,       &keys::kSelectedExperts};
+
+// Why a value of this name cannot stand in a layer; empty: it can.
+std::string refusal(const std::string& name) {
+  for (const JsonKey* reserved : kReservedSubstrings) {
+    if (name.find(reserved->name) != std::string::npos) {
+      return "the logged value \"" + name + "\" is left out of the log: its name contains \"" + reserved->name +
+             "\", by which readers find another key";
+    }
+  }
+  for (const JsonKey* key : kLayerKeys) {
+    if (name == key->name) return "the logged value \"" + name + "\" is left out of the log: moetap measures it itself";
+  }
+  return "";
+}
+
+ordered_json to_json(const CustomValue& value) {
+  return std::visit([](auto number) { return ordered_json(number); }, value);
+}
+
+bool is_finite(const CustomValue& value) {
+  const auto* real = std::get_if<double>(&value);
+  return real == nullptr || std::isfinite(*real);
+}
+
+// A mean that is empty since one of its terms was infinite or NaN, not since there was nothing to measure.
+bool lost(const RouterSums& sums, analysis::RowScalarSum which) {
+  return sums.out_of_range(which) > 0;
+}
+
+}  // namespace
+
+void LogEntry::add(const LogPart& part) {
+  if (!part.values_only) {
+    if (layout_.config().log_forwards == LogForwards::kLast) {
+      duration_s_ = 0;
+      routers_.clear();
+      values_.clear();
+    }
+    duration_s_ += part.duration_s;
+    add_shared(part);
+  }
+  for (const auto& [place, values] : part.custom) {
+    auto& known = values_[{place.first.empty() ? layout_.log_component() : place.first, place.second}];
+    for (const auto& [name, value] : values) known.insert_or_assign(name, value);
+  }
+}
+
+void LogEntry::add_shared(const LogPart& shared) {
+  for (const LoggedRouter& router : shared.routers) {
+    const auto [known, is_new] = routers_.try_emplace(router.layer, router);
+    if (is_new) continue;
+    LoggedRouter& sum = known->second;
+    add_sums(sum.sums, router.sums);
+    sum.selected.insert(sum.selected.end(), router.selected.begin(), router.selected.end());
+    sum.margins.insert(sum.margins.end(), router.margins.begin(), router.margins.end());
+  }
+}
+
+ordered_json LogEntry::layer_json(const LoggedRouter& router, LogLosses& losses) const {
+  const analysis::LibMoeMetrics metrics = finalize_libmoe(router.sums);
+  ordered_json json = ordered_json::object();
+  const auto mean = [&](const JsonKey& key, const std::optional<double>& value, analysis::RowScalarSum which) {
+    if (value) {
+      json[key.name] = *value;
+    } else if (lost(router.sums, which)) {
+      ++losses.not_finite;
+    }
+  };
+  mean(keys::kEntropyWeightTopk, metrics.entropy_weight_topk, analysis::kEntropyTopk);
+  mean(keys::kEntropyWeightAll, metrics.entropy_weight_all, analysis::kEntropyAll);
+  if (metrics.dist_experts_top1) json[keys::kDistExpertsTop1.name] = *metrics.dist_experts_top1;
+  json[keys::kDistExpertsTop2.name] = metrics.dist_experts_top2;
+  if (!router.margins.empty()) {
+    const bool finite =
+        std::all_of(router.margins.begin(), router.margins.end(), [](float margin) { return std::isfinite(margin); });
+    if (finite) {
+      json[keys::kRouterMargin.name] = router.margins;
+    } else {
+      ++losses.not_finite;
+    }
+  }
+  mean(keys::kBalanceLoss, metrics.balance_loss, analysis::kProbability);
+  mean(keys::kRouterZLoss, metrics.router_z_loss, analysis::kLseSquared);
+  if (!router.selected.empty()) json[keys::kSelectedExperts.name] = router.selected;
+  return json;
+}
+
+void LogEntry::add_values(std::map<size_t, ordered_json>& layers, LogLosses& losses) const {
+  for (const auto& [place, values] : values_) {
+    const auto target = std::find_if(layers.begin(), layers.end(), [&](const auto& layer) {
+      const RunLayer& known = layout_.layers().layers()[layer.first];
+      return known.component == place.first && known.layer == place.second;
+    });
+    for (const auto& [name, value] : values) {
+      std::string reason = refusal(name);
+      if (reason.empty() && target == layers.end()) {
+        reason = "the logged value \"" + name + "\" is left out of the log: layer \"" + place.second +
+                 "\" of component \"" + place.first + "\" has no router that ran";
+      }
+      if (!reason.empty()) {
+        ++losses.refused_names[reason];
+      } else if (!is_finite(value)) {
+        ++losses.not_finite;
+      } else {
+        target->second[name] = to_json(value);
+      }
+    }
+  }
+}
+
+void LogEntry::write_to(ordered_json& entry, LogLosses& losses) const {
+  std::map<size_t, ordered_json> layers;
+  for (const auto& [layer, router] : routers_) layers[layer] = layer_json(router, losses);
+  add_values(layers, losses);
+
+  // A whole number would be written without a decimal point by some writers; nlohmann_json writes 4.0.
+  ordered_json vision = {{keys::kTimeInference.name, duration_s_}};
+  for (const size_t layer : layout_.keyed_layers()) {
+    if (layers.contains(layer)) vision[*layout_.key(layer)] = layers.at(layer);
+  }
+  if (!vision.contains(keys::kMmProjector.name)) vision[keys::kMmProjector.name] = ordered_json::object();
+
+  ordered_json means = ordered_json::object();
+  for (const JsonKey* key : {&keys::kBalanceLoss, &keys::kRouterZLoss}) {
+    double sum = 0;
+    int64_t number = 0;
+    for (const size_t layer : layout_.keyed_layers()) {
+      if (layout_.layers().layers()[layer].component != layout_.log_component() || !layers.contains(layer)) continue;
+      const auto value = layers.at(layer).find(key->name);
+      if (value == layers.at(layer).end()) continue;
+      sum += value->get<double>();
+      ++number;
+    }
+    if (number > 0) means[key->name] = sum / static_cast<double>(number);
+  }
+
+  const auto as_requests = [&](ordered_json metrics) {
+    ordered_json repeats = ordered_json::array();
+    repeats.push_back(std::move(metrics));
+    if (layout_.config().libmoe_guide_layout) return repeats;
+    ordered_json requests = ordered_json::array();
+    requests.push_back(std::move(repeats));
+    return requests;
+  };
+  entry[keys::kLogsMlp.name] = as_requests(std::move(means));
+  entry[keys::kLogsVision.name] = as_requests(std::move(vision));
+  ordered_json all = ordered_json::object();
+  for (const auto& [component, places] : layout_.components()) {
+    for (const size_t layer : places) {
+      if (layers.contains(layer)) all[component][layout_.layers().layers()[layer].layer] = std::move(layers.at(layer));
+    }
+  }
+  entry[keys::kLogsMoe.name] = std::move(all);
+}
+
+}  // namespace moetap::plugin

@@ -1,0 +1,79 @@
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "plugin/config.h"
+#include "plugin/layer_table.h"
+#include "plugin/logged_forward.h"
+
+namespace moetap::plugin {
+
+// Note [Whole-forward routers]
+// A router whose tokens cannot be told apart by sample (a tower that sees the images of all samples as one list)
+// measures the whole forward. In a forward of several samples its values stand in the entry of each of them; the
+// summary counts them once.
+
+/// What could not be written into the log, counted over the run.
+struct LogLosses {
+  int64_t not_finite = 0;                        // values that were infinite or NaN
+  std::map<std::string, int64_t> refused_names;  // why a value that a model or host logged was left out
+};
+
+/// How the run's layers appear in the log.
+class LogLayout {
+ public:
+  /// Throws std::runtime_error if `config.log_component` is no component of the run.
+  LogLayout(const Config& config, const LayerTable& layers);
+
+  const Config& config() const { return config_; }
+  const LayerTable& layers() const { return layers_; }
+  const std::map<std::string, std::vector<size_t>>& components() const { return components_; }
+
+  /// Fills `logs_metrics_vision`; "" if no router ran.
+  const std::string& log_component() const { return log_component_; }
+  /// Key of the layer in `logs_metrics_vision`; empty: it is not there.
+  const std::optional<std::string>& key(size_t layer) const { return keys_[layer]; }
+  /// Layers that have a key, those of the log's component first.
+  const std::vector<size_t>& keyed_layers() const { return keyed_layers_; }
+  /// Why LibMoE's readers drop samples of this run, one line; empty: they do not.
+  std::string readers_notice() const;
+
+ private:
+  std::string choose_component() const;
+
+  const Config& config_;
+  const LayerTable& layers_;
+  std::map<std::string, std::vector<size_t>> components_;
+  std::string log_component_;
+  std::vector<std::optional<std::string>> keys_;  // by layer
+  std::vector<size_t> keyed_layers_;
+};
+
+/// One entry of the log, built from its parts in their order.
+class LogEntry {
+ public:
+  explicit LogEntry(const LogLayout& layout) : layout_(layout) {}
+
+  void add(const LogPart& part);
+  /// Adds routers that belong to the part added last.
+  void add_shared(const LogPart& shared);
+
+  /// Appends the metrics to an entry that holds the sample's fields.
+  void write_to(nlohmann::ordered_json& entry, LogLosses& losses) const;
+
+ private:
+  nlohmann::ordered_json layer_json(const LoggedRouter& router, LogLosses& losses) const;
+  void add_values(std::map<size_t, nlohmann::ordered_json>& layers, LogLosses& losses) const;
+
+  const LogLayout& layout_;
+  double duration_s_ = 0;
+  std::map<size_t, LoggedRouter> routers_;  // by layer
+  std::map<std::pair<std::string, std::string>, std::map<std::string, CustomValue>> values_;
+};
+
+}  // namespace moetap::plugin

@@ -1,0 +1,87 @@
+#include "plugin/log_file.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <numeric>
+#include <vector>
+
+#include "plugin/atomic_file.h"
+#include "plugin/json_keys.h"
+
+namespace moetap::plugin {
+namespace {
+
+using nlohmann::ordered_json;
+
+struct PlacedEntry {
+  int64_t doc_id = 0;
+  size_t entry = 0;
+};
+
+std::vector<PlacedEntry> in_order(const RunJournal& journal, const SamplesFile& samples, LogEntries log_entries) {
+  std::vector<PlacedEntry> order;
+  order.reserve(journal.entries().size());
+  for (size_t i = 0; i < journal.entries().size(); ++i) {
+    const int64_t sample = journal.entries()[i].first_sample;
+    const int64_t otherwise = log_entries == LogEntries::kRow ? sample : static_cast<int64_t>(i);
+    order.push_back({samples.doc_id(sample, otherwise), i});
+  }
+  std::stable_sort(order.begin(), order.end(),
+                   [](const PlacedEntry& a, const PlacedEntry& b) { return a.doc_id < b.doc_id; });
+  return order;
+}
+
+std::string dump(const ordered_json& json) {
+  return json.dump(-1, ' ', false, ordered_json::error_handler_t::replace);
+}
+
+// The name by which a model is told from others: that of its file, without what readers split at.
+std::string model_name(const std::string& model_file) {
+  std::string name = std::filesystem::path(model_file).stem().string();
+  for (char& letter : name) {
+    if (letter == ',' || letter == '=' || letter == '/') letter = '_';
+  }
+  return name.empty() ? "model" : name;
+}
+
+}  // namespace
+
+LogLosses write_log_file(const std::string& path, const std::string& time, const LogLayout& layout,
+                         const RunJournal& journal, const SamplesFile& samples) {
+  LogLosses losses;
+  AtomicFile file(path);
+  const ordered_json configs = {{keys::kTask.name, layout.config().task}};
+  file.write(fmt::format("{{{}: {{}}, {}: {}, {}: {},\n {}: [", dump(keys::kArgs.name), dump(keys::kModelConfigs.name),
+                         dump(configs), dump(keys::kTime.name), dump(time), dump(keys::kLogs.name)));
+  const char* separator = "\n";
+  for (const PlacedEntry& placed : in_order(journal, samples, layout.config().log_entries)) {
+    const JournalEntry& place = journal.entries()[placed.entry];
+    LogEntry entry(layout);
+    for (const RunJournal::PartOfEntry& part : journal.parts(place)) {
+      entry.add(part.part);
+      entry.add_shared(part.shared);
+    }
+    ordered_json json = samples.fields(place.first_sample, placed.doc_id);
+    entry.write_to(json, losses);
+    file.write(separator + dump(json));
+    separator = ",\n";
+  }
+  file.write("\n ]}\n");
+  file.commit();
+  return losses;
+}
+
+void write_results_file(const std::string& path, const std::string& model_file, const Config& config) {
+  const std::string name = model_name(model_file);
+  const ordered_json json = {{keys::kResults.name, ordered_json::object()},
+                             {keys::kModelConfigs.name,
+                              {{keys::kModel.name, "moetap"},
+                               {keys::kModelArgs.name, "moetap/" + name + "/" + name + ",method=" + config.method +
+                                                           ",device=" + config.device},
+                               {keys::kTask.name, config.task}}}};
+  write_file_atomically(path, json.dump(1, ' ', false, ordered_json::error_handler_t::replace) + "\n");
+}
+
+}  // namespace moetap::plugin

@@ -1,0 +1,81 @@
+#include "plugin/manifest_file.h"
+
+#include <fmt/chrono.h>
+#include <fmt/format.h>
+#include <torch/version.h>
+
+#include <nlohmann/json.hpp>
+
+#include "plugin/atomic_file.h"
+#include "plugin/json_keys.h"
+
+namespace moetap::plugin {
+namespace {
+
+using nlohmann::ordered_json;
+
+constexpr int kSchemaVersionOfManifest = 1;
+
+std::string iso_time(std::chrono::system_clock::time_point time) {
+  const auto seconds = std::chrono::floor<std::chrono::seconds>(time);
+  const auto milliseconds = std::chrono::duration_cast<std::chrono::milliseconds>(time - seconds).count();
+  const std::time_t whole = std::chrono::system_clock::to_time_t(seconds);
+  std::tm utc{};
+  ::gmtime_r(&whole, &utc);
+  return fmt::format("{:%Y-%m-%dT%H:%M:%S}.{:03}Z", utc, milliseconds);
+}
+
+void add_model(ordered_json& json, const ModelDescription& model, const LayerTable& layers) {
+  json[keys::kModel.name] = model.model_file;
+  json[keys::kSha256.name] = model.sha256;
+  ordered_json hooks = hooks_to_json(model.hooks);
+  for (size_t i = 0; i < hooks.size(); ++i) {
+    const auto place = layers.find(model.instance, model.hooks[i].id);
+    hooks[i][keys::kRunLayer.name] = place ? ordered_json(layers.layers()[*place].layer) : ordered_json(nullptr);
+  }
+  json[keys::kHooks.name] = std::move(hooks);
+  json[keys::kSkipped.name] = skipped_to_json(model.skipped);
+}
+
+ordered_json counters_json(const Counters& counters, const LogLosses& losses) {
+  return {{keys::kForwards.name, counters.forwards},
+          {keys::kTokens.name, counters.tokens},
+          {keys::kDropped.name, counters.dropped},
+          {keys::kUnwritten.name, counters.unwritten},
+          {keys::kAborted.name, counters.aborted},
+          {keys::kFailedHooks.name, counters.failed_hooks},
+          {keys::kUnattributed.name, counters.unattributed},
+          {keys::kOutOfRange.name, counters.out_of_range},
+          {keys::kLabelMismatches.name, counters.label_mismatches},
+          {keys::kNotFinite.name, losses.not_finite}};
+}
+
+}  // namespace
+
+void write_manifest_file(const std::string& path, const Manifest& manifest) {
+  ordered_json json = {{keys::kSchemaVersion.name, kSchemaVersionOfManifest}};
+  if (!manifest.models.empty()) add_model(json, *manifest.models.front(), manifest.layers);
+  ordered_json others = ordered_json::array();
+  for (size_t i = 1; i < manifest.models.size(); ++i) {
+    add_model(others.emplace_back(ordered_json::object()), *manifest.models[i], manifest.layers);
+  }
+  if (!others.empty()) json[keys::kOtherModels.name] = std::move(others);
+  json[keys::kVersions.name] = {{keys::kMoetap.name, MOETAP_VERSION}, {keys::kLibTorch.name, TORCH_VERSION}};
+  json[keys::kDevice.name] = manifest.config.device;
+  json[keys::kConfig.name] = manifest.config.to_json();
+  json[keys::kRank.name] = manifest.rank.rank;
+  json[keys::kWorldSize.name] = manifest.rank.world_size;
+  json[keys::kCounters.name] = counters_json(manifest.counters, manifest.losses);
+  ordered_json notices = ordered_json::object();
+  for (const auto* source : {&manifest.counters.notices, &manifest.losses.refused_names}) {
+    for (const auto& [text, times] : *source) notices[text] = times;
+  }
+  json[keys::kNotices.name] = std::move(notices);
+  const std::chrono::duration<double> took = manifest.times.closed - manifest.times.opened;
+  json[keys::kTimes.name] = {{keys::kOpened.name, iso_time(manifest.times.opened)},
+                             {keys::kClosed.name, iso_time(manifest.times.closed)},
+                             {keys::kSeconds.name, took.count()}};
+  write_file_atomically(path, json.dump(1, ' ', false, ordered_json::error_handler_t::replace) + "\n");
+}
+
+}  // namespace moetap::plugin

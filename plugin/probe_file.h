@@ -1,0 +1,38 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "plugin/forward_record.h"
+#include "plugin/layer_table.h"
+
+namespace moetap::plugin {
+
+/// The softmax probabilities of the first tokens of each layer: `moetap/probe.safetensors`, tensors COMPONENT.LAYER,
+/// float32 [tokens, E].
+class ProbeFile {
+ public:
+  explicit ProbeFile(int64_t tokens_a_layer) : tokens_a_layer_(tokens_a_layer) {}
+
+  /// Takes what a forward adds and returns it for the journal; empty: nothing.
+  std::string add(const ForwardRecord& record, LayerTable& layers);
+  /// Adds what `add` returned.
+  void add_encoded(const std::string& encoded);
+
+  /// Throws std::runtime_error if the file cannot be written. Writes none where no token was kept.
+  void write(const std::string& path, const LayerTable& layers) const;
+
+ private:
+  struct Probe {
+    int64_t num_experts = 0;
+    std::vector<float> probabilities;  // [tokens, num_experts]
+  };
+  int64_t tokens_a_layer_;
+  std::map<size_t, Probe> probes_;  // by layer
+};
+
+}  // namespace moetap::plugin

@@ -1,0 +1,12 @@
+# Tests of the files that a run writes.
+moetap_add_test(NAME plugin_atomic_file_test SOURCES atomic_file_test.cpp LIBRARIES moetap::plugin)
+moetap_add_test(NAME plugin_run_log_test SOURCES run_log_test.cpp LIBRARIES moetap::plugin)
+moetap_add_test(NAME plugin_dump_writer_test SOURCES dump_writer_test.cpp LIBRARIES moetap::plugin)
+moetap_add_test(NAME plugin_run_files_test SOURCES run_files_test.cpp LIBRARIES moetap::plugin
+                ENVIRONMENT MOETAP_TEST_RUN_DIR=${CMAKE_CURRENT_BINARY_DIR}/run_for_readers)
+moetap_add_pytest(NAME plugin_run_readers_test FILES test_run_readers.py
+                  ENVIRONMENT MOETAP_TEST_RUN_DIR=${CMAKE_CURRENT_BINARY_DIR}/run_for_readers)
+set_tests_properties(plugin_run_files_test PROPERTIES FIXTURES_SETUP run_for_readers)
+if(TEST plugin_run_readers_test)
+  set_tests_properties(plugin_run_readers_test PROPERTIES FIXTURES_REQUIRED run_for_readers)
+endif()

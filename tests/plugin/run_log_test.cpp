@@ -1,0 +1,342 @@
+// <task>.json: what a run's records become in LibMoE's log.
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+#include <numeric>
+
+#include "synthetic_forward.h"
+
+namespace moetap::plugin {
+namespace {
+
+using nlohmann::json;
+
+json vision(const json& entry) {
+  return entry.at("logs_metrics_vision").at(0).at(0);
+}
+
+at::Tensor random_logits(int64_t seed, at::IntArrayRef sizes) {
+  at::manual_seed(static_cast<uint64_t>(seed));
+  return at::randn(sizes) * 2;
+}
+
+double entropy(const at::Tensor& rows) {
+  const at::Tensor p = rows.to(at::kDouble) / rows.to(at::kDouble).sum(-1, true);
+  return -(p * (p + 1e-9).log()).sum(-1).mean().item<double>();
+}
+
+TEST(RunLogTest, ARowIsAnEntryOverItsValidTokens) {
+  const auto model = describe({{"language_model", "0"}, {"language_model", "1"}});
+  const at::Tensor logits = random_logits(1, {2, 3, 4});
+  const at::Tensor valid = at::tensor({1, 1, 1, 1, 1, 0}).reshape({2, 3}).to(at::kBool);
+  ForwardRecord record = forward_of(model, {0, 1}, 4.0);
+  record.routers = {observe_router({.hook = 0}, logits, valid), observe_router({.hook = 1}, logits.neg(), valid)};
+  SyntheticRun run;
+  run.write(model, {record});
+
+  const json log = run.log();
+  EXPECT_EQ(log.at("model_configs").at("task"), "log_metrics");
+  EXPECT_EQ(log.at("time").get<std::string>().size(), 9u);
+  ASSERT_EQ(log.at("logs").size(), 2u);
+  const json& entry = log.at("logs").at(1);
+  EXPECT_EQ(entry.at("doc_id"), 1);
+  EXPECT_EQ(entry.at("target"), "");
+  EXPECT_EQ(entry.at("doc"), json::object());
+  EXPECT_EQ(vision(entry).at("time_inference"), 2.0);
+  EXPECT_NE(read_text_file(run.path("log_metrics.json")).find("\"time_inference\":2.0"), std::string::npos);
+  EXPECT_EQ(vision(entry).at("mm_projector"), json::object());
+
+  const at::Tensor tokens = logits[1].narrow(0, 0, 2);
+  const auto [weights, ids] = at::softmax(tokens, -1).topk(2, -1);
+  const json layer = vision(entry).at("0");
+  EXPECT_NEAR(layer.at("entropy_weight_all").get<double>(), entropy(at::softmax(tokens, -1)), 2e-6);
+  EXPECT_NEAR(layer.at("entropy_weight_topk").get<double>(), entropy(weights), 2e-6);
+  EXPECT_NEAR(layer.at("router_z_loss").get<double>(), at::logsumexp(tokens, -1).pow(2).mean().item<double>(), 1e-5);
+  EXPECT_EQ(layer.at("selected_experts").get<std::vector<int64_t>>(),
+            std::vector<int64_t>(ids.const_data_ptr<int64_t>(), ids.const_data_ptr<int64_t>() + ids.numel()));
+  ASSERT_EQ(layer.at("router_magine").size(), 2u);
+  const at::Tensor normalized = weights / weights.sum(-1, true);
+  EXPECT_NEAR(layer.at("router_magine").at(1).get<double>(), (normalized[1][0] - normalized[1][1]).item<double>(),
+              1e-6);
+  std::vector<int64_t> first(4);
+  for (int64_t token = 0; token < 2; ++token) ++first[static_cast<size_t>(ids[token][0].item<int64_t>())];
+  EXPECT_EQ(layer.at("dist_experts_top1").get<std::vector<int64_t>>(), first);
+  const auto selections = layer.at("dist_experts_top2").get<std::vector<int64_t>>();
+  EXPECT_EQ(std::accumulate(selections.begin(), selections.end(), int64_t{0}), 4);
+
+  const json means = entry.at("logs_metrics_mlp").at(0).at(0);
+  EXPECT_NEAR(means.at("balance_loss").get<double>(),
+              (layer.at("balance_loss").get<double>() + vision(entry).at("1").at("balance_loss").get<double>()) / 2,
+              1e-12);
+  EXPECT_EQ(entry.at("logs_metrics_moe").at("language_model").at("0"), layer);
+}
+
+TEST(RunLogTest, AForwardIsAnEntryWhereAskedFor) {
+  const auto model = describe({{"language_model", "0"}});
+  const at::Tensor logits = random_logits(2, {2, 3, 4});
+  ForwardRecord record = forward_of(model, {0, 1}, 4.0);
+  record.routers = {observe_router({.hook = 0}, logits)};
+  ForwardRecord next = forward_of(model, {2, 3}, 1.0);
+  next.routers = {observe_router({.hook = 0}, logits.neg())};
+  Config config;
+  config.log_entries = LogEntries::kForward;
+  SyntheticRun run(config);
+  run.write(model, {record, next});
+
+  const json logs = run.log().at("logs");
+  ASSERT_EQ(logs.size(), 2u);
+  EXPECT_EQ(logs.at(1).at("doc_id"), 1);
+  const json layer = vision(logs.at(0)).at("0");
+  EXPECT_EQ(vision(logs.at(0)).at("time_inference"), 4.0);
+  EXPECT_EQ(layer.at("selected_experts").size(), 2u * 3 * 2);
+  EXPECT_EQ(layer.at("router_magine").size(), 3u);  // of the first sample
+  const at::Tensor p = at::softmax(logits.to(at::kDouble), -1);
+  const at::Tensor f = at::one_hot(p.argmax(-1), 4).to(at::kDouble).mean(1);
+  EXPECT_NEAR(layer.at("balance_loss").get<double>(), (f * p.mean(1)).mean().item<double>() * 16, 2e-6);
+}
+
+TEST(RunLogTest, SamplesGiveTheFieldsAndTheOrder) {
+  const auto model = describe({{"language_model", "0"}});
+  ForwardRecord record = forward_of(model, {0, 1, 2});
+  record.routers = {observe_router({.hook = 0}, random_logits(3, {3, 2, 4}))};
+  SyntheticRun run;
+  write_text_file(
+      run.folder().file("samples.jsonl"),
+      "{\"doc_id\": 7, \"target\": \"3\", \"doc\": {\"category\": \"digit 3\"}, \"arguments\": [[\"Which?\", "
+      "\"digits\", \"test\"]], \"resps\": [[\"3\"]], \"filtered_resps\": [\"3\"], \"domain\": [\"d\"], "
+      "\"extra\": 1}\n\n{\"doc_id\": 5}\n");
+  run.config().samples = run.folder().file("samples.jsonl");
+  run.write(model, {record});
+  const json logs = run.log().at("logs");
+  ASSERT_EQ(logs.size(), 3u);
+  EXPECT_EQ(logs.at(0).at("doc_id"), 2);  // no line: its number
+  EXPECT_EQ(logs.at(1).at("doc_id"), 5);
+  EXPECT_EQ(logs.at(2).at("doc_id"), 7);
+  EXPECT_EQ(logs.at(2).at("doc").at("category"), "digit 3");
+  EXPECT_EQ(logs.at(2).at("arguments"), json::parse(R"([["Which?","digits","test"]])"));
+  EXPECT_EQ(logs.at(2).at("extra"), 1);
+}
+
+TEST(RunLogTest, WrongSamplesAreNamedByLine) {
+  const auto refusal = [](const std::string& text) -> std::string {
+    SyntheticRun run;
+    const std::string path = run.folder().file("s.jsonl");
+    write_text_file(path, text);
+    run.config().samples = path;
+    try {
+      RunFiles files(run.config());
+    } catch (const std::runtime_error& error) {
+      const std::string message = error.what();
+      return message.rfind(path, 0) == 0 ? message.substr(path.size()) : message;
+    }
+    return "read";
+  };
+  EXPECT_EQ(refusal("{}\nx\n"), ": line 2: is not JSON; each line must be one JSON object");
+  EXPECT_EQ(refusal("[]"), ": line 1: must be a JSON object, got array");
+  EXPECT_EQ(refusal("{\"doc_id\": \"a\"}"), ": line 1: \"doc_id\" must be a whole number, got \"a\"");
+  EXPECT_EQ(refusal("{\"doc\": 1}"), ": line 1: \"doc\" must be an object, got number");
+  EXPECT_EQ(refusal("{\"resps\": 1}"), ": line 1: \"resps\" must be a list, got number");
+  EXPECT_EQ(refusal("{\"logs_metrics_moe\": 1}"),
+            ": line 1: \"logs_metrics_moe\" is written by moetap and cannot be given");
+}
+
+TEST(RunLogTest, TheGuidesLayoutIsOneList) {
+  const auto model = describe({{"language_model", "0"}});
+  ForwardRecord record = forward_of(model, {0});
+  record.routers = {observe_router({.hook = 0}, random_logits(4, {1, 2, 4}))};
+  Config config;
+  config.libmoe_guide_layout = true;
+  SyntheticRun run(config);
+  run.write(model, {record});
+  EXPECT_TRUE(run.log().at("logs").at(0).at("logs_metrics_vision").at(0).contains("0"));
+}
+
+TEST(RunLogTest, WithoutPerTokenListsTheMetricsStay) {
+  const auto model = describe({{"language_model", "0"}});
+  ForwardRecord record = forward_of(model, {0});
+  record.routers = {observe_router({.hook = 0}, random_logits(5, {1, 2, 4}))};
+  Config config;
+  config.log_per_token = false;
+  SyntheticRun run(config);
+  run.write(model, {record});
+  const json layer = vision(run.log().at("logs").at(0)).at("0");
+  EXPECT_FALSE(layer.contains("selected_experts"));
+  EXPECT_FALSE(layer.contains("router_magine"));
+  EXPECT_TRUE(layer.contains("entropy_weight_topk"));
+}
+
+TEST(RunLogTest, OneSlotHasNoMargin) {
+  const auto model = describe({{"language_model", "0"}});
+  ForwardRecord record = forward_of(model, {0});
+  record.routers = {observe_router({.hook = 0, .top_k = 1}, random_logits(6, {1, 2, 4}))};
+  SyntheticRun run;
+  run.write(model, {record});
+  EXPECT_FALSE(vision(run.log().at("logs").at(0)).at("0").contains("router_magine"));
+  EXPECT_EQ(vision(run.log().at("logs").at(0)).at("0").at("selected_experts").size(), 2u);
+}
+
+TEST(RunLogTest, WhatIsNotFiniteIsLeftOutAndCounted) {
+  const auto model = describe({{"language_model", "0"}});
+  at::Tensor logits = random_logits(7, {1, 2, 4});
+  logits[0][0][1] = std::numeric_limits<float>::infinity();
+  ForwardRecord record = forward_of(model, {0});
+  record.routers = {observe_router({.hook = 0}, logits)};
+  record.custom[{"", "0"}] = {{"mine", std::nan("")}, {"fine", 1.5}};
+  SyntheticRun run;
+  run.write(model, {record});
+  const json layer = vision(run.log().at("logs").at(0)).at("0");
+  EXPECT_FALSE(layer.contains("router_z_loss"));
+  EXPECT_FALSE(layer.contains("mine"));
+  EXPECT_EQ(layer.at("fine"), 1.5);
+  EXPECT_GE(run.manifest().at("counters").at("not_finite").get<int64_t>(), 2);
+  const std::string text =
+      read_text_file(run.path("log_metrics.json")) + read_text_file(run.path("moetap/summary.json"));
+  EXPECT_EQ(text.find("NaN"), std::string::npos);
+  EXPECT_EQ(text.find("Infinity"), std::string::npos);
+}
+
+TEST(RunLogTest, ValuesOfTheModelAreCopiedUnlessTheyHideAKey) {
+  const auto model = describe({{"language_model", "0"}});
+  ForwardRecord record = forward_of(model, {0, 1});
+  record.routers = {observe_router({.hook = 0}, random_logits(8, {2, 2, 4}))};
+  record.custom[{"language_model", "0"}] = {{"flag", true}, {"number", int64_t{3}}, {"diver_loss", 0.25}};
+  record.custom[{"", "0"}] = {{"my_selected_experts", int64_t{1}}, {"balance_loss", 0.0}};
+  record.custom[{"", "9"}] = {{"nowhere", int64_t{1}}};
+  ForwardRecord later = forward_of(model, {1}, 0);
+  later.values_only = true;
+  later.custom[{"", "0"}] = {{"number", int64_t{4}}};
+  SyntheticRun run;
+  run.write(model, {record, later});
+  const json logs = run.log().at("logs");
+  const json layer = vision(logs.at(0)).at("0");
+  EXPECT_EQ(layer.at("flag"), true);
+  EXPECT_EQ(layer.at("number"), 3);
+  EXPECT_EQ(layer.at("diver_loss"), 0.25);
+  EXPECT_FALSE(layer.contains("my_selected_experts"));
+  EXPECT_NE(layer.at("balance_loss"), 0.0);
+  EXPECT_EQ(vision(logs.at(1)).at("0").at("number"), 4);
+  EXPECT_EQ(vision(logs.at(1)).at("time_inference"), 0.25);
+  EXPECT_FALSE(vision(logs.at(0)).contains("9"));
+  EXPECT_EQ(run.manifest().at("notices").size(), 3u);
+  EXPECT_EQ(run.summary().at("forwards"), 1);
+}
+
+TEST(RunLogTest, ForwardsOfASampleAreMergedOrTheLastIsKept) {
+  const auto model = describe({{"language_model", "0"}});
+  const at::Tensor logits = random_logits(9, {1, 5, 4});
+  std::vector<ForwardRecord> records;
+  for (int64_t step = 0; step < 3; ++step) {
+    ForwardRecord record = forward_of(model, {0}, 0.25);
+    record.labelled = true;
+    record.generation = step > 0;
+    record.routers = {observe_router({.hook = 0}, step == 0 ? logits.narrow(1, 0, 3) : logits.narrow(1, 2 + step, 1))};
+    records.push_back(record);
+  }
+  ForwardRecord whole = forward_of(model, {0}, 0.75);
+  whole.routers = {observe_router({.hook = 0}, logits)};
+  SyntheticRun merged;
+  merged.write(model, records);
+  SyntheticRun at_once;
+  at_once.write(model, {whole});
+  const json entries = merged.log().at("logs");
+  ASSERT_EQ(entries.size(), 1u);
+  EXPECT_EQ(vision(entries.at(0)), vision(at_once.log().at("logs").at(0)));
+  EXPECT_EQ(merged.summary().at("forwards"), 3);
+
+  Config config;
+  config.log_forwards = LogForwards::kLast;
+  SyntheticRun last(config);
+  last.write(model, records);
+  const json layer = vision(last.log().at("logs").at(0)).at("0");
+  EXPECT_EQ(layer.at("selected_experts").size(), 2u);
+  EXPECT_EQ(vision(last.log().at("logs").at(0)).at("time_inference"), 0.25);
+}
+
+TEST(RunLogTest, ASampleThatTwoRowsOfALabelNameKeepsBoth) {
+  const auto model = describe({{"language_model", "0"}});
+  ForwardRecord record = forward_of(model, {4, 4});
+  record.labelled = true;
+  record.routers = {observe_router({.hook = 0}, random_logits(10, {2, 3, 4}))};
+  SyntheticRun run;
+  run.write(model, {record, record});
+  const json logs = run.log().at("logs");
+  ASSERT_EQ(logs.size(), 1u);
+  EXPECT_EQ(logs.at(0).at("doc_id"), 4);
+  EXPECT_EQ(vision(logs.at(0)).at("0").at("selected_experts").size(), 2u * 2 * 3 * 2);
+}
+
+TEST(RunLogTest, OneComponentFillsTheLogAndTheProjectorStandsBeside) {
+  const auto model = describe(
+      {{"language_model", "3"}, {"vision_tower", "5"}, {"vision_tower", "2"}, {"mm_projector", "mm_projector"}});
+  ForwardRecord record = forward_of(model, {0});
+  for (int64_t hook = 0; hook < 4; ++hook) {
+    record.routers.push_back(observe_router({.hook = hook}, random_logits(11 + hook, {1, 2, 4})));
+  }
+  const auto keys = [](const json& object) {
+    std::vector<std::string> names;
+    for (const auto& [name, value] : object.items()) names.push_back(name);
+    return names;
+  };
+  SyntheticRun run;
+  run.write(model, {record});
+  const json entry = run.log().at("logs").at(0);
+  EXPECT_EQ(keys(vision(entry)), (std::vector<std::string>{"2", "5", "mm_projector", "time_inference"}));
+  EXPECT_TRUE(vision(entry).at("mm_projector").contains("entropy_weight_topk"));
+  EXPECT_EQ(keys(entry.at("logs_metrics_moe")),
+            (std::vector<std::string>{"language_model", "mm_projector", "vision_tower"}));
+
+  Config renumbered;
+  renumbered.renumber_layers = true;
+  SyntheticRun second(renumbered);
+  second.write(model, {record});
+  EXPECT_EQ(vision(second.log().at("logs").at(0)).at("1"), vision(entry).at("5"));
+
+  Config chosen;
+  chosen.log_component = "language_model";
+  SyntheticRun third(chosen);
+  third.write(model, {record});
+  EXPECT_EQ(keys(vision(third.log().at("logs").at(0))),
+            (std::vector<std::string>{"3", "mm_projector", "time_inference"}));
+
+  Config wrong;
+  wrong.log_component = "audio_tower";
+  SyntheticRun fourth(wrong);
+  try {
+    fourth.write(model, {record});
+    FAIL() << "written";
+  } catch (const std::runtime_error& error) {
+    EXPECT_EQ(
+        std::string(error.what()),
+        "log_component \"audio_tower\" has no routers in this run; those with routers: language_model, mm_projector, "
+        "vision_tower");
+  }
+}
+
+TEST(RunLogTest, AWholeForwardRouterStandsInEachEntry) {
+  const auto model = describe({{"vision_tower", "0"}});
+  ForwardRecord record = forward_of(model, {0, 1});
+  record.routers = {observe_router({.hook = 0, .attributed = false}, random_logits(20, {1, 6, 4}))};
+  SyntheticRun run;
+  run.write(model, {record});
+  const json logs = run.log().at("logs");
+  ASSERT_EQ(logs.size(), 2u);
+  EXPECT_EQ(vision(logs.at(0)).at("0"), vision(logs.at(1)).at("0"));
+  EXPECT_EQ(vision(logs.at(0)).at("0").at("selected_experts").size(), 12u);
+  EXPECT_EQ(run.summary().at("components").at("vision_tower").at("0").at("tokens"), 6);
+}
+
+TEST(RunLogTest, CallsOfALoopBecomeOneLayer) {
+  const auto model = describe({{"language_model", "0"}});
+  ForwardRecord record = forward_of(model, {0});
+  const at::Tensor logits = random_logits(21, {1, 6, 4});
+  record.routers = {observe_router({.hook = 0, .call = 0}, logits.narrow(1, 0, 4)),
+                    observe_router({.hook = 0, .call = 1}, logits.narrow(1, 4, 2))};
+  SyntheticRun run;
+  run.write(model, {record});
+  EXPECT_EQ(vision(run.log().at("logs").at(0)).at("0").at("selected_experts").size(), 12u);
+}
+
+}  // namespace
+}  // namespace moetap::plugin
