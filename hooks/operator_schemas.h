@@ -3,12 +3,14 @@
 // The operators that `hooks` inserts and `plugin` implements. `hooks` knows them by these names only.
 //
 // Note [Schemas of the operators]
-// `begin` returns a handle, a new int64 tensor of one element that owns the recorder of its forward; every operator of the
-// forward takes it, through forks, branches and loops, since one forward may run on several threads. Schemas say what is true
-// (`FROM_SCHEMA`): `router` and `end` write to the handle and read the rest. What keeps them alive is `ended`, which has side
-// effects (`CONSERVATIVE`) and takes the number that `end` returns. It must not take the handle: LibTorch's alias analysis then
-// lets the handle alias every parameter of the model, no operation moves past a `router` any more, and in training the
-// differentiable subgraphs are cut in other places than in the plain model, which changes the last bits of gradients.
+// `begin` returns a handle, a new int64 tensor of one element that owns the recorder of its forward; every operator of
+// the forward takes it, through forks, branches and loops, since one forward may run on several threads. Schemas say
+// what is true
+// (`FROM_SCHEMA`): `router` and `end` write to the handle and read the rest. What keeps them alive is `ended`, which
+// has side effects (`CONSERVATIVE`) and takes the number that `end` returns. It must not take the handle: LibTorch's
+// alias analysis then lets the handle alias every parameter of the model, no operation moves past a `router` any more,
+// and in training the differentiable subgraphs are cut in other places than in the plain model, which changes the last
+// bits of gradients.
 namespace moetap::hooks {
 
 // description: the model's description (see DescribeModel). arguments: the method's Tensor and Tensor? arguments, in
@@ -33,9 +35,10 @@ inline constexpr const char* kRouterSchema =
 inline constexpr const char* kLogInForwardSchema =
     "moetap::log_in_forward(Tensor(a!) forward, str component, str layer, str name, Any value) -> ()";
 
-// What a model calls, torch.ops.moetap.log(name, value). Does nothing in a model that is not instrumented. One overload a type
-// rather than `Any`, since `torch.jit.trace` records calls with these types only. Python takes the first overload that its value
-// converts to, and everything converts to bool: bool comes last, and a traced True is logged as 1.
+// What a model calls, torch.ops.moetap.log(name, value). Does nothing in a model that is not instrumented. One overload
+// a type rather than `Any`, since `torch.jit.trace` records calls with these types only. Python takes the first
+// overload that its value converts to, and everything converts to bool: bool comes last, and a traced True is logged
+// as 1.
 inline constexpr const char* kLogSchemas[] = {
     "moetap::log.Tensor(str name, Tensor value) -> ()", "moetap::log.int(str name, int value) -> ()",
     "moetap::log.float(str name, float value) -> ()", "moetap::log.bool(str name, bool value) -> ()"};

@@ -12,7 +12,7 @@ namespace moetap::plugin {
 namespace {
 
 template <typename T>
-ConfigKey value_key(std::string_view name, ConfigType type, T Config::* member, std::string_view doc,
+ConfigKey value_key(std::string_view name, ConfigType type, T Config::*member, std::string_view doc,
                     std::string_view alias = "") {
   return {name,
           type,
@@ -25,7 +25,7 @@ ConfigKey value_key(std::string_view name, ConfigType type, T Config::* member, 
 
 /// The enumerators of T stand for `choices` in their order.
 template <typename T>
-ConfigKey choice_key(std::string_view name, T Config::* member, std::vector<std::string_view> choices,
+ConfigKey choice_key(std::string_view name, T Config::*member, std::vector<std::string_view> choices,
                      std::string_view doc) {
   return {name,
           ConfigType::kChoice,
@@ -51,8 +51,8 @@ bool fits(const ConfigKey& key, const nlohmann::json& value) {
     case ConfigType::kFlag:
       return value.is_boolean();
     case ConfigType::kCount:
-      return value.is_number_integer() && (value.is_number_unsigned() ? value.get<uint64_t>() <= INT64_MAX
-                                                                      : value.get<int64_t>() >= 0);
+      return value.is_number_integer() &&
+             (value.is_number_unsigned() ? value.get<uint64_t>() <= INT64_MAX : value.get<int64_t>() >= 0);
     case ConfigType::kHookSpec:
       return value.is_string() || value.is_array() || value.is_null();
   }
@@ -94,7 +94,8 @@ const std::vector<ConfigKey>& config_keys() {
       value_key("output_dir", ConfigType::kText, &Config::output_dir, "Run directory; created if it is not there."),
       value_key("task", ConfigType::kText, &Config::task, "Name of the log: the file <task>.json."),
       value_key("method", ConfigType::kText, &Config::method, "Method of the model that `moetap run` calls."),
-      value_key("device", ConfigType::kText, &Config::device, "Where `moetap run` puts the model: cpu, cuda or cuda:N."),
+      value_key("device", ConfigType::kText, &Config::device,
+                "Where `moetap run` puts the model: cpu, cuda or cuda:N."),
       choice_key("attention", &Config::attention, {"off", "stats", "full"},
                  "What is recorded of attention layers; only off so far."),
       choice_key("dump", &Config::dump, {"none", "topk", "full"},
@@ -106,7 +107,8 @@ const std::vector<ConfigKey>& config_keys() {
       value_key("probe_tokens", ConfigType::kCount, &Config::probe_tokens,
                 "Tokens a layer whose probabilities are always kept; 0 for none."),
       value_key("log_component", ConfigType::kText, &Config::log_component,
-                "Component that fills logs_metrics_vision; empty: the vision tower, else the language model, else the decoder."),
+                "Component that fills logs_metrics_vision; empty: the vision tower, else the language model, else the "
+                "decoder."),
       choice_key("log_entries", &Config::log_entries, {"row", "forward"},
                  "One log entry for each sequence of a batch, or for each forward."),
       choice_key("log_forwards", &Config::log_forwards, {"merged", "last"},
@@ -123,7 +125,8 @@ const std::vector<ConfigKey>& config_keys() {
                  "When the queue is full: the forward waits, or its record is dropped and counted."),
       value_key("strict", ConfigType::kFlag, &Config::strict,
                 "A failure while recording is thrown into the forward instead of being counted."),
-      value_key("hooks", ConfigType::kHookSpec, &Config::hooks, "Hook spec (array) or the path of one; not supported yet."),
+      value_key("hooks", ConfigType::kHookSpec, &Config::hooks,
+                "Hook spec (array) or the path of one; not supported yet."),
       value_key("samples", ConfigType::kText, &Config::samples,
                 "JSON Lines file with the log fields of each sample, in order."),
   };
@@ -192,9 +195,9 @@ Config Config::from_json(const nlohmann::json& object, const std::string& source
   for (const auto& [name, value] : object.items()) {
     const ConfigKey& key = known_key(name, source);
     if (name == key.alias && object.contains(key.name) && object.at(std::string(key.name)) != value) {
-      throw std::invalid_argument(fmt::format("{}: keys \"{}\" and \"{}\" are the same setting and must agree, got {} and {}",
-                                              source, std::string(key.name), name,
-                                              print(object.at(std::string(key.name))), print(value)));
+      throw std::invalid_argument(
+          fmt::format("{}: keys \"{}\" and \"{}\" are the same setting and must agree, got {} and {}", source,
+                      std::string(key.name), name, print(object.at(std::string(key.name))), print(value)));
     }
     config.set(name, value, source);
   }
@@ -230,7 +233,8 @@ nlohmann::ordered_json Config::to_json() const {
 
 void Config::check() const {
   if (task.empty() || task.find('/') != std::string::npos || task == "." || task == "..") {
-    throw std::invalid_argument(fmt::format("task must be the name of a file without folder and ending, got \"{}\"", task));
+    throw std::invalid_argument(
+        fmt::format("task must be the name of a file without folder and ending, got \"{}\"", task));
   }
   if (attention != Attention::kOff) {
     throw std::invalid_argument("attention is not recorded yet; set attention to off");

@@ -15,7 +15,8 @@ enum class LogEntries { kRow, kForward };
 enum class LogForwards { kMerged, kLast };
 enum class OnOverflow { kBlock, kDrop };
 
-/// How a session records. The keys, their defaults and what they mean stand in `config_keys()`; a member is named as its key.
+/// How a session records. The keys, their defaults and what they mean stand in `config_keys()`; a member is named as
+/// its key.
 struct Config {
   std::string output_dir;
   std::string task = "log_metrics";
@@ -38,9 +39,9 @@ struct Config {
   nlohmann::json hooks;  // null, a path (string) or a hook spec (array)
   std::string samples;
 
-  /// Reads a JSON object. `source` names it in messages ("config.json"). Throws std::invalid_argument with one line that names
-  /// the key, what it expects, what it got, and the source: for an unknown key, a wrong type, a value that is none of the choices,
-  /// a negative size, or two spellings of one key that disagree.
+  /// Reads a JSON object. `source` names it in messages ("config.json"). Throws std::invalid_argument with one line
+  /// that names the key, what it expects, what it got, and the source: for an unknown key, a wrong type, a value that
+  /// is none of the choices, a negative size, or two spellings of one key that disagree.
   static Config from_json(const nlohmann::json& object, const std::string& source);
   static Config from_json_text(const std::string& text, const std::string& source);
   static Config from_json_file(const std::string& path);
@@ -53,7 +54,8 @@ struct Config {
   /// All keys with their values, as `from_json` reads them.
   nlohmann::ordered_json to_json() const;
 
-  /// Throws std::invalid_argument for what a session cannot do: a task that is no file name, attention other than off, a hook spec.
+  /// Throws std::invalid_argument for what a session cannot do: a task that is no file name, attention other than off,
+  /// a hook spec.
   void check() const;
 };
 

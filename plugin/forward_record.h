@@ -20,8 +20,8 @@ using CustomValue = std::variant<bool, int64_t, double>;
 
 /// One router call of one forward. CPU tensors, rows = tokens that are not padding, in the model's order.
 struct RouterRecord {
-  int64_t hook = 0;  // HookPoint::id
-  int64_t call = 0;  // counts the calls of this hook in this forward (loops)
+  int64_t hook = 0;           // HookPoint::id
+  int64_t call = 0;           // counts the calls of this hook in this forward (loops)
   analysis::RouterSums sums;  // normalized; one row a sample of the forward; one row in all when `attributed` is false
   bool attributed = true;     // the rows are the forward's samples
   bool text = false;          // the tokens are the text's [B, S]: its ids, mask and columns apply
@@ -46,12 +46,12 @@ struct TransitionRecord {
 struct ForwardRecord {
   std::shared_ptr<const ModelDescription> model;
   std::string method;
-  int64_t index = 0;                  // forwards of the session, from 0, in the order in which they ended
-  std::vector<int64_t> samples;       // sample number of each row; size B
-  bool values_only = false;           // `Session::log` after a forward: `custom` goes to the entries of `samples`; no forward
-  bool labelled = false;              // the host labelled the forward: its samples may have had forwards before
-  bool generation = false;            // phase: false prompt, true generation
-  double duration_s = 0;              // wall time from begin to end
+  int64_t index = 0;             // forwards of the session, from 0, in the order in which they ended
+  std::vector<int64_t> samples;  // sample number of each row; size B
+  bool values_only = false;  // `Session::log` after a forward: `custom` goes to the entries of `samples`; no forward
+  bool labelled = false;     // the host labelled the forward: its samples may have had forwards before
+  bool generation = false;   // phase: false prompt, true generation
+  double duration_s = 0;     // wall time from begin to end
   std::vector<RouterRecord> routers;  // in order of hooks, then of calls
   std::vector<TransitionRecord> transitions;
   // (component, layer) -> name -> value; component "": the log's component

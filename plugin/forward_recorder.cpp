@@ -41,7 +41,8 @@ ForwardRecorder::ForwardRecorder(std::shared_ptr<ModelBinding> binding, std::str
       method_(std::move(method)),
       options_([this] {
         const Config& config = binding_->recording().config();
-        return Capture{config.log_per_token || config.dump != Dump::kNone, config.dump == Dump::kFull, config.probe_tokens};
+        return Capture{config.log_per_token || config.dump != Dump::kNone, config.dump == Dump::kFull,
+                       config.probe_tokens};
       }()),
       label_(binding_->recording().this_thread().label),
       host_values_(begin_on_this_thread(binding_->recording())) {
@@ -139,10 +140,10 @@ std::shared_ptr<TokenGroup> ForwardRecorder::new_token_group(TextOfComponent tex
   if (options_.probe_tokens > 0 && !options_.full) {
     const int64_t probed = std::min(options_.probe_tokens, num_tokens);
     // A stable sort brings the valid tokens to the front without asking the device how many there are.
-    group->probed = group->valid.defined()
-                        ? std::get<1>(group->valid.logical_not().to(at::kByte).sort(/*stable=*/true, 0, false))
-                              .narrow(0, 0, probed)
-                        : at::arange(probed, at::TensorOptions().dtype(at::kLong).device(device));
+    group->probed =
+        group->valid.defined()
+            ? std::get<1>(group->valid.logical_not().to(at::kByte).sort(/*stable=*/true, 0, false)).narrow(0, 0, probed)
+            : at::arange(probed, at::TensorOptions().dtype(at::kLong).device(device));
   }
   return group;
 }
@@ -207,8 +208,9 @@ void ForwardRecorder::add_value(std::string component, std::string layer, std::s
   std::pair place(std::move(component), std::move(layer));
   if (value.isTensor()) {
     const at::Tensor tensor = value.toTensor().detach();
-    TORCH_CHECK(tensor.numel() == 1 && !tensor.is_complex(), "it must be a number, a bool or a tensor of one element, got ",
-                tensor.scalar_type(), " ", tensor.sizes());
+    TORCH_CHECK(tensor.numel() == 1 && !tensor.is_complex(),
+                "it must be a number, a bool or a tensor of one element, got ", tensor.scalar_type(), " ",
+                tensor.sizes());
     pending_->copies.mark_stream(tensor.device());
     pending_->values.push_back({std::move(place), std::move(name), tensor.reshape({}).clone()});
     return;
@@ -263,7 +265,8 @@ void ForwardRecorder::end() {
   pending->record.duration_s = std::chrono::duration<double>(std::chrono::steady_clock::now() - began_).count();
   try {
     if (text_.batch > 0) {
-      pending->text_tokens = text_.valid.defined() ? text_.valid.sum() : at::scalar_tensor(text_.batch * text_.length, at::kLong);
+      pending->text_tokens =
+          text_.valid.defined() ? text_.valid.sum() : at::scalar_tensor(text_.batch * text_.length, at::kLong);
     }
     pending->start_copies();
     binding_->recording().forward_ended(std::move(pending), label_, *host_values_);

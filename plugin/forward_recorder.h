@@ -19,9 +19,10 @@
 
 namespace moetap::plugin {
 
-/// Collects what one forward of one model reports, from `moetap::begin` to `moetap::end`; destroyed without `end`, the forward has
-/// thrown. Thread-safe, since forks report on threads of their own. Never throws into the forward unless the session is strict;
-/// the caller switches gradients off. Works on the devices of the tensors, on their current streams, and does not wait for them.
+/// Collects what one forward of one model reports, from `moetap::begin` to `moetap::end`; destroyed without `end`, the
+/// forward has thrown. Thread-safe, since forks report on threads of their own. Never throws into the forward unless
+/// the session is strict; the caller switches gradients off. Works on the devices of the tensors, on their current
+/// streams, and does not wait for them.
 class ForwardRecorder {
  public:
   /// `arguments`: the method's tensors, as the model's description names them.
@@ -40,8 +41,8 @@ class ForwardRecorder {
 
  private:
   struct Capture {
-    bool per_token = false;     // ids and weights of each token
-    bool full = false;          // logits and scores of each token
+    bool per_token = false;  // ids and weights of each token
+    bool full = false;       // logits and scores of each token
     int64_t probe_tokens = 0;
   };
 
@@ -59,7 +60,7 @@ class ForwardRecorder {
   const std::optional<ForwardLabel> label_;
   const std::shared_ptr<ForwardValues> host_values_;
   const std::chrono::steady_clock::time_point began_ = std::chrono::steady_clock::now();
-  TextTokens text_;          // of the encoder, or the only one
+  TextTokens text_;  // of the encoder, or the only one
   TextTokens decoder_text_;
 
   std::mutex mutex_;  // guards what follows

@@ -8,15 +8,17 @@
 
 namespace moetap::plugin {
 
-/// Copies tensors of one forward from their devices to pinned host memory without making the host wait. CPU tensors pass as they
-/// are. Works with any device that LibTorch has streams for, without linking its library. Not thread-safe.
+/// Copies tensors of one forward from their devices to pinned host memory without making the host wait. CPU tensors
+/// pass as they are. Works with any device that LibTorch has streams for, without linking its library. Not thread-safe.
 class HostCopies {
  public:
-  /// Call it where a tensor was computed: marks the device's current stream, so that a copy on another stream waits for it.
+  /// Call it where a tensor was computed: marks the device's current stream, so that a copy on another stream waits for
+  /// it.
   void mark_stream(c10::Device device);
 
-  /// Enqueues the copy on the device's current stream; the result may be read after `wait`. Keeps `tensor` alive until this object
-  /// dies, so that its memory is not given to another stream meanwhile. An undefined tensor gives an undefined one.
+  /// Enqueues the copy on the device's current stream; the result may be read after `wait`. Keeps `tensor` alive until
+  /// this object dies, so that its memory is not given to another stream meanwhile. An undefined tensor gives an
+  /// undefined one.
   at::Tensor copy(const at::Tensor& tensor);
 
   /// Call it after the last `copy`.
@@ -33,8 +35,8 @@ class HostCopies {
     c10::Event computed;
   };
 
-  std::vector<Origin> origins_;           // streams that results came from
-  std::vector<c10::Device> joined_;       // devices whose current stream waits for them
+  std::vector<Origin> origins_;      // streams that results came from
+  std::vector<c10::Device> joined_;  // devices whose current stream waits for them
   std::vector<c10::Event> copied_;
   std::vector<at::Tensor> sources_;
 };

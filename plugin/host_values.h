@@ -31,9 +31,9 @@ struct ForwardValues {
 
 /// What one thread of the host has said to one session. Only that thread touches it.
 struct HostThread {
-  std::optional<ForwardLabel> label;           // of the forwards that it begins
+  std::optional<ForwardLabel> label;            // of the forwards that it begins
   std::shared_ptr<ForwardValues> last_forward;  // that it began; null: none so far
-  CustomValues early_values;                   // logged before its first forward
+  CustomValues early_values;                    // logged before its first forward
 };
 
 }  // namespace moetap::plugin

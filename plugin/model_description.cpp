@@ -57,12 +57,9 @@ bool is_tensor(const c10::TypePtr& type) {
 }  // namespace
 
 nlohmann::ordered_json hook_to_json(const hooks::HookPoint& hook) {
-  nlohmann::ordered_json json = {{"id", hook.id},
-                                 {"layer", hook.layer},
-                                 {"name", hook.name},
-                                 {"kind", hooks::to_string(hook.kind)},
-                                 {"method", hook.method},
-                                 {"component", hook.component}};
+  nlohmann::ordered_json json = {{"id", hook.id},         {"layer", hook.layer},
+                                 {"name", hook.name},     {"kind", hooks::to_string(hook.kind)},
+                                 {"method", hook.method}, {"component", hook.component}};
   if (hook.kind == hooks::HookKind::kRouter) {
     json["num_experts"] = optional_count(hook.num_experts);
     json["top_k"] = optional_count(hook.top_k);
@@ -123,13 +120,10 @@ std::string to_text(const ModelDescription& model) {
   for (const auto& [name, arguments] : model.method_arguments) {
     methods[name] = {{"arguments", arguments}};
   }
-  const nlohmann::ordered_json json = {{"instance", model.instance},
-                                       {"schema_version", kSchemaVersion},
-                                       {"model", model.model_file},
-                                       {"sha256", model.sha256},
-                                       {"hooks", hooks_to_json(model.hooks)},
-                                       {"skipped", skipped_to_json(model.skipped)},
-                                       {"methods", methods}};
+  const nlohmann::ordered_json json = {
+      {"instance", model.instance}, {"schema_version", kSchemaVersion},    {"model", model.model_file},
+      {"sha256", model.sha256},     {"hooks", hooks_to_json(model.hooks)}, {"skipped", skipped_to_json(model.skipped)},
+      {"methods", methods}};
   return json.dump(-1, ' ', /*ensure_ascii=*/true, nlohmann::ordered_json::error_handler_t::replace);
 }
 
@@ -148,7 +142,8 @@ ModelDescription model_description_from_text(const std::string& text) {
       model.hooks.push_back(hook_from(hook));
       const auto place = static_cast<int64_t>(model.hooks.size()) - 1;
       if (model.hooks.back().id != place) {
-        throw std::invalid_argument(fmt::format("hook {} must have id {}, got {}", place, place, model.hooks.back().id));
+        throw std::invalid_argument(
+            fmt::format("hook {} must have id {}, got {}", place, place, model.hooks.back().id));
       }
     }
     for (const auto& site : json.at("skipped")) {

@@ -19,10 +19,10 @@ void ModelRegistry::bind(std::shared_ptr<ModelBinding> binding) {
   const std::lock_guard lock(mutex_);
   const auto [place, inserted] = bindings_.try_emplace(binding->model()->instance, binding);
   if (!inserted && &place->second->recording() != &binding->recording()) {
-    throw std::invalid_argument(
-        fmt::format("the instrumented model already reports to the open session of \"{}\"; close it first, or attach the "
-                    "model as it was before `moetap instrument`",
-                    place->second->recording().config().output_dir));
+    throw std::invalid_argument(fmt::format(
+        "the instrumented model already reports to the open session of \"{}\"; close it first, or attach the "
+        "model as it was before `moetap instrument`",
+        place->second->recording().config().output_dir));
   }
   size_ = bindings_.size();
 }

@@ -11,8 +11,8 @@
 
 namespace moetap::plugin {
 
-/// Which recording the forwards of an instrumented model go to, by the instance in the model's description. One a process;
-/// thread-safe; never destroyed, since forwards may run while the process exits.
+/// Which recording the forwards of an instrumented model go to, by the instance in the model's description. One a
+/// process; thread-safe; never destroyed, since forwards may run while the process exits.
 class ModelRegistry {
  public:
   static ModelRegistry& get();
@@ -23,8 +23,8 @@ class ModelRegistry {
   /// Forgets all models of a recording.
   void unbind(const Recording& recording);
 
-  /// The binding of the model whose `moetap::begin` carries `description`; null if no session attached it. The one place that
-  /// decides where the forwards of a model go.
+  /// The binding of the model whose `moetap::begin` carries `description`; null if no session attached it. The one
+  /// place that decides where the forwards of a model go.
   std::shared_ptr<ModelBinding> find(std::string_view description) const;
 
  private:

@@ -17,14 +17,16 @@
 namespace moetap::plugin {
 namespace {
 
-/// What the storage of a handle owns. A handle is told from other tensors by its deleter: a model's own tensor, or the handle of
-/// a model that no session attached, has another.
+/// What the storage of a handle owns. A handle is told from other tensors by its deleter: a model's own tensor, or the
+/// handle of a model that no session attached, has another.
 struct HandleContext {
   int64_t value = 0;  // what the tensor shows
   std::unique_ptr<ForwardRecorder> recorder;
 };
 
-void delete_handle(void* context) { delete static_cast<HandleContext*>(context); }
+void delete_handle(void* context) {
+  delete static_cast<HandleContext*>(context);
+}
 
 at::Tensor make_handle(std::unique_ptr<ForwardRecorder> recorder) {
   auto* context = new HandleContext{0, std::move(recorder)};
@@ -42,15 +44,16 @@ const at::Tensor& inert_handle() {
 
 ForwardRecorder* recorder_of(const at::Tensor& handle) {
   const at::DataPtr& data = handle.storage().data_ptr();
-  return data.get_deleter() == &delete_handle ? static_cast<HandleContext*>(data.get_context())->recorder.get() : nullptr;
+  return data.get_deleter() == &delete_handle ? static_cast<HandleContext*>(data.get_context())->recorder.get()
+                                              : nullptr;
 }
 
 /// What runs inside an operator is no part of the model: no gradients, no autocast, no tracing, no Python mode sees it.
 class OutsideTheModel {
   at::NoGradGuard no_grad_;
   c10::impl::ExcludeDispatchKeyGuard excluded_{
-      c10::autocast_dispatch_keyset | c10::DispatchKeySet({c10::DispatchKey::Tracer, c10::DispatchKey::Python,
-                                                           c10::DispatchKey::PythonTLSSnapshot})};
+      c10::autocast_dispatch_keyset |
+      c10::DispatchKeySet({c10::DispatchKey::Tracer, c10::DispatchKey::Python, c10::DispatchKey::PythonTLSSnapshot})};
 };
 
 at::Tensor detached(const std::optional<at::Tensor>& tensor) {
@@ -84,11 +87,12 @@ at::Tensor begin(std::string_view description, std::string_view method,
 }
 
 void router(const at::Tensor& forward, int64_t hook, const std::optional<at::Tensor>& logits,
-            const std::optional<at::Tensor>& scores, at::TensorList selected, at::TensorList weights, int64_t expert_dim,
-            std::string_view form) {
+            const std::optional<at::Tensor>& scores, at::TensorList selected, at::TensorList weights,
+            int64_t expert_dim, std::string_view form) {
   if (ForwardRecorder* recorder = recorder_of(forward)) {
     const OutsideTheModel outside;
-    recorder->router(hook, {detached(logits), detached(scores), detached(selected), detached(weights), expert_dim, form});
+    recorder->router(hook,
+                     {detached(logits), detached(scores), detached(selected), detached(weights), expert_dim, form});
   }
 }
 
@@ -102,7 +106,9 @@ void log_in_forward(const c10::OperatorHandle&, torch::jit::Stack* stack) {
 }
 
 /// Arguments: name, value.
-void log_outside_a_forward(const c10::OperatorHandle&, torch::jit::Stack* stack) { torch::jit::drop(*stack, 2); }
+void log_outside_a_forward(const c10::OperatorHandle&, torch::jit::Stack* stack) {
+  torch::jit::drop(*stack, 2);
+}
 
 int64_t end(const at::Tensor& forward) {
   if (ForwardRecorder* recorder = recorder_of(forward)) {

@@ -8,7 +8,9 @@
 namespace moetap::plugin {
 namespace {
 
-int64_t bytes_of(const at::Tensor& tensor) { return tensor.defined() ? static_cast<int64_t>(tensor.nbytes()) : 0; }
+int64_t bytes_of(const at::Tensor& tensor) {
+  return tensor.defined() ? static_cast<int64_t>(tensor.nbytes()) : 0;
+}
 
 /// The columns of a group without the rows of padding. CPU tensors.
 struct Columns {
@@ -30,9 +32,8 @@ Columns make_columns(const TokenGroup& group) {
   }
   columns.row = keep(row_column(group.attribution, group.num_tokens), columns);
   columns.position = keep(position_column(group.attribution, group.num_tokens), columns);
-  columns.token_id = keep(group.token_ids.defined() ? group.token_ids.to(at::kInt)
-                                                    : at::full({group.num_tokens}, -1, at::kInt),
-                          columns);
+  columns.token_id = keep(
+      group.token_ids.defined() ? group.token_ids.to(at::kInt) : at::full({group.num_tokens}, -1, at::kInt), columns);
   return columns;
 }
 
@@ -52,8 +53,9 @@ void PendingForward::start_copies() {
   const auto copy = [this](at::Tensor& tensor) { tensor = copies.copy(tensor); };
   std::vector<TokenGroup*> seen;
   for (auto& router : routers) {
-    for (at::Tensor* tensor : {&router.record.sums.words, &router.record.selected, &router.record.weights,
-                               &router.record.logits, &router.record.scores, &router.out_of_range, &router.first_slot}) {
+    for (at::Tensor* tensor :
+         {&router.record.sums.words, &router.record.selected, &router.record.weights, &router.record.logits,
+          &router.record.scores, &router.out_of_range, &router.first_slot}) {
       copy(*tensor);
     }
     if (std::find(seen.begin(), seen.end(), router.group.get()) == seen.end()) {
@@ -74,8 +76,8 @@ int64_t PendingForward::bytes() const {
   int64_t bytes = kBytesOfARecord;
   for (const auto& router : routers) {
     const auto& record = router.record;
-    for (const at::Tensor* tensor : {&record.sums.words, &record.selected, &record.weights, &record.logits,
-                                     &record.scores, &router.first_slot}) {
+    for (const at::Tensor* tensor :
+         {&record.sums.words, &record.selected, &record.weights, &record.logits, &record.scores, &router.first_slot}) {
       bytes += bytes_of(*tensor);
     }
   }

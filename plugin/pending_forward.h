@@ -15,7 +15,8 @@
 
 namespace moetap::plugin {
 
-/// The tokens of router calls that see the same tokens: their columns are made once. N = tokens of the call, padding too.
+/// The tokens of router calls that see the same tokens: their columns are made once. N = tokens of the call, padding
+/// too.
 struct TokenGroup {
   TextOfComponent text = TextOfComponent::kNone;
   c10::Device device = c10::kCPU;
@@ -52,12 +53,12 @@ struct FinishedForward {
 /// A forward that has ended, on its way to the writer thread.
 class PendingForward {
  public:
-  ForwardRecord record;                // without samples, routers and tensor values
-  int64_t num_samples = 1;             // B
+  ForwardRecord record;                   // without samples, routers and tensor values
+  int64_t num_samples = 1;                // B
   std::shared_ptr<ModelBinding> binding;  // null for values of the host alone
-  std::vector<PendingRouter> routers;  // any order
+  std::vector<PendingRouter> routers;     // any order
   std::vector<PendingValue> values;
-  at::Tensor text_tokens;              // int64 []: valid tokens of the text; undefined: the forward has no text
+  at::Tensor text_tokens;  // int64 []: valid tokens of the text; undefined: the forward has no text
   HostCopies copies;
 
   /// In the forward: enqueues the copies to the host. Does not block.
@@ -66,7 +67,8 @@ class PendingForward {
   /// Memory that the forward holds on until it is written.
   int64_t bytes() const;
 
-  /// On the writer thread: waits for the copies, drops the rows of padding and fills in the columns. Leaves this object empty.
+  /// On the writer thread: waits for the copies, drops the rows of padding and fills in the columns. Leaves this object
+  /// empty.
   FinishedForward finish();
 
  private:

@@ -13,15 +13,15 @@
 
 namespace moetap::plugin {
 
-/// Forwards on their way from the host's threads to the writer thread, in order. Bounded in bytes; what the writer is working on
-/// counts until `written`. A forward larger than the bound is taken when nothing else is there. Thread-safe.
+/// Forwards on their way from the host's threads to the writer thread, in order. Bounded in bytes; what the writer is
+/// working on counts until `written`. A forward larger than the bound is taken when nothing else is there. Thread-safe.
 class RecordQueue {
  public:
   enum class WhenFull { kWait, kRefuse };
   enum class Pushed { kTaken, kFull, kClosed };
 
   struct Item {
-    std::unique_ptr<PendingForward> forward;             // null: only a request to flush
+    std::unique_ptr<PendingForward> forward;              // null: only a request to flush
     std::shared_ptr<std::promise<void>> flush_requested;  // fulfilled by the writer
     int64_t bytes = 0;
   };
@@ -29,7 +29,8 @@ class RecordQueue {
   explicit RecordQueue(int64_t capacity_bytes) : capacity_bytes_(capacity_bytes) {}
 
   /// `number` is called once it is certain that the forward is taken, in the order of the queue and under its lock.
-  Pushed push(std::unique_ptr<PendingForward> forward, WhenFull when_full, const std::function<void(PendingForward&)>& number);
+  Pushed push(std::unique_ptr<PendingForward> forward, WhenFull when_full,
+              const std::function<void(PendingForward&)>& number);
 
   /// Asks the writer to flush after everything pushed so far; ready at once if the queue is closed.
   std::future<void> request_flush();

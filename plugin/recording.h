@@ -22,7 +22,8 @@
 
 namespace moetap::plugin {
 
-/// What a session's operators, host calls and writer thread share; lives until the last forward that began in it is gone. Thread-safe.
+/// What a session's operators, host calls and writer thread share; lives until the last forward that began in it is
+/// gone. Thread-safe.
 class Recording {
  public:
   /// Starts the writer thread. Errors as `Session`.
@@ -39,9 +40,11 @@ class Recording {
   bool in_own_process() const;
 
   /// A forward has ended: numbers it and its samples, and hands it to the writer. May block while the queue is full.
-  void forward_ended(std::unique_ptr<PendingForward> forward, const std::optional<ForwardLabel>& label, ForwardValues& values);
+  void forward_ended(std::unique_ptr<PendingForward> forward, const std::optional<ForwardLabel>& label,
+                     ForwardValues& values);
 
-  /// A forward of `num_samples` began and will not end: its sample numbers are used up, so that the host's count stays right.
+  /// A forward of `num_samples` began and will not end: its sample numbers are used up, so that the host's count stays
+  /// right.
   void forward_aborted(int64_t num_samples, const std::optional<ForwardLabel>& label);
 
   /// Stops the hook, says so once and counts it.
@@ -65,7 +68,6 @@ class Recording {
 
  private:
   void take_samples(ForwardRecord& record, int64_t num_samples, const std::optional<ForwardLabel>& label);
-
 
   const Config config_;
   const uint64_t id_;  // of this recording, never used again in the process

@@ -34,7 +34,8 @@ at::Tensor flatten_tokens(const at::Tensor& experts_last) {
   return experts_last.reshape({layout_of(experts_last).num_tokens, experts_last.size(-1)});
 }
 
-/// A tensor over the experts whose shape may differ from the logits' (flattened before or after): [num_tokens, num_experts].
+/// A tensor over the experts whose shape may differ from the logits' (flattened before or after): [num_tokens,
+/// num_experts].
 at::Tensor over_experts(const at::Tensor& tensor, const TokenLayout& layout, int64_t num_experts, int64_t expert_dim,
                         const char* name) {
   const bool same_rank = tensor.dim() == static_cast<int64_t>(layout.sizes.size()) + 1;
@@ -92,19 +93,20 @@ CheckedIds check_ids(const at::Tensor& reported, int64_t limit, const char* name
   return {ids.masked_fill(outside, -1), outside.sum()};
 }
 
-/// Expert choice: selected [E, C] or [B, E, C] names the tokens that each expert takes. Turned round: for each token the experts that
-/// took it, in ascending order, and -1 in the rest of E slots (a smaller number would have to be read from the device).
+/// Expert choice: selected [E, C] or [B, E, C] names the tokens that each expert takes. Turned round: for each token
+/// the experts that took it, in ascending order, and -1 in the rest of E slots (a smaller number would have to be read
+/// from the device).
 void transpose_expert_choice(const ReportedRouter& reported, const TokenLayout& layout, int64_t num_experts,
                              CapturedRouter& captured) {
   TORCH_CHECK(reported.selected.size() == 1 && reported.weights.size() <= 1,
-              "expert choice must report one tensor of tokens and at most one of weights, got ", reported.selected.size(),
-              " and ", reported.weights.size());
+              "expert choice must report one tensor of tokens and at most one of weights, got ",
+              reported.selected.size(), " and ", reported.weights.size());
   auto tokens = reported.selected[0];
   const bool batched = tokens.dim() == 3;
   const int64_t groups = batched ? tokens.size(0) : 1;
-  TORCH_CHECK((tokens.dim() == 2 || batched) && tokens.size(-2) == num_experts && groups > 0 &&
-                  layout.num_tokens % groups == 0,
-              "selected of expert choice must be [", num_experts, " experts, capacity], got ", tokens.sizes());
+  TORCH_CHECK(
+      (tokens.dim() == 2 || batched) && tokens.size(-2) == num_experts && groups > 0 && layout.num_tokens % groups == 0,
+      "selected of expert choice must be [", num_experts, " experts, capacity], got ", tokens.sizes());
   const int64_t group_tokens = layout.num_tokens / groups;
   auto checked = check_ids(tokens.reshape({groups, num_experts, -1}), group_tokens, "selected", "tokens");
   captured.out_of_range = checked.out_of_range;

@@ -28,9 +28,9 @@ struct CapturedRouter {
   at::Tensor out_of_range;           // int64 [] on the call's device: selected ids outside [0, E) that became -1
 };
 
-/// Brings a report into the canonical layout: experts last, tokens flattened ([B, E, h, w] in the order b, h, w). Does not
-/// synchronise with a device: there, ids outside [0, E) become -1 and are counted; on the CPU they are an error. Throws
-/// c10::Error whose message names what does not fit. Call it without gradients.
+/// Brings a report into the canonical layout: experts last, tokens flattened ([B, E, h, w] in the order b, h, w). Does
+/// not synchronise with a device: there, ids outside [0, E) become -1 and are counted; on the CPU they are an error.
+/// Throws c10::Error whose message names what does not fit. Call it without gradients.
 CapturedRouter capture_router(const ReportedRouter& reported, const hooks::HookPoint& hook);
 
 }  // namespace moetap::plugin

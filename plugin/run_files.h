@@ -10,8 +10,8 @@ namespace moetap::plugin {
 /// All files of one run directory. A session constructs it on the host's thread.
 class RunFiles final : public RecordSink {
  public:
-  /// Creates `config.output_dir` and `moetap/` in it and checks that both can be written; errors as in RecordSink. Rank and world
-  /// size come from the environment.
+  /// Creates `config.output_dir` and `moetap/` in it and checks that both can be written; errors as in RecordSink. Rank
+  /// and world size come from the environment.
   explicit RunFiles(const Config& config);
   /// Frees memory and writes nothing: a process that ends or forks without `close` leaves the finished files only.
   ~RunFiles() override;

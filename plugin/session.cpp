@@ -70,8 +70,8 @@ Session::~Session() {
 torch::jit::Module Session::attach(const torch::jit::Module& module, const AttachOptions& options) {
   auto& registry = ModelRegistry::get();
   const auto bind = [&](ModelDescription description) {
-    registry.bind(std::make_shared<ModelBinding>(recording_,
-                                                 std::make_shared<const ModelDescription>(std::move(description))));
+    registry.bind(
+        std::make_shared<ModelBinding>(recording_, std::make_shared<const ModelDescription>(std::move(description))));
   };
   if (hooks::is_instrumented(module)) {
     auto description = model_description_from_text(hooks::model_description(module));
@@ -101,12 +101,15 @@ void Session::label(ForwardLabel label) {
     }
   }
   if (label.samples.empty()) {
-    throw std::invalid_argument("label.samples must name the sample of each sequence, got none; to end a label, clear_label");
+    throw std::invalid_argument(
+        "label.samples must name the sample of each sequence, got none; to end a label, clear_label");
   }
   recording_->this_thread().label = std::move(label);
 }
 
-void Session::clear_label() { recording_->this_thread().label.reset(); }
+void Session::clear_label() {
+  recording_->this_thread().label.reset();
+}
 
 void Session::log(std::string_view layer, std::string_view name, CustomValue value) {
   if (!is_layer_id(layer)) {
@@ -124,7 +127,9 @@ void Session::log(std::string_view layer, std::string_view name, CustomValue val
   }
 }
 
-void Session::flush() { recording_->flush(); }
+void Session::flush() {
+  recording_->flush();
+}
 
 void Session::close() {
   if (!recording_->in_own_process()) {
@@ -137,10 +142,16 @@ void Session::close() {
   }
 }
 
-Counters Session::counters() const { return recording_->counters(); }
+Counters Session::counters() const {
+  return recording_->counters();
+}
 
-std::optional<std::string> Session::write_error() const { return recording_->write_error(); }
+std::optional<std::string> Session::write_error() const {
+  return recording_->write_error();
+}
 
-const Config& Session::config() const { return recording_->config(); }
+const Config& Session::config() const {
+  return recording_->config();
+}
 
 }  // namespace moetap::plugin

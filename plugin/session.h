@@ -38,15 +38,17 @@ struct ForwardLabel {
 ///     model.forward(inputs);                              // recorded
 ///     session.close();                                    // files are whole
 ///
-/// A forward is recorded when it ends; files are written by a thread of the session's own. A forward that throws is counted
-/// (`aborted`) and not recorded. A failure while recording stops that hook, is reported once on stderr and counted; the forward
-/// goes on, unless `config.strict`. Sequences are samples, numbered from 0 in the order in which the forwards end.
+/// A forward is recorded when it ends; files are written by a thread of the session's own. A forward that throws is
+/// counted
+/// (`aborted`) and not recorded. A failure while recording stops that hook, is reported once on stderr and counted; the
+/// forward goes on, unless `config.strict`. Sequences are samples, numbered from 0 in the order in which the forwards
+/// end.
 ///
 /// All functions are thread-safe. In a child process after `fork` a session records nothing and closes nothing.
 class Session {
  public:
-  /// Opens the run directory and starts the writer thread. Throws std::invalid_argument for a config that cannot be, and
-  /// std::runtime_error if the directory cannot be created or written.
+  /// Opens the run directory and starts the writer thread. Throws std::invalid_argument for a config that cannot be,
+  /// and std::runtime_error if the directory cannot be created or written.
   explicit Session(Config config);
   /// Records into a sink of the host's own; `config.output_dir` and what concerns files is not used.
   Session(Config config, std::unique_ptr<RecordSink> sink);
@@ -55,28 +57,30 @@ class Session {
   Session(const Session&) = delete;
   Session& operator=(const Session&) = delete;
 
-  /// Returns a twin of `module` that shares its weights and reports to this session; dropping the twin detaches. `module` is left as
-  /// it is. A module that `moetap instrument` made is bound to this session and returned as it is; its copies and other loads of
-  /// the same file report to the same session. Throws std::invalid_argument if no router is found (with what was looked at),
-  /// or if the instrumented module reports to another open session. Blocks while it rewrites.
+  /// Returns a twin of `module` that shares its weights and reports to this session; dropping the twin detaches.
+  /// `module` is left as it is. A module that `moetap instrument` made is bound to this session and returned as it is;
+  /// its copies and other loads of the same file report to the same session. Throws std::invalid_argument if no router
+  /// is found (with what was looked at), or if the instrumented module reports to another open session. Blocks while it
+  /// rewrites.
   torch::jit::Module attach(const torch::jit::Module& module, const AttachOptions& options = {});
 
-  /// Labels the forwards that the calling thread begins from now on, until it labels again or calls `clear_label`. Forwards with
-  /// the same sample number are merged into one log entry. A forward whose number of sequences is not `label.samples.size()`
-  /// is recorded without the label and counted in `label_mismatches`. Does not block.
+  /// Labels the forwards that the calling thread begins from now on, until it labels again or calls `clear_label`.
+  /// Forwards with the same sample number are merged into one log entry. A forward whose number of sequences is not
+  /// `label.samples.size()` is recorded without the label and counted in `label_mismatches`. Does not block.
   void label(ForwardLabel label);
   void clear_label();
 
-  /// Adds a value of the host's own to the log entry of the forward that the calling thread is in, or began last; before its
-  /// first forward, to that one. `layer` is a layer id of the log's component; the name must be none of the log's own keys.
-  /// Blocks only as a forward does when the queue is full.
+  /// Adds a value of the host's own to the log entry of the forward that the calling thread is in, or began last;
+  /// before its first forward, to that one. `layer` is a layer id of the log's component; the name must be none of the
+  /// log's own keys. Blocks only as a forward does when the queue is full.
   void log(std::string_view layer, std::string_view name, CustomValue value);
 
   /// Blocks until everything that ended before the call has been taken in by the files.
   void flush();
 
-  /// Detaches, waits for the writer thread and completes the files. Forwards that are still under way are dropped. Calling it again does
-  /// nothing. Throws only if `config.strict` and a file could not be written; else see `write_error`.
+  /// Detaches, waits for the writer thread and completes the files. Forwards that are still under way are dropped.
+  /// Calling it again does nothing. Throws only if `config.strict` and a file could not be written; else see
+  /// `write_error`.
   void close();
 
   Counters counters() const;

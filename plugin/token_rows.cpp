@@ -11,8 +11,8 @@
 namespace moetap::plugin {
 namespace {
 
-// In the order of preference. Masks whose sense differs between libraries (padding_mask, key_padding_mask) are left out:
-// the user names them in `token_mask`.
+// In the order of preference. Masks whose sense differs between libraries (padding_mask, key_padding_mask) are left
+// out: the user names them in `token_mask`.
 constexpr std::string_view kIdsNames[] = {"input_ids", "token_ids", "input_tokens", "tokens", "ids"};
 constexpr std::string_view kMaskNames[] = {"attention_mask", "token_mask", "input_mask", "attn_mask", "mask"};
 constexpr std::string_view kDecoderIdsNames[] = {"decoder_input_ids", "decoder_token_ids"};
@@ -34,9 +34,13 @@ std::optional<size_t> find_name(const std::vector<std::string>& names, const std
   return std::nullopt;
 }
 
-std::string print_sizes(const at::Tensor& tensor) { return fmt::format("[{}]", fmt::join(tensor.sizes(), ", ")); }
+std::string print_sizes(const at::Tensor& tensor) {
+  return fmt::format("[{}]", fmt::join(tensor.sizes(), ", "));
+}
 
-at::Tensor as_batch(const at::Tensor& tensor) { return tensor.dim() == 1 ? tensor.unsqueeze(0) : tensor; }
+at::Tensor as_batch(const at::Tensor& tensor) {
+  return tensor.dim() == 1 ? tensor.unsqueeze(0) : tensor;
+}
 
 at::Tensor read_mask(const at::Tensor& mask) {
   const auto present = mask.ne(0);
@@ -62,7 +66,8 @@ TextArguments find_text_arguments(const std::vector<std::string>& names, const s
 
 TextTokens read_text(const at::Tensor& ids, const at::Tensor& mask, bool keep_ids) {
   TextTokens text;
-  if (ids.defined() && at::isIntegralType(ids.scalar_type(), /*includeBool=*/false) && (ids.dim() == 1 || ids.dim() == 2)) {
+  if (ids.defined() && at::isIntegralType(ids.scalar_type(), /*includeBool=*/false) &&
+      (ids.dim() == 1 || ids.dim() == 2)) {
     const auto batch_ids = as_batch(ids);
     text.batch = batch_ids.size(0);
     text.length = batch_ids.size(1);
@@ -123,7 +128,8 @@ Attribution attribute_tokens(const std::vector<int64_t>& token_sizes, const Text
 }
 
 std::optional<int64_t> batch_of_router(const std::vector<int64_t>& token_sizes) {
-  return token_sizes.size() >= 2 && token_sizes.front() > 0 ? std::optional<int64_t>(token_sizes.front()) : std::nullopt;
+  return token_sizes.size() >= 2 && token_sizes.front() > 0 ? std::optional<int64_t>(token_sizes.front())
+                                                            : std::nullopt;
 }
 
 at::Tensor in_token_order(const at::Tensor& text_tensor, TokenOrder order) {
@@ -159,8 +165,7 @@ at::Tensor row_column(const Attribution& attribution, int64_t num_tokens) {
   }
   const int64_t per_row = num_tokens / attribution.num_rows;
   const auto rows = at::arange(attribution.num_rows, at::kLong);
-  return attribution.order == TokenOrder::kSequenceFirst ? rows.repeat({per_row})
-                                                         : rows.repeat_interleave(per_row, 0);
+  return attribution.order == TokenOrder::kSequenceFirst ? rows.repeat({per_row}) : rows.repeat_interleave(per_row, 0);
 }
 
 at::Tensor position_column(const Attribution& attribution, int64_t num_tokens) {

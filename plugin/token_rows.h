@@ -11,18 +11,20 @@
 
 namespace moetap::plugin {
 
-/// The places of a method's text arguments in the tensor list that `moetap::begin` is given; empty: the method has none.
+/// The places of a method's text arguments in the tensor list that `moetap::begin` is given; empty: the method has
+/// none.
 struct TextArguments {
   std::optional<size_t> ids, mask;                  // of the encoder, or of the only text
   std::optional<size_t> decoder_ids, decoder_mask;  // of the decoder
 };
 
-/// Finds the text arguments by their names. A name that the user configured (`token_ids`, `token_mask`) takes the place of the
-/// usual ones for `ids` and `mask`.
+/// Finds the text arguments by their names. A name that the user configured (`token_ids`, `token_mask`) takes the place
+/// of the usual ones for `ids` and `mask`.
 TextArguments find_text_arguments(const std::vector<std::string>& names, const std::string& token_ids,
                                   const std::string& token_mask);
 
-/// One text of a forward: B sequences of S tokens. Tensors stay where the model has them; they share no memory with the model's.
+/// One text of a forward: B sequences of S tokens. Tensors stay where the model has them; they share no memory with the
+/// model's.
 struct TextTokens {
   int64_t batch = 0;   // B; 0: the forward has no such text
   int64_t length = 0;  // S
@@ -31,9 +33,10 @@ struct TextTokens {
   std::string notice;  // one line on an argument that was not understood, for the user; empty: none
 };
 
-/// Reads token ids [B, S] (or [S]) and a mask. A mask is boolean, or numbers of which 0 means padding, or additive (a negative number
-/// somewhere: then 0 means valid and the rest padding). One that is longer than the ids (a key-value cache) counts with its last S
-/// columns; one that is not [B, S] is left out, with a notice. Does not synchronise with a device.
+/// Reads token ids [B, S] (or [S]) and a mask. A mask is boolean, or numbers of which 0 means padding, or additive (a
+/// negative number somewhere: then 0 means valid and the rest padding). One that is longer than the ids (a key-value
+/// cache) counts with its last S columns; one that is not [B, S] is left out, with a notice. Does not synchronise with
+/// a device.
 TextTokens read_text(const at::Tensor& ids, const at::Tensor& mask, bool keep_ids);
 
 /// Which text the routers of a component see.
@@ -44,20 +47,22 @@ enum class TokenOrder { kBatchFirst, kSequenceFirst };
 
 /// How the tokens of a router call fall to the samples of the forward.
 struct Attribution {
-  bool attributed = true;   // false: the tokens cannot be told apart by sample; num_rows is 1
-  bool text = false;        // the tokens are the text's [B, S]
-  bool assumes_one_sample = false;  // nothing says how many samples there are
+  bool attributed = true;                      // false: the tokens cannot be told apart by sample; num_rows is 1
+  bool text = false;                           // the tokens are the text's [B, S]
+  bool assumes_one_sample = false;             // nothing says how many samples there are
   TokenOrder order = TokenOrder::kBatchFirst;  // of the text's tokens in the call
   int64_t num_rows = 1;
 
   bool operator==(const Attribution&) const = default;
 };
 
-/// token_sizes: see CapturedRouter. text: of the router's component, nullptr for none. batch: number of samples of the forward, empty
-/// if not known so far.
-Attribution attribute_tokens(const std::vector<int64_t>& token_sizes, const TextTokens* text, std::optional<int64_t> batch);
+/// token_sizes: see CapturedRouter. text: of the router's component, nullptr for none. batch: number of samples of the
+/// forward, empty if not known so far.
+Attribution attribute_tokens(const std::vector<int64_t>& token_sizes, const TextTokens* text,
+                             std::optional<int64_t> batch);
 
-/// The samples of a forward whose text shows none, from the sizes of a router's tokens: the first of two or more, else unknown.
+/// The samples of a forward whose text shows none, from the sizes of a router's tokens: the first of two or more, else
+/// unknown.
 std::optional<int64_t> batch_of_router(const std::vector<int64_t>& token_sizes);
 
 /// One entry for each token of a call, of the text's [B, S] tensor, in the order of the call: [num_tokens].

@@ -23,7 +23,8 @@ std::string error_of_text(const std::string& text) {
 
 TEST(Config, ReadsWhatItWrites) {
   const Config config = Config::from_json_text(
-      R"({"output_dir": "run", "task": "mme", "dump": "full", "probe_tokens": 3, "log_entries": "forward", "log_forwards": "last",
+      R"({"output_dir": "run", "task": "mme", "dump": "full", "probe_tokens": 3, "log_entries": "forward",
+          "log_forwards": "last",
           "log_per_token": false, "queue_bytes": 1024, "on_overflow": "drop", "strict": true, "token_mask": "keep"})",
       "c.json");
   EXPECT_EQ(config.output_dir, "run");
@@ -62,7 +63,8 @@ TEST(Config, ErrorsNameKeyExpectationActualAndSource) {
   EXPECT_EQ(error_of_text(R"({"dump": "most"})"),
             "c.json: key \"dump\" must be one of none, topk, full, got string \"most\"");
   EXPECT_EQ(error_of_text(R"({"strict": 1})"), "c.json: key \"strict\" must be true or false, got number 1");
-  EXPECT_EQ(error_of_text(R"({"probe_tokens": -1})"), "c.json: key \"probe_tokens\" must be an integer >= 0, got number -1");
+  EXPECT_EQ(error_of_text(R"({"probe_tokens": -1})"),
+            "c.json: key \"probe_tokens\" must be an integer >= 0, got number -1");
   EXPECT_EQ(error_of_text(R"({"probe_tokens": 1.5})"),
             "c.json: key \"probe_tokens\" must be an integer >= 0, got number 1.5");
   EXPECT_EQ(error_of_text(R"({"queue_bytes": 18446744073709551615})"),
@@ -70,14 +72,16 @@ TEST(Config, ErrorsNameKeyExpectationActualAndSource) {
   EXPECT_EQ(error_of_text(R"({"task": null})"), "c.json: key \"task\" must be text, got null null");
   EXPECT_EQ(error_of_text("[1]"), "c.json: the configuration must be a JSON object, got array");
   EXPECT_EQ(error_of_text("{\"task\": "), "c.json: not valid JSON at byte 10");
-  EXPECT_TRUE(error_of_text(R"({"dmp": "topk"})").starts_with("c.json: unknown key \"dmp\"; the keys are output_dir, task,"));
+  EXPECT_TRUE(
+      error_of_text(R"({"dmp": "topk"})").starts_with("c.json: unknown key \"dmp\"; the keys are output_dir, task,"));
   EXPECT_TRUE(error_of([] { Config::from_json_file("/no/such.json"); }).starts_with("/no/such.json: "));
 }
 
 TEST(Config, AliasMustAgree) {
   EXPECT_FALSE(Config::from_json_text(R"({"return_id_experts": false})", "c").log_per_token);
   EXPECT_FALSE(Config::from_json_text(R"({"return_id_experts": false, "log_per_token": false})", "c").log_per_token);
-  EXPECT_NE(error_of_text(R"({"return_id_experts": false, "log_per_token": true})").find("must agree"), std::string::npos);
+  EXPECT_NE(error_of_text(R"({"return_id_experts": false, "log_per_token": true})").find("must agree"),
+            std::string::npos);
 }
 
 TEST(Config, OptionsComeAsText) {
@@ -90,8 +94,9 @@ TEST(Config, OptionsComeAsText) {
   EXPECT_TRUE(config.renumber_layers);
   EXPECT_EQ(error_of([&] { config.set_from_text("probe_tokens", "12x", "--probe-tokens"); }),
             "--probe-tokens: key \"probe_tokens\" must be an integer >= 0, got string \"12x\"");
-  EXPECT_NE(error_of([&] { config.set_from_text("probe_tokens", "\xff", "--probe-tokens"); }).find("must be an integer"),
-            std::string::npos);
+  EXPECT_NE(
+      error_of([&] { config.set_from_text("probe_tokens", "\xff", "--probe-tokens"); }).find("must be an integer"),
+      std::string::npos);
 }
 
 TEST(Config, RefusesWhatIsNotThereYet) {

@@ -11,9 +11,10 @@ ModelDescription example() {
   model.instance = random_instance();
   model.model_file = "dir/\"m\".pt";
   model.sha256 = "ab12";
-  model.hooks = {{0, "0", "layers.0.gate", hooks::HookKind::kRouter, "forward", "language_model", 8, 2, "softmax"},
-                 {1, "1", "layers.1.gate#1", hooks::HookKind::kRouter, "encode", "encoder", std::nullopt, std::nullopt, "none"},
-                 {2, "0", "layers.0.attn", hooks::HookKind::kAttention, "forward", "language_model", {}, {}, ""}};
+  model.hooks = {
+      {0, "0", "layers.0.gate", hooks::HookKind::kRouter, "forward", "language_model", 8, 2, "softmax"},
+      {1, "1", "layers.1.gate#1", hooks::HookKind::kRouter, "encode", "encoder", std::nullopt, std::nullopt, "none"},
+      {2, "0", "layers.0.attn", hooks::HookKind::kAttention, "forward", "language_model", {}, {}, ""}};
   model.skipped = {{"%v, %i = aten::topk(%x)", "indexes tokens, not experts"}};
   model.method_arguments = {{"forward", {"input_ids", "attention_mask"}}, {"encode", {}}};
   return model;
@@ -58,11 +59,13 @@ TEST(ModelDescription, InspectPrintsTheContract) {
   const ModelDescription model = example();
   const auto json = inspect_json({model.hooks, model.skipped}, "m.pt");
   const auto expected = nlohmann::ordered_json::parse(R"json({"schema_version": 1, "model": "m.pt", "hooks": [
-    {"id": 0, "layer": "0", "name": "layers.0.gate", "kind": "router", "method": "forward", "component": "language_model",
+    {"id": 0, "layer": "0", "name": "layers.0.gate", "kind": "router", "method": "forward",
+     "component": "language_model",
      "num_experts": 8, "top_k": 2, "scoring": "softmax"},
     {"id": 1, "layer": "1", "name": "layers.1.gate#1", "kind": "router", "method": "encode", "component": "encoder",
      "num_experts": null, "top_k": null, "scoring": "none"},
-    {"id": 2, "layer": "0", "name": "layers.0.attn", "kind": "attention", "method": "forward", "component": "language_model"}],
+    {"id": 2, "layer": "0", "name": "layers.0.attn", "kind": "attention", "method": "forward",
+     "component": "language_model"}],
     "skipped": [{"node": "%v, %i = aten::topk(%x)", "reason": "indexes tokens, not experts"}]})json");
   EXPECT_EQ(json.dump(), expected.dump());
 }

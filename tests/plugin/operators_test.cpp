@@ -30,7 +30,8 @@ std::unique_ptr<torch::jit::GraphFunction> parse(const std::string& ir) {
   return std::make_unique<torch::jit::GraphFunction>("forward", graph, nullptr);
 }
 
-// A softmax router over x @ w with renormalised top-2 weights; the selected ids and weights are changed in place afterwards.
+// A softmax router over x @ w with renormalised top-2 weights; the selected ids and weights are changed in place
+// afterwards.
 constexpr const char* kRouterGraph = R"IR(
 graph(%description : str, %ids : Tensor, %mask : Tensor, %x : Tensor, %w : Tensor):
   %method : str = prim::Constant[value="forward"]()
@@ -115,10 +116,10 @@ TEST(Operators, TrainModeKeepsOutputsAndGradients) {
   // topk saves its ids for the backward pass: nothing may change them here.
   const std::string ir = without(kRouterGraph, {"  %changed.ids : Tensor = aten::zero_(%selected)\n"});
   const auto tapped = parse(ir);
-  const auto plain = parse(without(
-      ir, {"  %end : int = moetap::end(%forward)\n", "  moetap::ended(%end)\n",
-           "  moetap::router(%forward, %hook, %logits, %scores, %selected.list, %weights.list, %last, %form)\n",
-           "  %forward : Tensor = moetap::begin(%description, %method, %arguments)\n"}));
+  const auto plain = parse(
+      without(ir, {"  %end : int = moetap::end(%forward)\n", "  moetap::ended(%end)\n",
+                   "  moetap::router(%forward, %hook, %logits, %scores, %selected.list, %weights.list, %last, %form)\n",
+                   "  %forward : Tensor = moetap::begin(%description, %method, %arguments)\n"}));
   RecordedRun recorded(everything());
   const auto description = recorded.bind(gates(1));
   Inputs inputs;
@@ -148,7 +149,8 @@ TEST(Operators, InferenceModeAndLowPrecision) {
     const c10::InferenceMode inference;
     const Inputs inputs;
     run(*function, inputs.stack(description));
-    run(*function, {description, inputs.ids, inputs.mask.clone(), inputs.x.to(at::kBFloat16), inputs.w.to(at::kBFloat16)});
+    run(*function,
+        {description, inputs.ids, inputs.mask.clone(), inputs.x.to(at::kBFloat16), inputs.w.to(at::kBFloat16)});
   }
   const auto& records = recorded.close();
   ASSERT_EQ(records.size(), 2u);
@@ -171,7 +173,8 @@ TEST(Operators, ProbeKeepsTheFirstTokensOnly) {
     recorded.recording->flush();
   }
   const auto& records = recorded.close();
-  EXPECT_TRUE(at::allclose(records.at(0).routers[0].logits, at::matmul(inputs.x, inputs.w).reshape({6, 4}).narrow(0, 0, 4)));
+  EXPECT_TRUE(
+      at::allclose(records.at(0).routers[0].logits, at::matmul(inputs.x, inputs.w).reshape({6, 4}).narrow(0, 0, 4)));
   EXPECT_FALSE(records.at(1).routers[0].logits.defined());
   EXPECT_FALSE(records.at(0).routers[0].selected.defined());
 }
@@ -246,8 +249,9 @@ TEST(Operators, AHookThatFailsStopsAlone) {
     EXPECT_NO_THROW(run(*function, bad_ids(description)));
   }
   const auto& records = recorded.close();
-  EXPECT_EQ(testing::internal::GetCapturedStderr(),
-            "moetap: hook \"layers.0.gate\" failed and records no more: selected must hold experts in [0, 4) or -1, got 4\n");
+  EXPECT_EQ(
+      testing::internal::GetCapturedStderr(),
+      "moetap: hook \"layers.0.gate\" failed and records no more: selected must hold experts in [0, 4) or -1, got 4\n");
   ASSERT_EQ(records.size(), 3u);
   for (const auto& record : records) {
     ASSERT_EQ(record.routers.size(), 2u);  // the other hook, called twice
@@ -285,9 +289,14 @@ TEST(Operators, ReportFromSeveralThreads) {
     std::vector<std::thread> threads;
     for (int64_t hook = 0; hook < 8; ++hook) {
       threads.emplace_back([&, hook] {
-        torch::jit::Stack arguments{handle, hook, at::full({5, 4}, static_cast<double>(hook)), c10::IValue(),
+        torch::jit::Stack arguments{handle,
+                                    hook,
+                                    at::full({5, 4}, static_cast<double>(hook)),
+                                    c10::IValue(),
                                     c10::List<at::Tensor>({at::full({5, 1}, hook % 4, at::kLong)}),
-                                    c10::List<at::Tensor>(), -1, std::string("slots")};
+                                    c10::List<at::Tensor>(),
+                                    -1,
+                                    std::string("slots")};
         router.callBoxed(&arguments);
       });
     }

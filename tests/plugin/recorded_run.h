@@ -21,8 +21,8 @@ struct Collected {
   std::vector<std::string> models;
   Counters counters;
   int closes = 0;
-  bool held = false;              // `write` waits while it is set
-  int64_t fail_at = -1;           // `write` of this record throws
+  bool held = false;     // `write` waits while it is set
+  int64_t fail_at = -1;  // `write` of this record throws
   std::vector<std::string> errors;
 
   void hold(bool on) {
@@ -65,8 +65,8 @@ inline ModelDescription gates(int64_t num_hooks, const std::string& component = 
   model.instance = random_instance();
   for (int64_t i = 0; i < num_hooks; ++i) {
     const auto layer = std::to_string(i);
-    model.hooks.push_back({i, layer, "layers." + layer + ".gate", hooks::HookKind::kRouter, "forward", component, 4, 2,
-                           "softmax"});
+    model.hooks.push_back(
+        {i, layer, "layers." + layer + ".gate", hooks::HookKind::kRouter, "forward", component, 4, 2, "softmax"});
   }
   model.method_arguments["forward"] = {"input_ids", "attention_mask"};
   return model;
@@ -81,7 +81,8 @@ class RecordedRun {
 
   /// Binds the model and returns the text that its `moetap::begin` carries.
   std::string bind(const ModelDescription& model) {
-    ModelRegistry::get().bind(std::make_shared<ModelBinding>(recording, std::make_shared<const ModelDescription>(model)));
+    ModelRegistry::get().bind(
+        std::make_shared<ModelBinding>(recording, std::make_shared<const ModelDescription>(model)));
     return to_text(model);
   }
 

@@ -17,7 +17,9 @@
 namespace moetap::plugin {
 namespace {
 
-at::Tensor ids_of(int64_t batch, int64_t length = 3) { return at::zeros({batch, length}, at::kLong); }
+at::Tensor ids_of(int64_t batch, int64_t length = 3) {
+  return at::zeros({batch, length}, at::kLong);
+}
 
 /// One forward of `batch` sequences, all of whose tokens go to `expert`.
 void forward(const std::shared_ptr<ModelBinding>& binding, int64_t batch = 1, int64_t expert = 0) {

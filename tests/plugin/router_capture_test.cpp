@@ -10,15 +10,18 @@ hooks::HookPoint hook(std::optional<int64_t> num_experts = std::nullopt, const s
   return {0, "0", "gate", hooks::HookKind::kRouter, "forward", "language_model", num_experts, std::nullopt, scoring};
 }
 
-at::Tensor ids(std::vector<int64_t> values, at::IntArrayRef sizes) { return at::tensor(values, at::kLong).reshape(sizes); }
+at::Tensor ids(std::vector<int64_t> values, at::IntArrayRef sizes) {
+  return at::tensor(values, at::kLong).reshape(sizes);
+}
 at::Tensor reals(std::vector<double> values, at::IntArrayRef sizes) {
   return at::tensor(values, at::kFloat).reshape(sizes);
 }
 
 void expect_equal(const at::Tensor& actual, const at::Tensor& expected) {
   ASSERT_TRUE(actual.defined());
-  EXPECT_TRUE(actual.sizes() == expected.sizes() && at::equal(actual, expected))
-      << "actual:\n" << actual << "\nexpected:\n" << expected;
+  EXPECT_TRUE(actual.sizes() == expected.sizes() && at::equal(actual, expected)) << "actual:\n"
+                                                                                 << actual << "\nexpected:\n"
+                                                                                 << expected;
 }
 
 std::string error_of(const ReportedRouter& reported, const hooks::HookPoint& point = hook()) {
@@ -58,8 +61,8 @@ TEST(RouterCapture, OneTensorASlot) {
   const auto logits = at::randn({2, 3, 4});
   const auto selected = logits.topk(2, -1);
   const auto& chosen = std::get<1>(selected);
-  const auto first = chosen.select(-1, 0);                 // [B, S]
-  const auto second = chosen.narrow(-1, 1, 1);             // [B, S, 1]
+  const auto first = chosen.select(-1, 0);      // [B, S]
+  const auto second = chosen.narrow(-1, 1, 1);  // [B, S, 1]
   const auto weight = std::get<0>(selected);
   const auto captured = capture_router(
       {logits, {}, {first, second}, {weight.select(-1, 0).reshape({6}), weight.select(-1, 1)}, -1, "slots"}, hook());
@@ -97,14 +100,16 @@ TEST(RouterCapture, DenseWeightsAreGathered) {
 }
 
 TEST(RouterCapture, ExpertChoiceIsTurnedRound) {
-  const auto logits = at::zeros({4, 3});                  // 4 tokens, 3 experts
-  const auto tokens = ids({0, 1, 1, 3, 0, -1}, {3, 2});   // nobody takes token 2
+  const auto logits = at::zeros({4, 3});                 // 4 tokens, 3 experts
+  const auto tokens = ids({0, 1, 1, 3, 0, -1}, {3, 2});  // nobody takes token 2
   const auto weights = reals({.1, .2, .3, .4, .5, .6}, {3, 2});
   const auto call = capture_router({logits, {}, {tokens}, {weights}, -1, "expert_choice"}, hook()).call;
   expect_equal(call.selected, ids({0, 2, -1, 0, 1, -1, -1, -1, -1, 1, -1, -1}, {4, 3}));
   expect_equal(call.weights, reals({.1, .5, 0, .2, .3, 0, 0, 0, 0, .4, 0, 0}, {4, 3}));
-  const auto batched = capture_router({logits.reshape({2, 2, 3}), {}, {ids({0, 1, 1, 0, 0, 1}, {2, 3, 1})}, {}, -1,
-                                       "expert_choice"}, hook()).call;
+  const auto batched =
+      capture_router({logits.reshape({2, 2, 3}), {}, {ids({0, 1, 1, 0, 0, 1}, {2, 3, 1})}, {}, -1, "expert_choice"},
+                     hook())
+          .call;
   expect_equal(batched.selected, ids({0, -1, -1, 1, 2, -1, 0, 1, -1, 2, -1, -1}, {4, 3}));
   EXPECT_FALSE(batched.weights.defined());
 }
@@ -121,13 +126,16 @@ TEST(RouterCapture, WithoutLogits) {
 TEST(RouterCapture, SmallShapes) {
   for (const int64_t tokens : {0, 1}) {
     const auto logits = at::randn({tokens, 1});
-    const auto call = capture_router({logits, {}, {at::zeros({tokens, 1}, at::kLong)}, {at::ones({tokens, 1})}, -1,
-                                      "slots"}, hook()).call;
+    const auto call =
+        capture_router({logits, {}, {at::zeros({tokens, 1}, at::kLong)}, {at::ones({tokens, 1})}, -1, "slots"}, hook())
+            .call;
     EXPECT_EQ(call.selected.size(0), tokens);
     EXPECT_EQ(call.weights.size(1), 1);
   }
-  const auto int32 = capture_router({at::randn({2, 3}, at::kHalf), {}, {ids({0, 2}, {2, 1}).to(at::kInt)}, {}, -1, "slots"},
-                                    hook(std::nullopt, "sigmoid_bias")).call;
+  const auto int32 =
+      capture_router({at::randn({2, 3}, at::kHalf), {}, {ids({0, 2}, {2, 1}).to(at::kInt)}, {}, -1, "slots"},
+                     hook(std::nullopt, "sigmoid_bias"))
+          .call;
   EXPECT_EQ(int32.selected.scalar_type(), at::kLong);
   EXPECT_EQ(int32.logits.scalar_type(), at::kHalf);
   EXPECT_TRUE(int32.sigmoid_scores);

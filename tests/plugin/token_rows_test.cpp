@@ -8,16 +8,22 @@ namespace {
 
 using Sizes = std::vector<int64_t>;
 
-at::Tensor longs(std::vector<int64_t> values) { return at::tensor(values, at::kLong); }
+at::Tensor longs(std::vector<int64_t> values) {
+  return at::tensor(values, at::kLong);
+}
 
 void expect_equal(const at::Tensor& actual, const at::Tensor& expected) {
   ASSERT_TRUE(actual.defined());
   EXPECT_TRUE(actual.scalar_type() == expected.scalar_type() && actual.sizes() == expected.sizes() &&
               at::equal(actual, expected))
-      << "actual:\n" << actual << "\nexpected:\n" << expected;
+      << "actual:\n"
+      << actual << "\nexpected:\n"
+      << expected;
 }
 
-at::Tensor bools(std::vector<int64_t> values, at::IntArrayRef sizes) { return longs(values).to(at::kBool).reshape(sizes); }
+at::Tensor bools(std::vector<int64_t> values, at::IntArrayRef sizes) {
+  return longs(values).to(at::kBool).reshape(sizes);
+}
 
 TEST(TextArguments, AreFoundByName) {
   const auto found = find_text_arguments({"pixel_values", "attention_mask", "input_ids", "decoder_input_ids"}, "", "");
