@@ -89,18 +89,18 @@ void RunJournal::add(LoggedForward forward) {
     if (part.samples.empty()) continue;
     const int64_t sample = part.samples.front();
     const auto twice = chained.find(sample);  // a label may name a sample for several rows
-    const auto known = entry_of_sample_.find(sample);
-    const bool is_known = known != entry_of_sample_.end() && continues(entries_[known->second], part);
+    std::optional<size_t> known = entry_of(sample);
+    if (known && !continues(entries_[*known], part)) known.reset();
     if (twice != chained.end()) {
       part.previous = twice->second.last_part;
-    } else if (is_known) {
-      part.previous = entries_[known->second].last_part;
+    } else if (known) {
+      part.previous = entries_[*known].last_part;
     } else if (part.values_only) {
       continue;  // the forward that it belongs to was dropped
     }
     part.shared = shared;
     Chained& link = chained[sample];
-    if (is_known) link.entry = known->second;
+    if (known) link.entry = known;
     link.last_part = begin + static_cast<int64_t>(payload.size());
     append_part(payload, encode(part));
   }
@@ -110,10 +110,29 @@ void RunJournal::add(LoggedForward forward) {
     if (link.entry) {
       entries_[*link.entry].last_part = link.last_part;
     } else {
-      entry_of_sample_[sample] = entries_.size();
-      entries_.push_back({sample, link.last_part});
+      add_entry({sample, link.last_part});
     }
   }
+}
+
+std::optional<size_t> RunJournal::entry_of(int64_t first_sample) const {
+  const auto other = entry_of_sample_.find(first_sample);
+  if (other != entry_of_sample_.end()) return other->second;
+  const auto end = entries_.begin() + static_cast<std::ptrdiff_t>(num_ordered_);
+  const auto found =
+      std::lower_bound(entries_.begin(), end, first_sample,
+                       [](const JournalEntry& entry, int64_t sample) { return entry.first_sample < sample; });
+  if (found == end || found->first_sample != first_sample) return std::nullopt;
+  return static_cast<size_t>(found - entries_.begin());
+}
+
+void RunJournal::add_entry(const JournalEntry& entry) {
+  if (num_ordered_ == entries_.size() && (entries_.empty() || entries_.back().first_sample < entry.first_sample)) {
+    ++num_ordered_;
+  } else {
+    entry_of_sample_[entry.first_sample] = entries_.size();
+  }
+  entries_.push_back(entry);
 }
 
 bool RunJournal::continues(const JournalEntry& entry, const LogPart& part) const {

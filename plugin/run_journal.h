@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -76,6 +77,8 @@ class RunJournal {
  private:
   void lock_folder();
   std::string read_part(int64_t place) const;
+  std::optional<size_t> entry_of(int64_t first_sample) const;
+  void add_entry(const JournalEntry& entry);
   bool continues(const JournalEntry& entry, const LogPart& part) const;
 
   std::string folder_;
@@ -83,7 +86,9 @@ class RunJournal {
   std::unique_ptr<FrameLog> log_;
   std::unique_ptr<RandomAccessFile> reader_;
   std::vector<JournalEntry> entries_;
-  std::unordered_map<int64_t, size_t> entry_of_sample_;  // by first sample; the last such entry
+  // Samples mostly come in order, and then need no index: the first `num_ordered_` entries ascend by first sample.
+  size_t num_ordered_ = 0;
+  std::unordered_map<int64_t, size_t> entry_of_sample_;  // of the others, the last such entry
 };
 
 }  // namespace moetap::plugin

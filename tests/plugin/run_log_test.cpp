@@ -5,6 +5,7 @@
 #include <cmath>
 #include <limits>
 #include <numeric>
+#include <set>
 
 #include "synthetic_forward.h"
 
@@ -252,6 +253,29 @@ TEST(RunLogTest, ForwardsOfASampleAreMergedOrTheLastIsKept) {
   const json layer = vision(last.log().at("logs").at(0)).at("0");
   EXPECT_EQ(layer.at("selected_experts").size(), 2u);
   EXPECT_EQ(vision(last.log().at("logs").at(0)).at("time_inference"), 0.25);
+}
+
+TEST(RunLogTest, SamplesMayComeInAnyOrderAndComeBack) {
+  const auto model = describe({{"language_model", "0"}});
+  for (const LogEntries log_entries : {LogEntries::kRow, LogEntries::kForward}) {
+    std::vector<ForwardRecord> records;
+    int64_t seed = 40;
+    for (const int64_t sample : {3, 9, 5, 3, 9, 5, 1, 12, 3}) {
+      ForwardRecord record = forward_of(model, {sample}, 1.0);
+      record.labelled = true;
+      record.routers = {observe_router({.hook = 0}, random_logits(seed++, {1, 2, 4}))};
+      records.push_back(record);
+    }
+    Config config;
+    config.log_entries = log_entries;
+    SyntheticRun run(config);
+    run.write(model, records);
+    const json logs = run.log().at("logs");
+    ASSERT_EQ(logs.size(), 5u);
+    std::multiset<double> times;
+    for (const json& entry : logs) times.insert(vision(entry).at("time_inference").get<double>());
+    EXPECT_EQ(times, (std::multiset<double>{1.0, 1.0, 2.0, 2.0, 3.0}));
+  }
 }
 
 TEST(RunLogTest, ASampleThatTwoRowsOfALabelNameKeepsBoth) {
