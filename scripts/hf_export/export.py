@@ -39,7 +39,7 @@ def export_model(options: argparse.Namespace) -> layout.Export:
     facts = {
         "kind": "vlm" if "pixel_values" in inputs else "lm",
         "family": model.config.model_type,
-        "pattern": "",
+        "pattern": "I" if model.config.model_type == "doge" else "",  # product keys, which captures may skip
         "source": "hf-trace",
         "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
         "post": "freeze" if options.freeze else None,
