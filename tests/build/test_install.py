@@ -27,6 +27,10 @@ int main() {
 }
 """
 
+LOADING_HOST = """
+int main() {}
+"""
+
 
 def run(*command: str | Path) -> str:
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -51,11 +55,20 @@ def test_installed_library_and_package_name_no_path_of_the_build_machine(prefix)
         assert os.environ["MOETAP_BUILD_DIR"] not in text, file.name
 
 
+def build_host(prefix: Path, folder: Path, source: str) -> Path:
+    (folder / "CMakeLists.txt").write_text(PROJECT)
+    (folder / "host.cpp").write_text(source)
+    torch = f"-DMOETAP_TORCH_DIR={os.environ['MOETAP_TORCH_DIR']}"
+    run("cmake", "-S", folder, "-B", folder / "build", f"-DCMAKE_PREFIX_PATH={prefix}", torch)
+    run("cmake", "--build", folder / "build")
+    return folder / "build" / "host"
+
+
 def test_a_host_project_builds_against_the_package(prefix, tmp_path):
-    (tmp_path / "CMakeLists.txt").write_text(PROJECT)
-    (tmp_path / "host.cpp").write_text(HOST)
-    build = tmp_path / "build"
-    run("cmake", "-S", tmp_path, "-B", build, f"-DCMAKE_PREFIX_PATH={prefix}",
-        f"-DMOETAP_TORCH_DIR={os.environ['MOETAP_TORCH_DIR']}")  # fmt: skip
-    run("cmake", "--build", build)
-    assert run(build / "host") == "digits\n"
+    assert run(build_host(prefix, tmp_path, HOST)) == "digits\n"
+
+
+def test_a_host_that_uses_no_symbol_of_moetap_has_its_operators(prefix, tmp_path):
+    host = build_host(prefix, tmp_path, LOADING_HOST)
+    assert "[libmoetap.so]" in run("readelf", "-d", host)
+    run(host)
