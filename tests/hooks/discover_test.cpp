@@ -3,6 +3,7 @@
 
 #include <set>
 
+#include "block_variants.h"
 #include "hooks/instrument.h"
 #include "look_alikes.h"
 #include "moe_sources.h"
@@ -96,6 +97,35 @@ TEST(RouterPatternInputs, DropAndSkipTokens) {
     EXPECT_FALSE(unused.all().item<bool>()) << pattern.name;
   }
 }
+
+class BlockVariants : public ::testing::TestWithParam<BlockVariant> {};
+
+TEST_P(BlockVariants, ReportWhatTheExpertsGot) {
+  jit::Module block = compile(variant_source(GetParam()));
+  jit::Module model = stacked({block});
+  model.eval();
+  const Instrumented twin = instrument(model, [](const Discovery&) { return describe_nothing(); });
+  ASSERT_EQ(twin.discovery.hooks.size(), 1u) << printed(twin.discovery);
+  EXPECT_EQ(twin.discovery.hooks[0].name, "layers.0.mlp.gate");
+  EXPECT_EQ(twin.discovery.hooks[0].top_k, GetParam().top_k);
+  EXPECT_EQ(twin.discovery.hooks[0].num_experts, GetParam().num_experts);
+  const at::Tensor input = random_input(2);
+  const at::Tensor plain = call(model, {input});
+  const Recording recording;
+  EXPECT_TRUE(at::equal(call(twin.module, {input}), plain));
+  const auto forwards = recording.forwards();
+  ASSERT_EQ(forwards.at(0).routers.size(), 1u);
+  const CanonicalReport report = canonical(forwards[0].routers[0], kTokens);
+  const at::Tensor hidden = at::layer_norm(input, {kHidden}).view({-1, kHidden});
+  ASSERT_TRUE(report.weights.defined());
+  const at::Tensor sum = recombined(hidden, tensor_at(block, "expert_weights"), report.ids, report.weights);
+  EXPECT_TRUE(at::allclose((plain - input).view({-1, kHidden}), sum, 1e-4, 1e-5));
+  ASSERT_TRUE(report.logits.defined());
+  EXPECT_EQ(report.logits.sizes(), (std::vector<int64_t>{kTokens, kExperts}));
+}
+
+INSTANTIATE_TEST_SUITE_P(Discover, BlockVariants, ::testing::ValuesIn(block_variants()),
+                         [](const auto& info) { return info.param.name; });
 
 TEST(ExpertChoice, ReportsTheTokensOfEachExpert) {
   const jit::Module block = compile({.type = "Block",

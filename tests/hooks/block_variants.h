@@ -1,0 +1,26 @@
+#pragma once
+
+#include <iosfwd>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "moe_sources.h"
+
+namespace moetap::hooks::testing {
+
+/// A block that routes layer-normalised tokens [T, kHidden] and adds to its input what the experts gave.
+struct BlockVariant {
+  std::string name;
+  std::string code;  // of `forward`, from `h`, the normalised tokens, on; methods may follow
+  std::optional<int64_t> top_k = kTopK;
+  std::optional<int64_t> num_experts = kExperts;
+};
+
+void PrintTo(const BlockVariant& variant, std::ostream* stream);  // for GoogleTest
+
+ModuleSource variant_source(const BlockVariant& variant);
+
+std::vector<BlockVariant> block_variants();
+
+}  // namespace moetap::hooks::testing
