@@ -319,34 +319,6 @@ def encode(self, x: Tensor) -> Tensor:
   expect_routing_of(forwards[1].routers[0], block(8), input_);
 }
 
-// A method that calls `forward` is one forward, and `forward` stays one of its own.
-TEST_F(Instrument, CountsAMethodThatCallsForwardOnce) {
-  const jit::Module model = compile({.type = "Model", .modules = {{"block", block(7)}}, .code = R"(
-def forward(self, x: Tensor) -> Tensor:
-    return self.block.forward(x)
-
-def generate(self, x: Tensor) -> Tensor:
-    for step in range(2):
-        x = self.forward(x)
-    return x
-)"});
-  const Instrumented twin = instrument(model, [](const Discovery&) { return describe_nothing(); });
-  ASSERT_EQ(twin.discovery.hooks.size(), 2u);
-  EXPECT_EQ(twin.discovery.hooks[0].method, "forward");
-  EXPECT_EQ(twin.discovery.hooks[1].method, "generate");
-  const Recording recording;
-  EXPECT_TRUE(at::equal(call(twin.module, {input_}, "generate"), call(model, {input_}, "generate")));
-  call(twin.module, {input_});
-  const auto forwards = recording.forwards();
-  ASSERT_EQ(forwards.size(), 2u);
-  EXPECT_EQ(forwards[0].method, "generate");
-  ASSERT_EQ(forwards[0].routers.size(), 2u);
-  EXPECT_EQ(forwards[0].routers[0].hook, 1);
-  expect_routing_of(forwards[0].routers[1], block(7), call(block(7), {input_}));
-  EXPECT_EQ(forwards[1].method, "forward");
-  EXPECT_EQ(forwards[1].routers.size(), 1u);
-}
-
 // Nothing that a forward takes changes from call to call: each is a forward of its own all the same.
 TEST_F(Instrument, TellsForwardsWithoutTensorArgumentsApart) {
   jit::Module model = compile({.type = "Model", .modules = {{"block", block(7)}}, .code = R"(
