@@ -72,7 +72,7 @@ class MethodRewriter {
   void insert_router(const RouterCapture& router, const HookPoint& hook) {
     std::vector<jit::Value*> values = router.selected;
     values.insert(values.end(), router.weights.begin(), router.weights.end());
-    jit::Node* after = insertion_point(values, router.weights);
+    jit::Node* after = insertion_point(values);
     jit::Value* logits = visible(router.logits, after) ? router.logits : nullptr;
     jit::Value* scores = visible(router.scores, after) ? router.scores : nullptr;
     if (logits != nullptr) after = later(after, logits->node());
@@ -153,8 +153,8 @@ class MethodRewriter {
     return true;
   }
 
-  // Behind the last of the values, and behind what still changes the weights in place.
-  jit::Node* insertion_point(const std::vector<jit::Value*>& values, const std::vector<jit::Value*>& weights) const {
+  // Behind the last of the values, and behind what still changes them in place before they are applied.
+  jit::Node* insertion_point(const std::vector<jit::Value*>& values) const {
     jit::Node* after = values[0]->node();
     for (const jit::Value* value : values) {
       jit::Node* node = const_cast<jit::Node*>(value->node());
@@ -164,28 +164,39 @@ class MethodRewriter {
       if (!visible(value, after)) throw std::invalid_argument("its ids and weights are computed in different branches");
     }
     if (after->kind() == jit::prim::Param) after = after->owningBlock()->param_node();
-    for (const jit::Value* weight : weights) {
-      const auto found = writers_.find(alias_root(weight));
+    for (const jit::Value* value : values) {
+      const auto found = writers_.find(alias_root(value));
       if (found == writers_.end()) continue;
       for (jit::Node* writer : found->second) {
-        // A writer in a nested block changes the weights when its outermost owner in this block is done.
+        // A writer in a nested block has changed the value when its outermost owner in this block is done.
         jit::Node* place = writer;
-        while (place != nullptr && place->owningBlock() != after->owningBlock())
+        while (place != nullptr && place->owningBlock() != after->owningBlock()) {
           place = place->owningBlock()->owningNode();
-        if (place != nullptr && place != writer && order(place) > order(after) && place->outputs().empty() &&
-            !applied_before(weight, place)) {
-          after = place;
         }
+        if (place != nullptr && order(place) > order(after) && !applied_before(value, place)) after = place;
       }
     }
     return after;
   }
 
-  // True if something other than a view or a reduction reads the value before `node`.
+  // True if the value, or a view of it, is used before `node` for more than being looked at or changed in place.
   bool applied_before(const jit::Value* value, const jit::Node* node) const {
     for (const auto& use : value->uses()) {
-      const OpKind kind = op_kind(*use.user);
-      if (order(use.user) < order(node) && kind != OpKind::kReduce && kind != OpKind::kOther) return true;
+      if (order(use.user) >= order(node) || is_in_place(*use.user)) continue;
+      switch (op_kind(*use.user)) {
+        case OpKind::kReduce:
+        case OpKind::kCompare:
+        case OpKind::kOther:
+          break;
+        case OpKind::kReshape:
+        case OpKind::kMoveAxis:
+        case OpKind::kSlice:
+        case OpKind::kSelect:
+          if (applied_before(use.user->output(0), node)) return true;
+          break;
+        default:
+          return true;
+      }
     }
     return false;
   }
@@ -266,6 +277,8 @@ Instrumented instrument(const jit::Module& module, const DescribeModel& describe
   for (MethodSites& sites : model.methods) {
     auto& function = jit::toGraphFunction(twin.get_method(sites.graph->method()).function());
     jit::Block* block = function.graph()->block();
+    // Inlining one method into another made LibTorch keep an optimised copy of the graph as it was.
+    function.clear_optimized_graphs();
     block->clear();
     while (!block->inputs().empty()) block->eraseInput(block->inputs().size() - 1);
     block->cloneFrom(sites.graph->graph()->block(), [](jit::Value* value) -> jit::Value* {

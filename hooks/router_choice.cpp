@@ -16,6 +16,17 @@ void RouterFlow::follow_pick(jit::Node* node) {
   if (own.role == Role::kIds || own.role == Role::kOrder || own.role == Role::kMask) {
     if (!sorts) return;
     Fact order = own;
+    if (own.role == Role::kIds && own.aligned && !own.flat && name == "sort") {
+      // Slots of each token in another order: the ids that come out are the ids, and what is gathered alike goes with them.
+      Fact sorted = derived(own, node, Role::kIds);
+      sorted.ids = {node->output(0)};
+      set(node->output(0), sorted);
+      order.role = Role::kOrder;
+      order.aligned = true;
+      order.base = node->output(1);
+      set(node->output(1), order);
+      return;
+    }
     lose_alignment(order);
     if (name == "sort") set(node->output(0), order);
     order.role = Role::kOrder;
@@ -116,6 +127,9 @@ void RouterFlow::follow_gather(jit::Node* node, jit::Value* source, const std::v
       merge(result, by);
       result.nested = true;
       set(node->output(), result);
+    } else if (by.role == Role::kOrder && by.aligned && own.role == Role::kSlot && own.aligned &&
+               op_kind(*node) == OpKind::kGather) {
+      set(node->output(), derived(own, node, Role::kSlot));  // slots in another order, as their ids
     } else {
       Fact part = own;
       merge(part, by);
@@ -153,6 +167,12 @@ void RouterFlow::follow_scatter(jit::Node* node, jit::Value* target, const Fact*
   const Fact by = remembered(*index);
   if (by.role == Role::kOrder) {
     if (origins_.is_activation(source)) event(EventKind::kDispatches, node, by);
+    return;
+  }
+  if (by.role == Role::kMask && into != nullptr) {  // some values are overwritten
+    Fact result = derived(*into, node, into->role);
+    if (result.role == Role::kIds) result.ids = {node->output()};
+    set(node->output(), result);
     return;
   }
   if (by.role != Role::kIds) return;

@@ -70,6 +70,7 @@ std::optional<Fact> RouterFlow::combine(jit::Node* node, const Fact& left, const
       if (base_name(*node) == "add" && left.score != nullptr) result.biased = true;
     } else if (left.role == Role::kSlot && (!left.aligned || !right.aligned)) {
       lose_alignment(result);
+      result.changed = true;
     } else if (left.role == Role::kMask) {
       // A product keeps what both set; a sum of one-hots sets several places.
       result.per_expert = left.per_expert || right.per_expert;
@@ -122,7 +123,10 @@ std::optional<Fact> RouterFlow::combine(jit::Node* node, const Fact& left, const
   if (pair_is(Role::kSlot, Role::kStat)) {
     const Fact& slot = of_role(Role::kSlot);
     Fact result = derived(slot, node, Role::kSlot);
-    if (!slot.aligned) lose_alignment(result);
+    if (!slot.aligned) {
+      lose_alignment(result);
+      result.changed = true;
+    }
     return result;
   }
   if (pair_is(Role::kSlot, Role::kChosen)) {

@@ -236,10 +236,18 @@ RouterDecision decide(const MethodGraph& graph, const RouterFlow& flow) {
   capture.weights = applied_weights(graph, flow, selected);
   const Fact* weights = capture.weights.empty() ? nullptr : flow.fact(capture.weights[0]);
   if (weights != nullptr && weights->nested) return refuse(last.node, "picks from what was picked (product keys)");
+  for (const Event& event : flow.events()) {
+    if (event.kind == EventKind::kAppliesWeights && event.changed) {
+      return refuse(last.node, "its weights are computed with after they were put into another order");
+    }
+  }
   const Pick* pick = nullptr;
   for (int place : final_picks) {
     const Pick& candidate = flow.picks()[place];
     if (candidate.source.grouped) return refuse(candidate.node, "picks inside groups of scores");
+    if (pick != nullptr && pick->source.part != candidate.source.part) {
+      return refuse(candidate.node, "several routers share one projection");
+    }
     pick = &candidate;
   }
   leave_fork(flow, capture);
@@ -261,6 +269,7 @@ RouterDecision decide(const MethodGraph& graph, const RouterFlow& flow) {
   bool known = true;
   for (const jit::Value* value : selected) {
     const Fact* fact = flow.fact(value);
+    known = known && !fact->unsure_slots;
     if (fact->num_slots.has_value()) {
       top_k += *fact->num_slots;
       continue;

@@ -136,7 +136,7 @@ void RouterFlow::set(jit::Value* value, Fact fact) {
 }
 
 void RouterFlow::event(EventKind kind, jit::Node* node, const Fact& fact) {
-  events_.push_back({kind, node, fact.ids, fact.weights});
+  events_.push_back({kind, node, fact.ids, fact.weights, fact.changed});
 }
 
 Fact RouterFlow::derived(const Fact& from, jit::Node* node, Role role) const {
@@ -234,6 +234,7 @@ Fact RouterFlow::leaving(Fact outside, jit::Node* owner, jit::Value* output) con
       if (!visible_from(outside.logits, owner)) outside.logits = other->logits;
       append_unique(outside.ids, other->ids);
       outside.masked = outside.masked && other->masked;
+      outside.unsure_slots = outside.unsure_slots || other->unsure_slots || outside.num_slots != other->num_slots;
     }
   }
   if (!visible_from(outside.logits, owner)) outside.logits = nullptr;
@@ -321,7 +322,20 @@ void RouterFlow::visit_structure(jit::Node* node) {
     const jit::Node* made = node->input()->node();
     for (size_t i = 0; i < node->outputs().size(); ++i) {
       const bool listed = made->kind() == jit::prim::ListConstruct && i < made->inputs().size();
-      pass(listed ? made->input(i) : node->input(), node->output(i));
+      if (listed) {
+        pass(made->input(i), node->output(i));
+      } else if (const Fact* found = fact(node->input())) {
+        Fact piece = *found;
+        if (piece.role == Role::kScore && piece.picks.empty()) {
+          piece.part = static_cast<int>(i);
+          piece.num_experts.reset();
+          if (piece.score == nullptr) {
+            piece.logits = node->output(i);
+            piece.base = node->output(i);
+          }
+        }
+        set(node->output(i), piece);
+      }
     }
   } else if (kind == jit::aten::__getitem__) {
     const jit::Node* made = node->input(0)->node();

@@ -38,6 +38,7 @@ struct Event {
   torch::jit::Node* node;
   std::vector<torch::jit::Value*> ids;
   std::vector<torch::jit::Value*> weights;
+  bool changed = false;  // what was applied is no longer what `weights` holds
 };
 
 /// A pick among the followed scores.

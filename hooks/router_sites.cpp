@@ -13,10 +13,11 @@ namespace jit = torch::jit;
 
 namespace {
 
-void collect_own_calls(const jit::Block* block, const jit::Value* self, std::set<std::string>& called) {
+void collect_own_calls(const jit::Block* block, const c10::TypePtr& self, std::set<std::string>& called) {
   for (const jit::Node* node : block->nodes()) {
-    if (node->kind() == jit::prim::CallMethod && node->input(0) == self) called.insert(node->s(jit::attr::name));
+    if (node->kind() == jit::prim::CallMethod && *node->input(0)->type() == *self) called.insert(node->s(jit::attr::name));
     for (const jit::Block* nested : node->blocks()) collect_own_calls(nested, self, called);
+    if (auto subgraph = fork_subgraph(node)) collect_own_calls(subgraph->block(), self, called);
   }
 }
 
@@ -29,7 +30,7 @@ std::vector<std::string> entry_methods(const jit::Module& module) {
     if (function == nullptr) continue;
     names.push_back(method.name());
     const auto graph = function->graph();
-    if (!graph->inputs().empty()) collect_own_calls(graph->block(), graph->inputs()[0], called);
+    if (!graph->inputs().empty()) collect_own_calls(graph->block(), graph->inputs()[0]->type(), called);
   }
   std::erase_if(names, [&](const std::string& name) { return name != "forward" && called.count(name); });
   std::stable_partition(names.begin(), names.end(), [](const std::string& name) { return name == "forward"; });

@@ -7,6 +7,34 @@
 namespace moetap::hooks {
 namespace jit = torch::jit;
 
+namespace {
+
+// True for one of as many slices, each one place wide, as there are experts.
+bool is_expert_column(const MethodGraph& graph, const jit::Node& node, std::optional<int64_t> num_experts) {
+  if (base_name(node) != "slice" || !num_experts.has_value()) return false;
+  const auto dim = graph.constant_int(node.input(1));
+  std::set<int64_t> starts;
+  // Slices of the same value, also behind a slice of everything in another dimension.
+  std::vector<const jit::Value*> sources = {node.input(0)};
+  for (const jit::Value* base = node.input(0); is_full_range(graph, *base->node());) {
+    base = base->node()->input(0);
+    sources.push_back(base);
+    for (const auto& use : base->uses()) {
+      if (is_full_range(graph, *use.user)) sources.push_back(use.user->output(0));
+    }
+  }
+  for (const jit::Value* source : sources) {
+    for (const auto& use : source->uses()) {
+      if (base_name(*use.user) != "slice" || graph.constant_int(use.user->input(1)) != dim) continue;
+      const auto start = graph.constant_int(use.user->input(2)), end = graph.constant_int(use.user->input(3));
+      if (start.has_value() && end.has_value() && *end == *start + 1) starts.insert(*start);
+    }
+  }
+  return static_cast<int64_t>(starts.size()) == *num_experts;
+}
+
+}  // namespace
+
 void RouterFlow::visit(jit::Node* node) {
   if (node->kind() == jit::prim::Return) return visit_return(node);
   const OpKind kind = op_kind(*node);
@@ -91,6 +119,10 @@ void RouterFlow::follow_same(jit::Node* node, OpKind kind) {
       result.parent = result.base;
       result.base = node->output();
     }
+  } else if (kind == OpKind::kReshape && (result.role == Role::kIds || result.role == Role::kSlot)) {
+    const std::string name = base_name(*node);
+    if (name == "flatten" || name == "ravel") result.flat = true;
+    else if (name == "view" || name == "reshape") result.flat = list_elements(node->input(1)).size() == 1;
   } else if (kind == OpKind::kReshape && result.role == Role::kScore) {
     // A last axis of another size than the experts cuts them into groups, or joins the groups again.
     std::optional<int64_t> last;
@@ -159,6 +191,15 @@ void RouterFlow::follow_part(jit::Node* node, OpKind kind) {
       if (from_start != (result.mixed_at == 0)) return;
       result.mixed_at = -1;
     }
+    if ((result.role == Role::kSlot || result.role == Role::kIds) && !from_start) {
+      lose_alignment(result);  // some of the slots
+      set(node->output(), result);
+      return;
+    }
+    if (result.role == Role::kMask && result.one_hot && is_expert_column(graph_, *node, result.num_experts)) {
+      result.per_expert = true;
+      result.one_hot = false;
+    }
     std::optional<int64_t> length;
     if (from_start && end.has_value() && end->isInt()) {
       length = end->toInt();
@@ -168,6 +209,12 @@ void RouterFlow::follow_part(jit::Node* node, OpKind kind) {
     result.parent = found->base;
     result.base = node->output();
     if (result.role == Role::kScore && result.picks.empty()) {
+      if (!from_start) {
+        result.part = start.has_value() && start->isInt() ? static_cast<int>(start->toInt()) : -1;
+        const bool to_end = end.has_value() && (end->isNone() || end->toInt() == std::numeric_limits<int64_t>::max());
+        if (to_end && result.part > 0 && result.num_experts.has_value()) *result.num_experts -= result.part;
+        else result.num_experts.reset();
+      }
       if (length.has_value()) {
         const auto dim = graph_.constant_int(node->input(1));
         if (dim.has_value() && *dim != 0) result.num_experts = length;
@@ -266,7 +313,10 @@ void RouterFlow::follow_elementwise(jit::Node* node, OpKind kind) {
       break;
     case Role::kSlot:
       if (hidden && name != "div") return;
-      if (!own.aligned) lose_alignment(result);
+      if (!own.aligned) {
+        lose_alignment(result);
+        result.changed = true;
+      }
       break;
     case Role::kIds:
       // Arithmetic on ids makes another index.

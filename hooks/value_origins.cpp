@@ -107,20 +107,30 @@ bool ValueOrigins::visit(jit::Node* node) {
   return changed;
 }
 
-// An argument that is projected as it is (a model that takes embeddings or pixels) is a hidden state itself.
+// An argument that is projected by a parameter or normalised (a model that takes embeddings or pixels) is a hidden state itself.
 void ValueOrigins::mark_projected_inputs() {
   for (jit::Node* node : graph_.nodes()) {
-    if (op_kind(*node) != OpKind::kContract) continue;
+    const OpKind op = op_kind(*node);
+    if ((op != OpKind::kContract && op != OpKind::kMixOther) || node->inputs().empty()) continue;
+    bool by_parameter = op == OpKind::kMixOther;
+    for (const jit::Value* operand : node->inputs()) by_parameter = by_parameter || is_parameter(operand);
     for (jit::Value* operand : node->inputs()) {
       const jit::Value* value = operand;
-      while (of(value) == Origin::kInput && value->node()->kind() != jit::prim::Param &&
-             !value->node()->inputs().empty()) {
+      while (of(value) == Origin::kInput) {
+        if (value->node()->kind() == jit::prim::Param) {
+          const jit::Value* outer = graph_.outer_of(value);
+          if (outer == nullptr) break;
+          value = outer;
+          continue;
+        }
+        if (value->node()->inputs().empty()) break;
         const OpKind kind = op_kind(*value->node());
-        if (kind != OpKind::kCopy && kind != OpKind::kReshape && kind != OpKind::kMoveAxis) break;
+        const bool view = kind == OpKind::kCopy || kind == OpKind::kReshape || kind == OpKind::kMoveAxis;
+        const bool computed = kind == OpKind::kElementwise || kind == OpKind::kMultiply;
+        if (!view && !(computed && by_parameter)) break;
         value = value->node()->input(0);
       }
-      if (value->node()->kind() == jit::prim::Param && of(value) == Origin::kInput &&
-          value->type()->isSubtypeOf(*c10::TensorType::get())) {
+      if (value->node()->kind() == jit::prim::Param && of(value) == Origin::kInput && is_tensor(value)) {
         raise(value, Origin::kActivation);
       }
     }
