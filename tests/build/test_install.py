@@ -1,10 +1,14 @@
 """The installed package: relocatable, and usable with find_package(moetap)."""
 
+import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
 
 PROJECT = """
 cmake_minimum_required(VERSION 3.25)
@@ -55,12 +59,16 @@ def test_installed_library_and_package_name_no_path_of_the_build_machine(prefix)
         assert os.environ["MOETAP_BUILD_DIR"] not in text, file.name
 
 
+def build_project(prefix: Path, source: Path, build: Path) -> None:
+    torch = f"-DMOETAP_TORCH_DIR={os.environ['MOETAP_TORCH_DIR']}"
+    run("cmake", "-S", source, "-B", build, f"-DCMAKE_PREFIX_PATH={prefix}", torch)
+    run("cmake", "--build", build)
+
+
 def build_host(prefix: Path, folder: Path, source: str) -> Path:
     (folder / "CMakeLists.txt").write_text(PROJECT)
     (folder / "host.cpp").write_text(source)
-    torch = f"-DMOETAP_TORCH_DIR={os.environ['MOETAP_TORCH_DIR']}"
-    run("cmake", "-S", folder, "-B", folder / "build", f"-DCMAKE_PREFIX_PATH={prefix}", torch)
-    run("cmake", "--build", folder / "build")
+    build_project(prefix, folder, folder / "build")
     return folder / "build" / "host"
 
 
@@ -72,3 +80,16 @@ def test_a_host_that_uses_no_symbol_of_moetap_has_its_operators(prefix, tmp_path
     host = build_host(prefix, tmp_path, LOADING_HOST)
     assert "[libmoetap.so]" in run("readelf", "-d", host)
     run(host)
+
+
+def test_the_example_host_records_a_model(prefix, tmp_path):
+    sys.path.insert(0, str(ROOT / "tests" / "cli"))
+    import torch
+    from moe_model import MoeModel
+
+    torch.manual_seed(0)
+    torch.jit.script(MoeModel()).save(tmp_path / "moe.pt")
+    build_project(prefix, ROOT / "examples" / "session_host", tmp_path / "build")
+    run(tmp_path / "build" / "session_host", tmp_path / "moe.pt", tmp_path / "run")
+    log = json.loads((tmp_path / "run" / "log_metrics.json").read_text())
+    assert [entry["doc_id"] for entry in log["logs"]] == list(range(8))

@@ -6,7 +6,7 @@ from torch import nn
 NUM_EXPERTS = 4
 TOP_K = 2
 WIDTH = 8
-VOCABULARY = 16
+VOCABULARY = 32
 
 
 class MoeBlock(nn.Module):

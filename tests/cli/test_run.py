@@ -2,6 +2,7 @@
 
 import json
 import os
+import pty
 import signal
 import subprocess
 import time
@@ -177,3 +178,15 @@ def test_interrupt_keeps_what_finished(models, tmp_path):
     assert errors.startswith("moetap: run: interrupted; ")
     assert 40 <= len(json.loads((run / "log_metrics.json").read_text())["logs"]) < 8000
     assert not (run / "rank0_metric_eval_done.txt").exists()
+
+
+def test_a_progress_bar_on_a_terminal_only(models, inputs, tmp_path):
+    terminal, other_end = pty.openpty()
+    command = [MOETAP, "run", models / "moe.pt", "--inputs", inputs, "-o", tmp_path / "run"]
+    done = subprocess.run(command, stderr=other_end, stdout=subprocess.PIPE, timeout=120)
+    os.close(other_end)
+    shown = os.read(terminal, 1 << 16).decode()
+    os.close(terminal)
+    assert done.returncode == 0
+    assert "3/3 forwards" in shown
+    assert b"3/3" not in done.stdout
