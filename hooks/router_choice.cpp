@@ -17,7 +17,8 @@ void RouterFlow::follow_pick(jit::Node* node) {
     if (!sorts) return;
     Fact order = own;
     if (own.role == Role::kIds && own.aligned && !own.flat && name == "sort") {
-      // Slots of each token in another order: the ids that come out are the ids, and what is gathered alike goes with them.
+      // Slots of each token in another order: the ids that come out are the ids, and what is gathered alike goes with
+      // them.
       Fact sorted = derived(own, node, Role::kIds);
       sorted.ids = {node->output(0)};
       set(node->output(0), sorted);
@@ -286,7 +287,12 @@ void RouterFlow::follow_mask(jit::Node* node, OpKind kind) {
     if (own.role == Role::kIds) result.picks.insert(mask->picks.begin(), mask->picks.end());
   }
   if (own.role == Role::kScore) {
-    if (own.score == nullptr) result.masked = true;
+    if (own.score == nullptr && mask == nullptr && own.picks.empty()) {
+      result.logits = node->output();  // experts that are switched off, whatever is picked
+      result.logits_dim = result.expert_dim;
+    } else if (own.score == nullptr) {
+      result.masked = true;
+    }
     if (mask != nullptr && mask->per_expert) result.per_expert = true;
   } else if (own.role == Role::kIds || own.role == Role::kSlot) {
     result.parent = own.base;

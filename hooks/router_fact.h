@@ -46,15 +46,15 @@ struct Fact {
   std::optional<int64_t> num_experts;
 
   // Slots, ids, masks.
-  bool nested = false;      // picked from picked values (product keys)
-  bool per_expert = false;  // concerns one expert: a comparison of ids with one number
-  bool one_hot = false;     // mask [..., slot, expert] with one place set
-  bool placed = false;      // mask over the places in the queue of an expert
-  bool flat = false;       // tokens and slots share one dimension
-  bool changed = false;    // computed with after the alignment was lost: what it was made of is not what is applied
+  bool nested = false;        // picked from picked values (product keys)
+  bool per_expert = false;    // concerns one expert: a comparison of ids with one number
+  bool one_hot = false;       // mask [..., slot, expert] with one place set
+  bool placed = false;        // mask over the places in the queue of an expert
+  bool flat = false;          // tokens and slots share one dimension
+  bool changed = false;       // computed with after the alignment was lost: what it was made of is not what is applied
   bool unsure_slots = false;  // the arms of a branch pick different numbers
-  int part = 0;            // which part of a projection that was cut in parts; 0: the whole or the first
-  int mixed_at = -1;        // concatenated with something else: place of the slots among the parts
+  int part = 0;               // which part of a projection that was cut in parts; 0: the whole or the first
+  int mixed_at = -1;          // concatenated with something else: place of the slots among the parts
   std::optional<int64_t> num_slots;
   torch::jit::Value* parent = nullptr;      // what it is a part of, or a masked copy of
   std::vector<torch::jit::Value*> ids;      // aligned ids that it was made of, in order of execution

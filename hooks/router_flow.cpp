@@ -36,6 +36,32 @@ std::vector<jit::Value*> list_elements(jit::Value* value) {
   return {node->inputs().begin(), node->inputs().end()};
 }
 
+namespace {
+
+// The experts are the letter that the parameter brings into the result: "ed,bsd->ebs" has them first.
+void place_einsum_experts(const MethodGraph& graph, const Projection& projection, Fact& seed) {
+  const auto equation = graph.constant(projection.node->input(0));
+  if (!equation.has_value() || !equation->isString()) return;
+  std::string text = equation->toStringRef();
+  std::erase(text, ' ');
+  const size_t comma = text.find(','), arrow = text.find("->");
+  if (comma == std::string::npos || arrow == std::string::npos || text.find('.') != std::string::npos) return;
+  const auto operands = list_elements(projection.node->input(1));
+  const bool parameter_first = !operands.empty() && operands[0] == projection.parameter;
+  const std::string first = text.substr(0, comma), second = text.substr(comma + 1, arrow - comma - 1);
+  const std::string& parameter = parameter_first ? first : second;
+  const std::string& activation = parameter_first ? second : first;
+  const std::string result = text.substr(arrow + 2);
+  for (size_t place = 0; place < result.size(); ++place) {
+    if (parameter.find(result[place]) == std::string::npos || activation.find(result[place]) != std::string::npos)
+      continue;
+    seed.rank = static_cast<int64_t>(result.size());
+    seed.expert_dim = static_cast<int64_t>(place) - *seed.rank;
+  }
+}
+
+}  // namespace
+
 bool match_hash_ids(jit::Node* node, const MethodGraph& graph, const ValueOrigins& origins, HashIds& hash) {
   if (node->outputs().size() != 1 || origins.of(node->output()) != Origin::kInput) return false;
   const std::string name = base_name(*node);
@@ -71,6 +97,8 @@ RouterFlow::RouterFlow(const MethodGraph& graph, const ValueOrigins& origins, co
     seed.expert_dim = 1;
   } else if (name == "mm" || name == "addmm") {
     seed.rank = 2;
+  } else if (name == "einsum") {
+    place_einsum_experts(graph, projection_, seed);
   }
   seed.logits_dim = seed.expert_dim;
   follow(projection_.node->output(), seed);

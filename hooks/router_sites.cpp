@@ -15,7 +15,8 @@ namespace {
 
 void collect_own_calls(const jit::Block* block, const c10::TypePtr& self, std::set<std::string>& called) {
   for (const jit::Node* node : block->nodes()) {
-    if (node->kind() == jit::prim::CallMethod && *node->input(0)->type() == *self) called.insert(node->s(jit::attr::name));
+    if (node->kind() == jit::prim::CallMethod && *node->input(0)->type() == *self)
+      called.insert(node->s(jit::attr::name));
     for (const jit::Block* nested : node->blocks()) collect_own_calls(nested, self, called);
     if (auto subgraph = fork_subgraph(node)) collect_own_calls(subgraph->block(), self, called);
   }

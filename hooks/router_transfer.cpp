@@ -121,8 +121,10 @@ void RouterFlow::follow_same(jit::Node* node, OpKind kind) {
     }
   } else if (kind == OpKind::kReshape && (result.role == Role::kIds || result.role == Role::kSlot)) {
     const std::string name = base_name(*node);
-    if (name == "flatten" || name == "ravel") result.flat = true;
-    else if (name == "view" || name == "reshape") result.flat = list_elements(node->input(1)).size() == 1;
+    if (name == "flatten" || name == "ravel")
+      result.flat = true;
+    else if (name == "view" || name == "reshape")
+      result.flat = list_elements(node->input(1)).size() == 1;
   } else if (kind == OpKind::kReshape && result.role == Role::kScore) {
     // A last axis of another size than the experts cuts them into groups, or joins the groups again.
     std::optional<int64_t> last;
@@ -212,8 +214,10 @@ void RouterFlow::follow_part(jit::Node* node, OpKind kind) {
       if (!from_start) {
         result.part = start.has_value() && start->isInt() ? static_cast<int>(start->toInt()) : -1;
         const bool to_end = end.has_value() && (end->isNone() || end->toInt() == std::numeric_limits<int64_t>::max());
-        if (to_end && result.part > 0 && result.num_experts.has_value()) *result.num_experts -= result.part;
-        else result.num_experts.reset();
+        if (to_end && result.part > 0 && result.num_experts.has_value())
+          *result.num_experts -= result.part;
+        else
+          result.num_experts.reset();
       }
       if (length.has_value()) {
         const auto dim = graph_.constant_int(node->input(1));

@@ -107,7 +107,8 @@ bool ValueOrigins::visit(jit::Node* node) {
   return changed;
 }
 
-// An argument that is projected by a parameter or normalised (a model that takes embeddings or pixels) is a hidden state itself.
+// An argument that is projected by a parameter or normalised (a model that takes embeddings or pixels) is a hidden
+// state itself.
 void ValueOrigins::mark_projected_inputs() {
   for (jit::Node* node : graph_.nodes()) {
     const OpKind op = op_kind(*node);

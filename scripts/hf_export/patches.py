@@ -39,9 +39,9 @@ def _longcat_experts(self, hidden_states, top_k_index, top_k_weights):
 def _switch_experts(self, hidden_states, selected_experts, routing_weights):
     """Every expert on every token, times the one-hot choice [T, 1, E]."""
     result = torch.zeros_like(hidden_states)
+    shares = selected_experts.squeeze(1).to(hidden_states.dtype) * routing_weights  # [T, E]
     for index in range(self.num_experts):
-        share = selected_experts[:, 0, index : index + 1].to(hidden_states.dtype) * routing_weights
-        result = result + self[f"expert_{index}"](hidden_states) * share
+        result = result + self[f"expert_{index}"](hidden_states) * shares[:, index : index + 1]
     return result
 
 
