@@ -61,7 +61,7 @@ def test_installed_library_and_package_name_no_path_of_the_build_machine(prefix)
 
 def build_project(prefix: Path, source: Path, build: Path) -> None:
     torch = f"-DMOETAP_TORCH_DIR={os.environ['MOETAP_TORCH_DIR']}"
-    run("cmake", "-S", source, "-B", build, f"-DCMAKE_PREFIX_PATH={prefix}", torch)
+    run("cmake", "-G", "Ninja", "-S", source, "-B", build, f"-DCMAKE_PREFIX_PATH={prefix}", torch)
     run("cmake", "--build", build)
 
 
