@@ -112,7 +112,7 @@ std::string no_router_line(const ModelFile& model, const hooks::Discovery& disco
                             discovery.skipped.size(), discovery.skipped.front().node, discovery.skipped.front().reason);
 }
 
-torch::jit::Module instrument_model(const ModelFile& model) {
+torch::jit::Module instrument_model(const ModelFile& model, const std::string& method) {
   try {
     if (hooks::is_instrumented(model.module)) {
       return model.module;
@@ -124,7 +124,8 @@ torch::jit::Module instrument_model(const ModelFile& model) {
                    throw CommandError(no_router_line(model, discovery));
                  }
                  return plugin::to_text(plugin::describe_model(model.module, discovery, model.path, model.sha256));
-               })
+               },
+               {method})
         .module;
   } catch (const CommandError&) {
     throw;

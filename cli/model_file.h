@@ -21,7 +21,7 @@ ModelFile load_model_file(const std::string& path, c10::Device device);
 
 /// Rewrites the model so that its routers report; a model that is instrumented already is returned as it is. Throws
 /// CommandError if no router is found, or if what the model says about itself cannot be read.
-torch::jit::Module instrument_model(const ModelFile& model);
+torch::jit::Module instrument_model(const ModelFile& model, const std::string& method = "forward");
 
 /// The error of a model in which discovery found no router: which methods were looked at, what was skipped and why.
 std::string no_router_line(const ModelFile& model, const hooks::Discovery& discovery);

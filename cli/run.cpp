@@ -1,5 +1,6 @@
 #include <ATen/core/grad_mode.h>
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <cstdio>
 #include <filesystem>
@@ -7,6 +8,7 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -20,6 +22,8 @@
 #include "cli/routing_table.h"
 #include "cli/run_directory.h"
 #include "cli/run_options.h"
+#include "hooks/instrument.h"
+#include "plugin/model_description.h"
 #include "plugin/notices.h"
 #include "plugin/safetensors.h"
 #include "plugin/session.h"
@@ -192,6 +196,26 @@ void print_result(const plugin::Config& config, const plugin::Counters& counters
   }
 }
 
+// A run in which nothing would report is no success.
+void check_hooks(const torch::jit::Module& instrumented, const std::string& path, const plugin::Config& config) {
+  const auto hooks = plugin::model_description_from_text(hooks::model_description(instrumented)).hooks;
+  std::set<std::string> methods, components;
+  for (const auto& hook : hooks) {
+    methods.insert(hook.method);
+    components.insert(hook.component);
+  }
+  if (!methods.count(config.method)) {
+    throw CommandError(fmt::format("{}: no router in method {}; there are routers in {}", path, config.method,
+                                   fmt::join(methods, ", ")),
+                       kExitUsage);
+  }
+  if (!config.log_component.empty() && !components.count(config.log_component)) {
+    throw CommandError(fmt::format("--log-component: {} has no routers in \"{}\"; it has some in {}", path,
+                                   config.log_component, fmt::join(components, ", ")),
+                       kExitUsage);
+  }
+}
+
 int run(const RunOptions& options) {
   const plugin::Config config = resolve_config(options);
   const c10::Device device = open_device(config.device);
@@ -205,12 +229,14 @@ int run(const RunOptions& options) {
   const auto& schema = find_method(model, config.method).function().getSchema();
   check_argument_name(schema, "--token-ids", config.token_ids);
   check_argument_name(schema, "--token-mask", config.token_mask);
-  const torch::jit::Module instrumented = instrument_model(model);
+  const torch::jit::Module instrumented = instrument_model(model, config.method);
+  check_hooks(instrumented, model.path, config);
   read_input_file(files.front(), schema, c10::Device(c10::kCPU));
   directory.remove_existing_run();
 
   Notices notices;
   Outcome outcome;
+  plugin::Counters counters;
   std::optional<std::string> write_error;
   try {
     Session session(config);
@@ -220,17 +246,17 @@ int run(const RunOptions& options) {
     outcome = run_inputs(session, attached.get_method(config.method), files, device, outputs);
     session.close();
     write_error = session.write_error();
-    if (!outcome.error && !write_error) {
-      print_result(config, session.counters());
-      notices.print();
-      return 0;
-    }
+    counters = session.counters();
   } catch (const std::invalid_argument& error) {
     directory.discard();
     throw CommandError(useful_line(error), kExitUsage);
-  } catch (const std::exception& error) {
-    directory.discard();
-    throw CommandError(useful_line(error));
+  } catch (const std::exception& error) {  // before the first forward, or a strict session that could not write
+    write_error = useful_line(error);
+  }
+  if (!outcome.error && !write_error) {
+    print_result(config, counters);
+    notices.print();
+    return 0;
   }
   if (outcome.num_done == 0) {
     directory.discard();

@@ -49,7 +49,9 @@ RunDirectory::RunDirectory(const std::string& path, const std::string& task, Exi
 bool RunDirectory::holds_run() const {
   std::error_code error;
   return fs::exists(done_marker_, error) || fs::exists(dump_, error) || fs::exists(journal_, error) ||
-         (!shared_with_ranks_ && fs::exists(path_ / "moetap" / "manifest.json", error));
+         (!shared_with_ranks_ &&
+          (fs::exists(path_ / "moetap" / "manifest.json", error) || fs::exists(path_ / (task_ + ".json"), error) ||
+           fs::exists(path_ / "results.json", error)));
 }
 
 void RunDirectory::remove_files(const std::string& task) noexcept {

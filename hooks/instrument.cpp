@@ -260,11 +260,16 @@ std::string model_description(const jit::Module& module) {
   return jit::toIValue(begin->input(0)).value().toStringRef();
 }
 
-Instrumented instrument(const jit::Module& module, const DescribeModel& describe) {
+Instrumented instrument(const jit::Module& module, const DescribeModel& describe,
+                        const std::vector<std::string>& methods) {
   if (is_instrumented(module)) throw std::invalid_argument("the module is instrumented already");
   jit::Module twin = module.clone(/*inplace=*/true);
-  ModelSites model = find_router_sites(twin);
+  ModelSites model = find_router_sites(twin, methods);
   const std::string description = describe(model.discovery);
+  // A forward is what a method with routers does: others are not recorded, and use up no sample numbers.
+  if (!model.discovery.hooks.empty()) {
+    std::erase_if(model.methods, [](const MethodSites& sites) { return sites.routers.empty(); });
+  }
   for (MethodSites& sites : model.methods) {
     MethodRewriter rewriter(sites);
     rewriter.insert_begin(description);

@@ -24,7 +24,10 @@ struct Instrumented {
 /// Returns a twin of `module` whose routers report to the `moetap::` operators. The original is untouched, warm or
 /// cold. The operators must be registered. An already instrumented module is refused with std::invalid_argument: see
 /// `is_instrumented`.
-Instrumented instrument(const torch::jit::Module& module, const DescribeModel& describe);
+/// `methods` are looked into even where other methods of the module call them; those that only the host calls always
+/// are. A method without a router stays as it is where another has one.
+Instrumented instrument(const torch::jit::Module& module, const DescribeModel& describe,
+                        const std::vector<std::string>& methods = {});
 
 /// True if a method of the module holds a `moetap::begin`.
 bool is_instrumented(const torch::jit::Module& module);

@@ -23,7 +23,7 @@ void collect_own_calls(const jit::Block* block, const c10::TypePtr& self, std::s
 }
 
 // The methods that a host calls: those that the module's other methods call are inlined into them.
-std::vector<std::string> entry_methods(const jit::Module& module) {
+std::vector<std::string> entry_methods(const jit::Module& module, const std::vector<std::string>& wanted) {
   std::vector<std::string> names;
   std::set<std::string> called;
   for (const auto& method : module.get_methods()) {
@@ -33,7 +33,10 @@ std::vector<std::string> entry_methods(const jit::Module& module) {
     const auto graph = function->graph();
     if (!graph->inputs().empty()) collect_own_calls(graph->block(), graph->inputs()[0]->type(), called);
   }
-  std::erase_if(names, [&](const std::string& name) { return name != "forward" && called.count(name); });
+  std::erase_if(names, [&](const std::string& name) {
+    const bool asked_for = std::find(wanted.begin(), wanted.end(), name) != wanted.end();
+    return name != "forward" && !asked_for && called.count(name);
+  });
   std::stable_partition(names.begin(), names.end(), [](const std::string& name) { return name == "forward"; });
   return names;
 }
@@ -178,11 +181,11 @@ void find_in_method(MethodSites& sites, std::vector<SkippedSite>& skipped) {
 
 }  // namespace
 
-ModelSites find_router_sites(const jit::Module& module) {
+ModelSites find_router_sites(const jit::Module& module, const std::vector<std::string>& methods) {
   ModelSites model;
   std::vector<HookPoint> hooks;
   int64_t by_order = 0;
-  for (const auto& method : entry_methods(module)) {
+  for (const auto& method : entry_methods(module, methods)) {
     MethodSites sites;
     sites.graph = std::make_unique<MethodGraph>(module, method);
     find_in_method(sites, model.discovery.skipped);

@@ -23,6 +23,7 @@ struct ModelSites {
 };
 
 /// Reads and decides: finds the routers of every method of a module. The module is not changed; the graphs are copies.
-ModelSites find_router_sites(const torch::jit::Module& module);
+/// `methods` are looked into besides those that no other method calls.
+ModelSites find_router_sites(const torch::jit::Module& module, const std::vector<std::string>& methods = {});
 
 }  // namespace moetap::hooks

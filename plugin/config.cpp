@@ -236,6 +236,9 @@ void Config::check() const {
     throw std::invalid_argument(
         fmt::format("task must be the name of a file without folder and ending, got \"{}\"", task));
   }
+  if (task == "results") {
+    throw std::invalid_argument("task must not be \"results\": results.json is a file of its own");
+  }
   if (attention != Attention::kOff) {
     throw std::invalid_argument("attention is not recorded yet; set attention to off");
   }

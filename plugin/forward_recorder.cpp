@@ -243,6 +243,7 @@ void ForwardRecorder::log(std::string component, std::string layer, std::string 
 
 void ForwardRecorder::end() {
   std::unique_ptr<PendingForward> pending;
+  int64_t batch = 1;
   {
     const std::lock_guard lock(mutex_);
     if (ended_ || !binding_->recording().in_own_process()) {
@@ -250,12 +251,12 @@ void ForwardRecorder::end() {
     }
     ended_ = true;
     pending = std::move(pending_);
-  }
-  const int64_t batch = batch_.value_or(1);
-  for (const auto& group : groups_) {
-    // A later router showed that there are several samples.
-    if (group->attribution.assumes_one_sample && batch > 1) {
-      group->attribution.attributed = false;
+    batch = batch_.value_or(1);
+    for (const auto& group : groups_) {
+      // A later router showed that there are several samples.
+      if (group->attribution.assumes_one_sample && batch > 1) {
+        group->attribution.attributed = false;
+      }
     }
   }
   pending->num_samples = batch;

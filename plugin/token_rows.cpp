@@ -112,6 +112,11 @@ Attribution attribute_tokens(const std::vector<int64_t>& token_sizes, const Text
   if (text != nullptr && text->batch > 0 && num_tokens == text->batch * text->length) {
     attribution.text = true;
     attribution.num_rows = text->batch;
+    if (batch && *batch != text->batch) {  // a decoder that runs another number of sequences than the samples
+      attribution.attributed = false;
+      attribution.num_rows = 1;
+      return attribution;
+    }
     const std::vector<int64_t> sequence_first = {text->length, text->batch};
     if (text->length != text->batch && token_sizes == sequence_first) {
       attribution.order = TokenOrder::kSequenceFirst;

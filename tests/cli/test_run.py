@@ -120,6 +120,8 @@ def test_another_method(moetap, models, inputs, tmp_path):
     saved = load_file(run / "moetap" / "outputs" / "000000.safetensors")["output"]
     expected = torch.jit.load(models / "moe.pt").eval().encode(**load_file(inputs / "0.safetensors"))
     assert torch.equal(saved, expected)
+    summary = json.loads((run / "moetap" / "summary.json").read_text())
+    assert summary["components"]["language_model"]["0"]["tokens"] > 0  # forward calls it, and it reports by itself
 
 
 @pytest.mark.parametrize("option", ["--token-ids", "--token-mask"])
