@@ -98,7 +98,7 @@ void RunJournal::add(LoggedForward forward) {
     } else if (part.values_only) {
       continue;  // the forward that it belongs to was dropped
     }
-    part.shared = shared;
+    part.shared = twice == chained.end() ? shared : -1;  // once an entry and forward
     Chained& link = chained[sample];
     if (known) link.entry = known;
     link.last_part = begin + static_cast<int64_t>(payload.size());
