@@ -111,6 +111,7 @@ def test_inspect(moetap, models):
     assert "layers.1.gate" in text
 
 
+@pytest.mark.skipif(bool(os.environ.get("MOETAP_SANITIZER")), reason="this Python is not built with the sanitizer")
 def test_instrumented_model_is_inspected_as_the_plain_one_and_gives_the_same_bits(moetap, models, tmp_path):
     out = tmp_path / "instrumented.pt"
     done = moetap("instrument", models / "moe.pt", "-o", out)
