@@ -70,6 +70,12 @@ std::vector<std::string> path_elements(const std::string& path) {
   return elements;
 }
 
+std::string join_path(const std::vector<std::string>& elements) {
+  std::string path;
+  for (const auto& element : elements) path += (path.empty() ? "" : ".") + element;
+  return path;
+}
+
 void name_hooks(std::vector<HookPoint>& hooks) {
   std::map<std::tuple<std::string, HookKind, std::string>, int> calls;
   for (auto& hook : hooks) {

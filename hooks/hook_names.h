@@ -14,4 +14,7 @@ void name_hooks(std::vector<HookPoint>& hooks);
 /// Elements of a dotted path.
 std::vector<std::string> path_elements(const std::string& path);
 
+/// The dotted path of its elements.
+std::string join_path(const std::vector<std::string>& elements);
+
 }  // namespace moetap::hooks

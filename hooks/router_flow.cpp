@@ -84,11 +84,11 @@ bool match_hash_ids(jit::Node* node, const MethodGraph& graph, const ValueOrigin
 
 RouterFlow::RouterFlow(const MethodGraph& graph, const ValueOrigins& origins, const Projection& projection,
                        std::optional<int64_t> num_experts)
-    : graph_(graph), origins_(origins), projection_(projection), num_experts_(num_experts) {
+    : graph_(graph), origins_(origins), projection_(projection) {
   Fact seed;
   seed.role = Role::kScore;
   seed.base = seed.logits = projection_.node->output();
-  seed.num_experts = num_experts_;
+  seed.num_experts = num_experts;
   const std::string name = base_name(*projection_.node);
   if (name == "conv1d" || name == "conv2d" || name == "conv3d") {
     seed.rank = name[4] - '0' + 2;
@@ -105,7 +105,7 @@ RouterFlow::RouterFlow(const MethodGraph& graph, const ValueOrigins& origins, co
 }
 
 RouterFlow::RouterFlow(const MethodGraph& graph, const ValueOrigins& origins, const HashIds& hash)
-    : graph_(graph), origins_(origins), num_experts_(hash.num_experts) {
+    : graph_(graph), origins_(origins) {
   Fact seed;
   seed.role = Role::kIds;
   seed.base = hash.ids;
@@ -160,6 +160,10 @@ void RouterFlow::set(jit::Value* value, Fact fact) {
     if (found->second.role == fact.role && found->second.picks == fact.picks && found->second.base == fact.base) return;
     found->second = std::move(fact);
   }
+  wake_users(value);
+}
+
+void RouterFlow::wake_users(const jit::Value* value) {
   for (const auto& use : value->uses()) queue_[graph_.order(use.user)] = use.user;
 }
 
@@ -284,9 +288,6 @@ void RouterFlow::visit_return(jit::Node* node) {
     }
     return;
   }
-  auto wake_users = [this](const jit::Value* value) {
-    for (const auto& use : value->uses()) queue_[graph_.order(use.user)] = use.user;
-  };
   if (fork != nullptr) {
     // What a fork returns stays what it was inside: a hook may be put there.
     if (fact(node->input(0)) != nullptr) returned_[node->input(0)] = fork->output();
@@ -312,9 +313,6 @@ void RouterFlow::visit_return(jit::Node* node) {
 // Tuples, lists, loops, forks: where values are handed on without being computed.
 void RouterFlow::visit_structure(jit::Node* node) {
   const auto kind = node->kind();
-  auto wake_users = [this](const jit::Value* value) {
-    for (const auto& use : value->uses()) queue_[graph_.order(use.user)] = use.user;
-  };
   auto element = [&](const jit::Node* made, const jit::Value* index) -> const jit::Value* {
     const auto place = graph_.constant_int(index);
     const int64_t size = static_cast<int64_t>(made->inputs().size());

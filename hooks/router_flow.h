@@ -84,6 +84,7 @@ class RouterFlow {
   void visit(torch::jit::Node* node);
   void visit_structure(torch::jit::Node* node);
   void visit_return(torch::jit::Node* node);
+  void wake_users(const torch::jit::Value* value);
   Fact leaving(Fact outside, torch::jit::Node* owner, torch::jit::Value* output) const;
   void pass(const torch::jit::Value* from, torch::jit::Value* to);
   bool spread(torch::jit::Value* tuple, size_t place, torch::jit::Value* to);
@@ -111,7 +112,6 @@ class RouterFlow {
   const MethodGraph& graph_;
   const ValueOrigins& origins_;
   Projection projection_;
-  std::optional<int64_t> num_experts_;
   std::unordered_map<const torch::jit::Value*, Fact> facts_;
   std::unordered_map<const torch::jit::Value*, torch::jit::Value*> returned_;  // out of a fork
   std::unordered_map<const torch::jit::Node*, int> visits_;

@@ -86,9 +86,7 @@ std::string owner_path(const MethodGraph& graph, const jit::Value* parameter) {
     auto path = graph.attribute_path(value);
     if (!path.empty()) {
       path.pop_back();
-      std::string name;
-      for (const auto& element : path) name += (name.empty() ? "" : ".") + element;
-      return name;
+      return join_path(path);
     }
     const auto inputs = value->node()->inputs();
     for (auto input = inputs.rbegin(); input != inputs.rend(); ++input) stack.push_back(*input);
@@ -120,9 +118,7 @@ std::string users_path(const MethodGraph& graph, const RouterCapture& router, co
     while (same < common.size() && same < path.size() && common[same] == path[same]) ++same;
     common.resize(same);
   }
-  std::string name;
-  for (const auto& element : common) name += (name.empty() ? "" : ".") + element;
-  return name;
+  return join_path(common);
 }
 
 void find_in_method(MethodSites& sites, std::vector<SkippedSite>& skipped) {
