@@ -113,6 +113,9 @@ const std::vector<ConfigKey>& config_keys() {
                  "One log entry for each sequence of a batch, or for each forward."),
       choice_key("log_forwards", &Config::log_forwards, {"merged", "last"},
                  "A sample of several forwards logs all of them merged, or the last."),
+      choice_key("unlabelled", &Config::unlabelled, {"new", "follow"},
+                 "Forwards that no label names: each starts samples, or those of one token a sequence continue the "
+                 "thread's last longer one (generation with a cache)."),
       value_key("log_per_token", ConfigType::kFlag, &Config::log_per_token,
                 "Log selected_experts and router_magine, which grow with the tokens.", "return_id_experts"),
       value_key("renumber_layers", ConfigType::kFlag, &Config::renumber_layers,
@@ -186,12 +189,11 @@ void Config::set_from_text(std::string_view name, const std::string& text, const
   set(name, value, source);
 }
 
-Config Config::from_json(const nlohmann::json& object, const std::string& source) {
+void Config::update_from_json(const nlohmann::json& object, const std::string& source) {
   if (!object.is_object()) {
     throw std::invalid_argument(
         fmt::format("{}: the configuration must be a JSON object, got {}", source, object.type_name()));
   }
-  Config config;
   for (const auto& [name, value] : object.items()) {
     const ConfigKey& key = known_key(name, source);
     if (name == key.alias && object.contains(key.name) && object.at(std::string(key.name)) != value) {
@@ -199,28 +201,45 @@ Config Config::from_json(const nlohmann::json& object, const std::string& source
           fmt::format("{}: keys \"{}\" and \"{}\" are the same setting and must agree, got {} and {}", source,
                       std::string(key.name), name, print(object.at(std::string(key.name))), print(value)));
     }
-    config.set(name, value, source);
+    set(name, value, source);
   }
-  return config;
 }
 
-Config Config::from_json_text(const std::string& text, const std::string& source) {
+void Config::update_from_json_text(const std::string& text, const std::string& source) {
   nlohmann::json object;
   try {
     object = nlohmann::json::parse(text);
   } catch (const nlohmann::json::parse_error& error) {
     throw std::invalid_argument(fmt::format("{}: not valid JSON at byte {}", source, error.byte));
   }
-  return from_json(object, source);
+  update_from_json(object, source);
 }
 
-Config Config::from_json_file(const std::string& path) {
+void Config::update_from_json_file(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
   std::ostringstream text;
   if (!file || !(text << file.rdbuf())) {
     throw std::invalid_argument(fmt::format("{}: the configuration cannot be read; it must be a JSON file", path));
   }
-  return from_json_text(text.str(), path);
+  update_from_json_text(text.str(), path);
+}
+
+Config Config::from_json(const nlohmann::json& object, const std::string& source) {
+  Config config;
+  config.update_from_json(object, source);
+  return config;
+}
+
+Config Config::from_json_text(const std::string& text, const std::string& source) {
+  Config config;
+  config.update_from_json_text(text, source);
+  return config;
+}
+
+Config Config::from_json_file(const std::string& path) {
+  Config config;
+  config.update_from_json_file(path);
+  return config;
 }
 
 nlohmann::ordered_json Config::to_json() const {

@@ -13,6 +13,7 @@ enum class Attention { kOff, kStats, kFull };
 enum class Dump { kNone, kTopk, kFull };
 enum class LogEntries { kRow, kForward };
 enum class LogForwards { kMerged, kLast };
+enum class Unlabelled { kNew, kFollow };
 enum class OnOverflow { kBlock, kDrop };
 
 /// How a session records. The keys, their defaults and what they mean stand in `config_keys()`; a member is named as
@@ -30,6 +31,7 @@ struct Config {
   std::string log_component;
   LogEntries log_entries = LogEntries::kRow;
   LogForwards log_forwards = LogForwards::kMerged;
+  Unlabelled unlabelled = Unlabelled::kNew;
   bool log_per_token = true;
   bool renumber_layers = false;
   bool libmoe_guide_layout = false;
@@ -45,6 +47,11 @@ struct Config {
   static Config from_json(const nlohmann::json& object, const std::string& source);
   static Config from_json_text(const std::string& text, const std::string& source);
   static Config from_json_file(const std::string& path);
+
+  /// Sets the keys that are given and leaves the others. Same errors as `from_json`.
+  void update_from_json(const nlohmann::json& object, const std::string& source);
+  void update_from_json_text(const std::string& text, const std::string& source);
+  void update_from_json_file(const std::string& path);
 
   /// Sets one key. Same errors as `from_json`.
   void set(std::string_view key, const nlohmann::json& value, const std::string& source);

@@ -18,6 +18,16 @@ struct Counters {
   int64_t out_of_range = 0;  // selected expert ids outside [0, num_experts), read as unused slots
   int64_t label_mismatches = 0;            // labelled forwards whose number of samples was another than the label's
   std::map<std::string, int64_t> notices;  // one line that the user should know -> how often
+
+  Counters& operator+=(const Counters& other) {
+    for (int64_t Counters::*count :
+         {&Counters::forwards, &Counters::tokens, &Counters::dropped, &Counters::unwritten, &Counters::aborted,
+          &Counters::failed_hooks, &Counters::unattributed, &Counters::out_of_range, &Counters::label_mismatches}) {
+      this->*count += other.*count;
+    }
+    for (const auto& [line, times] : other.notices) notices[line] += times;
+    return *this;
+  }
 };
 
 }  // namespace moetap::plugin

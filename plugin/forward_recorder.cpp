@@ -14,15 +14,6 @@
 namespace moetap::plugin {
 namespace {
 
-/// The label of the calling thread, and the values it logged for its first forward.
-std::shared_ptr<ForwardValues> begin_on_this_thread(Recording& recording) {
-  auto values = std::make_shared<ForwardValues>();
-  HostThread& thread = recording.this_thread();
-  values->values = std::exchange(thread.early_values, {});
-  thread.last_forward = values;
-  return values;
-}
-
 at::Tensor snapshot(const at::Tensor& tensor) {
   return tensor.defined() ? tensor.clone(at::MemoryFormat::Contiguous) : tensor;
 }
@@ -44,8 +35,8 @@ ForwardRecorder::ForwardRecorder(std::shared_ptr<ModelBinding> binding, std::str
         return Capture{config.log_per_token || config.dump != Dump::kNone, config.dump == Dump::kFull,
                        config.probe_tokens};
       }()),
-      label_(binding_->recording().this_thread().label),
-      host_values_(begin_on_this_thread(binding_->recording())) {
+      host_values_(std::make_shared<ForwardValues>(binding_->shared_recording())) {
+  begin_on_this_thread();
   try {
     read_texts(arguments);
   } catch (const std::exception& error) {
@@ -56,12 +47,26 @@ ForwardRecorder::ForwardRecorder(std::shared_ptr<ModelBinding> binding, std::str
   }
 }
 
+void ForwardRecorder::begin_on_this_thread() {
+  const Recording& recording = binding_->recording();
+  HostThread& thread = recording.threads().this_thread();
+  host_values_->values = std::exchange(thread.early_values, {});
+  thread.last_forward = host_values_;
+  source_.label = thread.label;
+  if (recording.config().unlabelled == Unlabelled::kFollow) {
+    auto& follower = thread.followers[binding_.get()];
+    if (!follower) follower = std::make_shared<GenerationFollower>();
+    source_.follower = follower;
+  }
+}
+
 ForwardRecorder::~ForwardRecorder() {
   if (!ended_) {
     try {
       const std::lock_guard lock(host_values_->mutex);
       host_values_->state = ForwardValues::State::kLost;
-      binding_->recording().forward_aborted(batch_.value_or(1), label_);
+      source_.query = query_tokens();
+      binding_->recording().forward_aborted(batch_.value_or(1), source_);
     } catch (const std::exception&) {
       // A lock that cannot be taken: the count is lost, the host is not.
     }
@@ -102,12 +107,20 @@ const TextTokens* ForwardRecorder::text_of(TextOfComponent text) const {
   return nullptr;
 }
 
+QueryTokens ForwardRecorder::query_tokens() const {
+  const TextTokens& text = decoder_text_.batch > 0 ? decoder_text_ : text_;
+  return {text.batch, text.length, text.mask_columns};
+}
+
 std::shared_ptr<TokenGroup> ForwardRecorder::token_group(TextOfComponent text, const CapturedRouter& captured) {
   const std::lock_guard lock(mutex_);
   const auto device = captured.call.selected.device();
   const int64_t num_tokens = captured.call.selected.size(0);
   if (!batch_) {
     batch_ = batch_of_router(captured.token_sizes);
+  }
+  if (text != TextOfComponent::kNone) {
+    narrow_to_step(text == TextOfComponent::kText ? text_ : decoder_text_, num_tokens);
   }
   const Attribution attribution = attribute_tokens(captured.token_sizes, text_of(text), batch_);
   for (const auto& group : groups_) {
@@ -252,6 +265,7 @@ void ForwardRecorder::end() {
     ended_ = true;
     pending = std::move(pending_);
     batch = batch_.value_or(1);
+    source_.query = query_tokens();
     for (const auto& group : groups_) {
       // A later router showed that there are several samples.
       if (group->attribution.assumes_one_sample && batch > 1) {
@@ -270,10 +284,10 @@ void ForwardRecorder::end() {
           text_.valid.defined() ? text_.valid.sum() : at::scalar_tensor(text_.batch * text_.length, at::kLong);
     }
     pending->start_copies();
-    binding_->recording().forward_ended(std::move(pending), label_, *host_values_);
+    binding_->recording().forward_ended(std::move(pending), source_, *host_values_);
   } catch (const std::exception& error) {
     binding_->recording().notice("a forward was not recorded: " + one_line(error));
-    binding_->recording().forward_aborted(batch, label_);
+    binding_->recording().forward_aborted(batch, source_);
     const std::lock_guard lock(host_values_->mutex);
     host_values_->state = ForwardValues::State::kLost;
     if (binding_->recording().config().strict) {

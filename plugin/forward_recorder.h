@@ -15,6 +15,7 @@
 #include "plugin/host_values.h"
 #include "plugin/model_binding.h"
 #include "plugin/pending_forward.h"
+#include "plugin/recording.h"
 #include "plugin/router_capture.h"
 
 namespace moetap::plugin {
@@ -46,19 +47,21 @@ class ForwardRecorder {
     int64_t probe_tokens = 0;
   };
 
+  void begin_on_this_thread();
   void read_texts(const c10::List<std::optional<at::Tensor>>& arguments);
   void capture(int64_t hook, const ReportedRouter& reported);
   std::shared_ptr<TokenGroup> token_group(TextOfComponent text, const CapturedRouter& captured);
   std::shared_ptr<TokenGroup> new_token_group(TextOfComponent text, const Attribution& attribution, int64_t num_tokens,
                                               c10::Device device);
   const TextTokens* text_of(TextOfComponent text) const;
+  QueryTokens query_tokens() const;
   void add_value(std::string component, std::string layer, std::string name, const c10::IValue& value);
 
   const std::shared_ptr<ModelBinding> binding_;
   const std::string method_;
   const Capture options_;
-  const std::optional<ForwardLabel> label_;
   const std::shared_ptr<ForwardValues> host_values_;
+  SampleSource source_;  // its query is complete when the forward ends
   const std::chrono::steady_clock::time_point began_ = std::chrono::steady_clock::now();
   TextTokens text_;  // of the encoder, or the only one
   TextTokens decoder_text_;

@@ -6,20 +6,27 @@
 #include <mutex>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
 #include "plugin/forward_record.h"
+#include "plugin/generation.h"
 #include "plugin/session.h"
 
 namespace moetap::plugin {
+
+class ModelBinding;
 
 using CustomValues = std::map<std::pair<std::string, std::string>, std::map<std::string, CustomValue>>;
 
 /// What the host logs for one forward, while it runs and after it: `Session::log` does not know which.
 struct ForwardValues {
+  explicit ForwardValues(std::weak_ptr<Recording> of) : recording(std::move(of)) {}
+
   enum class State { kRunning, kRecorded, kLost };
 
+  const std::weak_ptr<Recording> recording;
   std::mutex mutex;  // guards what follows
   State state = State::kRunning;
   CustomValues values;  // while it runs
@@ -29,11 +36,28 @@ struct ForwardValues {
   std::vector<int64_t> samples;
 };
 
-/// What one thread of the host has said to one session. Only that thread touches it.
+/// What one thread of the host has said, and what it ran. Only that thread touches it.
 struct HostThread {
-  std::optional<ForwardLabel> label;            // of the forwards that it begins
-  std::shared_ptr<ForwardValues> last_forward;  // that it began; null: none so far
-  CustomValues early_values;                    // logged before its first forward
+  std::optional<ForwardLabel> label;                                             // of the forwards that it begins
+  std::shared_ptr<ForwardValues> last_forward;                                   // that it began; null: none so far
+  CustomValues early_values;                                                     // logged before its first forward
+  std::map<const ModelBinding*, std::shared_ptr<GenerationFollower>> followers;  // of the models that it ran
+};
+
+/// What the host's threads say to one session, or to the sessions of one process that belong together. Thread-safe.
+class HostThreads {
+ public:
+  HostThreads();
+
+  HostThread& this_thread() const;
+
+  /// As the functions of `Session`; throw std::invalid_argument.
+  void label(ForwardLabel label);
+  void clear_label();
+  void log(std::string_view layer, std::string_view name, CustomValue value);
+
+ private:
+  const uint64_t id_;  // never used again in the process
 };
 
 }  // namespace moetap::plugin

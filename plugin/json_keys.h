@@ -82,6 +82,10 @@ inline constexpr JsonKey kUnderusedExperts{"underused_experts", "integer", "expe
 inline constexpr JsonKey kCoactivation{"coactivation", "[E][E] integers or null", "tokens"};
 inline constexpr JsonKey kTransition{"transition", "[E][E of the next layer] integers or null", "tokens"};
 inline constexpr JsonKey kRepeatRate{"repeat_rate", "real or null", ""};
+inline constexpr JsonKey kPhases{"phases", "{prompt, generation: {forwards, components}}; where forwards generated",
+                                 ""};
+inline constexpr JsonKey kPrompt{"prompt", "object", ""};
+inline constexpr JsonKey kGeneration{"generation", "object", ""};
 
 // manifest.json
 inline constexpr JsonKey kSha256{"sha256", "text, hexadecimal", ""};

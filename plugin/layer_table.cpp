@@ -20,7 +20,7 @@ bool layer_id_less(const std::string& a, const std::string& b) {
 size_t LayerTable::place(const ModelDescription& model, int64_t hook, int64_t num_experts) {
   const auto [known, is_new] = place_of_hook_.try_emplace({model.instance, hook}, 0);
   if (is_new) {
-    known->second = add(model.instance, model.hooks.at(static_cast<size_t>(hook)), num_experts);
+    known->second = add(model, model.hooks.at(static_cast<size_t>(hook)), num_experts);
     placements_.push_back({model.instance, hook, known->second});
   }
   return known->second;
@@ -36,14 +36,14 @@ void LayerTable::add_silent(const ModelDescription& model, const std::string& me
     if (hook.kind == hooks::HookKind::kRouter && hook.method == method &&
         !place_of_hook_.contains({model.instance, hook.id})) {
       const auto same = std::find_if(layers_.begin(), layers_.end(), [&](const RunLayer& layer) {
-        return layer.component == hook.component && layer.name == hook.name;
+        return layer.model == model.identity && layer.component == hook.component && layer.name == hook.name;
       });
-      if (same == layers_.end()) add(model.instance, hook, hook.num_experts.value_or(0));
+      if (same == layers_.end()) add(model, hook, hook.num_experts.value_or(0));
     }
   }
 }
 
-size_t LayerTable::add(const std::string& instance, const hooks::HookPoint& hook, int64_t num_experts) {
+size_t LayerTable::add(const ModelDescription& model, const hooks::HookPoint& hook, int64_t num_experts) {
   std::string id = hook.layer;
   bool taken = false;
   std::string largest;
@@ -51,16 +51,16 @@ size_t LayerTable::add(const std::string& instance, const hooks::HookPoint& hook
     const RunLayer& layer = layers_[i];
     if (layer.component != hook.component) continue;
     // Two hooks of one method are two layers, whatever their names.
-    if (layer.name == hook.name && layer.num_experts == num_experts &&
-        users_.emplace(i, instance, hook.method).second) {
+    if (layer.model == model.identity && layer.name == hook.name && layer.num_experts == num_experts &&
+        users_.emplace(i, model.instance, hook.method).second) {
       return i;
     }
     taken = taken || layer.layer == id;
     if (is_number(layer.layer) && (largest.empty() || layer_id_less(largest, layer.layer))) largest = layer.layer;
   }
   if (taken) id = largest.empty() ? "0" : std::to_string(std::stoull(largest) + 1);
-  layers_.push_back({hook.component, id, hook.name, hook.scoring, num_experts, hook.top_k});
-  users_.emplace(layers_.size() - 1, instance, hook.method);
+  layers_.push_back({model.identity, hook.component, id, hook.name, hook.scoring, num_experts, hook.top_k});
+  users_.emplace(layers_.size() - 1, model.instance, hook.method);
   return layers_.size() - 1;
 }
 

@@ -15,6 +15,7 @@ namespace moetap::plugin {
 
 /// A router as the files of a run know it.
 struct RunLayer {
+  std::string model;  // ModelDescription::identity
   std::string component;
   std::string layer;  // id, unique in the component over all models and methods of the run
   std::string name;   // path of the module
@@ -24,9 +25,9 @@ struct RunLayer {
 };
 
 /// Gives the hooks of all models and methods of a run their layers. The same router of the same component in two
-/// methods or twins is one layer. Hooks that differ and want one id (ids are unique within a method only) get it in the
-/// order in which they report; the rest get the next free numbers above the largest. So the same records give the same
-/// table.
+/// methods or twins of a model is one layer; routers of different models are never one. Hooks that differ and want one
+/// id (ids are unique within a method only) get it in the order in which they report; the rest get the next free
+/// numbers above the largest. So the same records give the same table.
 class LayerTable {
  public:
   /// The place in `layers()` of a hook that reported `num_experts` experts.
@@ -52,7 +53,7 @@ class LayerTable {
   std::map<std::string, std::vector<size_t>> by_component() const;
 
  private:
-  size_t add(const std::string& instance, const hooks::HookPoint& hook, int64_t num_experts);
+  size_t add(const ModelDescription& model, const hooks::HookPoint& hook, int64_t num_experts);
 
   std::vector<RunLayer> layers_;
   std::vector<Placement> placements_;

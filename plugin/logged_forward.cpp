@@ -171,6 +171,7 @@ void add_sums(analysis::RouterSums& into, const analysis::RouterSums& from) {
 LoggedForward log_forward(const ForwardRecord& record, LayerTable& layers, const Config& config) {
   LoggedForward logged;
   logged.summary.is_forward = !record.values_only;
+  logged.summary.generation = record.generation;
   const bool by_row = config.log_entries == LogEntries::kRow;
   const size_t num_parts = by_row ? record.samples.size() : 1;
   for (size_t i = 0; i < num_parts; ++i) {
@@ -255,6 +256,7 @@ LogPart decode_log_part(std::string_view encoded) {
 std::string encode(const SummaryPart& part) {
   ByteWriter bytes;
   bytes.count(part.is_forward);
+  bytes.count(part.generation);
   encode(bytes, part.routers);
   bytes.count(part.transitions.size());
   for (const auto& transition : part.transitions) {
@@ -272,6 +274,7 @@ SummaryPart decode_summary_part(std::string_view encoded) {
   ByteReader bytes(encoded);
   SummaryPart part;
   part.is_forward = bytes.count() != 0;
+  part.generation = bytes.count() != 0;
   part.routers = decode_routers(bytes);
   for (uint64_t left = bytes.count(); left > 0; --left) {
     SummaryPart::Transition transition;

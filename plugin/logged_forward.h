@@ -46,6 +46,7 @@ struct SummaryPart {
     analysis::TransitionSums sums;
   };
   bool is_forward = true;             // false: values only
+  bool generation = false;            // phase of its tokens: false prompt
   std::vector<LoggedRouter> routers;  // one row with pairs; nothing by token
   std::vector<Transition> transitions;
 };

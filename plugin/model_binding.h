@@ -20,6 +20,7 @@ class ModelBinding {
   ModelBinding(std::shared_ptr<Recording> recording, std::shared_ptr<const ModelDescription> model);
 
   Recording& recording() const { return *recording_; }
+  const std::shared_ptr<Recording>& shared_recording() const { return recording_; }
   const std::shared_ptr<const ModelDescription>& model() const { return model_; }
 
   /// Where the text stands among the arguments of a method; nothing for a method that the description lacks.

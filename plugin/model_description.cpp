@@ -1,15 +1,20 @@
 #include "plugin/model_description.h"
 
+#include <ATen/ATen.h>
+#include <c10/util/hash.h>
 #include <fmt/format.h>
 #include <torch/csrc/jit/api/module.h>
 
 #include <random>
 #include <stdexcept>
 
+#include "hooks/hook_names.h"
+
 namespace moetap::plugin {
 namespace {
 
 constexpr int64_t kSchemaVersion = 1;
+constexpr int64_t kDescriptionVersion = 2;  // of the text inside an instrumented model
 constexpr std::string_view kInstancePrefix = "{\"instance\":\"";
 constexpr size_t kInstanceDigits = 32;
 
@@ -52,6 +57,34 @@ bool is_tensor(const c10::TypePtr& type) {
   }
   return type->kind() == c10::TypeKind::OptionalType &&
          type->castRaw<c10::OptionalType>()->getElementType()->kind() == c10::TypeKind::TensorType;
+}
+
+/// A module's own parameters, by the path that hooks are named after; none for a path that the module lacks (a frozen
+/// model, the second call of a module).
+std::vector<at::Tensor> parameters_at(const torch::jit::Module& module, const std::string& path) {
+  torch::jit::Module owner = module;
+  for (const auto& element : hooks::path_elements(path)) {
+    if (!owner.hasattr(element) || !owner.attr(element).isModule()) return {};
+    owner = owner.attr(element).toModule();
+  }
+  std::vector<at::Tensor> parameters;
+  for (const at::Tensor& parameter : owner.parameters(/*recurse=*/false)) parameters.push_back(parameter);
+  return parameters;
+}
+
+/// Tells models apart that were built in memory: their routers, and the first values of the routers' weights.
+std::string identity_of_routers(const torch::jit::Module& module, const hooks::Discovery& discovery) {
+  constexpr int64_t kValuesOfAParameter = 64;
+  std::string content;
+  for (const auto& hook : discovery.hooks) {
+    content += hook.name + '\n';
+    for (const at::Tensor& parameter : parameters_at(module, hook.name)) {
+      const at::Tensor values =
+          parameter.detach().reshape({-1}).slice(0, 0, kValuesOfAParameter).to(at::kDouble).to(at::kCPU).contiguous();
+      content.append(static_cast<const char*>(values.const_data_ptr()), values.nbytes());
+    }
+  }
+  return c10::sha1(content).str();
 }
 
 }  // namespace
@@ -102,7 +135,9 @@ std::string random_instance() {
 
 ModelDescription describe_model(const torch::jit::Module& module, const hooks::Discovery& discovery,
                                 const std::string& model_file, const std::string& sha256) {
-  ModelDescription model{random_instance(), model_file, sha256, discovery.hooks, discovery.skipped, {}};
+  ModelDescription model{
+      random_instance(), model_file,        sha256, sha256.empty() ? identity_of_routers(module, discovery) : sha256,
+      discovery.hooks,   discovery.skipped, {}};
   for (const auto& method : module.get_methods()) {
     auto& names = model.method_arguments[method.name()];
     const auto& arguments = method.function().getSchema().arguments();
@@ -120,10 +155,10 @@ std::string to_text(const ModelDescription& model) {
   for (const auto& [name, arguments] : model.method_arguments) {
     methods[name] = {{"arguments", arguments}};
   }
-  const nlohmann::ordered_json json = {
-      {"instance", model.instance}, {"schema_version", kSchemaVersion},    {"model", model.model_file},
-      {"sha256", model.sha256},     {"hooks", hooks_to_json(model.hooks)}, {"skipped", skipped_to_json(model.skipped)},
-      {"methods", methods}};
+  const nlohmann::ordered_json json = {{"instance", model.instance}, {"schema_version", kDescriptionVersion},
+                                       {"model", model.model_file},  {"sha256", model.sha256},
+                                       {"identity", model.identity}, {"hooks", hooks_to_json(model.hooks)},
+                                       {"methods", methods},         {"skipped", skipped_to_json(model.skipped)}};
   return json.dump(-1, ' ', /*ensure_ascii=*/true, nlohmann::ordered_json::error_handler_t::replace);
 }
 
@@ -131,13 +166,14 @@ ModelDescription model_description_from_text(const std::string& text) {
   try {
     const auto json = nlohmann::json::parse(text);
     const auto version = json.at("schema_version").get<int64_t>();
-    if (version != kSchemaVersion) {
-      throw std::invalid_argument(fmt::format("schema_version must be {}, got {}", kSchemaVersion, version));
+    if (version != kDescriptionVersion) {
+      throw std::invalid_argument(fmt::format("schema_version must be {}, got {}", kDescriptionVersion, version));
     }
     ModelDescription model;
     model.instance = json.at("instance").get<std::string>();
     model.model_file = json.at("model").get<std::string>();
     model.sha256 = json.at("sha256").get<std::string>();
+    model.identity = json.at("identity").get<std::string>();
     for (const auto& hook : json.at("hooks")) {
       model.hooks.push_back(hook_from(hook));
       const auto place = static_cast<int64_t>(model.hooks.size()) - 1;

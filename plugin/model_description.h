@@ -18,6 +18,7 @@ struct ModelDescription {
   std::string instance;                 // unique for each call of instrument: which twin is this
   std::string model_file;               // path as given, "" when attached in memory
   std::string sha256;                   // of the file, "" when attached in memory
+  std::string identity;                 // same for twins of one model: the file's SHA-256, else of its routers
   std::vector<hooks::HookPoint> hooks;  // hooks[i].id == i
   std::vector<hooks::SkippedSite> skipped;
   std::map<std::string, std::vector<std::string>> method_arguments;  // Tensor and Tensor? arguments, in order

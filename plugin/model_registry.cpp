@@ -1,6 +1,7 @@
 #include "plugin/model_registry.h"
 
 #include <fmt/format.h>
+#include <pthread.h>
 
 #include <cstdlib>
 #include <stdexcept>
@@ -11,8 +12,11 @@
 namespace moetap::plugin {
 
 ModelRegistry& ModelRegistry::get() {
-  static auto* registry = new ModelRegistry();
-  return *registry;
+  static std::atomic<ModelRegistry*> registry = new ModelRegistry();
+  // The parent's sessions go on in the parent, and one of its threads may have held the lock.
+  static const int registered = pthread_atfork(nullptr, nullptr, [] { registry.store(new ModelRegistry()); });
+  static_cast<void>(registered);
+  return *registry.load();
 }
 
 void ModelRegistry::bind(std::shared_ptr<ModelBinding> binding) {
@@ -44,14 +48,18 @@ std::shared_ptr<ModelBinding> ModelRegistry::find(std::string_view description) 
 
 namespace {
 
+std::atomic<bool> any_opened = false;
+
 struct OpenRecordings {
   std::mutex mutex;
   std::vector<std::weak_ptr<Recording>> recordings;
 };
 
 OpenRecordings& open_recordings() {
-  static auto* open = new OpenRecordings();
-  return *open;
+  static std::atomic<OpenRecordings*> open = new OpenRecordings();
+  static const int registered = pthread_atfork(nullptr, nullptr, [] { open.store(new OpenRecordings()); });
+  static_cast<void>(registered);
+  return *open.load();
 }
 
 void close_open_recordings() {
@@ -72,12 +80,17 @@ void close_open_recordings() {
 
 void close_at_exit(const std::shared_ptr<Recording>& recording) {
   // Registered after LibTorch's own statics were made, so that it runs before they go.
-  static const int registered = std::atexit(close_open_recordings);
+  static const int registered = std::atexit(close_open_recordings) + std::at_quick_exit(close_open_recordings);
   static_cast<void>(registered);
+  any_opened = true;
   const std::lock_guard lock(open_recordings().mutex);
   auto& recordings = open_recordings().recordings;
   std::erase_if(recordings, [](const auto& weak) { return weak.expired(); });
   recordings.push_back(recording);
+}
+
+bool a_recording_was_opened() {
+  return any_opened;
 }
 
 }  // namespace moetap::plugin

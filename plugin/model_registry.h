@@ -12,7 +12,8 @@
 namespace moetap::plugin {
 
 /// Which recording the forwards of an instrumented model go to, by the instance in the model's description. One a
-/// process; thread-safe; never destroyed, since forwards may run while the process exits.
+/// process (a child that was forked starts with an empty one); thread-safe; never destroyed, since forwards may run
+/// while the process exits.
 class ModelRegistry {
  public:
   static ModelRegistry& get();
@@ -37,5 +38,8 @@ class ModelRegistry {
 
 /// Recordings that are completed when the process exits and their owners did not close them.
 void close_at_exit(const std::shared_ptr<Recording>& recording);
+
+/// True once `close_at_exit` was called in the process.
+bool a_recording_was_opened();
 
 }  // namespace moetap::plugin

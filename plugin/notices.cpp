@@ -1,5 +1,8 @@
 #include "plugin/notices.h"
 
+#include <pthread.h>
+
+#include <atomic>
 #include <cstdio>
 #include <mutex>
 #include <utility>
@@ -7,10 +10,13 @@
 namespace moetap::plugin {
 namespace {
 
-// Never destroyed: sessions may close while the process exits.
+// Never destroyed: sessions may close while the process exits. A child that was forked gets its own: a thread of the
+// parent may have held it.
 std::mutex& handler_mutex() {
-  static auto* mutex = new std::mutex;
-  return *mutex;
+  static std::atomic<std::mutex*> mutex = new std::mutex;
+  static const int registered = pthread_atfork(nullptr, nullptr, [] { mutex.store(new std::mutex); });
+  static_cast<void>(registered);
+  return *mutex.load();
 }
 
 NoticeHandler& current_handler() {

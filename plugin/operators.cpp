@@ -11,7 +11,9 @@
 #include "hooks/operator_schemas.h"
 #include "plugin/error_text.h"
 #include "plugin/forward_recorder.h"
+#include "plugin/libtorch_version.h"
 #include "plugin/model_registry.h"
+#include "plugin/process_session.h"
 #include "plugin/recording.h"
 
 namespace moetap::plugin {
@@ -70,11 +72,12 @@ std::vector<at::Tensor> detached(const at::TensorList& tensors) {
 
 at::Tensor begin(std::string_view description, std::string_view method,
                  const c10::List<std::optional<at::Tensor>>& arguments) {
+  const OutsideTheModel outside;
   auto binding = ModelRegistry::get().find(description);
   if (!binding || !binding->recording().accepts()) {
-    return inert_handle();
+    binding = bind_to_process_session(description);
+    if (!binding) return inert_handle();
   }
-  const OutsideTheModel outside;
   try {
     return make_handle(std::make_unique<ForwardRecorder>(binding, std::string(method), arguments));
   } catch (const std::exception& error) {
@@ -129,6 +132,10 @@ torch::CppFunction for_all(Kernel&& kernel) {
 
 std::unique_ptr<torch::Library> register_operators() {
   constexpr const char* kNamespace = "moetap";
+  if (const auto mismatch = libtorch_mismatch()) {
+    std::fprintf(stderr, "moetap: %s\n", mismatch->c_str());
+    return nullptr;
+  }
   if (c10::Dispatcher::singleton().findSchema({"moetap::begin", ""})) {
     std::fprintf(stderr, "moetap: the library is loaded already, perhaps from another path; this copy stays idle\n");
     return nullptr;

@@ -3,23 +3,14 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <unordered_map>
 
 #include "plugin/notices.h"
 
 namespace moetap::plugin {
-namespace {
 
-uint64_t next_recording_id() {
-  static std::atomic<uint64_t> id = 0;
-  return ++id;
-}
-
-}  // namespace
-
-Recording::Recording(Config config, std::unique_ptr<RecordSink> sink)
+Recording::Recording(Config config, std::unique_ptr<RecordSink> sink, std::shared_ptr<HostThreads> threads)
     : config_(std::move(config)),
-      id_(next_recording_id()),
+      threads_(std::move(threads)),
       process_(getpid()),
       queue_(config_.queue_bytes),
       writer_(std::move(sink), queue_) {}
@@ -36,7 +27,8 @@ bool Recording::accepts() const {
   return !closed_.load(std::memory_order_relaxed) && in_own_process();
 }
 
-void Recording::take_samples(ForwardRecord& record, int64_t num_samples, const std::optional<ForwardLabel>& label) {
+void Recording::take_samples(ForwardRecord& record, int64_t num_samples, const SampleSource& source) {
+  const auto& label = source.label;
   if (label && static_cast<int64_t>(label->samples.size()) == num_samples) {
     record.samples = label->samples;
     record.labelled = true;
@@ -49,12 +41,22 @@ void Recording::take_samples(ForwardRecord& record, int64_t num_samples, const s
   if (label) {
     ++counters_.label_mismatches;
   }
+  if (source.follower && source.query.batch == num_samples) {
+    if (auto samples = source.follower->continued(source.query)) {
+      record.samples = std::move(*samples);
+      record.generation = true;
+      return;
+    }
+  }
   for (int64_t i = 0; i < num_samples; ++i) {
     record.samples.push_back(next_sample_++);
   }
+  if (source.follower) {
+    source.follower->started(source.query, record.samples);
+  }
 }
 
-void Recording::forward_ended(std::unique_ptr<PendingForward> forward, const std::optional<ForwardLabel>& label,
+void Recording::forward_ended(std::unique_ptr<PendingForward> forward, const SampleSource& source,
                               ForwardValues& values) {
   const int64_t num_samples = forward->num_samples;
   const int64_t unattributed =
@@ -76,7 +78,7 @@ void Recording::forward_ended(std::unique_ptr<PendingForward> forward, const std
   const auto pushed = queue_.push(std::move(forward), when_full, [&](PendingForward& taken) {
     const std::lock_guard lock(mutex_);
     taken.record.index = next_forward_++;
-    take_samples(taken.record, num_samples, label);
+    take_samples(taken.record, num_samples, source);
     values.samples = taken.record.samples;
     ++counters_.forwards;
     counters_.unattributed += unattributed;
@@ -90,21 +92,21 @@ void Recording::forward_ended(std::unique_ptr<PendingForward> forward, const std
     const std::lock_guard lock(mutex_);
     ++counters_.dropped;
     ForwardRecord dropped;
-    take_samples(dropped, num_samples, label);
+    take_samples(dropped, num_samples, source);
   }
   if (pushed == RecordQueue::Pushed::kFull) {
     notice("the queue is full: forwards are dropped (raise queue_bytes, or set on_overflow to block)");
   }
 }
 
-void Recording::forward_aborted(int64_t num_samples, const std::optional<ForwardLabel>& label) {
+void Recording::forward_aborted(int64_t num_samples, const SampleSource& source) {
   if (!in_own_process()) {
     return;
   }
   const std::lock_guard lock(mutex_);
   ++counters_.aborted;
   ForwardRecord aborted;
-  take_samples(aborted, num_samples, label);
+  take_samples(aborted, num_samples, source);
 }
 
 void Recording::hook_failed(ModelBinding& binding, int64_t hook, const std::string& reason) {
@@ -150,11 +152,6 @@ void Recording::log_value(ForwardValues& values, const std::string& layer, const
     }
   }
   notice("a value was logged for a forward that was not recorded: it is lost");
-}
-
-HostThread& Recording::this_thread() {
-  thread_local std::unordered_map<uint64_t, HostThread> threads;
-  return threads[id_];
 }
 
 void Recording::flush() {

@@ -22,12 +22,20 @@
 
 namespace moetap::plugin {
 
+/// What says which samples a forward holds.
+struct SampleSource {
+  std::optional<ForwardLabel> label;             // of the thread that began it
+  std::shared_ptr<GenerationFollower> follower;  // of that thread and the model; null: only labels tell
+  QueryTokens query;
+};
+
 /// What a session's operators, host calls and writer thread share; lives until the last forward that began in it is
 /// gone. Thread-safe.
 class Recording {
  public:
-  /// Starts the writer thread. Errors as `Session`.
-  Recording(Config config, std::unique_ptr<RecordSink> sink);
+  /// Starts the writer thread. `threads`: shared by recordings that the host labels together. Errors as `Session`.
+  Recording(Config config, std::unique_ptr<RecordSink> sink,
+            std::shared_ptr<HostThreads> threads = std::make_shared<HostThreads>());
   ~Recording();
   Recording(const Recording&) = delete;
   Recording& operator=(const Recording&) = delete;
@@ -40,12 +48,11 @@ class Recording {
   bool in_own_process() const;
 
   /// A forward has ended: numbers it and its samples, and hands it to the writer. May block while the queue is full.
-  void forward_ended(std::unique_ptr<PendingForward> forward, const std::optional<ForwardLabel>& label,
-                     ForwardValues& values);
+  void forward_ended(std::unique_ptr<PendingForward> forward, const SampleSource& source, ForwardValues& values);
 
   /// A forward of `num_samples` began and will not end: its sample numbers are used up, so that the host's count stays
   /// right.
-  void forward_aborted(int64_t num_samples, const std::optional<ForwardLabel>& label);
+  void forward_aborted(int64_t num_samples, const SampleSource& source);
 
   /// Stops the hook, says so once and counts it.
   void hook_failed(ModelBinding& binding, int64_t hook, const std::string& reason);
@@ -56,8 +63,7 @@ class Recording {
   /// Adds a host's value to the entry of a forward; see `Session::log`.
   void log_value(ForwardValues& values, const std::string& layer, const std::string& name, CustomValue value);
 
-  /// What the calling thread has said to this recording.
-  HostThread& this_thread();
+  HostThreads& threads() const { return *threads_; }
 
   void flush();
   /// Waits for the writer and completes the files, once. Never throws.
@@ -67,10 +73,10 @@ class Recording {
   std::optional<std::string> write_error() const { return writer_.error(); }
 
  private:
-  void take_samples(ForwardRecord& record, int64_t num_samples, const std::optional<ForwardLabel>& label);
+  void take_samples(ForwardRecord& record, int64_t num_samples, const SampleSource& source);
 
   const Config config_;
-  const uint64_t id_;  // of this recording, never used again in the process
+  const std::shared_ptr<HostThreads> threads_;
   const pid_t process_;
   std::atomic<bool> closed_ = false;
   std::mutex closing_;

@@ -104,18 +104,49 @@ std::string quoted(const std::string& text) {
 }  // namespace
 
 void RunSummary::add(const SummaryPart& part) {
-  if (part.is_forward) ++forwards_;
-  for (const LoggedRouter& router : part.routers) add_sums(sums_[router.layer], router.sums);
-  for (const auto& transition : part.transitions)
-    merge(transitions_[{transition.from, transition.to}], transition.sums);
+  Phase& phase = part.generation ? generation_ : prompt_;
+  if (part.is_forward) ++phase.forwards;
+  for (const LoggedRouter& router : part.routers) add_sums(phase.sums[router.layer], router.sums);
+  for (const auto& transition : part.transitions) {
+    analysis::merge(phase.transitions[{transition.from, transition.to}], transition.sums);
+  }
+}
+
+void RunSummary::Phase::merge(const Phase& other) {
+  forwards += other.forwards;
+  for (const auto& [layer, added] : other.sums) add_sums(sums[layer], added);
+  for (const auto& [pair, added] : other.transitions) analysis::merge(transitions[pair], added);
 }
 
 void RunSummary::write(const std::string& path, const std::string& task, const LayerTable& layers) const {
   AtomicFile file(path);
-  // Layer by layer: the tables of pairs of many experts are large as JSON values.
   file.write(fmt::format("{{{}: {}, {}: {}, {}: {}, {}: {{", quoted(keys::kSchemaVersion.name), kSchemaVersionOfSummary,
-                         quoted(keys::kTask.name), quoted(task), quoted(keys::kForwards.name), forwards_,
+                         quoted(keys::kTask.name), quoted(task), quoted(keys::kForwards.name), forwards(),
                          quoted(keys::kComponents.name)));
+  Phase whole;
+  whole.merge(prompt_);
+  whole.merge(generation_);
+  write_components(file, whole, layers);
+  file.write(fmt::format("\n }}, {}: {{}}", quoted(keys::kAttention.name)));
+  if (generation_.forwards > 0) {
+    file.write(fmt::format(", {}: {{", quoted(keys::kPhases.name)));
+    const char* separator = "";
+    for (const auto& [key, phase] :
+         {std::pair(&keys::kPrompt, &prompt_), std::pair(&keys::kGeneration, &generation_)}) {
+      file.write(fmt::format("{}\n {}: {{{}: {}, {}: {{", separator, quoted(key->name), quoted(keys::kForwards.name),
+                             phase->forwards, quoted(keys::kComponents.name)));
+      write_components(file, *phase, layers);
+      file.write("\n }}");
+      separator = ",";
+    }
+    file.write("}");
+  }
+  file.write("}\n");
+  file.commit();
+}
+
+void RunSummary::write_components(AtomicFile& file, const Phase& phase, const LayerTable& layers) {
+  // Layer by layer: the tables of pairs of many experts are large as JSON values.
   const char* component_separator = "\n ";
   for (const auto& [component, places] : layers.by_component()) {
     file.write(fmt::format("{}{}: {{", component_separator, quoted(component)));
@@ -123,22 +154,21 @@ void RunSummary::write(const std::string& path, const std::string& task, const L
     const char* layer_separator = "\n  ";
     for (size_t i = 0; i < places.size(); ++i) {
       const RunLayer& layer = layers.layers()[places[i]];
-      const auto sums = sums_.find(places[i]);
-      const auto json = layer_json(layer, sums == sums_.end() ? no_tokens(layer) : sums->second, next_of(places, i));
+      const auto sums = phase.sums.find(places[i]);
+      const auto json =
+          layer_json(layer, sums == phase.sums.end() ? no_tokens(layer) : sums->second, phase.next_of(places, i));
       file.write(fmt::format("{}{}: {}", layer_separator, quoted(layer.layer), json.dump(-1, ' ', false, kReplace)));
       layer_separator = ",\n  ";
     }
     file.write("}");
   }
-  file.write(fmt::format("\n }}, {}: {{}}}}\n", quoted(keys::kAttention.name)));
-  file.commit();
 }
 
-const analysis::TransitionSums* RunSummary::next_of(const std::vector<size_t>& places, size_t from) const {
+const analysis::TransitionSums* RunSummary::Phase::next_of(const std::vector<size_t>& places, size_t from) const {
   // The next MoE layer is the next that ran: one in an arm that was not taken has no matrix.
   for (size_t next = from + 1; next < places.size(); ++next) {
-    const auto found = transitions_.find({places[from], places[next]});
-    if (found != transitions_.end()) return &found->second;
+    const auto found = transitions.find({places[from], places[next]});
+    if (found != transitions.end()) return &found->second;
   }
   return nullptr;
 }

@@ -7,27 +7,36 @@
 
 #include "analysis/router_sums.h"
 #include "analysis/transition_sums.h"
+#include "plugin/atomic_file.h"
 #include "plugin/layer_table.h"
 #include "plugin/logged_forward.h"
 
 namespace moetap::plugin {
 
-/// The sums of a whole run, and the file that tells what they come to.
+/// The sums of a whole run, and the file that tells what they come to. Prompts and generation are kept apart and added
+/// up for the whole.
 class RunSummary {
  public:
   void add(const SummaryPart& part);
-  int64_t forwards() const { return forwards_; }
+  int64_t forwards() const { return prompt_.forwards + generation_.forwards; }
 
-  /// Writes `summary.json`: every layer of the table, by component. Throws std::runtime_error if it cannot be written.
+  /// Writes `summary.json`: every layer of the table, by component; where forwards generated, the same by phase. Throws
+  /// std::runtime_error if it cannot be written.
   void write(const std::string& path, const std::string& task, const LayerTable& layers) const;
 
  private:
-  /// The transitions to the next layer of the component; null: none.
-  const analysis::TransitionSums* next_of(const std::vector<size_t>& places, size_t from) const;
+  struct Phase {
+    void merge(const Phase& other);
+    /// The transitions to the next layer of the component; null: none.
+    const analysis::TransitionSums* next_of(const std::vector<size_t>& places, size_t from) const;
 
-  int64_t forwards_ = 0;
-  std::map<size_t, analysis::RouterSums> sums_;                                // by layer; one row with pairs
-  std::map<std::pair<size_t, size_t>, analysis::TransitionSums> transitions_;  // from layer, to layer
+    int64_t forwards = 0;
+    std::map<size_t, analysis::RouterSums> sums;                                // by layer; one row with pairs
+    std::map<std::pair<size_t, size_t>, analysis::TransitionSums> transitions;  // from layer, to layer
+  };
+  static void write_components(AtomicFile& file, const Phase& phase, const LayerTable& layers);
+
+  Phase prompt_, generation_;
 };
 
 }  // namespace moetap::plugin

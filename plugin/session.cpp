@@ -42,11 +42,6 @@ bool has_router(const std::vector<hooks::HookPoint>& hooks) {
                      [](const hooks::HookPoint& hook) { return hook.kind == hooks::HookKind::kRouter; });
 }
 
-bool is_layer_id(std::string_view layer) {
-  return layer == "mm_projector" ||
-         (!layer.empty() && std::all_of(layer.begin(), layer.end(), [](char c) { return c >= '0' && c <= '9'; }));
-}
-
 }  // namespace
 
 Session::Session(Config config) : Session(config, open_run_files(config)) {}
@@ -95,36 +90,15 @@ torch::jit::Module Session::attach(const torch::jit::Module& module, const Attac
 }
 
 void Session::label(ForwardLabel label) {
-  for (const int64_t sample : label.samples) {
-    if (sample < 0) {
-      throw std::invalid_argument(fmt::format("label.samples must be sample numbers >= 0, got {}", sample));
-    }
-  }
-  if (label.samples.empty()) {
-    throw std::invalid_argument(
-        "label.samples must name the sample of each sequence, got none; to end a label, clear_label");
-  }
-  recording_->this_thread().label = std::move(label);
+  recording_->threads().label(std::move(label));
 }
 
 void Session::clear_label() {
-  recording_->this_thread().label.reset();
+  recording_->threads().clear_label();
 }
 
 void Session::log(std::string_view layer, std::string_view name, CustomValue value) {
-  if (!is_layer_id(layer)) {
-    throw std::invalid_argument(
-        fmt::format("layer must be decimal digits or mm_projector, got \"{}\"", std::string(layer)));
-  }
-  if (name.empty()) {
-    throw std::invalid_argument("name must not be empty");
-  }
-  HostThread& thread = recording_->this_thread();
-  if (thread.last_forward) {
-    recording_->log_value(*thread.last_forward, std::string(layer), std::string(name), value);
-  } else {
-    thread.early_values[{"", std::string(layer)}].insert_or_assign(std::string(name), value);
-  }
+  recording_->threads().log(layer, name, value);
 }
 
 void Session::flush() {

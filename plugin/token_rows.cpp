@@ -85,6 +85,7 @@ TextTokens read_text(const at::Tensor& ids, const at::Tensor& mask, bool keep_id
   if (text.batch == 0 && batch_mask.dim() == 2) {
     text.batch = batch_mask.size(0);
     text.length = batch_mask.size(1);
+    text.length_of_mask = true;
   }
   if (batch_mask.dim() != 2 || batch_mask.size(0) != text.batch || batch_mask.size(1) < text.length) {
     text.notice = text.batch == 0
@@ -93,9 +94,17 @@ TextTokens read_text(const at::Tensor& ids, const at::Tensor& mask, bool keep_id
                                     text.length, print_sizes(mask));
     return text;
   }
+  text.mask_columns = batch_mask.size(1);
   batch_mask = batch_mask.narrow(1, batch_mask.size(1) - text.length, text.length);
   text.valid = read_mask(batch_mask);
   return text;
+}
+
+void narrow_to_step(TextTokens& text, int64_t num_tokens) {
+  if (!text.length_of_mask || num_tokens != text.batch) return;
+  text.length_of_mask = false;
+  text.valid = text.valid.narrow(1, text.length - 1, 1);
+  text.length = 1;
 }
 
 TextOfComponent text_of_component(const std::string& component) {

@@ -26,11 +26,13 @@ TextArguments find_text_arguments(const std::vector<std::string>& names, const s
 /// One text of a forward: B sequences of S tokens. Tensors stay where the model has them; they share no memory with the
 /// model's.
 struct TextTokens {
-  int64_t batch = 0;   // B; 0: the forward has no such text
-  int64_t length = 0;  // S
-  at::Tensor ids;      // int64 [B, S]; undefined: unknown, or not kept
-  at::Tensor valid;    // bool [B, S], false: padding; undefined: all valid
-  std::string notice;  // one line on an argument that was not understood, for the user; empty: none
+  int64_t batch = 0;            // B; 0: the forward has no such text
+  int64_t length = 0;           // S
+  int64_t mask_columns = 0;     // of the mask, which may cover a key-value cache too; 0: there is none
+  bool length_of_mask = false;  // no ids show S: it is that of the mask, cache and all
+  at::Tensor ids;               // int64 [B, S]; undefined: unknown, or not kept
+  at::Tensor valid;             // bool [B, S], false: padding; undefined: all valid
+  std::string notice;           // one line on an argument that was not understood, for the user; empty: none
 };
 
 /// Reads token ids [B, S] (or [S]) and a mask. A mask is boolean, or numbers of which 0 means padding, or additive (a
@@ -38,6 +40,10 @@ struct TextTokens {
 /// cache) counts with its last S columns; one that is not [B, S] is left out, with a notice. Does not synchronise with
 /// a device.
 TextTokens read_text(const at::Tensor& ids, const at::Tensor& mask, bool keep_ids);
+
+/// A generation step whose query are embeddings: a router that sees one token a sequence shows that the text is the
+/// last column of what its mask covers.
+void narrow_to_step(TextTokens& text, int64_t num_tokens);
 
 /// Which text the routers of a component see.
 enum class TextOfComponent { kNone, kText, kDecoder };

@@ -119,9 +119,7 @@ std::optional<std::string> WriterThread::error() const {
 
 void WriterThread::add_to(Counters& counters) const {
   const std::lock_guard lock(mutex_);
-  counters.tokens += counted_.tokens;
-  counters.out_of_range += counted_.out_of_range;
-  counters.unwritten += counted_.unwritten;
+  counters += counted_;
 }
 
 }  // namespace moetap::plugin

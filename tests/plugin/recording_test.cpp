@@ -90,7 +90,7 @@ TEST(Recording, BlocksWhileTheQueueIsFull) {
 TEST(Recording, LabelsHoldUntilTheyAreChanged) {
   RecordedRun run;
   const auto binding = bind(run);
-  auto& label = run.recording->this_thread().label;
+  auto& label = run.recording->threads().this_thread().label;
   forward(binding);
   label = ForwardLabel{{7, 9}, false};
   forward(binding, 2);
@@ -116,7 +116,7 @@ TEST(Recording, LabelsHoldUntilTheyAreChanged) {
 TEST(Recording, HostValuesGoToTheThreadsLastForward) {
   RecordedRun run;
   const auto binding = bind(run);
-  auto& thread = run.recording->this_thread();
+  auto& thread = run.recording->threads().this_thread();
   thread.early_values[{"", "0"}]["before"] = int64_t{1};
   forward(binding);
   run.recording->log_value(*thread.last_forward, "0", "after", 0.5);
@@ -168,7 +168,7 @@ TEST(Recording, ThreadsKeepTheirForwards) {
   for (int64_t thread = 0; thread < 4; ++thread) {
     threads.emplace_back([&, thread] {
       for (int64_t i = 0; i < kForwards; ++i) {
-        run.recording->this_thread().label = ForwardLabel{{thread * kForwards + i}, false};
+        run.recording->threads().this_thread().label = ForwardLabel{{thread * kForwards + i}, false};
         forward(binding, 1, thread);
       }
     });

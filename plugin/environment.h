@@ -1,0 +1,19 @@
+#pragma once
+
+#include <string>
+
+namespace moetap::plugin {
+
+/// What the environment of the process asks for. Paths are absolute: the host may change its folder.
+struct Environment {
+  std::string config_file;  // MOETAP_CONFIG: a configuration file; empty: none
+  std::string output_dir;   // MOETAP_OUTPUT_DIR: goes over the file's output_dir; empty: not given
+
+  bool asks_to_record() const { return !config_file.empty() || !output_dir.empty(); }
+};
+
+/// The environment as it was when the library was loaded; where it asked for nothing then, as it is now. Loading takes
+/// the library out of LD_PRELOAD, so that programs that the host starts do not load it too.
+Environment read_environment();
+
+}  // namespace moetap::plugin
