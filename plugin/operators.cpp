@@ -1,3 +1,5 @@
+#include "plugin/operators.h"
+
 #include <ATen/ATen.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/core/grad_mode.h>
@@ -17,6 +19,12 @@
 #include "plugin/recording.h"
 
 namespace moetap::plugin {
+
+std::shared_ptr<ModelBinding> find_binding(std::string_view description) {
+  auto attached = ModelRegistry::get().find(description);
+  return attached && attached->recording().accepts() ? attached : bind_to_process_session(description);
+}
+
 namespace {
 
 /// What the storage of a handle owns. A handle is told from other tensors by its deleter: a model's own tensor, or the
@@ -73,10 +81,9 @@ std::vector<at::Tensor> detached(const at::TensorList& tensors) {
 at::Tensor begin(std::string_view description, std::string_view method,
                  const c10::List<std::optional<at::Tensor>>& arguments) {
   const OutsideTheModel outside;
-  auto binding = ModelRegistry::get().find(description);
-  if (!binding || !binding->recording().accepts()) {
-    binding = bind_to_process_session(description);
-    if (!binding) return inert_handle();
+  const auto binding = find_binding(description);
+  if (!binding) {
+    return inert_handle();
   }
   try {
     return make_handle(std::make_unique<ForwardRecorder>(binding, std::string(method), arguments));

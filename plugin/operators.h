@@ -1,0 +1,14 @@
+#pragma once
+
+#include <memory>
+#include <string_view>
+
+#include "plugin/model_binding.h"
+
+namespace moetap::plugin {
+
+/// Where the forwards of a model go, by the text that its `moetap::begin` carries: to the session that attached it,
+/// else to that of the process; null: nobody records them. Throws only if the process's session is strict.
+std::shared_ptr<ModelBinding> find_binding(std::string_view description);
+
+}  // namespace moetap::plugin

@@ -1,0 +1,210 @@
+// The session of a process, and the C header in front of it.
+#include "plugin/process_session.h"
+
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+
+#include "plugin/forward_recorder.h"
+#include "plugin/moetap.h"
+#include "plugin/operators.h"
+#include "tests/plugin/recorded_run.h"
+#include "tests/plugin/synthetic_forward.h"
+
+namespace moetap::plugin {
+namespace {
+
+/// One forward of a sequence of 3 tokens that all go to `expert`, as an instrumented model begins it.
+bool forward(const std::string& description, int64_t expert = 0) {
+  const auto binding = find_binding(description);
+  if (!binding) return false;
+  ForwardRecorder recorder(binding, "forward", c10::List<std::optional<at::Tensor>>({at::zeros({1, 3}, at::kLong)}));
+  recorder.router(0, {at::zeros({3, 4}), {}, {at::full({3, 1}, expert, at::kLong)}, {}, -1, "slots"});
+  recorder.end();
+  return true;
+}
+
+class ProcessSessionTest : public testing::Test {
+ protected:
+  std::string config(const std::string& keys = "") const {
+    return "{\"output_dir\": \"" + run + "\"" + (keys.empty() ? "" : ", " + keys) + "}";
+  }
+  nlohmann::json summary(const std::string& suffix = "") const {
+    return parse_file(run + suffix + "/moetap/summary.json");
+  }
+
+  const TemporaryFolder folder;
+  const std::string run = folder.file("run");
+};
+
+TEST_F(ProcessSessionTest, TakesTheForwardsThatNoSessionAttached) {
+  const std::string model = to_text(gates(1));
+  EXPECT_FALSE(forward(model));
+  moetap_session* session = moetap_open(config().c_str());
+  ASSERT_NE(session, nullptr) << moetap_last_error();
+  EXPECT_STREQ(moetap_last_error(), "");
+  EXPECT_TRUE(forward(model));
+  EXPECT_TRUE(forward(model));
+  moetap_counters counters{};
+  counters.struct_size = sizeof(counters);
+  ASSERT_EQ(moetap_flush(session), 0);
+  ASSERT_EQ(moetap_get_counters(session, &counters), 0);
+  EXPECT_EQ(counters.forwards, 2);
+  EXPECT_EQ(counters.tokens, 6);
+  EXPECT_EQ(moetap_close(session), 0);
+  EXPECT_FALSE(forward(model));
+  EXPECT_EQ(summary().at("forwards"), 2);
+}
+
+TEST_F(ProcessSessionTest, EachModelHasItsDirectory) {
+  const std::string first = to_text(gates(1)), second = to_text(gates(2));
+  moetap_session* session = moetap_open(config().c_str());
+  ASSERT_NE(session, nullptr) << moetap_last_error();
+  testing::internal::CaptureStderr();
+  forward(first, 1);
+  forward(second, 2);
+  forward(first, 1);
+  EXPECT_EQ(moetap_close(session), 0);
+  EXPECT_NE(testing::internal::GetCapturedStderr().find("records into " + run + "-2\n"), std::string::npos);
+  EXPECT_EQ(summary().at("forwards"), 2);
+  EXPECT_EQ(summary().at("/components/language_model/0/selected_count"_json_pointer), nlohmann::json({0, 6, 0, 0}));
+  EXPECT_EQ(summary("-2").at("forwards"), 1);
+  EXPECT_EQ(summary("-2").at("/components/language_model/0/selected_count"_json_pointer), nlohmann::json({0, 0, 3, 0}));
+}
+
+TEST_F(ProcessSessionTest, LabelsAndValuesReachTheLog) {
+  const std::string model = to_text(gates(1));
+  moetap_session* session = moetap_open(config().c_str());
+  ASSERT_NE(session, nullptr) << moetap_last_error();
+  const int64_t sample = 7;
+  ASSERT_EQ(moetap_label(session, &sample, 1, 0), 0);
+  forward(model);
+  ASSERT_EQ(moetap_log(session, "0", "loss", 0.5), 0);
+  ASSERT_EQ(moetap_label(session, &sample, 1, 1), 0);
+  forward(model);
+  ASSERT_EQ(moetap_clear_label(session), 0);
+  forward(model);
+  EXPECT_EQ(moetap_close(session), 0);
+  const auto logs = parse_file(run + "/log_metrics.json").at("logs");
+  ASSERT_EQ(logs.size(), 2u);
+  EXPECT_EQ(logs[0].at("doc_id"), 7);
+  EXPECT_EQ(logs[0].at("/logs_metrics_vision/0/0/0/loss"_json_pointer), 0.5);
+  EXPECT_EQ(logs[0].at("/logs_metrics_vision/0/0/0/dist_experts_top2/0"_json_pointer), 6);
+  EXPECT_EQ(logs[1].at("doc_id"), 8);
+  const auto phases = summary().at("phases");
+  EXPECT_EQ(phases.at("/prompt/forwards"_json_pointer), 2);
+  EXPECT_EQ(phases.at("/generation/forwards"_json_pointer), 1);
+  EXPECT_EQ(phases.at("/generation/components/language_model/0/tokens"_json_pointer), 3);
+}
+
+TEST_F(ProcessSessionTest, SaysWhatIsWrong) {
+  EXPECT_EQ(moetap_open("{}"), nullptr);
+  EXPECT_NE(std::strstr(moetap_last_error(), "output_dir must name a directory"), nullptr) << moetap_last_error();
+  EXPECT_EQ(moetap_open("{\"output\": 1}"), nullptr);
+  EXPECT_NE(std::strstr(moetap_last_error(), "moetap_open: unknown key \"output\""), nullptr) << moetap_last_error();
+  EXPECT_EQ(moetap_open("no json"), nullptr);
+  EXPECT_EQ(moetap_label(nullptr, nullptr, 0, 0), -1);
+  EXPECT_NE(std::strstr(moetap_last_error(), "session must be"), nullptr) << moetap_last_error();
+  moetap_session* session = moetap_open(config().c_str());
+  ASSERT_NE(session, nullptr) << moetap_last_error();
+  EXPECT_EQ(moetap_open(config().c_str()), nullptr);
+  EXPECT_NE(std::strstr(moetap_last_error(), "is open already"), nullptr) << moetap_last_error();
+  const int64_t negative = -1;
+  EXPECT_EQ(moetap_label(session, &negative, 1, 0), -1);
+  EXPECT_EQ(moetap_label(session, nullptr, 1, 0), -1);
+  EXPECT_EQ(moetap_log(session, "zero", "x", 1), -1);
+  EXPECT_EQ(moetap_log(session, "0", nullptr, 1), -1);
+  moetap_counters counters{};
+  EXPECT_EQ(moetap_get_counters(session, &counters), -1);
+  EXPECT_EQ(moetap_get_counters(session, nullptr), -1);
+  EXPECT_EQ(moetap_close(session), 0);
+  EXPECT_EQ(moetap_close(nullptr), -1);
+}
+
+TEST_F(ProcessSessionTest, CountersServeOlderAndNewerHeaders) {
+  moetap_session* session = moetap_open(config().c_str());
+  ASSERT_NE(session, nullptr) << moetap_last_error();
+  forward(to_text(gates(1)));
+  struct {
+    moetap_counters known;
+    int64_t added_later = 5;
+  } newer{};
+  newer.known.struct_size = sizeof(newer);
+  EXPECT_EQ(moetap_get_counters(session, &newer.known), 0);
+  EXPECT_EQ(newer.known.forwards, 1);
+  EXPECT_EQ(newer.added_later, 0);
+  moetap_counters older{};
+  older.struct_size = offsetof(moetap_counters, tokens);
+  older.dropped = 77;
+  EXPECT_EQ(moetap_get_counters(session, &older), 0);
+  EXPECT_EQ(older.forwards, 1);
+  EXPECT_EQ(older.dropped, 77);
+  EXPECT_EQ(moetap_close(session), 0);
+}
+
+TEST_F(ProcessSessionTest, ADirectoryThatCannotBeOpenedIsSaidOnce) {
+  std::filesystem::create_directories(run + "/moetap/dump/rank0");  // holds a run
+  const std::string model = to_text(gates(1));
+  moetap_session* session = moetap_open(config().c_str());
+  ASSERT_NE(session, nullptr) << moetap_last_error();
+  testing::internal::CaptureStderr();
+  EXPECT_FALSE(forward(model));
+  EXPECT_FALSE(forward(model));
+  EXPECT_EQ(testing::internal::GetCapturedStderr(),
+            "moetap: " + run +
+                ": already holds a run; name another output_dir, or remove this one; the model runs on and is not "
+                "recorded\n");
+  EXPECT_EQ(moetap_close(session), 0);
+  session = moetap_open(config("\"strict\": true").c_str());
+  EXPECT_THROW(forward(model), std::runtime_error);
+  EXPECT_THROW(forward(model), std::runtime_error);
+  EXPECT_EQ(moetap_close(session), 0);
+}
+
+TEST_F(ProcessSessionTest, AForkedChildLeavesTheParentsRunAlone) {
+  const std::string model = to_text(gates(1));
+  moetap_session* session = moetap_open(config().c_str());
+  ASSERT_NE(session, nullptr) << moetap_last_error();
+  forward(model);
+  const pid_t child = fork();
+  if (child == 0) {
+    const bool recorded = forward(model);
+    moetap_session* own = moetap_open(("{\"output_dir\": \"" + run + "-child-{pid}\"}").c_str());
+    const bool own_recorded = own != nullptr && forward(model) && moetap_close(own) == 0;
+    std::exit(!recorded && own_recorded ? 0 : 1);  // with the exit handlers
+  }
+  int status = 0;
+  ASSERT_EQ(waitpid(child, &status, 0), child);
+  EXPECT_EQ(status, 0);
+  forward(model);
+  EXPECT_EQ(moetap_close(session), 0);
+  EXPECT_EQ(summary().at("forwards"), 2);
+  EXPECT_EQ(summary("-child-" + std::to_string(child)).at("forwards"), 1);
+}
+
+TEST_F(ProcessSessionTest, TheEnvironmentOpensItWithTheFirstForward) {
+  const std::string model = to_text(gates(1));
+  const pid_t child = fork();  // the environment is read once a process
+  if (child == 0) {
+    ::setenv("MOETAP_OUTPUT_DIR", run.c_str(), 1);
+    const bool recorded = forward(model);
+    moetap_session* session = moetap_open(nullptr);
+    moetap_counters counters{};
+    counters.struct_size = sizeof(counters);
+    const bool counted = session != nullptr && moetap_get_counters(session, &counters) == 0 && counters.forwards == 1;
+    std::exit(recorded && counted ? 0 : 1);
+  }
+  int status = 0;
+  ASSERT_EQ(waitpid(child, &status, 0), child);
+  EXPECT_EQ(status, 0);
+  EXPECT_EQ(summary().at("forwards"), 1);
+  EXPECT_TRUE(std::filesystem::exists(run + "/rank0_metric_eval_done.txt"));
+}
+
+}  // namespace
+}  // namespace moetap::plugin
