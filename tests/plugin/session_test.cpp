@@ -10,37 +10,10 @@
 #include <sstream>
 
 #include "tests/plugin/recorded_run.h"
+#include "tests/plugin/scripted_moe.h"
 
 namespace moetap::plugin {
 namespace {
-
-/// One MoE layer with 4 linear experts: softmax, top-2, renormalised.
-torch::jit::Module moe_model() {
-  at::manual_seed(7);
-  torch::jit::Module gate("Gate");
-  gate.register_parameter("weight", at::randn({4, 8}), /*is_buffer=*/false);
-  gate.define(R"(
-    def forward(self, x):
-        logits = torch.linear(x, self.weight)
-        weights, selected = torch.topk(torch.softmax(logits, -1), 2, -1)
-        weights = weights / torch.sum(weights, -1, True)
-        return weights, selected
-  )");
-  torch::jit::Module model("Model");
-  model.register_parameter("embedding", at::randn({16, 8}), /*is_buffer=*/false);
-  model.register_parameter("experts", at::randn({4, 8, 8}), /*is_buffer=*/false);
-  model.register_module("gate", gate);
-  model.define(R"(
-    def forward(self, input_ids, attention_mask):
-        x = torch.embedding(self.embedding, input_ids)
-        weights, selected = self.gate.forward(x)
-        experts = torch.index_select(self.experts, 0, selected.reshape(-1))
-        each = torch.repeat_interleave(x.reshape(-1, 8), 2, 0)
-        outputs = torch.bmm(experts, each.unsqueeze(-1)).reshape(2, 3, 2, 8)
-        return x + torch.sum(outputs * weights.unsqueeze(-1), -2)
-  )");
-  return model;
-}
 
 struct Input {
   at::Tensor ids = at::tensor({1, 5, 3, 2, 8, 0}, at::kLong).reshape({2, 3});
@@ -50,9 +23,7 @@ struct Input {
 };
 
 at::Tensor expected_ids(const torch::jit::Module& model, const Input& input) {
-  const auto x = at::embedding(model.attr("embedding").toTensor(), input.ids);
-  const auto logits = at::linear(x, model.attr("gate").toModule().attr("weight").toTensor());
-  return std::get<1>(logits.softmax(-1).topk(2, -1)).reshape({6, 2}).narrow(0, 0, 5);
+  return experts_of_tokens(model).index_select(0, input.ids.reshape({-1}).narrow(0, 0, 5));
 }
 
 class SessionTest : public testing::Test {
@@ -64,7 +35,7 @@ class SessionTest : public testing::Test {
 
 TEST_F(SessionTest, RecordsATwinAndLeavesTheModelAlone) {
   const at::NoGradGuard no_gradients;
-  auto model = moe_model();
+  auto model = scripted_moe();
   const auto cold = model.forward(input.arguments()).toTensor();  // warm before it is attached
   model.forward(input.arguments());
   auto twin = session->attach(model, {"m.pt", "00"});
@@ -85,7 +56,7 @@ TEST_F(SessionTest, RecordsATwinAndLeavesTheModelAlone) {
 }
 
 TEST_F(SessionTest, GradientsAreUntouched) {
-  auto model = moe_model();
+  auto model = scripted_moe();
   auto twin = session->attach(model);
   const auto gradients = [&](torch::jit::Module& module) {
     module.train();
@@ -116,7 +87,7 @@ TEST_F(SessionTest, AnInstrumentedModelIsBoundByItsInstance) {
   std::stringstream file;
   {
     Session other(Config{}, std::make_unique<CollectingSink>(std::make_shared<Collected>()));
-    auto twin = other.attach(moe_model());
+    auto twin = other.attach(scripted_moe());
     twin.save(file);
     EXPECT_THROW(session->attach(twin), std::invalid_argument);  // reports to the other session
   }
@@ -149,7 +120,7 @@ TEST_F(SessionTest, AModelWithoutRoutersIsAnError) {
 
 TEST_F(SessionTest, LabelsAndValuesOfTheHost) {
   const at::NoGradGuard no_gradients;
-  auto twin = session->attach(moe_model());
+  auto twin = session->attach(scripted_moe());
   session->label({{4, 6}, true});
   twin.forward(input.arguments());
   session->log("0", "loss", 0.5);
