@@ -218,7 +218,8 @@ void Config::update_from_json_text(const std::string& text, const std::string& s
 void Config::update_from_json_file(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
   std::ostringstream text;
-  if (!file || !(text << file.rdbuf())) {
+  const bool is_empty = file.peek() == std::ifstream::traits_type::eof();
+  if (!file.is_open() || file.bad() || (!is_empty && !(text << file.rdbuf()))) {
     throw std::invalid_argument(fmt::format("{}: the configuration cannot be read; it must be a JSON file", path));
   }
   update_from_json_text(text.str(), path);

@@ -39,7 +39,7 @@ int main(int argc, char** argv) {
     const auto work = [&] {
       const at::NoGradGuard no_gradients;
       for (size_t i; (i = next++) < inputs.size();) {
-        sums[i] = model.forward(read_arguments(inputs[i])).toTensor().sum().item<double>();
+        sums[i] = model.forward(read_arguments(inputs[i])).toTensor().sum(at::kDouble).item<double>();
       }
     };
     std::vector<std::thread> workers;
