@@ -17,8 +17,8 @@ std::optional<std::vector<int64_t>> GenerationFollower::continued(const QueryTok
 }
 
 void GenerationFollower::started(const QueryTokens& query, const std::vector<int64_t>& samples) {
-  if (query.length == 0) return;  // no text: an encoder's call between two steps, say
-  samples_ = query.length > 1 ? samples : std::vector<int64_t>();
+  if (query.length <= 1) return;  // no prompt: an encoder's call between two steps, or the step of another request
+  samples_ = samples;
   cached_tokens_ = std::max(query.length, query.mask_columns);
   static_columns_ = query.mask_columns > query.length ? query.mask_columns : 0;
 }

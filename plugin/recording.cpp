@@ -75,14 +75,20 @@ void Recording::forward_ended(std::unique_ptr<PendingForward> forward, const Sam
 
   const auto when_full =
       config_.on_overflow == OnOverflow::kDrop ? RecordQueue::WhenFull::kRefuse : RecordQueue::WhenFull::kWait;
+  bool is_step_without_prompt = false;
   const auto pushed = queue_.push(std::move(forward), when_full, [&](PendingForward& taken) {
     const std::lock_guard lock(mutex_);
     taken.record.index = next_forward_++;
     take_samples(taken.record, num_samples, source);
     values.samples = taken.record.samples;
+    is_step_without_prompt = source.follower && source.query.length == 1 && !taken.record.generation && !source.label;
     ++counters_.forwards;
     counters_.unattributed += unattributed;
   });
+  if (is_step_without_prompt) {
+    notice(
+        "forwards of one token a sequence continue no prompt that is known: they are samples of their own; label them");
+  }
   if (pushed == RecordQueue::Pushed::kTaken) {
     values.state = ForwardValues::State::kRecorded;
     return;

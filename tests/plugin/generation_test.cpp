@@ -44,10 +44,11 @@ TEST(GenerationFollower, AStaticCacheKeepsItsMask) {
   EXPECT_FALSE(follower.continued({1, 1, 32}));
 }
 
-TEST(GenerationFollower, ForwardsWithoutTextChangeNothing) {
+TEST(GenerationFollower, ForwardsThatAreNoPromptChangeNothing) {
   GenerationFollower follower;
   follower.started({1, 5, 0}, {7});
   follower.started({0, 0, 0}, {8});
+  follower.started({1, 1, 12}, {9});  // a step of another request
   EXPECT_EQ(follower.continued({1, 1, 0}), Samples({7}));
 }
 
@@ -85,6 +86,7 @@ TEST(Generation, UnlabelledStepsFollowTheirPrompt) {
     EXPECT_EQ(records[i].samples, samples[i]) << i;
     EXPECT_EQ(records[i].generation, generation[i]) << i;
   }
+  EXPECT_EQ(run.collected->counters.notices.size(), 1u);  // of the last
 }
 
 TEST(Generation, WithoutTheRuleEachForwardStartsSamples) {
