@@ -1,6 +1,6 @@
 # Defines `moetap_build_options`: how moetap's own targets are compiled. Users of the installed library do not get it.
 
-set(MOETAP_SANITIZER "" CACHE STRING "Sanitizer to build with: empty, address or thread")
+set(MOETAP_SANITIZER "" CACHE STRING "Sanitizer to build with: empty, address (and undefined behaviour) or thread")
 set_property(CACHE MOETAP_SANITIZER PROPERTY STRINGS "" address thread)
 option(MOETAP_WARNINGS_ARE_ERRORS "Treat warnings as errors" ON)
 option(MOETAP_PRECOMPILED_HEADER "Precompile LibTorch's headers; OFF shows missing #includes" ON)
@@ -25,8 +25,13 @@ if(MOETAP_SANITIZER)
   if(NOT MOETAP_SANITIZER MATCHES "^(address|thread)$")
     message(FATAL_ERROR "moetap: MOETAP_SANITIZER must be empty, address or thread, got '${MOETAP_SANITIZER}'")
   endif()
-  target_compile_options(moetap_build_options INTERFACE -fsanitize=${MOETAP_SANITIZER} -fno-omit-frame-pointer -g1)
-  target_link_options(moetap_build_options INTERFACE -fsanitize=${MOETAP_SANITIZER})
+  set(sanitizers -fsanitize=${MOETAP_SANITIZER})
+  if(MOETAP_SANITIZER STREQUAL "address")
+    # vptr would ask LibTorch's classes for type information that its libraries hide.
+    list(APPEND sanitizers -fsanitize=undefined -fno-sanitize=vptr -fno-sanitize-recover=undefined)
+  endif()
+  target_compile_options(moetap_build_options INTERFACE ${sanitizers} -fno-omit-frame-pointer -g1)
+  target_link_options(moetap_build_options INTERFACE ${sanitizers})
 endif()
 
 find_program(MOETAP_CCACHE ccache)

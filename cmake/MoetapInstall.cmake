@@ -8,8 +8,10 @@ function(moetap_install)
     install(TARGETS moetap_plugin EXPORT moetap_targets LIBRARY DESTINATION "${CMAKE_INSTALL_LIBDIR}")
     foreach(folder analysis hooks plugin)
       install(DIRECTORY "${PROJECT_SOURCE_DIR}/${folder}/" DESTINATION "${CMAKE_INSTALL_INCLUDEDIR}/moetap/${folder}"
-              FILES_MATCHING PATTERN "*.h")
+              FILES_MATCHING PATTERN "*.h" PATTERN "moetap.h" EXCLUDE)
     endforeach()
+    # For hosts in C, beside the folders of the C++ headers: #include <moetap.h>.
+    install(FILES "${PROJECT_SOURCE_DIR}/plugin/moetap.h" DESTINATION "${CMAKE_INSTALL_INCLUDEDIR}/moetap")
     install(EXPORT moetap_targets FILE moetap-targets.cmake NAMESPACE moetap:: DESTINATION "${package_dir}")
   endif()
   if(TARGET moetap_cli)

@@ -31,6 +31,31 @@ int main() {
 }
 """
 
+C_HOST = """
+#include <moetap.h>
+#include <stdio.h>
+#include <string.h>
+
+int main(int argc, char** argv) {
+  char config[512];
+  int64_t samples[] = {0, 1};
+  moetap_counters counters = {0};
+  moetap_session* session;
+  if (argc != 2 || moetap_abi_version() != MOETAP_ABI_VERSION) return 1;
+  if (moetap_open("{}") != NULL || strlen(moetap_last_error()) == 0) return 2;
+  snprintf(config, sizeof(config), "{\\"output_dir\\": \\"%s\\"}", argv[1]);
+  session = moetap_open(config);
+  counters.struct_size = sizeof(counters);
+  if (session == NULL || moetap_label(session, samples, 2, 0) || moetap_log(session, "0", "loss", 0.5) ||
+      moetap_clear_label(session) || moetap_flush(session) || moetap_get_counters(session, &counters)) {
+    puts(moetap_last_error());
+    return 3;
+  }
+  printf("%s %d\\n", moetap_version(), (int)counters.forwards);
+  return moetap_close(session);
+}
+"""
+
 LOADING_HOST = """
 int main() {}
 """
@@ -80,6 +105,17 @@ def test_a_host_that_uses_no_symbol_of_moetap_has_its_operators(prefix, tmp_path
     host = build_host(prefix, tmp_path, LOADING_HOST)
     assert "[libmoetap.so]" in run("readelf", "-d", host)
     run(host)
+
+
+def test_a_host_in_c_builds_against_the_header(prefix, tmp_path):
+    (tmp_path / "host.c").write_text(C_HOST)
+    torch = f"{os.environ['MOETAP_TORCH_DIR']}/lib"
+    warnings = ["-std=c99", "-pedantic", "-Wall", "-Wextra", "-Werror"]
+    paths = [f"-I{prefix}/include/moetap", f"-L{prefix}/lib", f"-Wl,-rpath,{prefix}/lib:{torch}", f"-Wl,-rpath-link,{torch}"]
+    # The library names no LibTorch of its own: a host without one names it first.
+    libraries = ["-Wl,--no-as-needed", f"-L{torch}", "-ltorch_cpu", "-lc10", "-lmoetap"]
+    run("gcc", *warnings, "-o", tmp_path / "host", tmp_path / "host.c", *paths, *libraries)
+    assert run(tmp_path / "host", tmp_path / "run").endswith(" 0\n")
 
 
 def test_the_example_host_records_a_model(prefix, tmp_path):
