@@ -1,14 +1,9 @@
 """The installed package: relocatable, and usable with find_package(moetap)."""
 
-import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
-import pytest
-
-ROOT = Path(__file__).resolve().parents[2]
+from installed_package import TORCH, build_project, run
 
 PROJECT = """
 cmake_minimum_required(VERSION 3.25)
@@ -61,33 +56,14 @@ int main() {}
 """
 
 
-def run(*command: str | Path) -> str:
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    assert done.returncode == 0, done.stdout
-    return done.stdout
-
-
-@pytest.fixture(scope="module")
-def prefix(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("prefix")
-    run("cmake", "--install", os.environ["MOETAP_BUILD_DIR"], "--prefix", path)
-    return path
-
-
 def test_installed_library_and_package_name_no_path_of_the_build_machine(prefix):
     library = prefix / "lib" / "libmoetap.so"
     assert "PATH" not in run("readelf", "-d", library)
     package = prefix / "lib" / "cmake" / "moetap"
     for file in package.iterdir():
         text = file.read_text()
-        assert os.environ["MOETAP_TORCH_DIR"] not in text, file.name
+        assert TORCH not in text, file.name
         assert os.environ["MOETAP_BUILD_DIR"] not in text, file.name
-
-
-def build_project(prefix: Path, source: Path, build: Path) -> None:
-    torch = f"-DMOETAP_TORCH_DIR={os.environ['MOETAP_TORCH_DIR']}"
-    run("cmake", "-G", "Ninja", "-S", source, "-B", build, f"-DCMAKE_PREFIX_PATH={prefix}", torch)
-    run("cmake", "--build", build)
 
 
 def build_host(prefix: Path, folder: Path, source: str) -> Path:
@@ -109,23 +85,10 @@ def test_a_host_that_uses_no_symbol_of_moetap_has_its_operators(prefix, tmp_path
 
 def test_a_host_in_c_builds_against_the_header(prefix, tmp_path):
     (tmp_path / "host.c").write_text(C_HOST)
-    torch = f"{os.environ['MOETAP_TORCH_DIR']}/lib"
+    torch = f"{TORCH}/lib"
     warnings = ["-std=c99", "-pedantic", "-Wall", "-Wextra", "-Werror"]
     paths = [f"-I{prefix}/include/moetap", f"-L{prefix}/lib", f"-Wl,-rpath,{prefix}/lib:{torch}", f"-Wl,-rpath-link,{torch}"]
     # The library names no LibTorch of its own: a host without one names it first.
     libraries = ["-Wl,--no-as-needed", f"-L{torch}", "-ltorch_cpu", "-lc10", "-lmoetap"]
     run("gcc", *warnings, "-o", tmp_path / "host", tmp_path / "host.c", *paths, *libraries)
     assert run(tmp_path / "host", tmp_path / "run").endswith(" 0\n")
-
-
-def test_the_example_host_records_a_model(prefix, tmp_path):
-    sys.path.insert(0, str(ROOT / "tests" / "cli"))
-    import torch
-    from moe_model import MoeModel
-
-    torch.manual_seed(0)
-    torch.jit.script(MoeModel()).save(tmp_path / "moe.pt")
-    build_project(prefix, ROOT / "examples" / "session_host", tmp_path / "build")
-    run(tmp_path / "build" / "session_host", tmp_path / "moe.pt", tmp_path / "run")
-    log = json.loads((tmp_path / "run" / "log_metrics.json").read_text())
-    assert [entry["doc_id"] for entry in log["logs"]] == list(range(8))
