@@ -8,6 +8,7 @@
 // A main of its own rather than google-benchmark: one pass is the measurement. The model does little beside its
 // routers, so that what recording costs shows. Each case runs in a child process of its own, so that memory is its own.
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 #include <fmt/format.h>
 #include <sys/wait.h>
 #include <torch/csrc/jit/api/module.h>
@@ -107,6 +108,7 @@ int64_t bytes_under(const std::string& folder) {
 
 Outcome measure(const Case& run, int64_t samples) {
   at::NoGradGuard no_grad;
+  at::set_num_threads(1);  // the model's operators are small: a second thread would only wait, and the writer has one
   at::manual_seed(0);
   const plugin::TemporaryFolder folder;
   jit::Module model = make_router_model();
