@@ -13,6 +13,11 @@ void observe_on_cpu(RouterSums& sums, const RouterCall& call, const TokenRows& r
 /// LibTorch operations on the current stream of any device: no synchronisation, no shape that depends on data.
 void observe_with_operations(RouterSums& sums, const RouterCall& call, const TokenRows& rows);
 
+/// `first_slot` and `weight_margin` (slot_ranking.h) of any device. On the CPU those are loops: a dozen operations on a
+/// few tokens cost more than all that is measured of them.
+at::Tensor first_slot_with_operations(const RouterCall& call);
+at::Tensor weight_margin_with_operations(const RouterCall& call);
+
 /// Throws c10::Error, naming argument, expectation and actual value, unless the call and its rows fit together.
 void check_call(const RouterCall& call);
 void check_rows(const TokenRows& rows, int64_t num_tokens, at::Device device);

@@ -212,13 +212,13 @@ void add_slots(OperationMeter& meter, RouterSums& sums, const RouterCall& call) 
     meter.add_scalar(offset + kTermsAdded, in_range.sum(1));
     meter.add_scalar(offset + kTermsOutOfRange, chosen.bitwise_and(in_range.bitwise_not()).sum(1));
     meter.add_terms(kEntropyTopk, entropy(at::where(holds_expert, weights, 0.0)));
-    const at::Tensor margin = weight_margin(call);
+    const at::Tensor margin = weight_margin_with_operations(call);
     if (margin.defined()) meter.add_terms(kMargin, Terms{margin, meter.valid()});
   }
   meter.scatter_vector(kSelected, expert, chosen);
   meter.add_scalar(RouterSumsLayout::counter(kDroppedTokens), chosen.any(1).bitwise_not());
 
-  const at::Tensor first = first_slot(call);
+  const at::Tensor first = first_slot_with_operations(call);
   meter.scatter_vector(kFirstSlot, first.clamp_min(0).unsqueeze(1), (first >= 0).unsqueeze(1));
   add_repeats(meter, first);
   if (sums.has_pairs) meter.add_pairs(count_pairs(sums.layout(), meter.valid(), expert, chosen));

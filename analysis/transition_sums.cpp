@@ -7,6 +7,28 @@
 #include "analysis/observe_paths.h"
 
 namespace moetap::analysis {
+namespace {
+
+TransitionSums count_on_cpu(const at::Tensor& first_slot_from, const at::Tensor& first_slot_to, const TokenRows& rows,
+                            int64_t num_experts_from, int64_t num_experts_to) {
+  TransitionSums sums{num_experts_from, num_experts_to,
+                      at::zeros({num_experts_from, num_experts_to}, first_slot_from.options())};
+  const at::Tensor from = first_slot_from.contiguous(), to = first_slot_to.contiguous();
+  const at::Tensor row = rows.row.defined() ? rows.row.contiguous() : at::Tensor();
+  const int64_t* from_ids = from.const_data_ptr<int64_t>();
+  const int64_t* to_ids = to.const_data_ptr<int64_t>();
+  const int64_t* row_of = row.defined() ? row.const_data_ptr<int64_t>() : nullptr;
+  int64_t* counts = sums.counts.mutable_data_ptr<int64_t>();
+  const auto in = [](int64_t value, int64_t size) { return value >= 0 && value < size; };
+  for (int64_t token = 0; token < from.size(0); ++token) {
+    const bool counted = (row_of == nullptr || in(row_of[token], rows.num_rows)) &&
+                         in(from_ids[token], num_experts_from) && in(to_ids[token], num_experts_to);
+    if (counted) ++counts[from_ids[token] * num_experts_to + to_ids[token]];
+  }
+  return sums;
+}
+
+}  // namespace
 
 TransitionSums observe_transition(const at::Tensor& first_slot_from, const at::Tensor& first_slot_to,
                                   const TokenRows& rows, int64_t num_experts_from, int64_t num_experts_to) {
@@ -22,6 +44,8 @@ TransitionSums observe_transition(const at::Tensor& first_slot_from, const at::T
               first_slot_from.device(), " and ", first_slot_to.device());
   check_rows(rows, first_slot_from.size(0), first_slot_from.device());
 
+  if (first_slot_from.is_cpu())
+    return count_on_cpu(first_slot_from, first_slot_to, rows, num_experts_from, num_experts_to);
   const at::Tensor row = row_of_tokens(rows, first_slot_from.size(0), first_slot_from.device());
   const at::Tensor counted = (row >= 0)
                                  .bitwise_and(row < rows.num_rows)

@@ -1,5 +1,6 @@
 // What it costs to observe one router call on the CPU: moetap's own loops against LibTorch operations for the same
-// sums, and against the softmax that the router itself computes, as a measure of what a call is worth.
+// sums, and against the softmax that the router itself computes, as a measure of what a call is worth. Beside it each
+// token's first slot, which transitions are counted from.
 //
 //   router_sums_benchmark --benchmark_filter=observe --benchmark_repetitions=5
 #include <ATen/ATen.h>
@@ -7,6 +8,7 @@
 
 #include "analysis/observe_paths.h"
 #include "analysis/router_sums.h"
+#include "analysis/slot_ranking.h"
 
 namespace moetap::analysis {
 namespace {
@@ -54,11 +56,29 @@ void router_softmax(benchmark::State& state) {
   count_tokens(state);
 }
 
+void first_slot_loops(benchmark::State& state) {
+  const RouterCall call = make_call(state);
+  for (auto _ : state) benchmark::DoNotOptimize(first_slot(call).const_data_ptr());
+  count_tokens(state);
+}
+
+void first_slot_operations(benchmark::State& state) {
+  const RouterCall call = make_call(state);
+  for (auto _ : state) benchmark::DoNotOptimize(first_slot_with_operations(call).const_data_ptr());
+  count_tokens(state);
+}
+
 const std::vector<std::vector<int64_t>> kSizes = {{1, 64, 1024, 8192}, {8, 64, 128, 256}};
 
 BENCHMARK(observe_loops)->ArgsProduct(kSizes)->ArgNames({"T", "E"})->UseRealTime()->Unit(benchmark::kMicrosecond);
 BENCHMARK(observe_operations)->ArgsProduct(kSizes)->ArgNames({"T", "E"})->UseRealTime()->Unit(benchmark::kMicrosecond);
 BENCHMARK(router_softmax)->ArgsProduct(kSizes)->ArgNames({"T", "E"})->UseRealTime()->Unit(benchmark::kMicrosecond);
+BENCHMARK(first_slot_loops)->ArgsProduct(kSizes)->ArgNames({"T", "E"})->UseRealTime()->Unit(benchmark::kMicrosecond);
+BENCHMARK(first_slot_operations)
+    ->ArgsProduct(kSizes)
+    ->ArgNames({"T", "E"})
+    ->UseRealTime()
+    ->Unit(benchmark::kMicrosecond);
 
 }  // namespace
 }  // namespace moetap::analysis

@@ -5,6 +5,10 @@
 
 #include <cmath>
 #include <limits>
+#include <random>
+#include <vector>
+
+#include "analysis/observe_paths.h"
 
 namespace moetap::analysis {
 namespace {
@@ -36,6 +40,34 @@ TEST(SlotRankingTest, MarginIsTheDifferenceOfTheTwoLargest) {
   const at::Tensor margin = token_margin(ranked_call({0, 1, 2, 3, 2, -1}, {0.125, 0.5, 0.25, 0.0, 0.75, 0.5}, 3));
   EXPECT_EQ(margin.scalar_type(), at::kFloat);
   EXPECT_TRUE(at::equal(margin, at::tensor({0.25F, 0.75F})));
+}
+
+TEST(SlotRankingTest, LoopsAndOperationsAgree) {
+  const float nan = std::numeric_limits<float>::quiet_NaN(), infinity = std::numeric_limits<float>::infinity();
+  // Few values and ids, so that ties, unused slots, ids that are no experts and slots without a finite weight meet.
+  const std::vector<float> values = {nan, -infinity, infinity, -0.25F, 0, 0.25F, 0.25F, 0.5F};
+  std::mt19937_64 random(5);
+  for (const int64_t top_k : {2, 3, 8}) {
+    std::vector<int64_t> ids;
+    std::vector<float> weights;
+    for (int64_t i = 0; i < 500 * top_k; ++i) {
+      ids.push_back(static_cast<int64_t>(random() % 7) - 2);
+      weights.push_back(values[random() % values.size()]);
+    }
+    RouterCall call = ranked_call(ids, weights, top_k);
+    for (const auto dtype : {at::kFloat, at::kDouble, at::kHalf, at::kBFloat16}) {
+      call.weights = call.weights.to(dtype);
+      EXPECT_TRUE(at::equal(first_slot(call), first_slot_with_operations(call)));
+      const at::Tensor margin = weight_margin(call), expected = weight_margin_with_operations(call);
+      EXPECT_EQ(margin.scalar_type(), expected.scalar_type());
+      EXPECT_TRUE(at::allclose(margin, expected, 0, 0, /*equal_nan=*/true));
+      // Views with gaps between the slots.
+      RouterCall strided = call;
+      strided.selected = at::stack({call.selected, call.selected}, 2).select(2, 1);
+      strided.weights = at::stack({call.weights, call.weights}, 2).select(2, 1);
+      EXPECT_TRUE(at::equal(first_slot(strided), first_slot(call)));
+    }
+  }
 }
 
 TEST(SlotRankingTest, MarginNeedsTwoSlotsAndWeights) {

@@ -1,0 +1,238 @@
+// A long run: 100,000 samples of 16 tokens through a session into a run directory. Samples a second while they are
+// recorded and while the session closes, bytes on disk, and memory at every 10,000 samples, which must stay flat: the
+// journal is a file, not a list.
+//
+//   journal_benchmark           # under three minutes, prints the tables of RESULTS.md
+//   journal_benchmark --smoke   # some seconds, 1,600 samples
+//
+// A main of its own rather than google-benchmark: one pass is the measurement. The model does little beside its
+// routers, so that what recording costs shows. Each case runs in a child process of its own, so that memory is its own.
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+#include <fmt/format.h>
+#include <sys/wait.h>
+#include <torch/csrc/jit/api/module.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "benchmarks/process_usage.h"
+#include "benchmarks/report.h"
+#include "plugin/session.h"
+#include "tests/plugin/temporary_folder.h"
+
+namespace moetap::benchmarks {
+namespace {
+
+namespace fs = std::filesystem;
+namespace jit = torch::jit;
+
+constexpr int64_t kHidden = 32;
+constexpr int64_t kLayers = 4;
+constexpr int64_t kExperts = 8;
+constexpr int64_t kVocabulary = 100;
+constexpr int64_t kSequence = 16;
+constexpr size_t kPoints = 10;  // at which memory is read
+constexpr double kFlat = 0.05;
+
+struct Case {
+  int64_t batch = 1;
+  bool log_per_token = true;
+  bool dump = false;
+};
+
+constexpr Case kCases[] = {{1, true, false}, {1, false, false}, {8, true, false}, {8, false, false}, {8, true, true}};
+
+/// What a child process tells of its case.
+struct Outcome {
+  double plain_s = 0;  // the same forwards without recording, scaled to the number of samples
+  double record_s = 0, close_s = 0;
+  int64_t journal_bytes = 0, run_bytes = 0;  // before and after closing
+  std::vector<int64_t> resident, anonymous;  // at each point
+  int64_t peak_in_close = 0;
+};
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(Outcome, plain_s, record_s, close_s, journal_bytes, run_bytes, resident, anonymous,
+                                   peak_in_close)
+
+// Experts that scale: one indexed product a layer.
+constexpr const char* kBlock = R"(
+def forward(self, x: Tensor) -> Tensor:
+    scores = torch.softmax(torch.linear(x, self.gate), -1)
+    weights, ids = torch.topk(scores, 2, -1)
+    weights = weights / weights.sum(-1, keepdim=True)
+    return x + (x.unsqueeze(-2) * self.experts[ids] * weights.unsqueeze(-1)).sum(-2)
+)";
+
+jit::Module make_router_model() {
+  jit::Module layers("Layers");
+  std::string code =
+      "def forward(self, input_ids: Tensor) -> Tensor:\n    x = torch.embedding(self.embedding, input_ids)\n";
+  for (int64_t i = 0; i < kLayers; ++i) {
+    jit::Module block("Block");
+    block.register_parameter("gate", at::randn({kExperts, kHidden}), false);
+    block.register_parameter("experts", at::randn({kExperts, kHidden}), false);
+    block.define(kBlock);
+    layers.register_module(std::to_string(i), block);
+    code += fmt::format("    x = getattr(self.layers, \"{}\").forward(x)\n", i);
+  }
+  jit::Module model("RouterModel");
+  model.register_parameter("embedding", at::randn({kVocabulary, kHidden}), false);
+  model.register_module("layers", layers);
+  model.define(code + "    return x\n");
+  return model;
+}
+
+double run_forwards(jit::Module& model, const Case& run, int64_t first_sample, int64_t samples) {
+  const double began = wall_seconds();
+  for (int64_t sample = first_sample; sample < first_sample + samples; sample += run.batch) {
+    // Other tokens in every sample: what is written is not what compresses best.
+    model.forward({at::randint(kVocabulary, {run.batch, kSequence}, at::kLong)});
+  }
+  return wall_seconds() - began;
+}
+
+int64_t bytes_under(const std::string& folder) {
+  int64_t bytes = 0;
+  for (const auto& entry : fs::recursive_directory_iterator(folder)) {
+    if (entry.is_regular_file()) bytes += static_cast<int64_t>(entry.file_size());
+  }
+  return bytes;
+}
+
+Outcome measure(const Case& run, int64_t samples) {
+  at::NoGradGuard no_grad;
+  at::set_num_threads(1);  // the model's operators are small: a second thread would only wait, and the writer has one
+  at::manual_seed(0);
+  const plugin::TemporaryFolder folder;
+  jit::Module model = make_router_model();
+  Outcome outcome;
+  const int64_t warm_up = std::max<int64_t>(run.batch, samples / 100 / run.batch * run.batch);
+  const int64_t plain = std::max<int64_t>(run.batch, samples / 20 / run.batch * run.batch);
+  run_forwards(model, run, 0, warm_up);
+  outcome.plain_s = run_forwards(model, run, 0, plain) * static_cast<double>(samples) / static_cast<double>(plain);
+
+  Config config;
+  config.output_dir = folder.file("run");
+  config.log_per_token = run.log_per_token;
+  config.dump = run.dump ? plugin::Dump::kTopk : plugin::Dump::kNone;
+  Session session(config);
+  jit::Module recorded = session.attach(model);
+  const int64_t step = samples / static_cast<int64_t>(kPoints);
+  for (size_t point = 0; point < kPoints; ++point) {
+    const double began = wall_seconds();
+    run_forwards(recorded, run, static_cast<int64_t>(point) * step, step);
+    session.flush();
+    outcome.record_s += wall_seconds() - began;
+    const ResidentMemory memory = resident_memory();
+    outcome.resident.push_back(memory.bytes);
+    outcome.anonymous.push_back(memory.anonymous_bytes);
+  }
+  outcome.journal_bytes = bytes_under(config.output_dir);
+  reset_peak_resident();
+  const double began = wall_seconds();
+  session.close();
+  outcome.close_s = wall_seconds() - began;
+  outcome.peak_in_close = peak_resident_bytes();
+  outcome.run_bytes = bytes_under(config.output_dir);
+  const auto counters = session.counters();
+  TORCH_CHECK(!session.write_error(), *session.write_error());
+  TORCH_CHECK(counters.forwards == samples / run.batch && counters.tokens == samples * kSequence, "expected ",
+              samples * kSequence, " tokens, recorded ", counters.tokens);
+  return outcome;
+}
+
+/// Runs `measure` in a child. The parent has started no thread, so that a fork is all it takes.
+Outcome measure_in_child(const Case& run, int64_t samples) {
+  int ends[2];
+  if (::pipe(ends) != 0) throw std::runtime_error("no pipe to the child process");
+  std::fflush(nullptr);
+  const pid_t child = ::fork();
+  if (child < 0) throw std::runtime_error("no child process");
+  if (child == 0) {
+    int status = 1;
+    try {
+      const std::string text = nlohmann::json(measure(run, samples)).dump();
+      if (::write(ends[1], text.data(), text.size()) == static_cast<ssize_t>(text.size())) status = 0;
+    } catch (const std::exception& error) {
+      std::fprintf(stderr, "%s\n", error.what());
+    }
+    ::_exit(status);
+  }
+  ::close(ends[1]);
+  std::string text;
+  char bytes[4096];
+  for (ssize_t number; (number = ::read(ends[0], bytes, sizeof(bytes))) > 0;) text.append(bytes, number);
+  ::close(ends[0]);
+  int status = 0;
+  ::waitpid(child, &status, 0);
+  if (!WIFEXITED(status) || WEXITSTATUS(status) != 0) throw std::runtime_error("a case failed");
+  return nlohmann::json::parse(text).get<Outcome>();
+}
+
+std::string name_of(const Case& run) {
+  return fmt::format("batch {}, log_per_token {}{}", run.batch, run.log_per_token ? "on" : "off",
+                     run.dump ? ", dump topk" : "");
+}
+
+std::string mebibytes(int64_t bytes) {
+  return fmt::format("{:.1f}", static_cast<double>(bytes) / (1 << 20));
+}
+
+void report(int64_t samples) {
+  std::printf("%s\n\n", describe_environment().c_str());
+  const auto number = static_cast<double>(samples);
+  MarkdownTable speed({"case", "plain samples/s", "recorded samples/s", "µs added a sample", "closing samples/s",
+                       "journal B a sample", "run directory B a sample"});
+  std::vector<std::string> points = {"resident MiB after"};
+  for (size_t i = 1; i <= kPoints; ++i) points.push_back(std::to_string(samples / static_cast<int64_t>(kPoints) * i));
+  points.insert(points.end(), {"peak in close", "growth %", "B a sample", "flat to 5 %"});
+  MarkdownTable memory(points);
+  for (const Case& run : kCases) {
+    const Outcome outcome = measure_in_child(run, samples);
+    speed.add({name_of(run), fmt::format("{:.0f}", number / outcome.plain_s),
+               fmt::format("{:.0f}", number / outcome.record_s),
+               fmt::format("{:.0f}", 1e6 * (outcome.record_s - outcome.plain_s) / number),
+               fmt::format("{:.0f}", number / outcome.close_s),
+               fmt::format("{:.0f}", static_cast<double>(outcome.journal_bytes) / number),
+               fmt::format("{:.0f}", static_cast<double>(outcome.run_bytes) / number)});
+    std::vector<std::string> cells = {name_of(run)};
+    for (const int64_t bytes : outcome.resident) cells.push_back(mebibytes(bytes));
+    const auto first = static_cast<double>(outcome.resident.front());
+    const auto highest =
+        static_cast<double>(std::max(outcome.peak_in_close, *std::ranges::max_element(outcome.resident)));
+    const double recorded = number * (1 - 1.0 / kPoints);
+    cells.insert(
+        cells.end(),
+        {mebibytes(outcome.peak_in_close), fmt::format("{:+.1f}", 1e2 * (highest / first - 1)),
+         fmt::format("{:.0f}", static_cast<double>(outcome.anonymous.back() - outcome.anonymous.front()) / recorded),
+         highest / first - 1 <= kFlat ? "yes" : "no"});
+    memory.add(std::move(cells));
+  }
+  std::printf("%s\n%s", speed.text().c_str(), memory.text().c_str());
+  std::printf(
+      "\nGrowth: the most that was resident, the peak while closing included, over what was resident after %lld "
+      "samples. "
+      "B a sample: growth of memory that is no file, between the first and the last point.\n",
+      static_cast<long long>(samples / static_cast<int64_t>(kPoints)));
+}
+
+}  // namespace
+}  // namespace moetap::benchmarks
+
+int main(int argc, char** argv) {
+  using namespace moetap::benchmarks;
+  try {
+    report(smoke_requested(argc, argv) ? 1600 : 100000);
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "journal_benchmark: %s\n", error.what());
+    return 1;
+  }
+  return 0;
+}
