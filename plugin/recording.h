@@ -61,9 +61,10 @@ class Recording {
 
   void flush();
   /// Waits for the writer and completes the files, once. Never throws.
-  void close();
+  void close(RunEnd end = RunEnd::kDone);
 
   Counters counters() const;
+  const ResumedRun& resumed() const { return resumed_; }
   std::optional<std::string> write_error() const { return writer_.error(); }
 
  private:
@@ -72,6 +73,7 @@ class Recording {
   const Config config_;
   const uint64_t id_;  // of this recording, never used again in the process
   const pid_t process_;
+  const ResumedRun resumed_;
   std::atomic<bool> closed_ = false;
   std::mutex closing_;
 
