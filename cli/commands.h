@@ -14,5 +14,6 @@ struct Command {
 Command add_inspect(CLI::App& program);
 Command add_instrument(CLI::App& program);
 Command add_run(CLI::App& program);
+Command add_recover(CLI::App& program);
 
 }  // namespace moetap::cli

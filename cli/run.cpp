@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
@@ -23,8 +24,10 @@
 #include "cli/run_directory.h"
 #include "cli/run_options.h"
 #include "hooks/instrument.h"
+#include "plugin/atomic_file.h"
 #include "plugin/model_description.h"
 #include "plugin/notices.h"
+#include "plugin/run_state.h"
 #include "plugin/safetensors.h"
 #include "plugin/session.h"
 
@@ -35,7 +38,7 @@ namespace fs = std::filesystem;
 
 /// What the loop over the inputs came to.
 struct Outcome {
-  int64_t num_done = 0;              // forwards that finished
+  int64_t num_done = 0;              // forwards that finished, of this process
   std::optional<std::string> error;  // why it stopped early, without the number of forwards
   bool interrupted = false;
 };
@@ -143,13 +146,15 @@ c10::IValue forward(torch::jit::Method method, const std::string& file, c10::Dev
   }
 }
 
+/// `files`: all of the run; those before `first` were recorded by the process that this one goes on for.
 Outcome run_inputs(Session& session, const torch::jit::Method& method, const std::vector<std::string>& files,
-                   c10::Device device, const std::optional<fs::path>& outputs) {
+                   size_t first, c10::Device device, const std::optional<fs::path>& outputs) {
   const at::NoGradGuard no_grad;
   const InterruptGuard interrupt;
-  Progress progress("forwards", static_cast<int64_t>(files.size()));
+  Progress progress("forwards", static_cast<int64_t>(files.size() - first));
   Outcome outcome;
-  for (const auto& file : files) {
+  for (size_t i = first; i < files.size(); ++i) {
+    const std::string& file = files[i];
     if (interrupt.requested()) {
       outcome.interrupted = true;
       outcome.error = "interrupted";
@@ -158,7 +163,7 @@ Outcome run_inputs(Session& session, const torch::jit::Method& method, const std
     try {
       const c10::IValue output = forward(method, file, device);
       if (outputs) {
-        save_output(*outputs, outcome.num_done, output, file);
+        save_output(*outputs, static_cast<int64_t>(i), output, file);
       }
     } catch (const std::exception& error) {
       outcome.error = useful_line(error);
@@ -216,12 +221,51 @@ void check_hooks(const torch::jit::Module& instrumented, const std::string& path
   }
 }
 
+constexpr const char* kInputList = "inputs.txt";  // beside the journal: name and size of each input
+
+std::vector<std::string> describe_inputs(const std::vector<std::string>& files) {
+  std::vector<std::string> lines;
+  for (const auto& file : files) {
+    lines.push_back(fmt::format("{} ({} bytes)", fs::path(file).filename().string(), fs::file_size(file)));
+  }
+  return lines;
+}
+
+void write_input_list(const fs::path& journal, const std::vector<std::string>& files) {
+  plugin::write_file_atomically((journal / kInputList).string(),
+                                fmt::format("{}\n", fmt::join(describe_inputs(files), "\n")));
+}
+
+/// A run goes on only with the model and the inputs that it was begun with: what was recorded is told by its number.
+void check_same_run(const RunDirectory& directory, const ModelFile& model, const std::vector<std::string>& files) {
+  const auto before = plugin::read_first_model(plugin::RunJournal::frames_path_in(directory.journal().string()));
+  if (before && before->sha256 != model.sha256) {
+    throw CommandError(
+        fmt::format("--resume: {} has SHA-256 {}, the run was begun with {} ({}); give that model, or name "
+                    "another directory",
+                    model.path, model.sha256, before->model_file, before->sha256));
+  }
+  std::ifstream list(directory.journal() / kInputList);
+  const auto lines = describe_inputs(files);
+  std::string line;
+  for (size_t i = 0; std::getline(list, line); ++i) {
+    if (i >= lines.size() || lines[i] != line) {
+      throw CommandError(
+          fmt::format("--resume: input {} is {}, the run was begun with {}; give the same inputs, or name "
+                      "another directory",
+                      i, i < lines.size() ? lines[i] : "missing", line));
+    }
+  }
+}
+
 int run(const RunOptions& options) {
   const plugin::Config config = resolve_config(options);
   const c10::Device device = open_device(config.device);
   const auto files = list_input_files(options.inputs);
   RunDirectory directory(config.output_dir, config.task,
-                         options.overwrite ? ExistingRun::kReplace : ExistingRun::kRefuse);
+                         config.resume       ? ExistingRun::kResume
+                         : options.overwrite ? ExistingRun::kReplace
+                                             : ExistingRun::kRefuse);
 
   // All that can be known to be wrong before the run is found before anything is written or replaced.
   ModelFile model = load_model_file(options.model, device);
@@ -232,22 +276,36 @@ int run(const RunOptions& options) {
   const torch::jit::Module instrumented = instrument_model(model, config.method);
   check_hooks(instrumented, model.path, config);
   read_input_file(files.front(), schema, c10::Device(c10::kCPU));
-  directory.remove_existing_run();
+  if (directory.resumes()) {
+    check_same_run(directory, model, files);
+  } else if (options.overwrite) {
+    directory.remove_existing_run();
+  }
 
   Notices notices;
   Outcome outcome;
   plugin::Counters counters;
   std::optional<std::string> write_error;
+  std::optional<Session> session;
   try {
-    Session session(config);
-    auto attached = session.attach(instrumented, {model.path, model.sha256});
+    session.emplace(config);
+  } catch (const std::exception& error) {
+    directory.discard_if_new();  // what else lies there may be another session's
+    const bool usage = dynamic_cast<const std::invalid_argument*>(&error) != nullptr;
+    throw CommandError(useful_line(error), usage ? kExitUsage : kExitFailed);
+  }
+  const auto first = std::min(files.size(), static_cast<size_t>(session->resumed().next_forward));
+  try {
+    write_input_list(directory.journal(), files);
+    auto attached = session->attach(instrumented, {model.path, model.sha256});
     const auto outputs =
         options.save_outputs ? std::optional(fs::path(config.output_dir) / "moetap" / "outputs") : std::nullopt;
-    outcome = run_inputs(session, attached.get_method(config.method), files, device, outputs);
-    session.close();
-    write_error = session.write_error();
-    counters = session.counters();
+    outcome = run_inputs(*session, attached.get_method(config.method), files, first, device, outputs);
+    session->close(outcome.error ? RunEnd::kUnfinished : RunEnd::kDone);
+    write_error = session->write_error();
+    counters = session->counters();
   } catch (const std::invalid_argument& error) {
+    session.reset();
     directory.discard();
     throw CommandError(useful_line(error), kExitUsage);
   } catch (const std::exception& error) {  // before the first forward, or a strict session that could not write
@@ -255,18 +313,20 @@ int run(const RunOptions& options) {
   }
   if (!outcome.error && !write_error) {
     print_result(config, counters);
+    if (first > 0) {
+      fmt::print("resumed: {} of {} forwards were recorded before and are in the same files\n", first, files.size());
+    }
     notices.print();
     return 0;
   }
-  if (outcome.num_done == 0) {
+  const auto num_done = static_cast<int64_t>(first) + outcome.num_done;
+  if (num_done == 0) {
     directory.discard();
-  } else {
-    directory.mark_incomplete();
   }
   const std::string what = outcome.error ? *outcome.error : *write_error;
-  const std::string done = outcome.num_done == 0 ? "nothing was written"
-                                                 : fmt::format("{} of {} forwards finished and are in {}",
-                                                               outcome.num_done, files.size(), config.output_dir);
+  const std::string done = num_done == 0 ? "nothing was written"
+                                         : fmt::format("{} of {} forwards finished and are in {}", num_done,
+                                                       files.size(), config.output_dir);
   throw CommandError(fmt::format("{}; {}", what, done), outcome.interrupted ? kExitInterrupted : kExitFailed);
 }
 

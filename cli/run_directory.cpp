@@ -7,6 +7,9 @@
 
 #include "cli/command_error.h"
 #include "plugin/process_rank.h"
+#include "plugin/run_journal.h"
+#include "plugin/run_owner.h"
+#include "plugin/run_state.h"
 
 namespace moetap::cli {
 namespace {
@@ -40,9 +43,32 @@ RunDirectory::RunDirectory(const std::string& path, const std::string& task, Exi
   if (existed_ && !fs::is_directory(path_, error)) {
     throw CommandError(fmt::format("{}: is a file; -o names the directory to write", path));
   }
+  // A journal of which only the lock is left belongs to a run that is just ending, or beginning.
+  if (const auto owner = plugin::living_owner(journal_.string())) {
+    throw CommandError(
+        fmt::format("{}: is written by another session ({}); name another directory, or wait until it "
+                    "has ended",
+                    path, *owner));
+  }
+  const bool unfinished = fs::exists(journal_, error) && !fs::exists(done_marker_, error);
+  if (existing == ExistingRun::kResume) {
+    if (!unfinished && holds_run()) {
+      throw CommandError(fmt::format(
+          "{}: holds a run that is finished, there is nothing to resume; name another directory, or replace it with "
+          "--overwrite instead of --resume",
+          path));
+    }
+    resumes_ = unfinished && fs::exists(plugin::RunJournal::frames_path_in(journal_.string()), error) &&
+               plugin::read_run_start(plugin::RunJournal::frames_path_in(journal_.string()));
+  }
   if (existing == ExistingRun::kRefuse && holds_run()) {
-    const char* what = fs::exists(journal_, error) ? "holds a run that has not finished" : "already holds a run";
-    throw CommandError(fmt::format("{}: {}; name another directory, or replace it with --overwrite", path, what));
+    throw CommandError(
+        unfinished ? fmt::format("{}: holds a run that has not finished; go on with it (--resume), complete its "
+                                 "files (moetap recover), replace it (--overwrite) or name another directory",
+                                 path)
+                   : fmt::format("{}: already holds a run; name another directory, or replace it with "
+                                 "--overwrite",
+                                 path));
   }
 }
 
@@ -79,17 +105,21 @@ void RunDirectory::remove_existing_run() {
   }
 }
 
+void RunDirectory::discard_if_new() noexcept {
+  if (!existed_) {
+    discard();
+  }
+}
+
 void RunDirectory::discard() noexcept {
+  if (resumes_) {
+    return;
+  }
   remove_files(task_);
   if (!existed_) {
     std::error_code error;
     fs::remove(path_, error);  // leaves a directory that is not empty
   }
-}
-
-void RunDirectory::mark_incomplete() noexcept {
-  std::error_code error;
-  fs::remove(done_marker_, error);
 }
 
 }  // namespace moetap::cli

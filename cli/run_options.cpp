@@ -86,6 +86,10 @@ plugin::Config resolve_config(const RunOptions& options) {
     if (config.output_dir.empty()) {
       throw CommandError("no run directory: give -o RUN_DIR, or output_dir in the configuration", kExitUsage);
     }
+    if (config.resume && options.overwrite) {
+      throw CommandError(
+          "--resume goes on with the run that RUN_DIR holds and --overwrite replaces it; give one of them", kExitUsage);
+    }
     config.check();
     return config;
   } catch (const std::invalid_argument& error) {

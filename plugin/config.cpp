@@ -132,6 +132,8 @@ const std::vector<ConfigKey>& config_keys() {
                 "Hook spec (array) or the path of one; not supported yet."),
       value_key("samples", ConfigType::kText, &Config::samples,
                 "JSON Lines file with the log fields of each sample, in order."),
+      value_key("resume", ConfigType::kFlag, &Config::resume,
+                "Go on with the run in output_dir whose process died; where there is none, begin one."),
   };
   return keys;
 }

@@ -40,6 +40,7 @@ struct Config {
   bool strict = false;
   nlohmann::json hooks;  // null, a path (string) or a hook spec (array)
   std::string samples;
+  bool resume = false;
 
   /// Reads a JSON object. `source` names it in messages ("config.json"). Throws std::invalid_argument with one line
   /// that names the key, what it expects, what it got, and the source: for an unknown key, a wrong type, a value that

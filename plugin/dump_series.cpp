@@ -1,64 +1,79 @@
 #include "plugin/dump_series.h"
 
-#include <c10/util/StringUtil.h>
-
 #include <algorithm>
+#include <charconv>
 #include <cstdio>
 #include <cstring>
 #include <filesystem>
-#include <nlohmann/json.hpp>
-#include <numeric>
+#include <optional>
 #include <stdexcept>
 
-#include "plugin/atomic_file.h"
+#include "plugin/random_access_file.h"
+#include "plugin/safetensors.h"
 
 namespace moetap::plugin {
 namespace {
 
-constexpr size_t kColumnBufferBytes = size_t{64} << 10;
+namespace fs = std::filesystem;
 
-// Gathers the pieces of one column and writes them to its place in the shard.
-class ColumnOutput {
- public:
-  ColumnOutput(AtomicFile& file, int64_t offset_bytes) : file_(file), offset_bytes_(offset_bytes) {}
+constexpr const char* kRowsExtension = ".rows";
+constexpr const char* kShardExtension = ".safetensors";
 
-  void write(std::string_view bytes) {
-    buffer_.append(bytes);
-    if (buffer_.size() >= kColumnBufferBytes) flush();
-  }
-
-  void flush() {
-    file_.write_at(offset_bytes_, buffer_);
-    offset_bytes_ += static_cast<int64_t>(buffer_.size());
-    buffer_.clear();
-  }
-
- private:
-  AtomicFile& file_;
-  int64_t offset_bytes_;
-  std::string buffer_;
+struct SeriesFile {
+  std::string series;
+  int64_t number = 0;
 };
 
-SafetensorsEntry column_of(const DumpColumn& column) {
-  SafetensorsEntry entry;
-  entry.name = column.name;
-  entry.dtype = column.rows.scalar_type();
-  entry.shape = column.rows.sizes().slice(1).vec();
-  const int64_t elements = std::accumulate(entry.shape.begin(), entry.shape.end(), int64_t{1}, std::multiplies<>());
-  entry.end = elements * static_cast<int64_t>(column.rows.element_size());
-  return entry;
+// NAME-000012.rows -> NAME, 12.
+std::optional<SeriesFile> series_file(const fs::path& path, const char* extension) {
+  const std::string stem = path.stem().string();
+  const size_t dash = stem.rfind('-');
+  if (path.extension() != extension || dash == std::string::npos || dash == 0) return std::nullopt;
+  SeriesFile file{stem.substr(0, dash), 0};
+  const char* end = stem.data() + stem.size();
+  const auto read = std::from_chars(stem.data() + dash + 1, end, file.number);
+  if (read.ec != std::errc{} || read.ptr != end || file.number < 0) return std::nullopt;
+  return file;
 }
 
-bool same_column(const SafetensorsEntry& a, const SafetensorsEntry& b) {
-  return a.name == b.name && a.dtype == b.dtype && a.shape == b.shape;
+std::vector<SeriesFile> series_files(const std::string& folder, const char* extension) {
+  std::vector<SeriesFile> files;
+  std::error_code error;
+  for (const auto& entry : fs::directory_iterator(folder, error)) {
+    if (auto file = series_file(entry.path(), extension)) files.push_back(std::move(*file));
+  }
+  return files;
+}
+
+// Where a finished shard's rows lie; empty if it is none.
+struct ShardExtent {
+  int64_t first_row = 0;
+  int64_t num_rows = 0;
+};
+
+std::optional<ShardExtent> shard_extent(const std::string& path) {
+  try {
+    const RandomAccessFile file(path);
+    uint64_t length = 0;
+    file.read(0, &length, sizeof(length));
+    const auto begin = static_cast<int64_t>(sizeof(length));
+    if (length > static_cast<uint64_t>(file.size_bytes() - begin)) return std::nullopt;
+    const auto end = begin + static_cast<int64_t>(length);
+    const auto header =
+        parse_safetensors_header(file.read(begin, static_cast<int64_t>(length)), file.size_bytes() - end);
+    if (header.entries.empty() || header.entries.front().shape.empty()) return std::nullopt;
+    return ShardExtent{std::stoll(header.metadata.at("first_row")), header.entries.front().shape.front()};
+  } catch (const std::exception&) {
+    return std::nullopt;  // not one of ours; it stays as it is
+  }
 }
 
 }  // namespace
 
-std::string DumpSeries::numbered(const char* extension) const {
-  char number[32];
-  std::snprintf(number, sizeof(number), "-%06lld", static_cast<long long>(shard_));
-  return "/" + place_.name + number + extension;
+std::string DumpSeries::file_of(const std::string& folder, int64_t number, const char* extension) const {
+  char text[32];
+  std::snprintf(text, sizeof(text), "-%06lld", static_cast<long long>(number));
+  return folder + "/" + place_.name + text + extension;
 }
 
 void DumpSeries::append(const std::vector<DumpColumn>& columns, const std::map<std::string, std::string>& hooks) {
@@ -70,121 +85,110 @@ void DumpSeries::append(const std::vector<DumpColumn>& columns, const std::map<s
                           " rows, got ", column.rows.sizes());
     column.rows = column.rows.contiguous();
   }
-  if (rows_ && !fits_open_shard(contiguous, hooks)) finish();
+  if (open_ && !open_->takes(contiguous, hooks)) full_.push_back(std::move(open_));
   for (int64_t begin = 0; begin < num_rows;) {
-    if (!rows_) begin_shard(contiguous, hooks);
-    const int64_t number = std::min(num_rows - begin, max_rows_ - num_rows_);
-    append_rows(contiguous, begin, number);
+    if (!open_) {
+      ShardHead head{place_.name, next_number_, num_rows_, place_.rank, hooks, {}};
+      for (const DumpColumn& column : contiguous) head.columns.push_back(column_of(column));
+      open_ = std::make_unique<ShardRows>(file_of(place_.journal_folder, next_number_, kRowsExtension), std::move(head),
+                                          place_.max_shard_bytes);
+      ++next_number_;
+    }
+    const int64_t number = std::min(num_rows - begin, open_->room());
+    open_->append(contiguous, begin, number);
     begin += number;
-    if (num_rows_ == max_rows_) finish();
+    num_rows_ += number;
+    if (open_->room() == 0) full_.push_back(std::move(open_));
   }
-}
-
-bool DumpSeries::fits_open_shard(const std::vector<DumpColumn>& columns,
-                                 const std::map<std::string, std::string>& hooks) const {
-  return hooks == hooks_ && std::equal(columns.begin(), columns.end(), columns_.begin(), columns_.end(),
-                                       [](const DumpColumn& column, const SafetensorsEntry& known) {
-                                         return same_column(column_of(column), known);
-                                       });
-}
-
-void DumpSeries::begin_shard(const std::vector<DumpColumn>& columns, const std::map<std::string, std::string>& hooks) {
-  columns_.clear();
-  for (const DumpColumn& column : columns) columns_.push_back(column_of(column));
-  hooks_ = hooks;
-  num_rows_ = 0;
-  int64_t row_bytes = 0;
-  for (const SafetensorsEntry& column : columns_) row_bytes += column.end;
-  // A header with fewer rows is not longer.
-  const auto header_bytes =
-      static_cast<int64_t>(serialize_safetensors_header(header(place_.max_shard_bytes / row_bytes)).size());
-  max_rows_ = std::max<int64_t>(1, (place_.max_shard_bytes - header_bytes) / row_bytes);
-
-  nlohmann::ordered_json begun = {{"series", place_.name},   {"shard", shard_},
-                                  {"first_row", first_row_}, {"rank", place_.rank},
-                                  {"hooks", hooks_},         {"columns", nlohmann::ordered_json::array()}};
-  for (const SafetensorsEntry& column : columns_) {
-    begun["columns"].push_back(
-        {{"name", column.name}, {"dtype", safetensors_dtype_name(column.dtype)}, {"shape", column.shape}});
-  }
-  rows_ = std::make_unique<FrameLog>(place_.journal_folder + numbered(".rows"));
-  rows_->append(kShardBegun, begun.dump());
-}
-
-void DumpSeries::append_rows(const std::vector<DumpColumn>& columns, int64_t begin, int64_t num_rows) {
-  const auto number = static_cast<uint64_t>(num_rows);
-  std::string payload(reinterpret_cast<const char*>(&number), sizeof(number));
-  for (size_t i = 0; i < columns.size(); ++i) {
-    const int64_t row_bytes = columns_[i].end;
-    payload.append(static_cast<const char*>(columns[i].rows.const_data_ptr()) + begin * row_bytes,
-                   static_cast<size_t>(num_rows * row_bytes));
-  }
-  rows_->append(kShardRows, payload);
-  num_rows_ += num_rows;
-}
-
-SafetensorsHeader DumpSeries::header(int64_t num_rows) const {
-  SafetensorsHeader header;
-  header.metadata = {{"schema_version", "1"},
-                     {"rank", std::to_string(place_.rank)},
-                     {"first_row", std::to_string(first_row_)},
-                     {"hooks", nlohmann::json(hooks_).dump()}};
-  header.entries = columns_;
-  // The largest elements first: every column is then aligned to its element size.
-  std::stable_sort(header.entries.begin(), header.entries.end(),
-                   [](const auto& a, const auto& b) { return c10::elementSize(a.dtype) > c10::elementSize(b.dtype); });
-  int64_t end = 0;
-  for (SafetensorsEntry& entry : header.entries) {
-    const int64_t row_bytes = entry.end;
-    entry.begin = end;
-    entry.end = end += num_rows * row_bytes;
-    entry.shape.insert(entry.shape.begin(), num_rows);
-  }
-  return header;
 }
 
 void DumpSeries::sync() {
-  if (rows_) rows_->sync();
+  for (const auto& rows : full_) rows->sync();
+  if (open_) open_->sync();
+}
+
+void DumpSeries::make_shard(ShardRows& rows) {
+  rows.check_in_place();  // else a run directory that was removed would be there again, with nothing but this
+  fs::create_directories(place_.dump_folder);
+  rows.write_shard(file_of(place_.dump_folder, rows.head().number, kShardExtension));
+  rows.remove();
+}
+
+void DumpSeries::settle() {
+  while (!full_.empty()) {
+    make_shard(*full_.front());
+    full_.erase(full_.begin());
+  }
 }
 
 void DumpSeries::finish() {
-  if (!rows_) return;
-  std::filesystem::create_directories(place_.dump_folder);
-  const SafetensorsHeader shard = header(num_rows_);
-  const std::string head = serialize_safetensors_header(shard);
-  AtomicFile file(place_.dump_folder + numbered(".safetensors"));
-  file.write(head);
-  std::vector<ColumnOutput> outputs;
-  for (const SafetensorsEntry& column : columns_) {
-    const auto placed = std::find_if(shard.entries.begin(), shard.entries.end(),
-                                     [&](const SafetensorsEntry& entry) { return entry.name == column.name; });
-    outputs.emplace_back(file, static_cast<int64_t>(head.size()) + placed->begin);
+  settle();
+  if (!open_) return;
+  make_shard(*open_);
+  open_.reset();
+}
+
+std::set<std::string> DumpSeries::names_in(const std::string& dump_folder, const std::string& journal_folder) {
+  std::set<std::string> names;
+  for (auto& file : series_files(dump_folder, kShardExtension)) names.insert(std::move(file.series));
+  for (auto& file : series_files(journal_folder, kRowsExtension)) names.insert(std::move(file.series));
+  return names;
+}
+
+int64_t DumpSeries::restore() {
+  for (const auto& file : series_files(place_.dump_folder, kShardExtension)) {
+    if (file.series != place_.name) continue;
+    const auto extent = shard_extent(file_of(place_.dump_folder, file.number, kShardExtension));
+    if (extent) restored_[file.number] = {extent->first_row, extent->num_rows, nullptr};
   }
-  int64_t rows_read = 0;
-  FrameReader frames(rows_->path());
-  while (const auto frame = frames.next()) {
-    if (frame->kind != kShardRows) continue;
-    uint64_t num_rows = 0;
-    std::memcpy(&num_rows, frame->payload.data(), sizeof(num_rows));
-    std::string_view rest = std::string_view(frame->payload).substr(sizeof(num_rows));
-    for (size_t i = 0; i < outputs.size(); ++i) {
-      const size_t bytes = num_rows * static_cast<size_t>(columns_[i].end);
-      outputs[i].write(rest.substr(0, bytes));
-      rest.remove_prefix(bytes);
+  for (const auto& file : series_files(place_.journal_folder, kRowsExtension)) {
+    if (file.series != place_.name) continue;
+    const std::string path = file_of(place_.journal_folder, file.number, kRowsExtension);
+    auto rows = ShardRows::reopen(path, place_.max_shard_bytes);
+    const auto shard = restored_.find(file.number);
+    // The process may have died between the shard's appearance and the removal of its rows.
+    if (rows && (shard == restored_.end() || rows->num_rows() >= shard->second.num_rows)) {
+      restored_[file.number] = {rows->head().first_row, rows->num_rows(), std::move(rows)};
+    } else {
+      rows.reset();
+      fs::remove(path);
     }
-    rows_read += static_cast<int64_t>(num_rows);
   }
-  if (rows_read != num_rows_) {
-    throw std::runtime_error(
-        c10::str("cannot read ", rows_->path(), ": expected ", num_rows_, " rows, got ", rows_read));
+  int64_t end = 0;
+  for (const auto& [number, piece] : restored_) {
+    if (piece.first_row != end) break;
+    end += piece.num_rows;
   }
-  for (ColumnOutput& output : outputs) output.flush();
-  file.commit();
-  const std::string finished = rows_->path();
-  rows_.reset();
-  std::filesystem::remove(finished);
-  ++shard_;
-  first_row_ += num_rows_;
+  return end;
+}
+
+void DumpSeries::cut_shard(int64_t number, int64_t num_rows) {
+  const std::string path = file_of(place_.dump_folder, number, kShardExtension);
+  SafetensorsFile shard = read_safetensors(path);
+  for (auto& [name, column] : shard.tensors) column = column.narrow(0, 0, num_rows);
+  write_safetensors(path, shard);
+}
+
+int64_t DumpSeries::cut(int64_t num_rows) {
+  int64_t kept = 0;
+  for (auto& [number, piece] : restored_) {
+    const int64_t keep = std::clamp<int64_t>(num_rows - piece.first_row, 0, piece.num_rows);
+    if (keep < piece.num_rows && piece.rows) piece.rows->keep(keep);
+    if (keep == 0) {
+      if (piece.rows) piece.rows->remove();
+      fs::remove(file_of(place_.dump_folder, number, kShardExtension));
+      continue;
+    }
+    if (keep < piece.num_rows && !piece.rows) cut_shard(number, keep);
+    kept += keep;
+    next_number_ = number + 1;
+    if (open_) full_.push_back(std::move(open_));
+    open_ = std::move(piece.rows);
+    if (open_ && open_->room() == 0) full_.push_back(std::move(open_));
+  }
+  restored_.clear();
+  num_rows_ = num_rows;
+  return std::max<int64_t>(num_rows - kept, 0);
 }
 
 }  // namespace moetap::plugin

@@ -1,35 +1,23 @@
 #pragma once
 
-#include <ATen/core/Tensor.h>
-
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
-#include "plugin/frame_log.h"
-#include "plugin/safetensors_header.h"
+#include "plugin/shard_rows.h"
 
 namespace moetap::plugin {
 
 inline constexpr int64_t kMaxShardBytes = int64_t{256} << 20;
 
-/// A column of a dump, with the rows of one forward: CPU, [T, ...].
-struct DumpColumn {
-  std::string name;
-  at::Tensor rows;
-};
-
-// Note [Rows of an open shard]
-// A safetensors file holds a column in one piece, so a shard can only be written when its last row is known. Until then
-// its rows lie in the journal: a frame with the columns (kShardBegun, JSON), then a frame a forward (kShardRows: u64
-// rows, then the rows of each column). They are turned into columns in one pass when the shard is full; memory holds a
-// small buffer a column and one forward.
-enum ShardFrame : uint32_t { kShardBegun = 10, kShardRows = 11 };
-
 /// The shards of one series: DUMP_FOLDER/NAME-000000.safetensors, ... All columns of a shard have the same rows; where
 /// the columns change, a new shard begins. Used by one thread. Errors are std::runtime_error with one line.
+///
+/// Rows are appended to the journal (Note [Rows of an open shard]) and become shards in `settle` and `finish` only, so
+/// that no shard holds rows of a forward that the journal does not know yet.
 class DumpSeries {
  public:
   struct Place {
@@ -44,27 +32,45 @@ class DumpSeries {
   /// `hooks`: name of each layer, for the shard's metadata.
   void append(const std::vector<DumpColumn>& columns, const std::map<std::string, std::string>& hooks);
 
+  /// Rows of the series so far.
+  int64_t num_rows() const { return num_rows_; }
+
+  /// Turns the rows of full shards into shards.
+  void settle();
+
   void sync();
 
-  /// Writes the rows that are in no shard yet.
+  /// Turns all rows into shards.
   void finish();
 
+  /// The series of which one of the folders holds files.
+  static std::set<std::string> names_in(const std::string& dump_folder, const std::string& journal_folder);
+
+  /// Finds what a process that died left of this series. Returns how many rows there are from the first one on without
+  /// a gap. `cut` must follow.
+  int64_t restore();
+  /// Goes on behind the first `num_rows` rows; those behind them are removed, also from finished shards. Returns how
+  /// many of the rows are not there.
+  int64_t cut(int64_t num_rows);
+
  private:
-  bool fits_open_shard(const std::vector<DumpColumn>& columns, const std::map<std::string, std::string>& hooks) const;
-  void begin_shard(const std::vector<DumpColumn>& columns, const std::map<std::string, std::string>& hooks);
-  void append_rows(const std::vector<DumpColumn>& columns, int64_t begin, int64_t num_rows);
-  SafetensorsHeader header(int64_t num_rows) const;
-  std::string numbered(const char* extension) const;
+  /// What `restore` found: a finished shard, or the rows of one that is not (or of which it is not known).
+  struct Piece {
+    int64_t first_row = 0;
+    int64_t num_rows = 0;
+    std::unique_ptr<ShardRows> rows;  // null: a finished shard
+  };
+
+  void make_shard(ShardRows& rows);
+  void cut_shard(int64_t number, int64_t num_rows);
+  std::string file_of(const std::string& folder, int64_t number, const char* extension) const;
 
   Place place_;
-  int64_t shard_ = 0;      // number of the open shard, or of the next
-  int64_t first_row_ = 0;  // of that shard in the series
-  // The open shard; null: none.
-  std::unique_ptr<FrameLog> rows_;
-  std::vector<SafetensorsEntry> columns_;  // shapes without the rows; sizes of a row in `end`
-  std::map<std::string, std::string> hooks_;
+  int64_t next_number_ = 0;  // of the next shard to begin
   int64_t num_rows_ = 0;
-  int64_t max_rows_ = 0;
+  std::vector<std::unique_ptr<ShardRows>> full_;  // in order; no row is added any more
+  std::unique_ptr<ShardRows> open_;               // null: none
+  std::map<int64_t, Piece> restored_;             // by number; between `restore` and `cut`
 };
 
 }  // namespace moetap::plugin

@@ -8,6 +8,8 @@
 
 #include <algorithm>
 #include <limits>
+#include <nlohmann/json.hpp>
+#include <utility>
 
 namespace moetap::plugin {
 
@@ -65,7 +67,7 @@ std::vector<DumpWriter::LayerRows> DumpWriter::collect(const ForwardRecord& reco
       all.push_back(std::move(rows));
       continue;
     }
-    loops_.insert(rows.layer);
+    layout_changed_ |= loops_.insert(rows.layer).second;
     ++earlier->num_calls;
     for (at::Tensor LayerRows::*column :
          {&LayerRows::row, &LayerRows::position, &LayerRows::token_id, &LayerRows::call, &LayerRows::selected,
@@ -76,12 +78,14 @@ std::vector<DumpWriter::LayerRows> DumpWriter::collect(const ForwardRecord& reco
   return all;
 }
 
-void DumpWriter::add(const ForwardRecord& record, LayerTable& layers) {
+std::map<std::string, int64_t> DumpWriter::add(const ForwardRecord& record, LayerTable& layers) {
+  added_to_.clear();
   std::map<std::string, std::vector<LayerRows>> by_component;
   for (LayerRows& rows : collect(record, layers)) {
     by_component[layers.layers()[rows.layer].component].push_back(std::move(rows));
   }
   for (const auto& [component, rows] : by_component) add_component(component, rows, record, layers);
+  return std::move(added_to_);
 }
 
 void DumpWriter::add_component(const std::string& component, const std::vector<LayerRows>& rows,
@@ -109,6 +113,7 @@ void DumpWriter::add_component(const std::string& component, const std::vector<L
   const bool stranger = !known.together.empty() && std::none_of(together.begin(), together.end(), [&](size_t layer) {
     return known.together.contains(layer);
   });
+  const Component before = known;
   if (stranger) {
     known.apart.insert(together.begin(), together.end());
   } else if (!together.empty()) {
@@ -123,6 +128,7 @@ void DumpWriter::add_component(const std::string& component, const std::vector<L
     known.apart.insert(layer.layer);
     append(component + "." + layers.layers()[layer.layer].layer, {&layer}, record, layers);
   }
+  layout_changed_ |= before.together != known.together || before.apart != known.apart;
 }
 
 void DumpWriter::append(const std::string& series, const Group& group, const ForwardRecord& record,
@@ -153,9 +159,19 @@ void DumpWriter::append(const std::string& series, const Group& group, const For
   // A hook spec may name a component freely.
   std::string name = series;
   std::replace(name.begin(), name.end(), '/', '_');
-  const auto [target, is_new] = series_.try_emplace(
+  DumpSeries& target = series_of(name);
+  target.append(columns, hooks);
+  added_to_[name] = target.num_rows();
+}
+
+DumpSeries& DumpWriter::series_of(const std::string& name) {
+  const auto [known, is_new] = series_.try_emplace(
       name, DumpSeries::Place{place_.dump_folder, place_.journal_folder, name, place_.rank, place_.max_shard_bytes});
-  target->second.append(columns, hooks);
+  return known->second;
+}
+
+void DumpWriter::settle() {
+  for (auto& [name, series] : series_) series.settle();
 }
 
 void DumpWriter::sync() {
@@ -164,6 +180,42 @@ void DumpWriter::sync() {
 
 void DumpWriter::finish() {
   for (auto& [name, series] : series_) series.finish();
+}
+
+std::string DumpWriter::changed_layout() {
+  if (!std::exchange(layout_changed_, false)) return "";
+  nlohmann::json json = {{"loops", loops_}, {"components", nlohmann::json::object()}};
+  for (const auto& [name, component] : components_) {
+    json["components"][name] = {{"together", component.together}, {"apart", component.apart}};
+  }
+  return json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+}
+
+void DumpWriter::set_layout(const std::string& layout) {
+  const auto json = nlohmann::json::parse(layout);
+  loops_ = json.at("loops").get<std::set<size_t>>();
+  components_.clear();
+  for (const auto& [name, component] : json.at("components").items()) {
+    components_[name] = {component.at("together").get<std::set<size_t>>(),
+                         component.at("apart").get<std::set<size_t>>()};
+  }
+}
+
+std::map<std::string, int64_t> DumpWriter::restore() {
+  std::map<std::string, int64_t> rows;
+  for (const std::string& name : DumpSeries::names_in(place_.dump_folder, place_.journal_folder)) {
+    rows[name] = series_of(name).restore();
+  }
+  return rows;
+}
+
+int64_t DumpWriter::cut(const std::map<std::string, int64_t>& rows) {
+  int64_t missing = 0;
+  for (const auto& [name, number] : rows) missing += series_of(name).cut(number);
+  for (auto& [name, series] : series_) {
+    if (!rows.contains(name)) series.cut(0);
+  }
+  return missing;
 }
 
 }  // namespace moetap::plugin

@@ -31,9 +31,25 @@ class DumpWriter {
   };
   DumpWriter(Dump what, Place place) : what_(what), place_(std::move(place)) {}
 
-  void add(const ForwardRecord& record, LayerTable& layers);
+  /// Appends the forward's rows to the journal. Returns how many rows each series that it added to has now.
+  std::map<std::string, int64_t> add(const ForwardRecord& record, LayerTable& layers);
+
+  /// Turns full files of rows into shards. Call it only when the journal knows the forwards whose rows they hold.
+  void settle();
   void sync();
+  /// Turns all rows into shards.
   void finish();
+
+  /// Which layers share their rows, for the journal; empty: as at the last call.
+  std::string changed_layout();
+  void set_layout(const std::string& layout);
+
+  /// Finds what a process that died left in the folders: how many rows each series has from its first one on without a
+  /// gap. `cut` must follow.
+  std::map<std::string, int64_t> restore();
+  /// Goes on behind the first rows of each series, as many as `rows` says; removes all others. Returns how many of them
+  /// are not there.
+  int64_t cut(const std::map<std::string, int64_t>& rows);
 
  private:
   struct LayerRows;
@@ -47,12 +63,15 @@ class DumpWriter {
   void add_component(const std::string& component, const std::vector<LayerRows>& rows, const ForwardRecord& record,
                      const LayerTable& layers);
   void append(const std::string& series, const Group& group, const ForwardRecord& record, const LayerTable& layers);
+  DumpSeries& series_of(const std::string& name);
 
   Dump what_;
   Place place_;
   std::set<size_t> loops_;  // layers that reported more than once in a forward
   std::map<std::string, Component> components_;
   std::map<std::string, DumpSeries> series_;  // by name
+  std::map<std::string, int64_t> added_to_;   // by the forward at hand: series -> its rows
+  bool layout_changed_ = false;
 };
 
 }  // namespace moetap::plugin

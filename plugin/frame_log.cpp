@@ -1,12 +1,14 @@
 #include "plugin/frame_log.h"
 
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
 #include <bit>
 #include <cerrno>
 #include <cstring>
+#include <stdexcept>
 
 #include "plugin/file_error.h"
 
@@ -44,6 +46,16 @@ FrameLog::FrameLog(std::string path) : path_(std::move(path)) {
   if (descriptor_ < 0) throw_file_error("write", path_, errno);
 }
 
+FrameLog::FrameLog(std::string path, int64_t end_bytes) : path_(std::move(path)), end_bytes_(end_bytes) {
+  descriptor_ = ::open(path_.c_str(), O_WRONLY | O_CLOEXEC);
+  if (descriptor_ < 0) throw_file_error("write", path_, errno);
+  if (::ftruncate(descriptor_, end_bytes_) != 0) {
+    const int error_number = errno;
+    ::close(descriptor_);
+    throw_file_error("write", path_, error_number);
+  }
+}
+
 FrameLog::~FrameLog() {
   ::close(descriptor_);
 }
@@ -77,7 +89,17 @@ void FrameLog::append(uint32_t kind, std::string_view payload) {
   end_bytes_ = offset;
 }
 
+void FrameLog::check_in_place() const {
+  struct stat named {};
+  struct stat open {};
+  if (::stat(path_.c_str(), &named) != 0 || ::fstat(descriptor_, &open) != 0 || named.st_ino != open.st_ino ||
+      named.st_dev != open.st_dev) {
+    throw std::runtime_error("cannot write " + path_ + ": it was removed while the run goes on");
+  }
+}
+
 void FrameLog::sync() {
+  check_in_place();
   if (::fdatasync(descriptor_) != 0 && errno != EINVAL) throw_file_error("write", path_, errno);
 }
 

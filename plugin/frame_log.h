@@ -24,6 +24,8 @@ class FrameLog {
  public:
   /// Creates the file; it must not exist.
   explicit FrameLog(std::string path);
+  /// Goes on in a file that is there, behind its first `end_bytes` bytes; what lies behind them is cut off.
+  FrameLog(std::string path, int64_t end_bytes);
   FrameLog(const FrameLog&) = delete;
   FrameLog& operator=(const FrameLog&) = delete;
   ~FrameLog();
@@ -31,8 +33,11 @@ class FrameLog {
   const std::string& path() const { return path_; }
   int64_t next_payload() const;  // where the payload of the next frame will lie, in bytes from the start
   void append(uint32_t kind, std::string_view payload);
-  /// After it, the frames survive a power cut.
+  /// After it, the frames survive a power cut. Throws also if the file was removed or replaced meanwhile: frames in a
+  /// file without a name are lost.
   void sync();
+  /// Throws std::runtime_error if the file's name is gone or another file's.
+  void check_in_place() const;
 
  private:
   std::string path_;

@@ -91,7 +91,7 @@ inline constexpr JsonKey kGeneration{"generation", "object", ""};
 inline constexpr JsonKey kSha256{"sha256", "text, hexadecimal", ""};
 inline constexpr JsonKey kOtherModels{"other_models", "list of objects with model, sha256, hooks, skipped", ""};
 inline constexpr JsonKey kVersions{"versions", "object", ""};
-inline constexpr JsonKey kMoetap{"moetap", "text", ""};
+inline constexpr JsonKey kMoetap{"moetap", "text; in the log an object of counters", ""};
 inline constexpr JsonKey kLibTorch{"libtorch", "text", ""};
 inline constexpr JsonKey kDevice{"device", "text", ""};
 inline constexpr JsonKey kConfig{"config", "object", ""};
@@ -114,6 +114,12 @@ inline constexpr JsonKey kTimes{"times", "object", ""};
 inline constexpr JsonKey kOpened{"opened", "text, ISO 8601", "UTC"};
 inline constexpr JsonKey kClosed{"closed", "text, ISO 8601", "UTC"};
 inline constexpr JsonKey kSeconds{"seconds", "real", "seconds"};
+inline constexpr JsonKey kResumed{"resumed", "integer; absent: never", "times"};
+inline constexpr JsonKey kRecovered{"recovered", "true; absent: the run's own process wrote the files", ""};
+inline constexpr JsonKey kRecoveredFrom{"recovered_from", "text: the process that died", ""};
+inline constexpr JsonKey kLost{"lost", "object with journal_bytes, forwards (at least), dump_rows", ""};
+inline constexpr JsonKey kJournalBytes{"journal_bytes", "integer", "bytes"};
+inline constexpr JsonKey kDumpRows{"dump_rows", "integer", "rows"};
 
 }  // namespace keys
 }  // namespace moetap::plugin

@@ -49,13 +49,18 @@ std::string model_name(const std::string& model_file) {
 
 }  // namespace
 
-LogLosses write_log_file(const std::string& path, const std::string& time, const LogLayout& layout,
-                         const RunJournal& journal, const SamplesFile& samples) {
+LogLosses write_log_file(const std::string& path, const std::string& time, const Counters& counters,
+                         const LogLayout& layout, const RunJournal& journal, const SamplesFile& samples) {
   LogLosses losses;
   AtomicFile file(path);
   const ordered_json configs = {{keys::kTask.name, layout.config().task}};
-  file.write(fmt::format("{{{}: {{}}, {}: {}, {}: {},\n {}: [", dump(keys::kArgs.name), dump(keys::kModelConfigs.name),
-                         dump(configs), dump(keys::kTime.name), dump(time), dump(keys::kLogs.name)));
+  const ordered_json counted = {{keys::kForwards.name, counters.forwards},
+                                {keys::kDropped.name, counters.dropped},
+                                {keys::kUnwritten.name, counters.unwritten},
+                                {keys::kAborted.name, counters.aborted}};
+  file.write(fmt::format("{{{}: {{}}, {}: {}, {}: {}, {}: {},\n {}: [", dump(keys::kArgs.name),
+                         dump(keys::kModelConfigs.name), dump(configs), dump(keys::kTime.name), dump(time),
+                         dump(keys::kMoetap.name), dump(counted), dump(keys::kLogs.name)));
   const char* separator = "\n";
   for (const PlacedEntry& placed : in_order(journal, samples, layout.config().log_entries)) {
     const JournalEntry& place = journal.entries()[placed.entry];

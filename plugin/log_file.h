@@ -2,6 +2,7 @@
 
 #include <string>
 
+#include "plugin/counters.h"
 #include "plugin/log_entry.h"
 #include "plugin/run_journal.h"
 #include "plugin/samples_file.h"
@@ -9,10 +10,11 @@
 namespace moetap::plugin {
 
 /// Writes `<task>.json` as LibMoE's evaluation does, one entry after the other, in the order of `doc_id`. `time`:
-/// %m%d_%H%M. Returns what had to be left out. Memory holds a number an entry, and one entry. Throws std::runtime_error
-/// if the file cannot be written; it appears whole or not at all.
-LogLosses write_log_file(const std::string& path, const std::string& time, const LogLayout& layout,
-                         const RunJournal& journal, const SamplesFile& samples);
+/// %m%d_%H%M. A key "moetap" that readers do not know tells what the log lacks. Returns what had to be left out. Memory
+/// holds a number an entry, and one entry. Throws std::runtime_error if the file cannot be written; it appears whole or
+/// not at all.
+LogLosses write_log_file(const std::string& path, const std::string& time, const Counters& counters,
+                         const LogLayout& layout, const RunJournal& journal, const SamplesFile& samples);
 
 /// Writes `results.json`, from which LibMoE's readers take the model's name.
 void write_results_file(const std::string& path, const std::string& model_file, const Config& config);

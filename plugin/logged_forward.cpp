@@ -127,6 +127,15 @@ std::vector<LoggedRouter> decode_routers(ByteReader& bytes) {
   return routers;
 }
 
+LogPart decode_head(ByteReader& bytes) {
+  LogPart part;
+  part.previous = bytes.number();
+  part.shared = bytes.number();
+  for (uint64_t left = bytes.count(); left > 0; --left) part.samples.push_back(bytes.number());
+  part.values_only = bytes.count() != 0;
+  return part;
+}
+
 enum ValueKind : uint64_t { kBool, kInt, kDouble };
 
 void encode(ByteWriter& bytes, const CustomValue& value) {
@@ -232,13 +241,14 @@ std::string encode(const LogPart& part) {
   return bytes.take();
 }
 
+LogPart decode_log_part_head(std::string_view encoded) {
+  ByteReader bytes(encoded);
+  return decode_head(bytes);
+}
+
 LogPart decode_log_part(std::string_view encoded) {
   ByteReader bytes(encoded);
-  LogPart part;
-  part.previous = bytes.number();
-  part.shared = bytes.number();
-  for (uint64_t left = bytes.count(); left > 0; --left) part.samples.push_back(bytes.number());
-  part.values_only = bytes.count() != 0;
+  LogPart part = decode_head(bytes);
   part.duration_s = bytes.real();
   part.routers = decode_routers(bytes);
   for (uint64_t left = bytes.count(); left > 0; --left) {

@@ -63,6 +63,8 @@ LoggedForward log_forward(const ForwardRecord& record, LayerTable& layers, const
 
 std::string encode(const LogPart& part);
 LogPart decode_log_part(std::string_view bytes);
+/// Only `previous`, `shared`, `samples` and `values_only`.
+LogPart decode_log_part_head(std::string_view bytes);
 
 std::string encode(const SummaryPart& part);
 SummaryPart decode_summary_part(std::string_view bytes);

@@ -4,7 +4,10 @@
 #include <fmt/format.h>
 #include <torch/version.h>
 
+#include <map>
 #include <nlohmann/json.hpp>
+#include <optional>
+#include <vector>
 
 #include "plugin/atomic_file.h"
 #include "plugin/json_keys.h"
@@ -25,12 +28,31 @@ std::string iso_time(std::chrono::system_clock::time_point time) {
   return fmt::format("{:%Y-%m-%dT%H:%M:%S}.{:03}Z", utc, milliseconds);
 }
 
-void add_model(ordered_json& json, const ModelDescription& model, const LayerTable& layers) {
+using Models = std::vector<std::shared_ptr<const ModelDescription>>;
+
+// A model that was attached several times, as by processes that went on with the run, is described once.
+std::vector<Models> distinct_models(const Models& models) {
+  std::map<std::string, size_t> known;  // description without the instance
+  std::vector<Models> distinct;
+  for (const auto& model : models) {
+    ModelDescription description = *model;
+    description.instance.clear();
+    const auto [place, is_new] = known.try_emplace(to_text(description), distinct.size());
+    if (is_new) distinct.emplace_back();
+    distinct[place->second].push_back(model);
+  }
+  return distinct;
+}
+
+// `same`: the instances of one model.
+void add_model(ordered_json& json, const Models& same, const LayerTable& layers) {
+  const ModelDescription& model = *same.front();
   json[keys::kModel.name] = model.model_file;
   json[keys::kSha256.name] = model.sha256;
   ordered_json hooks = hooks_to_json(model.hooks);
   for (size_t i = 0; i < hooks.size(); ++i) {
-    const auto place = layers.find(model.instance, model.hooks[i].id);
+    std::optional<size_t> place;
+    for (size_t n = 0; n < same.size() && !place; ++n) place = layers.find(same[n]->instance, model.hooks[i].id);
     hooks[i][keys::kRunLayer.name] = place ? ordered_json(layers.layers()[*place].layer) : ordered_json(nullptr);
   }
   json[keys::kHooks.name] = std::move(hooks);
@@ -54,10 +76,11 @@ ordered_json counters_json(const Counters& counters, const LogLosses& losses) {
 
 void write_manifest_file(const std::string& path, const Manifest& manifest) {
   ordered_json json = {{keys::kSchemaVersion.name, kSchemaVersionOfManifest}};
-  if (!manifest.models.empty()) add_model(json, *manifest.models.front(), manifest.layers);
+  const std::vector<Models> models = distinct_models(manifest.models);
+  if (!models.empty()) add_model(json, models.front(), manifest.layers);
   ordered_json others = ordered_json::array();
-  for (size_t i = 1; i < manifest.models.size(); ++i) {
-    add_model(others.emplace_back(ordered_json::object()), *manifest.models[i], manifest.layers);
+  for (size_t i = 1; i < models.size(); ++i) {
+    add_model(others.emplace_back(ordered_json::object()), models[i], manifest.layers);
   }
   if (!others.empty()) json[keys::kOtherModels.name] = std::move(others);
   json[keys::kVersions.name] = {{keys::kMoetap.name, MOETAP_VERSION}, {keys::kLibTorch.name, TORCH_VERSION}};
@@ -75,6 +98,15 @@ void write_manifest_file(const std::string& path, const Manifest& manifest) {
   json[keys::kTimes.name] = {{keys::kOpened.name, iso_time(manifest.times.opened)},
                              {keys::kClosed.name, iso_time(manifest.times.closed)},
                              {keys::kSeconds.name, took.count()}};
+  if (manifest.times_resumed > 0) json[keys::kResumed.name] = manifest.times_resumed;
+  if (manifest.recovery) {
+    const RecoveryNote& recovery = *manifest.recovery;
+    json[keys::kRecovered.name] = true;
+    json[keys::kRecoveredFrom.name] = recovery.owner;
+    json[keys::kLost.name] = {{keys::kJournalBytes.name, recovery.lost_bytes},
+                              {keys::kForwards.name, recovery.lost_forwards},
+                              {keys::kDumpRows.name, recovery.missing_dump_rows}};
+  }
   write_file_atomically(path, json.dump(1, ' ', false, ordered_json::error_handler_t::replace) + "\n");
 }
 

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -15,6 +16,15 @@
 
 namespace moetap::plugin {
 
+/// What `moetap recover` found when it rebuilt a run's files.
+struct RecoveryNote {
+  std::string owner;              // the process that died
+  int64_t lost_bytes = 0;         // of the journal, behind its last whole frame
+  int64_t lost_forwards = 0;      // at least: they had ended when the journal was last synced, and are not in it
+  int64_t missing_dump_rows = 0;  // of forwards that count
+  bool anything() const { return lost_bytes > 0 || lost_forwards > 0 || missing_dump_rows > 0; }
+};
+
 /// What `manifest.json` tells about a run.
 struct Manifest {
   const Config& config;
@@ -24,6 +34,8 @@ struct Manifest {
   const Counters& counters;
   const LogLosses& losses;
   RunTimes times;
+  int64_t times_resumed = 0;
+  std::optional<RecoveryNote> recovery;  // empty: the run's own process wrote the files
 };
 
 /// Throws std::runtime_error if the file cannot be written.

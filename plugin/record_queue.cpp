@@ -35,15 +35,22 @@ std::future<void> RecordQueue::request_flush() {
   return flushed;
 }
 
-std::optional<RecordQueue::Item> RecordQueue::pop() {
+RecordQueue::Popped RecordQueue::pop(Item& item, const Deadline& deadline) {
   std::unique_lock lock(mutex_);
-  has_item_.wait(lock, [&] { return closed_ || !items_.empty(); });
-  if (items_.empty()) {
-    return std::nullopt;
+  const auto ready = [&] { return closed_ || !items_.empty(); };
+  if (deadline) {
+    if (!has_item_.wait_until(lock, *deadline, ready)) {
+      return Popped::kDeadline;
+    }
+  } else {
+    has_item_.wait(lock, ready);
   }
-  Item item = std::move(items_.front());
+  if (items_.empty()) {
+    return Popped::kClosed;
+  }
+  item = std::move(items_.front());
   items_.pop_front();
-  return item;
+  return Popped::kItem;
 }
 
 void RecordQueue::written(int64_t bytes) {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <chrono>
 #include <condition_variable>
 #include <cstdint>
 #include <deque>
@@ -35,8 +36,12 @@ class RecordQueue {
   /// Asks the writer to flush after everything pushed so far; ready at once if the queue is closed.
   std::future<void> request_flush();
 
-  /// Blocks until there is an item; empty when the queue is closed and all its items have been popped.
-  std::optional<Item> pop();
+  using Deadline = std::optional<std::chrono::steady_clock::time_point>;
+  enum class Popped { kItem, kDeadline, kClosed };
+
+  /// Blocks until there is an item (moved to `item`), the deadline has passed (none: for ever), or the queue is closed
+  /// and all its items have been popped. An item that is there comes before a deadline that has passed.
+  Popped pop(Item& item, const Deadline& deadline);
 
   /// The writer is done with an item.
   void written(int64_t bytes);

@@ -1,7 +1,9 @@
 #pragma once
 
 #include <chrono>
+#include <cstdint>
 #include <memory>
+#include <vector>
 
 #include "plugin/counters.h"
 #include "plugin/forward_record.h"
@@ -14,6 +16,20 @@ struct RunTimes {
   std::chrono::system_clock::time_point closed;
 };
 
+/// What a run is when its session closes.
+enum class RunEnd {
+  kDone,
+  kUnfinished,  // its files are written, without the marker that says done; the journal stays, for `config.resume`
+};
+
+/// What a sink holds already of a run that goes on (`resume`); nothing in a new run.
+struct ResumedRun {
+  bool resumed = false;
+  int64_t next_forward = 0;      // ForwardRecord::index of the forward after the last recorded one
+  int64_t next_sample = 0;       // above every recorded sample
+  std::vector<int64_t> samples;  // recorded sample numbers, ascending, each once
+};
+
 /// Where a session's records go: the files of a run directory (`RunFiles`), or whatever a host makes of them. Every
 /// call comes from the session's writer thread, one at a time; nothing of it runs in a forward pass.
 ///
@@ -24,6 +40,12 @@ class RecordSink {
  public:
   virtual ~RecordSink() = default;
 
+  /// What it holds already. Called before the writer thread starts.
+  virtual ResumedRun resumed() const { return {}; }
+
+  /// What the session counted so far. Called before each `flush`.
+  virtual void count(const Counters& /*counters*/) {}
+
   /// A model whose forwards may follow. Called once for each model, before its first record.
   virtual void add_model(std::shared_ptr<const ModelDescription> model) = 0;
 
@@ -31,8 +53,12 @@ class RecordSink {
   /// forward.
   virtual void write(const ForwardRecord& record) = 0;
 
-  /// After it, what was written so far survives the process as far as the files' formats allow.
+  /// After it, what was written so far survives a power cut. Called when the host asks, and while records arrive at
+  /// least every `kSyncInterval` (writer_thread.h).
   virtual void flush() = 0;
+
+  /// The host ended the run before its time: `close`, which follows, leaves what a later session needs to go on.
+  virtual void leave_unfinished() {}
 
   /// Writes what needs the whole run (log, summary, manifest). Called at most once, last.
   virtual void close(const Counters& counters, const RunTimes& times) = 0;

@@ -12,8 +12,11 @@ Recording::Recording(Config config, std::unique_ptr<RecordSink> sink, std::share
     : config_(std::move(config)),
       threads_(std::move(threads)),
       process_(getpid()),
+      resumed_(sink->resumed()),
+      next_forward_(resumed_.next_forward),
+      next_sample_(resumed_.next_sample),
       queue_(config_.queue_bytes),
-      writer_(std::move(sink), queue_) {}
+      writer_(std::move(sink), queue_, [this] { return counters(); }) {}
 
 Recording::~Recording() {
   close();
@@ -97,6 +100,7 @@ void Recording::forward_ended(std::unique_ptr<PendingForward> forward, const Sam
   {
     const std::lock_guard lock(mutex_);
     ++counters_.dropped;
+    ++next_forward_;  // a host that goes on with the run later counts it as well
     ForwardRecord dropped;
     take_samples(dropped, num_samples, source);
   }
@@ -171,7 +175,7 @@ void Recording::flush() {
   }
 }
 
-void Recording::close() {
+void Recording::close(RunEnd end) {
   if (!in_own_process()) {
     return;
   }
@@ -179,7 +183,7 @@ void Recording::close() {
   if (closed_.exchange(true)) {
     return;
   }
-  writer_.finish([this] { return counters(); });
+  writer_.finish(end);
 }
 
 Counters Recording::counters() const {

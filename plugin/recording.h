@@ -67,9 +67,10 @@ class Recording {
 
   void flush();
   /// Waits for the writer and completes the files, once. Never throws.
-  void close();
+  void close(RunEnd end = RunEnd::kDone);
 
   Counters counters() const;
+  const ResumedRun& resumed() const { return resumed_; }
   std::optional<std::string> write_error() const { return writer_.error(); }
 
  private:
@@ -78,6 +79,7 @@ class Recording {
   const Config config_;
   const std::shared_ptr<HostThreads> threads_;
   const pid_t process_;
+  const ResumedRun resumed_;
   std::atomic<bool> closed_ = false;
   std::mutex closing_;
 

@@ -1,50 +1,39 @@
 #include "plugin/run_files.h"
 
-#include <fmt/chrono.h>
 #include <fmt/format.h>
 
-#include <ctime>
+#include <algorithm>
 #include <exception>
 #include <filesystem>
-#include <functional>
-#include <set>
+#include <fstream>
+#include <iterator>
+#include <optional>
+#include <sstream>
 #include <stdexcept>
 #include <utility>
-#include <vector>
 
-#include "plugin/atomic_file.h"
-#include "plugin/dump_writer.h"
 #include "plugin/error_text.h"
-#include "plugin/json_keys.h"
-#include "plugin/layer_table.h"
-#include "plugin/log_entry.h"
-#include "plugin/log_file.h"
-#include "plugin/logged_forward.h"
-#include "plugin/manifest_file.h"
-#include "plugin/notices.h"
-#include "plugin/probe_file.h"
 #include "plugin/process_rank.h"
 #include "plugin/run_journal.h"
-#include "plugin/run_summary.h"
+#include "plugin/run_outputs.h"
+#include "plugin/run_paths.h"
+#include "plugin/run_state.h"
 #include "plugin/samples_file.h"
 
 namespace moetap::plugin {
 namespace {
 
 namespace fs = std::filesystem;
-using nlohmann::ordered_json;
 
-/// Where a rank of a run writes.
-struct RunPaths {
-  RunPaths(const std::string& output_dir, int64_t rank)
-      : run(output_dir), inside(run / "moetap"), done(run / fmt::format("rank{}_metric_eval_done.txt", rank)) {
-    const std::string folder = fmt::format("rank{}", rank);
-    dump = inside / "dump" / folder;
-    journal = inside / "journal" / folder;
+void refuse_existing_run(const Config& config, const RunPaths& paths) {
+  std::error_code error;
+  const bool unfinished = fs::exists(paths.journal / "forwards.frames", error);
+  if (fs::exists(paths.done, error) || (fs::exists(paths.dump, error) && !unfinished)) {
+    throw std::runtime_error(config.output_dir + ": already holds a run" +
+                             (config.resume ? " that is finished, there is nothing to resume" : "") +
+                             "; name another output_dir, or remove this one");
   }
-
-  fs::path run, inside, done, dump, journal;
-};
+}
 
 // Creates the run directory; a run that lies there is never written over.
 RunPaths open_run(const Config& config, const ProcessRank& rank) {
@@ -52,158 +41,185 @@ RunPaths open_run(const Config& config, const ProcessRank& rank) {
   std::error_code error;
   fs::create_directories(paths.inside, error);
   if (error) throw std::runtime_error("cannot write " + paths.inside.string() + ": " + error.message());
-  if (fs::exists(paths.done, error) || fs::exists(paths.dump, error)) {
-    throw std::runtime_error(config.output_dir + ": already holds a run; name another output_dir, or remove this one");
-  }
+  refuse_existing_run(config, paths);
   return paths;
 }
 
-std::string month_day_hour_minute(std::chrono::system_clock::time_point time) {
-  const std::time_t seconds = std::chrono::system_clock::to_time_t(time);
-  std::tm local{};
-  ::localtime_r(&seconds, &local);
-  return fmt::format("{:%m%d_%H%M}", local);
+std::string bytes_of(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  std::ostringstream text;
+  if (!file || (file.peek() != std::ifstream::traits_type::eof() && !(text << file.rdbuf()))) {
+    throw std::runtime_error("cannot read " + path);
+  }
+  return text.str();
 }
 
-std::string text(const ordered_json& json) {
-  return json.dump(-1, ' ', false, ordered_json::error_handler_t::replace);
+// A run's configuration may change where it says how to record, not what.
+void check_same_config(const Config& now, const Config& before, const std::string& samples_copy) {
+  constexpr const char* kFree[] = {"output_dir", "resume", "queue_bytes", "on_overflow", "strict", "samples"};
+  for (const ConfigKey& key : config_keys()) {
+    if (std::find(std::begin(kFree), std::end(kFree), key.name) != std::end(kFree)) continue;
+    if (key.get(now) != key.get(before)) {
+      throw std::invalid_argument(fmt::format("resume: key \"{}\" is {}, the run in {} was begun with {}",
+                                              std::string(key.name), key.get(now).dump(), now.output_dir,
+                                              key.get(before).dump()));
+    }
+  }
+  // The file may have moved; its lines are what counts.
+  const bool same_samples = now.samples.empty() == before.samples.empty() &&
+                            (now.samples.empty() || bytes_of(now.samples) == bytes_of(samples_copy));
+  if (!same_samples) {
+    throw std::invalid_argument(
+        fmt::format("resume: key \"samples\" must name a file with the same lines as {}, with "
+                    "which the run in {} was begun, got \"{}\"",
+                    before.samples.empty() ? "no file" : before.samples, now.output_dir, now.samples));
+  }
+}
+
+Counters operator+(Counters sum, const Counters& addend) {
+  sum.forwards += addend.forwards;
+  sum.tokens += addend.tokens;
+  sum.dropped += addend.dropped;
+  sum.unwritten += addend.unwritten;
+  sum.aborted += addend.aborted;
+  sum.failed_hooks += addend.failed_hooks;
+  sum.unattributed += addend.unattributed;
+  sum.out_of_range += addend.out_of_range;
+  sum.label_mismatches += addend.label_mismatches;
+  for (const auto& [line, times] : addend.notices) sum.notices[line] += times;
+  return sum;
 }
 
 }  // namespace
 
 struct RunFiles::Impl {
-  explicit Impl(const Config& given)
-      : config(given),
-        rank(process_rank_from_environment()),
+  explicit Impl(const Config& config)
+      : rank(process_rank_from_environment()),
         paths(open_run(config, rank)),
-        samples(config.samples),
-        journal(paths.journal.string()),
-        probe(config.probe_tokens),
-        dump(config.dump, {paths.dump.string(), paths.journal.string(), rank.rank}) {
+        journal(paths.journal.string(), config.resume ? RunJournal::Left::kTake : RunJournal::Left::kRefuse) {
+    const bool left = !journal.left_by().empty();
+    std::optional<RunStart> before;
+    if (left && fs::exists(journal.frames_path())) before = read_run_start(journal.frames_path());
+    if (before) {
+      resume(config, *before);
+      return;
+    }
     try {
-      samples.copy_to(journal.samples_copy());
-      journal.add(kRunStarted, text(ordered_json{{keys::kSchemaVersion.name, 1},
-                                                 {keys::kConfig.name, config.to_json()},
-                                                 {keys::kRank.name, rank.rank},
-                                                 {keys::kWorldSize.name, rank.world_size}}));
+      refuse_existing_run(config, paths);  // one may have finished before the lock was ours
+      begin(config);
     } catch (const std::exception&) {
       journal.remove();
       throw;
     }
   }
 
-  void add_placements();
-  void write_all(const Counters& counters, const RunTimes& times);
+  void begin(const Config& config);
+  void resume(const Config& config, const RunStart& before);
+  void add_counters();
 
-  Config config;
   ProcessRank rank;
   RunPaths paths;
-  SamplesFile samples;
   RunJournal journal;
-  LayerTable layers;
-  size_t placed_hooks = 0;  // placements that the journal holds
-  RunSummary summary;
-  ProbeFile probe;
-  DumpWriter dump;
-  std::vector<std::shared_ptr<const ModelDescription>> models;
-  std::set<std::pair<std::string, std::string>> methods_that_ran;  // (instance, method)
-  bool failed = false;                                             // a record could not be written
+  std::optional<SamplesFile> samples;
+  std::unique_ptr<RunState> state;
+  ResumedRun resumed;
+  Counters before;                     // of the processes before this one
+  std::string counted, counted_added;  // the session's counters; as the journal has them
+  bool failed = false;                 // a record could not be written
+  bool unfinished = false;             // the host ended the run before its time
 };
+
+void RunFiles::Impl::begin(const Config& config) {
+  samples.emplace(config.samples);
+  state = std::make_unique<RunState>(config, rank, paths);
+  state->opened = std::chrono::system_clock::now();
+  journal.begin();
+  samples->copy_to(journal.samples_copy());
+  journal.add(kRunStarted, run_start_text({config, rank, state->opened}));
+}
+
+void RunFiles::Impl::resume(const Config& config, const RunStart& start) {
+  check_same_config(config, start.config, journal.samples_copy());
+  ReplayedRun replayed = replay(journal, start, paths, MissingRows::kEndRun);
+  journal.go_on(replayed.end_bytes);
+  journal.add(kRunResumed, "{}");
+  samples.emplace(start.config.samples.empty() ? "" : journal.samples_copy());
+  state = std::move(replayed.state);
+  state->config = config;
+  ++state->times_resumed;
+  resumed = std::move(replayed.resumed);
+  before = std::move(replayed.counters);
+  before.unwritten = 0;  // they are not recorded, and the host does them anew
+}
 
 RunFiles::RunFiles(const Config& config) : impl_(std::make_unique<Impl>(config)) {}
 
 RunFiles::~RunFiles() = default;
 
+ResumedRun RunFiles::resumed() const {
+  return impl_->resumed;
+}
+
+void RunFiles::count(const Counters& counters) {
+  impl_->counted = counters_text(impl_->before + counters);
+}
+
+void RunFiles::Impl::add_counters() {
+  if (counted == counted_added) return;
+  journal.add(kCounted, counted);
+  counted_added = counted;
+}
+
 void RunFiles::add_model(std::shared_ptr<const ModelDescription> model) {
-  impl_->journal.add(kModelAdded, to_text(*model));
-  impl_->models.push_back(std::move(model));
+  impl_->state->add_model(std::move(model), impl_->journal);
 }
 
 void RunFiles::write(const ForwardRecord& record) {
-  Impl& run = *impl_;
   try {
-    LoggedForward logged = log_forward(record, run.layers, run.config);
-    if (run.config.dump != Dump::kNone) run.dump.add(record, run.layers);
-    run.add_placements();
-    const std::string probed = run.probe.add(record, run.layers);
-    if (!probed.empty()) run.journal.add(kProbe, probed);
-    if (!record.values_only && run.methods_that_ran.emplace(record.model->instance, record.method).second) {
-      run.journal.add(kMethodRan, text(ordered_json{{"instance", record.model->instance}, {"method", record.method}}));
-    }
-    const SummaryPart summary = logged.summary;
-    run.journal.add(std::move(logged));
-    run.summary.add(summary);
+    impl_->state->write(record, impl_->journal);
   } catch (const std::exception& error) {
-    run.failed = true;
+    impl_->failed = true;
     throw std::runtime_error(one_line(error));
   }
 }
 
-void RunFiles::Impl::add_placements() {
-  for (; placed_hooks < layers.placements().size(); ++placed_hooks) {
-    const LayerTable::Placement& placed = layers.placements()[placed_hooks];
-    const RunLayer& layer = layers.layers()[placed.place];
-    journal.add(kHookPlaced, text(ordered_json{{"instance", placed.instance},
-                                               {"hook", placed.hook},
-                                               {"place", placed.place},
-                                               {"component", layer.component},
-                                               {"layer", layer.layer},
-                                               {"num_experts", layer.num_experts}}));
-  }
-}
-
 void RunFiles::flush() {
-  impl_->journal.sync();
-  impl_->dump.sync();
+  Impl& run = *impl_;
+  try {
+    run.add_counters();
+    // The rows first: a forward whose frame is there should have its rows, too.
+    run.state->dump.sync();
+    run.journal.sync();
+  } catch (const std::exception&) {
+    run.failed = true;
+    throw;
+  }
 }
 
-void RunFiles::Impl::write_all(const Counters& counters, const RunTimes& times) {
-  for (const auto& model : models) {
-    for (const auto& [instance, method] : methods_that_ran) {
-      if (instance == model->instance) layers.add_silent(*model, method);
-    }
-  }
-  // What one file cannot be made of may be there for the others.
-  std::string first_error;
-  const auto attempt = [&](const std::function<void()>& write) {
-    try {
-      write();
-    } catch (const std::exception& error) {
-      if (first_error.empty()) first_error = one_line(error);
-    }
-  };
-  LogLosses losses;
-  attempt([&] { dump.finish(); });
-  attempt([&] { probe.write((paths.inside / "probe.safetensors").string(), layers); });
-  attempt([&] { summary.write((paths.inside / "summary.json").string(), config.task, layers); });
-  attempt([&] {
-    const LogLayout layout(config, layers);
-    losses = write_log_file((paths.run / (config.task + ".json")).string(), month_day_hour_minute(times.opened), layout,
-                            journal, samples);
-    const std::string notice = layout.readers_notice();
-    if (!notice.empty() && !journal.entries().empty()) notify(notice);
-  });
-  for (const auto& [refusal, times_refused] : losses.refused_names) {
-    notify(fmt::format("{} ({} times)", refusal, times_refused));
-  }
-  if (losses.not_finite > 0) {
-    notify(fmt::format("{} values were infinite or NaN and are left out of the log", losses.not_finite));
-  }
-  attempt([&] {
-    write_results_file((paths.run / "results.json").string(), models.empty() ? "" : models.front()->model_file, config);
-  });
-  attempt([&] {
-    write_manifest_file((paths.inside / "manifest.json").string(),
-                        {config, models, layers, rank, counters, losses, times});
-  });
-  if (!first_error.empty()) throw std::runtime_error(first_error);
-  if (failed) return;  // the journal tells what is missing; the run is not done
-  write_file_atomically(paths.done.string(), fmt::format("rank {} eval done", rank.rank));
-  journal.remove();
+void RunFiles::leave_unfinished() {
+  impl_->unfinished = true;
 }
 
 void RunFiles::close(const Counters& counters, const RunTimes& times) {
-  impl_->write_all(counters, times);
+  Impl& run = *impl_;
+  run.journal.check_in_place();
+  const Counters all = run.before + counters;
+  run.counted = counters_text(all);
+  if (run.unfinished && !run.failed) run.add_counters();
+  if (run.failed) {
+    // A record was taken in by half: the state of the forwards that count is the journal's. It stays, since the run is
+    // not done, and `moetap recover` may have more room for the files.
+    try {
+      run.add_counters();
+    } catch (const std::exception&) {
+      run.counted_added.clear();  // the disk is full; what is there counts
+    }
+    const auto start = read_run_start(run.journal.frames_path());
+    if (!start) throw std::runtime_error("cannot read " + run.journal.frames_path() + ": its first frame is not whole");
+    run.state = replay(run.journal, *start, run.paths, MissingRows::kCount).state;
+  }
+  write_run_outputs(*run.state, run.paths, run.journal, *run.samples, all, {run.state->opened, times.closed});
+  if (!run.failed && !run.unfinished) mark_done(run.paths, run.rank.rank, run.journal);
 }
 
 }  // namespace moetap::plugin

@@ -1,20 +1,17 @@
 #include "plugin/run_journal.h"
 
-#include <fcntl.h>
-#include <sys/file.h>
-#include <unistd.h>
-
 #include <algorithm>
-#include <cerrno>
 #include <cstring>
 #include <filesystem>
 #include <limits>
 #include <stdexcept>
 
-#include "plugin/file_error.h"
+#include "plugin/byte_stream.h"
 
 namespace moetap::plugin {
 namespace {
+
+namespace fs = std::filesystem;
 
 using PartLength = uint32_t;
 
@@ -28,91 +25,158 @@ void append_part(std::string& payload, const std::string& part) {
   payload.append(part);
 }
 
+std::string encode(const ForwardTally& tally) {
+  ByteWriter bytes;
+  bytes.number(tally.index);
+  bytes.number(tally.tokens);
+  bytes.number(tally.out_of_range);
+  bytes.number(tally.unattributed);
+  bytes.count(tally.dump_rows.size());
+  for (const auto& [series, rows] : tally.dump_rows) {
+    bytes.text(series);
+    bytes.number(rows);
+  }
+  return bytes.take();
+}
+
+ForwardTally decode_tally(std::string_view encoded) {
+  ByteReader bytes(encoded);
+  ForwardTally tally;
+  tally.index = bytes.number();
+  tally.tokens = bytes.number();
+  tally.out_of_range = bytes.number();
+  tally.unattributed = bytes.number();
+  for (uint64_t left = bytes.count(); left > 0; --left) {
+    const std::string series = bytes.text();
+    tally.dump_rows[series] = bytes.number();
+  }
+  return tally;
+}
+
 }  // namespace
 
-RunJournal::RunJournal(std::string folder) : folder_(std::move(folder)) {
-  lock_folder();
-  try {
-    log_ = std::make_unique<FrameLog>(folder_ + "/forwards.frames");
-    reader_ = std::make_unique<RandomAccessFile>(log_->path());
-  } catch (const std::runtime_error&) {
-    ::close(owner_);
-    throw;
+RunJournal::RunJournal(std::string folder, Left left) : folder_(std::move(folder)) {
+  const bool existed = fs::exists(folder_);
+  owner_ = std::make_unique<RunOwner>(folder_);
+  left_by_ = owner_->predecessor();
+  if (left_by_.empty() && existed && fs::exists(frames_path())) left_by_ = "an unknown process";
+  if (!left_by_.empty() && left == Left::kRefuse) {
+    throw std::runtime_error(
+        folder_ + ": holds the journal of a run that did not finish (" + left_by_ +
+        "); complete its files with moetap recover, go on with resume, or name another output_dir");
   }
 }
 
-RunJournal::~RunJournal() {
-  ::close(owner_);
+RunJournal::~RunJournal() = default;
+
+void RunJournal::begin() {
+  for (const auto& entry : fs::directory_iterator(folder_)) {
+    if (entry.path().filename() != "owner") fs::remove_all(entry.path());
+  }
+  owner_->claim();
+  log_ = std::make_unique<FrameLog>(frames_path());
+  reader_ = std::make_unique<RandomAccessFile>(frames_path());
 }
 
-void RunJournal::lock_folder() {
-  std::error_code error;
-  std::filesystem::create_directories(folder_, error);
-  const std::string path = folder_ + "/owner";
-  if (error) throw std::runtime_error("cannot write " + path + ": " + error.message());
-  owner_ = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
-  if (owner_ < 0) throw_file_error("write", path, errno);
-  char text[64] = {};
-  const bool has_owner = ::pread(owner_, text, sizeof(text) - 1, 0) > 0;
-  std::string who = text;
-  who = who.substr(0, who.find('\n'));
-  const bool locked = ::flock(owner_, LOCK_EX | LOCK_NB) == 0;
-  const bool is_own = locked && !has_owner;
-  if (!is_own) {
-    ::close(owner_);
-    throw std::runtime_error(locked
-                                 ? folder_ + ": holds the journal of a run that did not finish (" + who +
-                                       "); name another output_dir, or remove this one"
-                                 : folder_ + ": is written by another session (" + who + "); name another output_dir");
-  }
-  const std::string own = "pid " + std::to_string(::getpid()) + "\n";
-  if (::pwrite(owner_, own.data(), own.size(), 0) < 0) {
-    const int error_number = errno;
-    ::close(owner_);
-    throw_file_error("write", path, error_number);
-  }
+void RunJournal::go_on(int64_t end_bytes) {
+  owner_->claim();
+  log_ = std::make_unique<FrameLog>(frames_path(), end_bytes);
+  reader_ = std::make_unique<RandomAccessFile>(frames_path());
 }
 
-void RunJournal::add(LoggedForward forward) {
+void RunJournal::read_only() {
+  log_.reset();
+  reader_ = std::make_unique<RandomAccessFile>(frames_path());
+}
+
+void RunJournal::add(LoggedForward forward, const ForwardTally& tally) {
   const int64_t begin = log_->next_payload();
   std::string payload;
   append_part(payload, encode(forward.summary));
+  append_part(payload, encode(tally));
   const int64_t shared = forward.shared.routers.empty() ? -1 : begin + static_cast<int64_t>(payload.size());
   append_part(payload, encode(forward.shared));
 
-  struct Chained {
-    std::optional<size_t> entry;  // empty: a new one
-    int64_t last_part = 0;
-  };
-  std::map<int64_t, Chained> chained;  // by first sample
+  Links links;
   for (LogPart& part : forward.parts) {
     if (part.samples.empty()) continue;
     const int64_t sample = part.samples.front();
-    const auto twice = chained.find(sample);  // a label may name a sample for several rows
+    const auto twice = links.find(sample);  // a label may name a sample for several rows
     std::optional<size_t> known = entry_of(sample);
     if (known && !continues(entries_[*known], part)) known.reset();
-    if (twice != chained.end()) {
+    if (twice != links.end()) {
       part.previous = twice->second.last_part;
     } else if (known) {
       part.previous = entries_[*known].last_part;
     } else if (part.values_only) {
       continue;  // the forward that it belongs to was dropped
     }
-    part.shared = twice == chained.end() ? shared : -1;  // once an entry and forward
-    Chained& link = chained[sample];
+    part.shared = twice == links.end() ? shared : -1;  // once an entry and forward
+    Link& link = links[sample];
     if (known) link.entry = known;
     link.last_part = begin + static_cast<int64_t>(payload.size());
     append_part(payload, encode(part));
   }
   log_->append(kForward, payload);
-  // Only now: a frame that could not be written must not be pointed to.
-  for (const auto& [sample, link] : chained) {
+  commit(links);  // only now: a frame that could not be written must not be pointed to
+}
+
+void RunJournal::commit(const Links& links) {
+  for (const auto& [sample, link] : links) {
     if (link.entry) {
       entries_[*link.entry].last_part = link.last_part;
     } else {
       add_entry({sample, link.last_part});
     }
   }
+}
+
+void RunJournal::forget_entries() {
+  entries_.clear();
+  entry_of_sample_.clear();
+  num_ordered_ = 0;
+}
+
+void RunJournal::take_in(const JournalForward& forward) {
+  Links links;
+  for (size_t i = 0; i < forward.parts.size(); ++i) {
+    const LogPart& part = forward.parts[i];
+    if (part.samples.empty()) continue;
+    const int64_t sample = part.samples.front();
+    const auto twice = links.find(sample);
+    const auto known = twice == links.end() && part.previous >= 0 ? entry_of(sample) : std::nullopt;
+    const int64_t before = twice != links.end() ? twice->second.last_part : known ? entries_[*known].last_part : -1;
+    if (part.previous != before) {
+      throw std::runtime_error(frames_path() + ": the entry of sample " + std::to_string(sample) + " has lost a part");
+    }
+    Link& link = links[sample];
+    if (known) link.entry = known;
+    link.last_part = forward.places[i];
+  }
+  commit(links);
+}
+
+JournalForward read_forward(const Frame& frame) {
+  JournalForward forward;
+  std::string_view rest = frame.payload;
+  const auto next_part = [&] {
+    PartLength length = 0;
+    if (rest.size() < sizeof(length)) throw std::runtime_error("a forward's frame in the journal ends early");
+    std::memcpy(&length, rest.data(), sizeof(length));
+    rest.remove_prefix(sizeof(length));
+    if (rest.size() < length) throw std::runtime_error("a forward's frame in the journal ends early");
+    const std::string_view part = rest.substr(0, length);
+    rest.remove_prefix(length);
+    return part;
+  };
+  forward.summary = decode_summary_part(next_part());
+  forward.tally = decode_tally(next_part());
+  next_part();  // shared: `RunJournal::parts` reads it
+  while (!rest.empty()) {
+    forward.places.push_back(frame.payload_begin + static_cast<int64_t>(frame.payload.size() - rest.size()));
+    forward.parts.push_back(decode_log_part_head(next_part()));
+  }
+  return forward;
 }
 
 std::optional<size_t> RunJournal::entry_of(int64_t first_sample) const {
@@ -162,11 +226,17 @@ std::vector<RunJournal::PartOfEntry> RunJournal::parts(const JournalEntry& entry
 void RunJournal::remove() {
   log_.reset();
   reader_.reset();
+  // The frames first and the owner last: a journal without frames is known to be done with, and the lock holds to the
+  // end.
   std::error_code error;
-  std::filesystem::remove_all(folder_, error);
+  fs::remove(frames_path(), error);
+  for (const auto& entry : fs::directory_iterator(folder_, error)) {
+    if (entry.path().filename() != "owner") fs::remove_all(entry.path(), error);
+  }
+  fs::remove_all(folder_, error);
   if (error) throw std::runtime_error("cannot remove " + folder_ + ": " + error.message());
   // The folder of all ranks goes with its last one.
-  std::filesystem::remove(std::filesystem::path(folder_).parent_path(), error);
+  fs::remove(fs::path(folder_).parent_path(), error);
 }
 
 }  // namespace moetap::plugin

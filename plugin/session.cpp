@@ -105,15 +105,19 @@ void Session::flush() {
   recording_->flush();
 }
 
-void Session::close() {
+void Session::close(RunEnd end) {
   if (!recording_->in_own_process()) {
     return;
   }
   ModelRegistry::get().unbind(*recording_);
-  recording_->close();
+  recording_->close(end);
   if (config().strict && write_error()) {
     throw std::runtime_error(*write_error());
   }
+}
+
+const ResumedRun& Session::resumed() const {
+  return recording_->resumed();
 }
 
 Counters Session::counters() const {

@@ -81,8 +81,14 @@ class Session {
   /// Detaches, waits for the writer thread and completes the files. Forwards that are still under way are dropped.
   /// Calling it again does nothing. Throws only if `config.strict` and a file could not be written; else see
   /// `write_error`.
-  void close();
+  void close(RunEnd end = RunEnd::kDone);
 
+  /// With `config.resume`: what the run holds already, so that the host skips it. Does not change.
+  const ResumedRun& resumed() const;
+  /// Its sample numbers, ascending.
+  const std::vector<int64_t>& recorded_samples() const { return resumed().samples; }
+
+  /// What this session counted; with `config.resume` the files count the sessions before it as well.
   Counters counters() const;
 
   /// The first error of a file, one line; empty if there was none.
@@ -101,5 +107,7 @@ using plugin::AttachOptions;
 using plugin::Config;
 using plugin::Counters;
 using plugin::ForwardLabel;
+using plugin::ResumedRun;
+using plugin::RunEnd;
 using plugin::Session;
 }  // namespace moetap

@@ -22,8 +22,8 @@ std::thread start_without_signals(std::function<void()> body) {
 
 }  // namespace
 
-WriterThread::WriterThread(std::unique_ptr<RecordSink> sink, RecordQueue& queue)
-    : queue_(queue), sink_(std::move(sink)) {
+WriterThread::WriterThread(std::unique_ptr<RecordSink> sink, RecordQueue& queue, std::function<Counters()> counters)
+    : queue_(queue), sink_(std::move(sink)), session_counters_(std::move(counters)) {
   times_.opened = std::chrono::system_clock::now();
   thread_ = start_without_signals([this] { run(); });
   pthread_setname_np(thread_.native_handle(), "moetap-writer");
@@ -37,39 +37,60 @@ WriterThread::~WriterThread() {
 }
 
 void WriterThread::run() {
-  while (auto item = queue_.pop()) {
-    if (item->forward) {
-      write(*item->forward);
-      item->forward.reset();  // its memory is free before its bytes are
-      queue_.written(item->bytes);
+  while (true) {
+    RecordQueue::Item item;
+    const auto popped = queue_.pop(item, next_sync_);
+    if (popped == RecordQueue::Popped::kClosed) {
+      break;
     }
-    if (item->flush_requested) {
-      if (!error()) {
-        try {
-          sink_->flush();
-        } catch (const std::exception& error) {
-          failed(one_line(error));
-        }
+    if (item.forward) {
+      write(*item.forward);
+      item.forward.reset();  // its memory is free before its bytes are
+      queue_.written(item.bytes);
+      const auto now = std::chrono::steady_clock::now();
+      if (!next_sync_) {
+        next_sync_ = now + kSyncInterval;
+      } else if (now >= *next_sync_) {
+        flush_sink();
       }
-      item->flush_requested->set_value();
+    } else {
+      flush_sink();
+    }
+    if (item.flush_requested) {
+      item.flush_requested->set_value();
     }
   }
-  if (counters_at_close_) {
+  if (end_) {
     complete_sink();
+  }
+}
+
+void WriterThread::flush_sink() {
+  next_sync_.reset();
+  if (error()) {
+    return;
+  }
+  try {
+    sink_->count(session_counters_());
+    sink_->flush();
+  } catch (const std::exception& error) {
+    failed(one_line(error));
   }
 }
 
 void WriterThread::write(PendingForward& forward) {
   const bool is_forward = !forward.record.values_only;
   try {
-    const FinishedForward finished = forward.finish();
+    FinishedForward finished = forward.finish();
     {
       const std::lock_guard lock(mutex_);
       counted_.tokens += finished.tokens;
       counted_.out_of_range += finished.out_of_range;
     }
     if (!error()) {
-      const auto& record = finished.record;
+      ForwardRecord& record = finished.record;
+      record.tokens = finished.tokens;
+      record.out_of_range = finished.out_of_range;
       if (known_models_.insert(record.model->instance).second) {
         sink_->add_model(record.model);
       }
@@ -99,15 +120,18 @@ void WriterThread::failed(const std::string& reason) {
 void WriterThread::complete_sink() {
   times_.closed = std::chrono::system_clock::now();
   try {
-    sink_->close(counters_at_close_(), times_);
+    if (*end_ == RunEnd::kUnfinished) {
+      sink_->leave_unfinished();
+    }
+    sink_->close(session_counters_(), times_);
   } catch (const std::exception& error) {
     failed(one_line(error));
   }
   sink_.reset();
 }
 
-void WriterThread::finish(std::function<Counters()> counters) {
-  counters_at_close_ = std::move(counters);
+void WriterThread::finish(RunEnd end) {
+  end_ = end;
   queue_.close();
   thread_.join();
 }

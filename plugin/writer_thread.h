@@ -15,19 +15,22 @@
 
 namespace moetap::plugin {
 
+/// While records arrive, the sink is flushed at least this often, so that a power cut takes no more than that. A killed
+/// process loses less: what the sink has written is in the system's memory at once.
+inline constexpr std::chrono::milliseconds kSyncInterval{1000};
+
 /// The thread that waits for device results and writes the files of one recording. It blocks all signals, so that the
 /// host's handlers never run on it.
 class WriterThread {
  public:
-  /// `queue` must outlive it.
-  WriterThread(std::unique_ptr<RecordSink> sink, RecordQueue& queue);
+  /// `queue` must outlive it. `counters` is called on the thread, before each flush and at the end.
+  WriterThread(std::unique_ptr<RecordSink> sink, RecordQueue& queue, std::function<Counters()> counters);
   ~WriterThread();
   WriterThread(const WriterThread&) = delete;
   WriterThread& operator=(const WriterThread&) = delete;
 
-  /// Closes the queue, waits until its items are written, completes the sink and ends the thread. `counters` is called
-  /// on the thread when all records are written. Once.
-  void finish(std::function<Counters()> counters);
+  /// Closes the queue, waits until its items are written, completes the sink and ends the thread. Once.
+  void finish(RunEnd end);
 
   /// The first error of the sink, one line.
   std::optional<std::string> error() const;
@@ -38,15 +41,18 @@ class WriterThread {
  private:
   void run();
   void write(PendingForward& forward);
+  void flush_sink();
   void complete_sink();
   void failed(const std::string& reason);
 
   RecordQueue& queue_;
   std::unique_ptr<RecordSink> sink_;
   RunTimes times_;
-  std::function<Counters()> counters_at_close_;  // set before the queue is closed; empty: the sink is not completed
-  std::set<std::string> known_models_;           // instances that the sink knows
-  mutable std::mutex mutex_;                     // guards error_ and counted_
+  const std::function<Counters()> session_counters_;
+  std::optional<RunEnd> end_;           // set before the queue is closed; empty: the sink is not completed
+  std::set<std::string> known_models_;  // instances that the sink knows
+  std::optional<std::chrono::steady_clock::time_point> next_sync_;  // empty: nothing new was written
+  mutable std::mutex mutex_;                                        // guards error_ and counted_
   std::optional<std::string> error_;
   Counters counted_;
   std::thread thread_;

@@ -1,0 +1,87 @@
+#include "plugin/run_outputs.h"
+
+#include <fmt/chrono.h>
+#include <fmt/format.h>
+
+#include <ctime>
+#include <exception>
+#include <functional>
+#include <stdexcept>
+
+#include "plugin/atomic_file.h"
+#include "plugin/error_text.h"
+#include "plugin/log_file.h"
+#include "plugin/notices.h"
+
+namespace moetap::plugin {
+namespace {
+
+std::string month_day_hour_minute(std::chrono::system_clock::time_point time) {
+  const std::time_t seconds = std::chrono::system_clock::to_time_t(time);
+  std::tm local{};
+  ::localtime_r(&seconds, &local);
+  return fmt::format("{:%m%d_%H%M}", local);
+}
+
+void notify_losses(const Counters& counters, const LogLosses& losses) {
+  for (const auto& [refusal, times_refused] : losses.refused_names) {
+    notify(fmt::format("{} ({} times)", refusal, times_refused));
+  }
+  if (losses.not_finite > 0) {
+    notify(fmt::format("{} values were infinite or NaN and are left out of the log", losses.not_finite));
+  }
+  if (counters.dropped > 0) {
+    notify(
+        fmt::format("{} of {} forwards were dropped: the queue was full (raise queue_bytes, or set on_overflow to "
+                    "block)",
+                    counters.dropped, counters.forwards + counters.dropped));
+  }
+}
+
+}  // namespace
+
+void write_run_outputs(RunState& state, const RunPaths& paths, const RunJournal& journal, const SamplesFile& samples,
+                       const Counters& counters, const RunTimes& times, const std::optional<RecoveryNote>& recovery) {
+  for (const auto& model : state.models) {
+    for (const auto& [instance, method] : state.methods_that_ran) {
+      if (instance == model->instance) state.layers.add_silent(*model, method);
+    }
+  }
+  std::string first_error;
+  const auto attempt = [&](const std::function<void()>& write) {
+    try {
+      write();
+    } catch (const std::exception& error) {
+      if (first_error.empty()) first_error = one_line(error);
+    }
+  };
+  LogLosses losses;
+  attempt([&] { state.dump.finish(); });
+  attempt([&] { state.probe.write((paths.inside / "probe.safetensors").string(), state.layers); });
+  attempt([&] { state.summary.write((paths.inside / "summary.json").string(), state.config.task, state.layers); });
+  attempt([&] {
+    const LogLayout layout(state.config, state.layers);
+    losses = write_log_file((paths.run / (state.config.task + ".json")).string(), month_day_hour_minute(times.opened),
+                            counters, layout, journal, samples);
+    const std::string notice = layout.readers_notice();
+    if (!notice.empty() && !journal.entries().empty()) notify(notice);
+  });
+  attempt([&] {
+    write_results_file((paths.run / "results.json").string(),
+                       state.models.empty() ? "" : state.models.front()->model_file, state.config);
+  });
+  attempt([&] {
+    write_manifest_file(
+        (paths.inside / "manifest.json").string(),
+        {state.config, state.models, state.layers, state.rank, counters, losses, times, state.times_resumed, recovery});
+  });
+  notify_losses(counters, losses);
+  if (!first_error.empty()) throw std::runtime_error(first_error);
+}
+
+void mark_done(const RunPaths& paths, int64_t rank, RunJournal& journal) {
+  write_file_atomically(paths.done.string(), fmt::format("rank {} eval done", rank));
+  journal.remove();
+}
+
+}  // namespace moetap::plugin

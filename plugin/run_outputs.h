@@ -1,0 +1,27 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+
+#include "plugin/counters.h"
+#include "plugin/manifest_file.h"
+#include "plugin/record_sink.h"
+#include "plugin/run_journal.h"
+#include "plugin/run_paths.h"
+#include "plugin/run_state.h"
+#include "plugin/samples_file.h"
+
+namespace moetap::plugin {
+
+/// Writes every file of a run that is made of the whole run: the rest of the dump, probe, summary, log, results,
+/// manifest; not the marker. What one file cannot be made of may be there for the others: all are tried, then the first
+/// error is thrown, a std::runtime_error with one line.
+void write_run_outputs(RunState& state, const RunPaths& paths, const RunJournal& journal, const SamplesFile& samples,
+                       const Counters& counters, const RunTimes& times,
+                       const std::optional<RecoveryNote>& recovery = std::nullopt);
+
+/// Says that the rank's run is done, and removes the journal.
+void mark_done(const RunPaths& paths, int64_t rank, RunJournal& journal);
+
+}  // namespace moetap::plugin

@@ -1,0 +1,142 @@
+#include "plugin/run_recovery.h"
+
+#include <signal.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <charconv>
+#include <chrono>
+#include <filesystem>
+#include <optional>
+#include <stdexcept>
+
+#include "plugin/error_text.h"
+#include "plugin/run_outputs.h"
+
+namespace moetap::plugin {
+namespace {
+
+namespace fs = std::filesystem;
+
+// The number behind a prefix: "rank12" -> 12.
+std::optional<int64_t> number_behind(const std::string& prefix, const std::string& name) {
+  if (!name.starts_with(prefix)) return std::nullopt;
+  int64_t number = 0;
+  const char* end = name.data() + name.size();
+  const auto read = std::from_chars(name.data() + prefix.size(), end, number);
+  return read.ec == std::errc{} && read.ptr == end && number >= 0 ? std::optional(number) : std::nullopt;
+}
+
+std::vector<int64_t> ranks_with_journal(const fs::path& run) {
+  std::vector<int64_t> ranks;
+  std::error_code error;
+  for (const auto& entry : fs::directory_iterator(RunPaths::journals(run), error)) {
+    const auto rank = number_behind("rank", entry.path().filename().string());
+    if (rank && entry.is_directory(error)) ranks.push_back(*rank);
+  }
+  std::sort(ranks.begin(), ranks.end());
+  return ranks;
+}
+
+bool holds_finished_run(const fs::path& run) {
+  std::error_code error;
+  if (fs::exists(run / "moetap" / "manifest.json", error)) return true;
+  for (const auto& entry : fs::directory_iterator(run, error)) {
+    const std::string name = entry.path().filename().string();
+    if (name.starts_with("rank") && name.ends_with("_metric_eval_done.txt")) return true;
+  }
+  return false;
+}
+
+// Half-written files of processes that died (PATH.tmp-PID-N, see AtomicFile).
+void remove_temporary_files(const fs::path& folder) {
+  std::error_code error;
+  std::vector<fs::path> left;
+  for (const auto& entry : fs::directory_iterator(folder, error)) {
+    const std::string name = entry.path().filename().string();
+    constexpr std::string_view kMark = ".tmp-";
+    const size_t mark = name.rfind(kMark);
+    if (mark == std::string::npos) continue;
+    pid_t process = 0;
+    const auto read = std::from_chars(name.data() + mark + kMark.size(), name.data() + name.size(), process);
+    if (read.ec != std::errc{} || *read.ptr != '-' || process <= 0) continue;
+    if (::kill(process, 0) != 0 && errno == ESRCH) left.push_back(entry.path());
+  }
+  for (const fs::path& path : left) fs::remove(path, error);
+}
+
+std::chrono::system_clock::time_point last_written(const std::string& path) {
+  const auto since_file_epoch = fs::last_write_time(path);
+  return std::chrono::time_point_cast<std::chrono::system_clock::duration>(
+      std::chrono::file_clock::to_sys(since_file_epoch));
+}
+
+// Empty: the rank's run had finished, only its journal was still there.
+std::optional<RecoveredRank> recover_rank(const RunPaths& paths, int64_t rank) {
+  RunJournal journal(paths.journal.string(), RunJournal::Left::kTake);
+  const std::string frames = journal.frames_path();
+  if (!fs::exists(frames) && fs::exists(paths.done)) {
+    journal.remove();
+    return std::nullopt;
+  }
+  const auto start = fs::exists(frames) ? read_run_start(frames) : std::nullopt;
+  if (!start) {
+    throw std::runtime_error(paths.journal.string() + ": nothing can be recovered, " +
+                             (fs::exists(frames) && fs::file_size(frames) > 0
+                                  ? "the first frame of the journal is damaged"
+                                  : "the run died before it recorded anything"));
+  }
+  if (start->rank.rank != rank) {
+    throw std::runtime_error(paths.journal.string() + ": is the journal of rank " + std::to_string(start->rank.rank));
+  }
+  const auto closed = last_written(frames);
+  RecoveryNote note;
+  note.owner = journal.left_by();
+  journal.claim();
+  for (const fs::path& folder : {paths.journal, paths.dump}) remove_temporary_files(folder);
+  if (start->rank.world_size == 1) {
+    for (const fs::path& folder : {paths.run, paths.inside}) remove_temporary_files(folder);
+  }
+  ReplayedRun run = replay(journal, *start, paths, MissingRows::kCount);
+  journal.read_only();
+  const SamplesFile samples(start->config.samples.empty() ? "" : journal.samples_copy());
+
+  note.lost_bytes = run.lost_bytes;
+  note.missing_dump_rows = run.missing_dump_rows;
+  note.lost_forwards = std::max<int64_t>(run.forwards_handed_over - run.counters.forwards, 0);
+  RecoveredRank recovered{rank, start->config.task, run.counters.forwards,
+                          static_cast<int64_t>(journal.entries().size()), note};
+  // `forwards` counts what was handed to the writer, as in a run that closed.
+  run.counters.unwritten += note.lost_forwards;
+  run.counters.forwards += run.counters.unwritten;
+  write_run_outputs(*run.state, paths, journal, samples, run.counters, {run.state->opened, closed}, note);
+  mark_done(paths, rank, journal);
+  return recovered;
+}
+
+}  // namespace
+
+RunRecovery recover_run(const std::string& run_dir) {
+  const fs::path run = run_dir;
+  std::error_code error;
+  if (!fs::is_directory(run, error)) {
+    throw std::runtime_error(run_dir + ": " +
+                             (fs::exists(run, error) ? "is no directory" : "there is no such directory") +
+                             "; name the directory of a run");
+  }
+  const auto ranks = ranks_with_journal(run);
+  if (ranks.empty() && !holds_finished_run(run)) {
+    throw std::runtime_error(run_dir + ": holds no run, nothing to recover");
+  }
+  RunRecovery recovery;
+  for (const int64_t rank : ranks) {
+    try {
+      if (auto recovered = recover_rank(RunPaths(run, rank), rank)) recovery.ranks.push_back(std::move(*recovered));
+    } catch (const std::exception& failure) {
+      recovery.errors.push_back(one_line(failure));
+    }
+  }
+  return recovery;
+}
+
+}  // namespace moetap::plugin

@@ -1,0 +1,238 @@
+// Reads a journal back: see run_state.h.
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <stdexcept>
+
+#include "plugin/json_keys.h"
+#include "plugin/run_state.h"
+
+namespace moetap::plugin {
+namespace {
+
+using nlohmann::json;
+using nlohmann::ordered_json;
+using std::chrono::system_clock;
+
+constexpr int kSchemaVersionOfJournal = 2;
+
+// One place for what is written and read.
+struct CountedKey {
+  const JsonKey& key;
+  int64_t Counters::*member;
+};
+constexpr CountedKey kCountedKeys[] = {
+    {keys::kForwards, &Counters::forwards},
+    {keys::kTokens, &Counters::tokens},
+    {keys::kDropped, &Counters::dropped},
+    {keys::kUnwritten, &Counters::unwritten},
+    {keys::kAborted, &Counters::aborted},
+    {keys::kFailedHooks, &Counters::failed_hooks},
+    {keys::kUnattributed, &Counters::unattributed},
+    {keys::kOutOfRange, &Counters::out_of_range},
+    {keys::kLabelMismatches, &Counters::label_mismatches},
+};
+
+int64_t microseconds(system_clock::time_point time) {
+  return std::chrono::duration_cast<std::chrono::microseconds>(time.time_since_epoch()).count();
+}
+
+system_clock::time_point time_from(int64_t microseconds) {
+  return system_clock::time_point(std::chrono::microseconds(microseconds));
+}
+
+void read_counters(const json& frame, Counters& counters) {
+  for (const auto& [key, member] : kCountedKeys) counters.*member = frame.value(key.name, int64_t{0});
+  counters.notices = frame.at(keys::kNotices.name).get<std::map<std::string, int64_t>>();
+}
+
+void add(std::vector<int64_t>& samples, const std::vector<LogPart>& parts) {
+  for (const LogPart& part : parts) samples.insert(samples.end(), part.samples.begin(), part.samples.end());
+}
+
+}  // namespace
+
+std::string run_start_text(const RunStart& start) {
+  const ordered_json frame = {{keys::kSchemaVersion.name, kSchemaVersionOfJournal},
+                              {keys::kConfig.name, start.config.to_json()},
+                              {keys::kRank.name, start.rank.rank},
+                              {keys::kWorldSize.name, start.rank.world_size},
+                              {keys::kOpened.name, microseconds(start.opened)}};
+  return frame.dump(-1, ' ', false, ordered_json::error_handler_t::replace);
+}
+
+std::string counters_text(const Counters& counters) {
+  ordered_json frame;
+  for (const auto& [key, member] : kCountedKeys) frame[key.name] = counters.*member;
+  frame[keys::kNotices.name] = counters.notices;
+  return frame.dump(-1, ' ', false, ordered_json::error_handler_t::replace);
+}
+
+std::optional<RunStart> read_run_start(const std::string& frames_path) {
+  const auto frame = FrameReader(frames_path).next();
+  if (!frame || frame->kind != kRunStarted) return std::nullopt;
+  const json start = json::parse(frame->payload);
+  const auto version = start.value(keys::kSchemaVersion.name, int64_t{0});
+  if (version != kSchemaVersionOfJournal) {
+    throw std::runtime_error(frames_path + ": is a journal of version " + std::to_string(version) +
+                             ", this moetap reads " + std::to_string(kSchemaVersionOfJournal) +
+                             "; use the moetap that wrote it");
+  }
+  return RunStart{Config::from_json(start.at(keys::kConfig.name), frames_path),
+                  {start.at(keys::kRank.name).get<int64_t>(), start.at(keys::kWorldSize.name).get<int64_t>()},
+                  time_from(start.at(keys::kOpened.name).get<int64_t>())};
+}
+
+std::optional<ModelDescription> read_first_model(const std::string& frames_path) {
+  FrameReader frames(frames_path);
+  while (const auto frame = frames.next()) {
+    if (frame->kind == kModelAdded) return model_description_from_text(frame->payload);
+    if (frame->kind == kForward) break;
+  }
+  return std::nullopt;
+}
+
+/// Takes in the frames of a journal one after the other.
+class JournalReplay {
+ public:
+  JournalReplay(RunJournal& journal, const RunStart& start, const RunPaths& paths, MissingRows missing_rows)
+      : journal_(journal), missing_rows_(missing_rows) {
+    run_.state = std::make_unique<RunState>(start.config, start.rank, paths);
+    run_.state->opened = start.opened;
+  }
+
+  ReplayedRun run();
+
+ private:
+  bool take(Frame frame);
+  bool take_forward(const Frame& frame);
+  void take_effects();
+  void place_hook(const json& placed);
+
+  RunJournal& journal_;
+  MissingRows missing_rows_;
+  ReplayedRun run_;
+  std::map<std::string, int64_t> available_rows_;  // of the dump: series -> rows that are there
+  std::map<std::string, int64_t> dump_rows_;       // series -> rows of the forwards so far
+  std::vector<Frame> effects_;                     // of a forward whose own frame has not come yet
+};
+
+ReplayedRun JournalReplay::run() {
+  const std::string path = journal_.frames_path();
+  journal_.forget_entries();
+  available_rows_ = run_.state->dump.restore();
+  FrameReader frames(path);
+  try {
+    while (auto frame = frames.next()) {
+      if (!take(std::move(*frame))) break;
+      // What stands before a forward counts with it.
+      if (effects_.empty()) run_.end_bytes = frames.whole_bytes();
+    }
+  } catch (const json::exception&) {
+    throw std::runtime_error(path + ": a frame of the journal is whole and holds something else than it must");
+  }
+  run_.lost_bytes = frames.size_bytes() - run_.end_bytes;
+  run_.missing_dump_rows = run_.state->dump.cut(dump_rows_);
+  auto& samples = run_.resumed.samples;
+  std::sort(samples.begin(), samples.end());
+  samples.erase(std::unique(samples.begin(), samples.end()), samples.end());
+  run_.resumed.resumed = true;
+  if (!samples.empty()) run_.resumed.next_sample = std::max<int64_t>(samples.back() + 1, 0);
+  return std::move(run_);
+}
+
+bool JournalReplay::take(Frame frame) {
+  switch (frame.kind) {
+    case kForward:
+      return take_forward(frame);
+    case kProbe:
+    case kHookPlaced:
+    case kMethodRan:
+    case kDumpLayout:
+      effects_.push_back(std::move(frame));
+      return true;
+    default:
+      break;
+  }
+  effects_.clear();  // their forward could not be written
+  if (frame.kind == kModelAdded) {
+    run_.state->models.push_back(std::make_shared<const ModelDescription>(model_description_from_text(frame.payload)));
+  } else if (frame.kind == kCounted) {
+    const Counters recorded = run_.counters;
+    read_counters(json::parse(frame.payload), run_.counters);
+    run_.forwards_handed_over = run_.counters.forwards - run_.counters.unwritten;
+    run_.counters.forwards = recorded.forwards;
+    run_.counters.tokens = recorded.tokens;
+    run_.counters.out_of_range = recorded.out_of_range;
+    run_.counters.unattributed = recorded.unattributed;
+  } else if (frame.kind == kRunResumed) {
+    ++run_.state->times_resumed;
+    run_.counters.unwritten = 0;  // recorded anew, as what had waited
+    run_.forwards_handed_over = 0;
+  }
+  return true;
+}
+
+bool JournalReplay::take_forward(const Frame& frame) {
+  const JournalForward forward = read_forward(frame);
+  if (missing_rows_ == MissingRows::kEndRun) {
+    for (const auto& [series, rows] : forward.tally.dump_rows) {
+      const auto available = available_rows_.find(series);
+      if (available == available_rows_.end() || available->second < rows) return false;
+    }
+  }
+  take_effects();
+  journal_.take_in(forward);
+  run_.state->summary.add(forward.summary);
+  for (const auto& [series, rows] : forward.tally.dump_rows) dump_rows_[series] = rows;
+  if (forward.summary.is_forward) {
+    ++run_.counters.forwards;
+    run_.resumed.next_forward = std::max(run_.resumed.next_forward, forward.tally.index + 1);
+  }
+  run_.counters.tokens += forward.tally.tokens;
+  run_.counters.out_of_range += forward.tally.out_of_range;
+  run_.counters.unattributed += forward.tally.unattributed;
+  add(run_.resumed.samples, forward.parts);
+  return true;
+}
+
+void JournalReplay::take_effects() {
+  RunState& state = *run_.state;
+  for (const Frame& frame : effects_) {
+    if (frame.kind == kProbe) {
+      state.probe.add_encoded(frame.payload);
+    } else if (frame.kind == kHookPlaced) {
+      place_hook(json::parse(frame.payload));
+    } else if (frame.kind == kMethodRan) {
+      const json ran = json::parse(frame.payload);
+      state.methods_that_ran.emplace(ran.at("instance").get<std::string>(), ran.at("method").get<std::string>());
+    } else {
+      state.dump.set_layout(frame.payload);
+    }
+  }
+  effects_.clear();
+}
+
+void JournalReplay::place_hook(const json& placed) {
+  RunState& state = *run_.state;
+  const auto instance = placed.at("instance").get<std::string>();
+  const auto model = std::find_if(state.models.begin(), state.models.end(),
+                                  [&](const auto& known) { return known->instance == instance; });
+  const auto hook = placed.at("hook").get<int64_t>();
+  if (model == state.models.end() || hook < 0 || hook >= static_cast<int64_t>((*model)->hooks.size())) {
+    throw std::runtime_error(journal_.frames_path() + ": places a hook of a model that it does not hold");
+  }
+  const size_t place = state.layers.place(**model, hook, placed.at("num_experts").get<int64_t>());
+  if (place != placed.at("place").get<size_t>()) {
+    throw std::runtime_error(journal_.frames_path() + ": layer " + placed.at("layer").get<std::string>() +
+                             " falls together with another; use the moetap that wrote the journal");
+  }
+  state.placed_hooks_ = state.layers.placements().size();
+}
+
+ReplayedRun replay(RunJournal& journal, const RunStart& start, const RunPaths& paths, MissingRows missing_rows) {
+  return JournalReplay(journal, start, paths, missing_rows).run();
+}
+
+}  // namespace moetap::plugin

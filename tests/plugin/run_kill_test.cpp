@@ -1,0 +1,217 @@
+// A process that records is killed at random moments, and so is the recovery of what it left. Processes are forked from
+// one that has loaded LibTorch once and computes nothing itself: it has no threads that would be missing in them.
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+#include <gtest/gtest.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <torch/csrc/autograd/generated/variable_factories.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <csignal>
+#include <functional>
+#include <map>
+#include <random>
+#include <thread>
+
+#include "plugin/run_recovery.h"
+#include "plugin/session.h"
+#include "run_contents.h"
+
+namespace moetap::plugin {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr int kKills = 50;
+constexpr int64_t kForwardsBetweenFlushes = 5;
+
+/// Two MoE layers of 4 linear experts: softmax, top-2, renormalised.
+torch::jit::Module moe_model() {
+  at::manual_seed(7);
+  torch::jit::Module model("Model");
+  model.register_parameter("embedding", at::randn({16, 8}), /*is_buffer=*/false);
+  for (const char* name : {"first", "second"}) {
+    torch::jit::Module gate("Gate");
+    gate.register_parameter("weight", at::randn({4, 8}), /*is_buffer=*/false);
+    gate.register_parameter("experts", at::randn({4, 8, 8}), /*is_buffer=*/false);
+    gate.define(R"(
+      def forward(self, x):
+          logits = torch.linear(x, self.weight)
+          weights, selected = torch.topk(torch.softmax(logits, -1), 2, -1)
+          weights = weights / torch.sum(weights, -1, True)
+          experts = torch.index_select(self.experts, 0, selected.reshape(-1))
+          each = torch.repeat_interleave(x.reshape(-1, 8), 2, 0)
+          outputs = torch.bmm(experts, each.unsqueeze(-1)).reshape(2, 16, 2, 8)
+          return x + torch.sum(outputs * weights.unsqueeze(-1), -2)
+    )");
+    model.register_module(name, gate);
+  }
+  model.define(R"(
+    def forward(self, input_ids):
+        return self.second.forward(self.first.forward(torch.embedding(self.embedding, input_ids)))
+  )");
+  return model;
+}
+
+Config config_for(const std::string& run_dir) {
+  Config config;
+  config.output_dir = run_dir;
+  config.dump = Dump::kTopk;
+  return config;
+}
+
+/// Runs the forwards of [0, end) in a session; `flushed` is called with the number of those that were flushed.
+void record(const Config& config, int64_t end, const std::function<void(int64_t)>& flushed) {
+  const at::NoGradGuard no_gradients;
+  Session session(config);
+  auto model = session.attach(moe_model());
+  for (int64_t i = session.resumed().next_forward; i < end; ++i) {
+    at::manual_seed(static_cast<uint64_t>(1000 + i));
+    model.forward({at::randint(16, {2, 16}, at::kLong)});
+    if ((i + 1) % kForwardsBetweenFlushes == 0) {
+      session.flush();
+      flushed(i + 1);
+    }
+  }
+  session.close();
+}
+
+/// A child process that runs `body` and ends without this process's exit handlers.
+pid_t start(const std::function<void()>& body) {
+  const pid_t child = ::fork();
+  if (child != 0) return child;
+  ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+  // Its notices would stand between the test's lines.
+  if (std::freopen("/dev/null", "w", stderr) == nullptr) ::_exit(3);
+  try {
+    body();
+  } catch (const std::exception& error) {
+    std::printf("%s\n", error.what());
+    std::fflush(stdout);
+    ::_exit(2);
+  }
+  ::_exit(0);
+}
+
+/// Exit status; -1: killed.
+int wait_for(pid_t child) {
+  int status = 0;
+  ::waitpid(child, &status, 0);
+  return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+class RunKill : public ::testing::Test {
+ protected:
+  RunKill() { at::set_num_threads(1); }
+
+  /// Records until it is killed after `life`; returns the number of forwards that it last reported as flushed.
+  int64_t record_until_killed(const Config& config, std::chrono::microseconds life) {
+    int reports[2];
+    if (::pipe(reports) != 0) throw std::runtime_error("no pipe");
+    const pid_t child = start([&] {
+      record(config, /*end=*/1 << 20, [&](int64_t flushed) {
+        if (::write(reports[1], &flushed, sizeof(flushed)) < 0) ::_exit(4);
+      });
+    });
+    ::close(reports[1]);
+    // Its life begins with the first flush: before, it compiles the model.
+    int64_t flushed = 0;
+    EXPECT_EQ(::read(reports[0], &flushed, sizeof(flushed)), static_cast<ssize_t>(sizeof(flushed)));
+    std::this_thread::sleep_for(life);
+    ::kill(child, SIGKILL);
+    EXPECT_EQ(wait_for(child), -1);
+    for (int64_t next = 0; ::read(reports[0], &next, sizeof(next)) == static_cast<ssize_t>(sizeof(next));)
+      flushed = next;
+    ::close(reports[0]);
+    return flushed;
+  }
+
+  const RunContents& undisturbed(int64_t forwards) {
+    const auto known = undisturbed_.find(forwards);
+    if (known != undisturbed_.end()) return known->second;
+    const std::string run = folder_.file("undisturbed");
+    fs::remove_all(run);
+    EXPECT_EQ(wait_for(start([&] { record(config_for(run), forwards, [](int64_t) {}); })), 0);
+    return undisturbed_[forwards] = read_run(run);
+  }
+
+  TemporaryFolder folder_;
+  std::map<int64_t, RunContents> undisturbed_;
+  std::mt19937_64 random_{20240607};
+};
+
+TEST_F(RunKill, RecoversWhatWasFlushedAtAnyMoment) {
+  int64_t recoveries_killed = 0;
+  for (int kill = 0; kill < kKills; ++kill) {
+    const std::string run = folder_.file("run");
+    const auto life = std::chrono::microseconds(random_() % 60000);
+    const int64_t flushed = record_until_killed(config_for(run), life);
+    // Half of the recoveries are killed once themselves, at a moment that a recovery takes.
+    if (kill % 2 == 0) {
+      const pid_t child = start([&] { recover_run(run); });
+      std::this_thread::sleep_for(std::chrono::microseconds(random_() % 12000));
+      ::kill(child, SIGKILL);
+      recoveries_killed += wait_for(child) == -1 ? 1 : 0;
+    }
+    const auto recovery = recover_run(run);
+    ASSERT_EQ(recovery.errors, std::vector<std::string>{}) << "kill " << kill;
+    const auto contents = read_run(run);
+    const auto forwards = static_cast<int64_t>(contents.log.size()) / 2;
+    ASSERT_GE(forwards, flushed) << "kill " << kill;
+    ASSERT_EQ(difference(contents, undisturbed(forwards)), "") << "kill " << kill << ", " << forwards << " forwards";
+    ASSERT_TRUE(fs::exists(run + "/rank0_metric_eval_done.txt"));
+    ASSERT_FALSE(fs::exists(run + "/moetap/journal"));
+    fs::remove_all(run);
+  }
+  EXPECT_GT(recoveries_killed, 0);
+}
+
+TEST_F(RunKill, ARunThatIsKilledAgainAndAgainIsResumedToItsEnd) {
+  const std::string run = folder_.file("run");
+  Config config = config_for(run);
+  config.resume = true;
+  int64_t flushed = 0;
+  for (int kill = 0; kill < 5; ++kill) {
+    const int64_t now = record_until_killed(config, std::chrono::microseconds(random_() % 20000));
+    ASSERT_GT(now, flushed);
+    flushed = now;
+  }
+  const int64_t end = flushed + 20;
+  ASSERT_EQ(wait_for(start([&] { record(config, end, [](int64_t) {}); })), 0);
+  EXPECT_EQ(difference(read_run(run), undisturbed(end)), "");
+  EXPECT_TRUE(fs::exists(run + "/rank0_metric_eval_done.txt"));
+}
+
+TEST_F(RunKill, AChildDoesNotKeepItsParentsLock) {
+  const std::string run = folder_.file("run");
+  int ready[2];
+  ASSERT_EQ(::pipe(ready), 0);
+  const pid_t server = start([&] {
+    record(config_for(run), 10, [&](int64_t flushed) {
+      if (flushed != 10) return;
+      const pid_t worker = ::fork();  // outlives its parent
+      if (worker == 0) {
+        ::alarm(60);
+        while (true) ::pause();
+      }
+      if (::write(ready[1], &worker, sizeof(worker)) < 0) ::_exit(4);
+      while (true) ::pause();
+    });
+  });
+  pid_t worker = 0;
+  ASSERT_EQ(::read(ready[0], &worker, sizeof(worker)), static_cast<ssize_t>(sizeof(worker)));
+  EXPECT_EQ(recover_run(run).errors.size(), 1u) << "the parent lives";
+  ::kill(server, SIGKILL);
+  EXPECT_EQ(wait_for(server), -1);
+  EXPECT_EQ(::kill(worker, 0), 0);
+  EXPECT_EQ(recover_run(run).errors, std::vector<std::string>{});
+  ::kill(worker, SIGKILL);
+  ::close(ready[0]);
+  ::close(ready[1]);
+  EXPECT_EQ(difference(read_run(run), undisturbed(10)), "");
+}
+
+}  // namespace
+}  // namespace moetap::plugin
