@@ -69,20 +69,22 @@ double growth_exponent(const std::vector<std::pair<double, double>>& layers_and_
 }
 
 void measure(const char* title, ExpertLayout experts, const std::vector<int64_t>& numbers_of_layers, int runs) {
-  MarkdownTable table({"layers", "nodes", "discover s", "instrument s", "instrument, ms a layer"});
-  std::vector<std::pair<double, double>> discovering, instrumenting;
+  MarkdownTable table({"layers", "nodes", "inline s", "discover s", "instrument s", "instrument, ms a layer"});
+  std::vector<std::pair<double, double>> inlining, discovering, instrumenting;
   std::string verdict;
   for (const int64_t num_layers : numbers_of_layers) {
     const torch::jit::Module model = make_moe_model(model_size(num_layers, experts));
-    size_t hooks_found = 0;
+    size_t nodes = 0, hooks_found = 0;
+    const double inline_s = fastest_seconds(runs, [&] { nodes = hooks::MethodGraph(model, "forward").nodes().size(); });
     const double discover_s = fastest_seconds(runs, [&] { hooks_found = hooks::discover(model).hooks.size(); });
     TORCH_CHECK(hooks_found == static_cast<size_t>(num_layers), "expected ", num_layers, " routers, found ",
                 hooks_found);
     const double instrument_s = fastest_seconds(
         runs, [&] { hooks::instrument(model, [](const hooks::Discovery&) { return std::string("{}"); }); });
-    const size_t nodes = hooks::MethodGraph(model, "forward").nodes().size();
-    table.add({std::to_string(num_layers), std::to_string(nodes), fmt::format("{:.3f}", discover_s),
-               fmt::format("{:.3f}", instrument_s), fmt::format("{:.2f}", 1e3 * instrument_s / num_layers)});
+    table.add({std::to_string(num_layers), std::to_string(nodes), fmt::format("{:.3f}", inline_s),
+               fmt::format("{:.3f}", discover_s), fmt::format("{:.3f}", instrument_s),
+               fmt::format("{:.2f}", 1e3 * instrument_s / num_layers)});
+    inlining.emplace_back(num_layers, inline_s);
     discovering.emplace_back(num_layers, discover_s);
     instrumenting.emplace_back(num_layers, instrument_s);
     if (num_layers == kLayersOfGoal) {
@@ -91,8 +93,8 @@ void measure(const char* title, ExpertLayout experts, const std::vector<int64_t>
     }
   }
   std::printf("\n%s\n\n%s\n", title, table.text().c_str());
-  std::printf("Time grows with layers to the power of %.2f (discover) and %.2f (instrument).%s\n",
-              growth_exponent(discovering), growth_exponent(instrumenting), verdict.c_str());
+  std::printf("Time grows with layers to the power of %.2f (inline), %.2f (discover) and %.2f (instrument).%s\n",
+              growth_exponent(inlining), growth_exponent(discovering), growth_exponent(instrumenting), verdict.c_str());
 }
 
 }  // namespace
