@@ -6,6 +6,8 @@
 #include <random>
 #include <stdexcept>
 
+#include "hooks/entry_methods.h"
+
 namespace moetap::plugin {
 namespace {
 
@@ -103,14 +105,22 @@ std::string random_instance() {
 ModelDescription describe_model(const torch::jit::Module& module, const hooks::Discovery& discovery,
                                 const std::string& model_file, const std::string& sha256) {
   ModelDescription model{random_instance(), model_file, sha256, discovery.hooks, discovery.skipped, {}};
-  for (const auto& method : module.get_methods()) {
-    auto& names = model.method_arguments[method.name()];
+  const auto add_arguments = [&](const std::string& name, const torch::jit::Method& method) {
+    auto& names = model.method_arguments[name];
+    names.clear();
     const auto& arguments = method.function().getSchema().arguments();
     for (size_t i = 1; i < arguments.size(); ++i) {  // 0 is self
       if (is_tensor(arguments[i].type())) {
         names.push_back(arguments[i].name());
       }
     }
+  };
+  for (const auto& method : module.get_methods()) {
+    add_arguments(method.name(), method);
+  }
+  for (const auto& hook : discovery.hooks) {  // those of submodules, as "encoder.forward"
+    const auto entry = hooks::find_entry_method(module, hook.method);
+    add_arguments(hook.method, entry.module.get_method(entry.method));
   }
   return model;
 }
