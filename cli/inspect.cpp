@@ -44,24 +44,25 @@ void print_table(const hooks::Discovery& discovery) {
 }
 
 /// An instrumented model is described as it was before: discovery would see the operators that it already holds.
-hooks::Discovery find_hooks(const ModelFile& model) {
+hooks::Discovery find_hooks(const ModelFile& model, const hooks::HookSpec& spec) {
   try {
     if (hooks::is_instrumented(model.module)) {
       auto description = plugin::model_description_from_text(hooks::model_description(model.module));
       return {std::move(description.hooks), std::move(description.skipped)};
     }
-    return hooks::discover(model.module);
+    return hooks::discover(model.module, {}, spec);
+  } catch (const hooks::HookSpecError& error) {
+    throw CommandError(fmt::format("{}: {}", model.path, useful_line(error)), kExitUsage);
   } catch (const std::exception& error) {
     throw CommandError(fmt::format("{}: its graph cannot be read ({})", model.path, useful_line(error)));
   }
 }
 
 int inspect(const InspectOptions& options) {
-  if (!options.hooks.empty()) {
-    throw CommandError("--hooks: hook specs do not exist yet; leave it out", kExitUsage);
-  }
+  const hooks::HookSpec spec = load_hook_spec(options.hooks);
   const ModelFile model = load_model_file(options.model, c10::Device(c10::kCPU));
-  const hooks::Discovery discovery = find_hooks(model);
+  check_not_instrumented(model, spec);
+  const hooks::Discovery discovery = find_hooks(model, spec);
   if (options.json) {
     // Names may hold any bytes.
     fmt::print("{}\n", plugin::inspect_json(discovery, options.model)
@@ -83,8 +84,7 @@ Command add_inspect(CLI::App& program) {
   CLI::App* app = program.add_subcommand("inspect", "List the routers of a model, and what was skipped and why");
   app->add_option("MODEL", options->model, "TorchScript file")->required();
   app->add_flag("--json", options->json, "Print JSON");
-  app->add_option("--hooks", options->hooks,
-                  "Hook spec (JSON file) that names hook points by hand; does not exist yet");
+  app->add_option("--hooks", options->hooks, "Hook spec (JSON file) that names routers by hand")->type_name("FILE");
   return {app, [options] { return inspect(*options); }};
 }
 

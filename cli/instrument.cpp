@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "cli/command_error.h"
 #include "cli/commands.h"
@@ -17,6 +18,7 @@ struct InstrumentOptions {
   std::string output;
   std::string hooks;
   std::string attention = "off";
+  std::vector<std::string> methods;
 };
 
 /// Saves beside the output first, so that no half of a file ever has its name.
@@ -48,16 +50,17 @@ void check_output(const std::string& output) {
 }
 
 int instrument(const InstrumentOptions& options) {
-  if (!options.hooks.empty()) {
-    throw CommandError("--hooks: hook specs do not exist yet; leave it out", kExitUsage);
-  }
+  const hooks::HookSpec spec = load_hook_spec(options.hooks);
   if (options.attention != "off") {
     throw CommandError(fmt::format("--attention must be off, got {}: attention is not recorded yet", options.attention),
                        kExitUsage);
   }
   check_output(options.output);
   const ModelFile model = load_model_file(options.model, c10::Device(c10::kCPU));
-  save(instrument_model(model), options.output);
+  for (const auto& method : options.methods) {
+    find_method(model, method);
+  }
+  save(instrument_model(model, options.methods, spec), options.output);
   fmt::print("wrote {}; it runs where libmoetap.so is loaded\n", options.output);
   return 0;
 }
@@ -69,8 +72,10 @@ Command add_instrument(CLI::App& program) {
   CLI::App* app = program.add_subcommand("instrument", "Write a model whose routers report to moetap");
   app->add_option("MODEL", options->model, "TorchScript file")->required();
   app->add_option("-o,--output", options->output, "File to write")->required();
-  app->add_option("--hooks", options->hooks,
-                  "Hook spec (JSON file) that names hook points by hand; does not exist yet");
+  app->add_option("--hooks", options->hooks, "Hook spec (JSON file) that names routers by hand")->type_name("FILE");
+  app->add_option("--method", options->methods,
+                  "Method to record besides those that only a host calls: encode, encoder.forward; repeatable")
+      ->allow_extra_args(false);
   app->add_option("--attention", options->attention, "off; stats and full do not exist yet")->capture_default_str();
   return {app, [options] { return instrument(*options); }};
 }

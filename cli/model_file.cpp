@@ -12,6 +12,8 @@
 
 #include "cli/command_error.h"
 #include "cli/sha256.h"
+#include "hooks/entry_methods.h"
+#include "plugin/hook_spec_json.h"
 #include "plugin/model_description.h"
 
 namespace moetap::cli {
@@ -112,7 +114,38 @@ std::string no_router_line(const ModelFile& model, const hooks::Discovery& disco
                             discovery.skipped.size(), discovery.skipped.front().node, discovery.skipped.front().reason);
 }
 
-torch::jit::Module instrument_model(const ModelFile& model, const std::string& method) {
+torch::jit::Method find_method(const ModelFile& model, const std::string& name) {
+  try {
+    const auto entry = hooks::find_entry_method(model.module, name);
+    return entry.module.get_method(entry.method);
+  } catch (const hooks::MethodError& error) {
+    throw CommandError(fmt::format("{}: {}", model.path, useful_line(error)), kExitUsage);
+  }
+}
+
+hooks::HookSpec load_hook_spec(const std::string& path) {
+  if (path.empty()) {
+    return {};
+  }
+  try {
+    return plugin::hook_spec_from_file(path);
+  } catch (const std::invalid_argument& error) {
+    throw CommandError(fmt::format("--hooks: {}", error.what()), kExitUsage);
+  }
+}
+
+void check_not_instrumented(const ModelFile& model, const hooks::HookSpec& spec) {
+  if (!spec.empty() && hooks::is_instrumented(model.module)) {
+    throw CommandError(
+        fmt::format("{}: is instrumented already; give the hook spec {} to moetap instrument, with the plain model",
+                    model.path, spec.source),
+        kExitUsage);
+  }
+}
+
+torch::jit::Module instrument_model(const ModelFile& model, const std::vector<std::string>& methods,
+                                    const hooks::HookSpec& spec) {
+  check_not_instrumented(model, spec);
   try {
     if (hooks::is_instrumented(model.module)) {
       return model.module;
@@ -125,10 +158,14 @@ torch::jit::Module instrument_model(const ModelFile& model, const std::string& m
                  }
                  return plugin::to_text(plugin::describe_model(model.module, discovery, model.path, model.sha256));
                },
-               {method})
+               methods, spec)
         .module;
   } catch (const CommandError&) {
     throw;
+  } catch (const hooks::MethodError& error) {
+    throw CommandError(fmt::format("{}: {}", model.path, useful_line(error)), kExitUsage);
+  } catch (const hooks::HookSpecError& error) {
+    throw CommandError(fmt::format("{}: {}", model.path, useful_line(error)), kExitUsage);
   } catch (const std::exception& error) {
     throw CommandError(fmt::format("{}: cannot be instrumented ({})", model.path, useful_line(error)));
   }

@@ -4,6 +4,7 @@
 #include <torch/csrc/jit/api/module.h>
 
 #include <string>
+#include <vector>
 
 #include "hooks/instrument.h"
 
@@ -19,9 +20,21 @@ struct ModelFile {
 /// directory, empty, truncated, another format, operators that are not registered.
 ModelFile load_model_file(const std::string& path, c10::Device device);
 
-/// Rewrites the model so that its routers report; a model that is instrumented already is returned as it is. Throws
-/// CommandError if no router is found, or if what the model says about itself cannot be read.
-torch::jit::Module instrument_model(const ModelFile& model, const std::string& method = "forward");
+/// Rewrites the model so that its routers report; a model that is instrumented already is returned as it is. `methods`
+/// are looked into besides those that a host calls anyway. Throws CommandError if no router is found, if the hook spec
+/// does not fit the model or comes with an instrumented one, or if what the model says about itself cannot be read.
+torch::jit::Module instrument_model(const ModelFile& model, const std::vector<std::string>& methods,
+                                    const hooks::HookSpec& spec);
+
+/// The method that a name as "forward" or "encoder.forward" stands for. Throws CommandError with the exit status of a
+/// wrong usage if there is none.
+torch::jit::Method find_method(const ModelFile& model, const std::string& name);
+
+/// The hook spec of an option --hooks: empty without one. Throws CommandError with the exit status of a wrong usage.
+hooks::HookSpec load_hook_spec(const std::string& path);
+
+/// Throws CommandError if the model is instrumented and there is a spec: what it holds can no longer be changed.
+void check_not_instrumented(const ModelFile& model, const hooks::HookSpec& spec);
 
 /// The error of a model in which discovery found no router: which methods were looked at, what was skipped and why.
 std::string no_router_line(const ModelFile& model, const hooks::Discovery& discovery);

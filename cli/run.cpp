@@ -25,6 +25,7 @@
 #include "cli/run_options.h"
 #include "hooks/instrument.h"
 #include "plugin/atomic_file.h"
+#include "plugin/hook_spec_json.h"
 #include "plugin/model_description.h"
 #include "plugin/notices.h"
 #include "plugin/run_state.h"
@@ -72,17 +73,6 @@ void set_eval_mode(torch::jit::Module& module) {
       submodule.setattr("training", false);
     }
   }
-}
-
-torch::jit::Method find_method(const ModelFile& model, const std::string& name) {
-  if (auto method = model.module.find_method(name)) {
-    return *method;
-  }
-  std::string names;
-  for (const auto& method : model.module.get_methods()) {
-    names += (names.empty() ? "" : ", ") + method.name();
-  }
-  throw CommandError(fmt::format("{}: no method \"{}\"; it has: {}", model.path, name, names), kExitUsage);
 }
 
 void check_argument_name(const c10::FunctionSchema& schema, const char* option, const std::string& name) {
@@ -273,8 +263,8 @@ int run(const RunOptions& options) {
   const auto& schema = find_method(model, config.method).function().getSchema();
   check_argument_name(schema, "--token-ids", config.token_ids);
   check_argument_name(schema, "--token-mask", config.token_mask);
-  const torch::jit::Module instrumented = instrument_model(model, config.method);
-  check_hooks(instrumented, model.path, config);
+  check_hooks(instrument_model(model, {config.method}, plugin::hook_spec_from_config(config.hooks)), model.path,
+              config);
   read_input_file(files.front(), schema, c10::Device(c10::kCPU));
   if (directory.resumes()) {
     check_same_run(directory, model, files);
@@ -297,10 +287,13 @@ int run(const RunOptions& options) {
   const auto first = std::min(files.size(), static_cast<size_t>(session->resumed().next_forward));
   try {
     write_input_list(directory.journal(), files);
-    auto attached = session->attach(instrumented, {model.path, model.sha256});
+    const bool by_file = hooks::is_instrumented(model.module);
+    const std::vector<std::string> methods = by_file ? std::vector<std::string>() : std::vector{config.method};
+    auto attached = session->attach(model.module, {model.path, model.sha256, methods});
     const auto outputs =
         options.save_outputs ? std::optional(fs::path(config.output_dir) / "moetap" / "outputs") : std::nullopt;
-    outcome = run_inputs(*session, attached.get_method(config.method), files, first, device, outputs);
+    outcome =
+        run_inputs(*session, find_method({attached, model.path, {}}, config.method), files, first, device, outputs);
     session->close(outcome.error ? RunEnd::kUnfinished : RunEnd::kDone);
     write_error = session->write_error();
     counters = session->counters();

@@ -3,8 +3,8 @@
 
 namespace moetap::hooks {
 
-Discovery discover(const torch::jit::Module& module) {
-  return find_router_sites(module).discovery;
+Discovery discover(const torch::jit::Module& module, const std::vector<std::string>& methods, const HookSpec& spec) {
+  return find_router_sites(module, methods, spec).discovery;
 }
 
 }  // namespace moetap::hooks

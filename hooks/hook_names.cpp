@@ -8,6 +8,8 @@
 #include <sstream>
 #include <tuple>
 
+#include "hooks/hook_spec.h"
+
 namespace moetap::hooks {
 
 namespace {
@@ -89,18 +91,29 @@ void name_hooks(std::vector<HookPoint>& hooks) {
   for (const auto& hook : hooks) {
     if (has_element(hook.name, "decoder") && under_encoder.count(hook.kind)) split_kinds.insert(hook.kind);
   }
-  for (auto& hook : hooks) hook.component = component_of(hook, split_kinds);
+  for (auto& hook : hooks) {
+    if (hook.component.empty()) hook.component = component_of(hook, split_kinds);
+  }
 
   std::map<std::tuple<std::string, std::string, HookKind>, std::vector<HookPoint*>> groups;
   for (auto& hook : hooks) groups[{hook.method, hook.component, hook.kind}].push_back(&hook);
   for (auto& [key, members] : groups) {
     std::set<std::string> taken;
     int64_t next = 0;
-    for (HookPoint* hook : members) {
-      const std::string layer = natural_layer(*hook);
-      if (layer.empty() || !taken.insert(layer).second) continue;
+    auto take = [&](HookPoint* hook, const std::string& layer) {
+      if (!taken.insert(layer).second) return false;
       hook->layer = layer;
       if (is_number(layer) && layer.size() < 10) next = std::max<int64_t>(next, std::stoll(layer) + 1);
+      return true;
+    };
+    for (HookPoint* hook : members) {
+      if (hook->layer.empty() || take(hook, hook->layer)) continue;
+      throw HookSpecError(fmt::format("the hook spec gives layer {} of {} to two hooks of method {}; {} is one of them",
+                                      hook->layer, hook->component, hook->method, hook->name));
+    }
+    for (HookPoint* hook : members) {
+      if (!hook->layer.empty()) continue;
+      if (const std::string layer = natural_layer(*hook); !layer.empty()) take(hook, layer);
     }
     for (HookPoint* hook : members) {
       if (hook->layer.empty()) hook->layer = std::to_string(next++);

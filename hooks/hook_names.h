@@ -8,7 +8,8 @@
 namespace moetap::hooks {
 
 /// Fills `component`, `layer` and the `#1`, `#2` of repeated names of hooks that have `name`, `method` and `kind`, in
-/// order of execution.
+/// order of execution. Components and layers that are set (by a hook spec) stay; throws HookSpecError where two of them
+/// set the same layer.
 void name_hooks(std::vector<HookPoint>& hooks);
 
 /// Elements of a dotted path.

@@ -4,6 +4,7 @@
 #include <torch/csrc/jit/api/function_impl.h>
 #include <torch/csrc/jit/ir/constants.h>
 
+#include <set>
 #include <stdexcept>
 #include <unordered_map>
 
@@ -20,11 +21,15 @@ jit::Symbol symbol(const char* name) {
 
 jit::Node* find_begin(const jit::Module& module) {
   static const jit::Symbol begin = symbol("moetap::begin");
-  for (const auto& method : module.get_methods()) {
-    auto* function = dynamic_cast<jit::GraphFunction*>(&method.function());
-    if (function == nullptr) continue;
-    for (jit::Node* node : function->graph()->nodes()) {
-      if (node->kind() == begin) return node;
+  std::set<const c10::Type*> seen;
+  for (const auto& submodule : module.modules()) {
+    if (!seen.insert(submodule.type().get()).second) continue;
+    for (const auto& method : submodule.get_methods()) {
+      auto* function = dynamic_cast<jit::GraphFunction*>(&method.function());
+      if (function == nullptr) continue;
+      for (jit::Node* node : function->graph()->nodes()) {
+        if (node->kind() == begin) return node;
+      }
     }
   }
   return nullptr;
@@ -62,7 +67,7 @@ class MethodRewriter {
       if (input->type()->isSubtypeOf(*optional)) arguments.push_back(input);
     }
     jit::Value* text = graph_.insertConstant(description);
-    jit::Value* method = graph_.insertConstant(sites_.graph->method());
+    jit::Value* method = graph_.insertConstant(sites_.graph->entry());
     jit::Value* list = graph_.insertNode(graph_.createList(optional, arguments))->output();
     jit::Node* begin = graph_.insertNode(graph_.create(symbol("moetap::begin"), {text, method, list}, 1));
     begin->output()->setType(tensor);
@@ -73,8 +78,8 @@ class MethodRewriter {
     std::vector<jit::Value*> values = router.selected;
     values.insert(values.end(), router.weights.begin(), router.weights.end());
     jit::Node* after = insertion_point(values);
-    jit::Value* logits = visible(router.logits, after) ? router.logits : nullptr;
-    jit::Value* scores = visible(router.scores, after) ? router.scores : nullptr;
+    jit::Value* logits = visible_from(router.logits, after) ? router.logits : nullptr;
+    jit::Value* scores = visible_from(router.scores, after) ? router.scores : nullptr;
     if (logits != nullptr) after = later(after, logits->node());
     if (scores != nullptr) after = later(after, scores->node());
 
@@ -89,6 +94,12 @@ class MethodRewriter {
     jit::WithInsertPoint here(next);
     logits = with_experts_at(logits, router.logits_dim, router.expert_dim);
     scores = with_experts_at(scores, router.scores_dim, router.expert_dim);
+    if (router.selects_all) {
+      // In falling order of the weights, of equal ones the lower id first, as a selection would give them.
+      selected = {graph.insert(jit::aten::argsort, {router.weights[0]},
+                               {jit::NamedValue("stable", true), jit::NamedValue("dim", router.expert_dim),
+                                jit::NamedValue("descending", true)})};
+    }
     if (router.add_slot_dim) {
       jit::Value* last = graph.insertConstant(int64_t{-1});
       for (jit::Value*& value : selected)
@@ -142,17 +153,6 @@ class MethodRewriter {
     return order(a) < order(b) && a->owningBlock() == b->owningBlock() ? b : a;
   }
 
-  bool visible(const jit::Value* value, const jit::Node* from) const {
-    if (value == nullptr || value->node()->owningGraph() != from->owningGraph()) return false;
-    const jit::Block* home = value->node()->owningBlock();
-    const jit::Node* place = from;
-    while (place->owningBlock() != home) {
-      place = place->owningBlock()->owningNode();
-      if (place == nullptr) return false;
-    }
-    return true;
-  }
-
   // Behind the last of the values, and behind what still changes them in place before they are applied.
   jit::Node* insertion_point(const std::vector<jit::Value*>& values) const {
     jit::Node* after = values[0]->node();
@@ -161,7 +161,8 @@ class MethodRewriter {
       if (order(node) > order(after)) after = node;
     }
     for (const jit::Value* value : values) {
-      if (!visible(value, after)) throw std::invalid_argument("its ids and weights are computed in different branches");
+      if (!visible_from(value, after))
+        throw std::invalid_argument("its ids and weights are computed in different branches");
     }
     if (after->kind() == jit::prim::Param) after = after->owningBlock()->param_node();
     for (const jit::Value* value : values) {
@@ -261,15 +262,16 @@ std::string model_description(const jit::Module& module) {
 }
 
 Instrumented instrument(const jit::Module& module, const DescribeModel& describe,
-                        const std::vector<std::string>& methods) {
+                        const std::vector<std::string>& methods, const HookSpec& spec) {
   if (is_instrumented(module)) throw std::invalid_argument("the module is instrumented already");
   jit::Module twin = module.clone(/*inplace=*/true);
-  ModelSites model = find_router_sites(twin, methods);
+  ModelSites model = find_router_sites(twin, methods, spec);
   const std::string description = describe(model.discovery);
   // A forward is what a method with routers does: others are not recorded, and use up no sample numbers.
-  if (!model.discovery.hooks.empty()) {
-    std::erase_if(model.methods, [](const MethodSites& sites) { return sites.routers.empty(); });
-  }
+  const bool none = model.discovery.hooks.empty();
+  std::erase_if(model.methods, [&](const MethodSites& sites) {
+    return sites.routers.empty() && (!none || !sites.graph->path().empty());
+  });
   for (MethodSites& sites : model.methods) {
     MethodRewriter rewriter(sites);
     rewriter.insert_begin(description);
@@ -280,15 +282,21 @@ Instrumented instrument(const jit::Module& module, const DescribeModel& describe
   }
   // The twin is new and has never run: its methods have no cached executors, so their graphs can be replaced.
   for (MethodSites& sites : model.methods) {
-    auto& function = jit::toGraphFunction(twin.get_method(sites.graph->method()).function());
-    jit::Block* block = function.graph()->block();
-    // Inlining one method into another made LibTorch keep an optimised copy of the graph as it was.
-    function.clear_optimized_graphs();
+    const auto own = sites.graph->module().get_method(sites.graph->method());
+    jit::Block* block = jit::toGraphFunction(own.function()).graph()->block();
     block->clear();
     while (!block->inputs().empty()) block->eraseInput(block->inputs().size() - 1);
     block->cloneFrom(sites.graph->graph()->block(), [](jit::Value* value) -> jit::Value* {
       TORCH_INTERNAL_ASSERT(false, "value ", value->debugName(), " is used but not defined in the method's graph");
     });
+  }
+  // Inlining one method into another made LibTorch keep optimised copies of their graphs as they were.
+  std::set<const c10::Type*> cleared;
+  for (const auto& submodule : twin.modules()) {
+    if (model.methods.empty() || !cleared.insert(submodule.type().get()).second) continue;
+    for (const auto& method : submodule.get_methods()) {
+      if (auto* function = jit::tryToGraphFunction(method.function())) function->clear_optimized_graphs();
+    }
   }
   return {std::move(twin), std::move(model.discovery)};
 }

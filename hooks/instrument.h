@@ -4,13 +4,21 @@
 
 #include <functional>
 #include <string>
+#include <vector>
 
 #include "hooks/hook_point.h"
+#include "hooks/hook_spec.h"
 
 namespace moetap::hooks {
 
-/// Finds every router of the module's methods without changing the module. Blocks; thread-safe on distinct modules.
-Discovery discover(const torch::jit::Module& module);
+/// Finds every router in the methods that a host calls, without changing the module: the module's own, and those of its
+/// submodules that no method of the module reaches (`encoder.forward`). `methods` are looked into in any case. The hook
+/// spec adds to what is found, changes it or leaves it out. Blocks; thread-safe on distinct modules. Throws
+/// HookSpecError where the spec does not fit the module, MethodError (entry_methods.h) where one of `methods` does not
+/// exist or shares its code with other modules, so that a call does not tell which of them runs (others like that are
+/// listed as skipped).
+Discovery discover(const torch::jit::Module& module, const std::vector<std::string>& methods = {},
+                   const HookSpec& spec = {});
 
 /// Text that every `moetap::begin` of a twin carries: who the model is and what its hooks are. The caller writes it
 /// (JSON); `hooks` does not read it.
@@ -24,10 +32,10 @@ struct Instrumented {
 /// Returns a twin of `module` whose routers report to the `moetap::` operators. The original is untouched, warm or
 /// cold. The operators must be registered. An already instrumented module is refused with std::invalid_argument: see
 /// `is_instrumented`.
-/// `methods` are looked into even where other methods of the module call them; those that only the host calls always
-/// are. A method without a router stays as it is where another has one.
+/// Methods, spec and errors: as of `discover`. A method without a router stays as it is where another has one. A method
+/// of a submodule ("encoder.forward") that is instrumented reports wherever it is called by a method that is not.
 Instrumented instrument(const torch::jit::Module& module, const DescribeModel& describe,
-                        const std::vector<std::string>& methods = {});
+                        const std::vector<std::string>& methods = {}, const HookSpec& spec = {});
 
 /// True if a method of the module holds a `moetap::begin`.
 bool is_instrumented(const torch::jit::Module& module);

@@ -7,6 +7,7 @@
 #include <torch/csrc/jit/passes/lower_tuples.h>
 
 #include <algorithm>
+#include <sstream>
 
 #include "hooks/op_traits.h"
 
@@ -48,25 +49,78 @@ std::shared_ptr<jit::Graph> fork_subgraph(const jit::Node* node) {
   return node->g(jit::attr::Subgraph);
 }
 
-MethodGraph::MethodGraph(const jit::Module& module, std::string method) : module_(module), method_(std::move(method)) {
-  graph_ = jit::toGraphFunction(module_.get_method(method_).function()).graph()->copy();
-  inline_everywhere(*graph_);
-  jit::LowerSimpleTuples(graph_);
-  forward_mutations(graph_->block());
-  number(graph_->block());
+bool visible_from(const jit::Value* value, const jit::Node* node) {
+  if (value == nullptr || value->node()->owningGraph() != node->owningGraph()) return false;
+  const jit::Block* home = value->node()->owningBlock();
+  for (const jit::Block* block = node->owningBlock(); block != nullptr;) {
+    if (block == home) return true;
+    const jit::Node* owner = block->owningNode();
+    block = owner == nullptr ? nullptr : owner->owningBlock();
+  }
+  return false;
 }
 
-void MethodGraph::number(jit::Block* block) {
+std::string printed(const jit::Node* node) {
+  std::ostringstream stream;
+  node->print(stream, 0, nullptr, /*print_source_locations=*/false, true, false, false);
+  std::string line = stream.str();
+  line = line.substr(0, line.find('\n'));
+  const size_t from = line.find_first_not_of(' ');
+  return from == std::string::npos ? line : line.substr(from);
+}
+
+MethodGraph::MethodGraph(const jit::Module& module, std::string method, std::string path, CallsOfModules calls)
+    : module_(module), method_(std::move(method)), path_(std::move(path)) {
+  const auto& function = jit::toGraphFunction(module_.get_method(method_).function());
+  const bool keep = calls == CallsOfModules::kKept;
+  graph_ = function.graph()->copy();
+  if (keep)
+    inline_with_markers(*graph_);
+  else
+    inline_everywhere(*graph_);
+  jit::LowerSimpleTuples(graph_);
+  forward_mutations(graph_->block());
+  std::vector<jit::Node*> markers;
+  if (keep) {
+    spread_marked_tuples(*graph_);
+    ModuleCall whole;
+    whole.method = method_;
+    const auto inputs = graph_->inputs();
+    for (size_t i = 1; i < inputs.size(); ++i) {
+      whole.argument_names.push_back(function.getSchema().arguments().at(i).name());
+      whole.arguments.push_back(inputs[i]);
+    }
+    calls_.push_back(std::move(whole));
+  }
+  number(graph_->block(), markers);
+  if (keep) {
+    calls_[0].last = static_cast<int64_t>(nodes_.size());
+    for (jit::Value* output : graph_->outputs()) {
+      jit::Node* made = output->node();
+      const bool tuple = graph_->outputs().size() == 1 && made->kind() == jit::prim::TupleConstruct;
+      const auto values = tuple ? made->inputs() : at::ArrayRef<jit::Value*>(output);
+      calls_[0].outputs.insert(calls_[0].outputs.end(), values.begin(), values.end());
+    }
+  }
+  for (jit::Node* marker : markers) marker->destroy();
+}
+
+void MethodGraph::number(jit::Block* block, std::vector<jit::Node*>& markers) {
   auto add = [this](jit::Node* node) {
     order_[node] = static_cast<int64_t>(nodes_.size());
     nodes_.push_back(node);
   };
   for (jit::Node* node : block->nodes()) {
+    if (is_call_marker(node)) {
+      read_call_marker(node, static_cast<int64_t>(nodes_.size()), calls_);
+      markers.push_back(node);
+      continue;
+    }
     add(node);
-    for (jit::Block* nested : node->blocks()) number(nested);
+    for (jit::Block* nested : node->blocks()) number(nested, markers);
     if (auto subgraph = fork_subgraph(node)) {
       fork_nodes_[subgraph.get()] = node;
-      number(subgraph->block());
+      number(subgraph->block(), markers);
     }
   }
   add(block->return_node());

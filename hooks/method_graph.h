@@ -10,7 +10,12 @@
 #include <unordered_map>
 #include <vector>
 
+#include "hooks/module_calls.h"
+
 namespace moetap::hooks {
+
+/// Whether a method graph knows which of its nodes came from the call of which submodule.
+enum class CallsOfModules { kForgotten, kKept };
 
 /// The graph of one exported method, inlined into one piece of dataflow and normalised for analysis: calls are inlined,
 /// also in `prim::fork` subgraphs; tuples that are built and unpacked at once are gone; after an in-place operator
@@ -18,11 +23,20 @@ namespace moetap::hooks {
 /// editing it changes no module.
 class MethodGraph {
  public:
-  MethodGraph(const torch::jit::Module& module, std::string method);
+  /// `path` is that of the module from the model's root, "" for the model itself; paths of the graph begin at the
+  /// module.
+  MethodGraph(const torch::jit::Module& module, std::string method, std::string path = "",
+              CallsOfModules calls = CallsOfModules::kForgotten);
 
   const std::string& method() const { return method_; }
+  const std::string& path() const { return path_; }
+  /// What the host calls: "forward", "encoder.forward".
+  std::string entry() const { return path_.empty() ? method_ : path_ + "." + method_; }
   const torch::jit::Module& module() const { return module_; }
   const std::shared_ptr<torch::jit::Graph>& graph() const { return graph_; }
+
+  /// The calls of submodules, in order of execution, the method itself first. Empty unless they were to be kept.
+  const std::vector<ModuleCall>& calls() const { return calls_; }
 
   /// All nodes in order of execution, blocks and fork subgraphs included, each `prim::Return` after its block.
   const std::vector<torch::jit::Node*>& nodes() const { return nodes_; }
@@ -46,15 +60,23 @@ class MethodGraph {
   std::vector<std::string> attribute_path(const torch::jit::Value* value) const;
 
  private:
-  void number(torch::jit::Block* block);
+  void number(torch::jit::Block* block, std::vector<torch::jit::Node*>& markers);
 
   torch::jit::Module module_;
   std::string method_;
+  std::string path_;
   std::shared_ptr<torch::jit::Graph> graph_;
   std::vector<torch::jit::Node*> nodes_;
   std::unordered_map<const torch::jit::Node*, int64_t> order_;
   std::unordered_map<const torch::jit::Graph*, torch::jit::Node*> fork_nodes_;
+  std::vector<ModuleCall> calls_;
 };
+
+/// True if the node can use the value: it is of the same graph, and made in a block that is around the node.
+bool visible_from(const torch::jit::Value* value, const torch::jit::Node* node);
+
+/// The node as LibTorch prints it, one line.
+std::string printed(const torch::jit::Node* node);
 
 /// The subgraph of a `prim::fork`; null for any other node.
 std::shared_ptr<torch::jit::Graph> fork_subgraph(const torch::jit::Node* node);

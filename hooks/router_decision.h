@@ -12,6 +12,8 @@ namespace moetap::hooks {
 struct RouterCapture {
   Projection projection;  // none for hash routing
   std::string owner;      // path of the module that owns the projection; of the experts where there is none
+  std::string layer;      // set by a hook spec; else empty, and given by the rules
+  std::string component;  // the same
   torch::jit::Value* logits = nullptr;
   torch::jit::Value* scores = nullptr;
   std::vector<torch::jit::Value*> selected;
@@ -23,12 +25,16 @@ struct RouterCapture {
   std::string scoring;
   std::optional<int64_t> num_experts;
   std::optional<int64_t> top_k;
+  bool selects_all = false;              // no ids: every token gets every expert, by `weights`
   bool add_slot_dim = false;             // the ids have no dimension for their one slot
   std::vector<torch::jit::Node*> users;  // of a router without a projection: where its ids choose experts
   std::vector<torch::jit::Node*> picks;  // all picks of the router, the ones of groups included
 
   /// Where the router stands in the order of execution.
-  const torch::jit::Node* anchor() const { return projection.node != nullptr ? projection.node : selected[0]->node(); }
+  const torch::jit::Node* anchor() const {
+    if (projection.node != nullptr) return projection.node;
+    return selected.empty() ? weights[0]->node() : selected[0]->node();
+  }
 };
 
 /// Why a projection whose scores are picked from is no router.

@@ -17,17 +17,6 @@ void append_unique(std::vector<T>& into, const std::vector<T>& from) {
   }
 }
 
-bool visible_from(const jit::Value* value, const jit::Node* node) {
-  if (value == nullptr || value->node()->owningGraph() != node->owningGraph()) return false;
-  const jit::Block* home = value->node()->owningBlock();
-  for (const jit::Block* block = node->owningBlock(); block != nullptr;) {
-    if (block == home) return true;
-    const jit::Node* owner = block->owningNode();
-    block = owner == nullptr ? nullptr : owner->owningBlock();
-  }
-  return false;
-}
-
 }  // namespace
 
 std::vector<jit::Value*> list_elements(jit::Value* value) {

@@ -1,45 +1,19 @@
 #include "hooks/router_sites.h"
 
-#include <torch/csrc/jit/api/function_impl.h>
+#include <fmt/format.h>
 
 #include <algorithm>
+#include <map>
 #include <set>
-#include <sstream>
 
+#include "hooks/entry_methods.h"
 #include "hooks/hook_names.h"
+#include "hooks/spec_sites.h"
 
 namespace moetap::hooks {
 namespace jit = torch::jit;
 
 namespace {
-
-void collect_own_calls(const jit::Block* block, const c10::TypePtr& self, std::set<std::string>& called) {
-  for (const jit::Node* node : block->nodes()) {
-    if (node->kind() == jit::prim::CallMethod && *node->input(0)->type() == *self)
-      called.insert(node->s(jit::attr::name));
-    for (const jit::Block* nested : node->blocks()) collect_own_calls(nested, self, called);
-    if (auto subgraph = fork_subgraph(node)) collect_own_calls(subgraph->block(), self, called);
-  }
-}
-
-// The methods that a host calls: those that the module's other methods call are inlined into them.
-std::vector<std::string> entry_methods(const jit::Module& module, const std::vector<std::string>& wanted) {
-  std::vector<std::string> names;
-  std::set<std::string> called;
-  for (const auto& method : module.get_methods()) {
-    const auto* function = dynamic_cast<jit::GraphFunction*>(&method.function());
-    if (function == nullptr) continue;
-    names.push_back(method.name());
-    const auto graph = function->graph();
-    if (!graph->inputs().empty()) collect_own_calls(graph->block(), graph->inputs()[0]->type(), called);
-  }
-  std::erase_if(names, [&](const std::string& name) {
-    const bool asked_for = std::find(wanted.begin(), wanted.end(), name) != wanted.end();
-    return name != "forward" && !asked_for && called.count(name);
-  });
-  std::stable_partition(names.begin(), names.end(), [](const std::string& name) { return name == "forward"; });
-  return names;
-}
 
 // Experts that a projection has scores for, from the shape of its weight.
 std::optional<int64_t> projected_size(const MethodGraph& graph, const Projection& projection) {
@@ -65,15 +39,6 @@ std::optional<int64_t> projected_size(const MethodGraph& graph, const Projection
       name == "linear" || name == "cdist" || name == "inner" || name.rfind("conv", 0) == 0 || name == "_convolution";
   if (rows_are_experts) return transposed ? weight.size(-1) : weight.size(0);
   return transposed ? weight.size(-2) : weight.size(-1);
-}
-
-std::string printed(const jit::Node* node) {
-  std::ostringstream stream;
-  node->print(stream, 0, nullptr, /*print_source_locations=*/false, true, false, false);
-  std::string line = stream.str();
-  line = line.substr(0, line.find('\n'));
-  const size_t from = line.find_first_not_of(' ');
-  return from == std::string::npos ? line : line.substr(from);
 }
 
 std::string owner_path(const MethodGraph& graph, const jit::Value* parameter) {
@@ -121,11 +86,20 @@ std::string users_path(const MethodGraph& graph, const RouterCapture& router, co
   return join_path(common);
 }
 
-void find_in_method(MethodSites& sites, std::vector<SkippedSite>& skipped) {
+// A path from the module whose method the graph is of, as a path from the model.
+std::string whole_path(const MethodGraph& graph, const std::string& path) {
+  return graph.path() + (graph.path().empty() || path.empty() ? "" : ".") + path;
+}
+
+void find_in_method(MethodSites& sites) {
   const MethodGraph& graph = *sites.graph;
   const ValueOrigins origins(graph);
   std::set<const jit::Node*> claimed;
-  std::vector<RouterRefusal> refusals;
+  struct Refused {
+    RouterRefusal refusal;
+    const jit::Node* source;  // the projection that was followed, or the pick itself
+  };
+  std::vector<Refused> refusals;
   auto captured = [&](const std::vector<jit::Value*>& ids) {
     return std::any_of(sites.routers.begin(), sites.routers.end(), [&](const RouterCapture& other) {
       return std::any_of(ids.begin(), ids.end(), [&](const jit::Value* value) {
@@ -140,72 +114,104 @@ void find_in_method(MethodSites& sites, std::vector<SkippedSite>& skipped) {
     const auto size = projected_size(graph, projection);
     const RouterFlow flow(graph, origins, projection, size);
     if (size == 1) {  // one score a token: it can rank tokens, not experts
-      if (!flow.picks().empty()) refusals.push_back({flow.picks().back().node, "indexes tokens, not experts"});
+      if (!flow.picks().empty()) refusals.push_back({{flow.picks().back().node, "indexes tokens, not experts"}, node});
       continue;
     }
     RouterDecision decision = decide(graph, flow);
-    if (decision.refusal.has_value()) refusals.push_back(*decision.refusal);
+    if (decision.refusal.has_value()) refusals.push_back({*decision.refusal, node});
     if (!decision.capture.has_value()) continue;
     const auto& picks = decision.capture->picks;
     if (std::any_of(picks.begin(), picks.end(), [&](const jit::Node* pick) { return claimed.count(pick); })) continue;
     claimed.insert(picks.begin(), picks.end());
-    decision.capture->owner = owner_path(graph, projection.parameter);
+    decision.capture->owner = whole_path(graph, owner_path(graph, projection.parameter));
     sites.routers.push_back(std::move(*decision.capture));
   }
   for (jit::Node* node : graph.nodes()) {
     HashIds hash;
     if (!match_hash_ids(node, graph, origins, hash)) continue;
     RouterDecision decision = decide_hash(graph, RouterFlow(graph, origins, hash), hash);
-    if (decision.refusal.has_value()) refusals.push_back(*decision.refusal);
+    if (decision.refusal.has_value()) refusals.push_back({*decision.refusal, node});
     if (!decision.capture.has_value() || captured(decision.capture->selected)) continue;
-    decision.capture->owner = users_path(graph, *decision.capture, origins);
+    decision.capture->owner = whole_path(graph, users_path(graph, *decision.capture, origins));
     sites.routers.push_back(std::move(*decision.capture));
   }
   std::sort(sites.routers.begin(), sites.routers.end(), [&](const RouterCapture& a, const RouterCapture& b) {
     return graph.order(a.anchor()) < graph.order(b.anchor());
   });
-  std::map<int64_t, SkippedSite> by_order;
-  for (const auto& refusal : refusals) {
-    if (!claimed.count(refusal.node)) by_order[graph.order(refusal.node)] = {printed(refusal.node), refusal.reason};
+  std::map<int64_t, SkippedNode> by_order;
+  for (const auto& [refusal, source] : refusals) {
+    if (!claimed.count(refusal.node)) by_order[graph.order(refusal.node)] = {refusal.node, source, refusal.reason};
   }
   for (const jit::Node* node : graph.nodes()) {
     if (node->kind() != jit::aten::topk || claimed.count(node) || by_order.count(graph.order(node))) continue;
-    by_order[graph.order(node)] = {printed(node), "its scores come from no projection by a parameter"};
+    by_order[graph.order(node)] = {node, node, "its scores come from no projection by a parameter"};
   }
-  for (auto& [order, site] : by_order) skipped.push_back(std::move(site));
+  for (auto& [order, skipped] : by_order) sites.skipped.push_back(std::move(skipped));
+}
+
+HookPoint hook_point(const RouterCapture& router, const std::string& method) {
+  HookPoint hook;
+  hook.kind = HookKind::kRouter;
+  hook.method = method;
+  hook.name = router.owner;
+  hook.layer = router.layer;
+  hook.component = router.component;
+  hook.num_experts = router.num_experts;
+  hook.top_k = router.top_k;
+  hook.scoring = router.scoring;
+  return hook;
+}
+
+// Why the routers of a submodule's method cannot be recorded.
+SkippedSite shared_class(const EntryMethod& entry) {
+  const size_t more = entry.class_sharers.size() - 1;
+  return {entry.name(), fmt::format("{} has the same class{}: what is recorded in its code does not tell which of them "
+                                    "the host called",
+                                    entry.class_sharers[0], more == 0 ? "" : fmt::format(" (and {} more)", more))};
 }
 
 }  // namespace
 
-ModelSites find_router_sites(const jit::Module& module, const std::vector<std::string>& methods) {
+ModelSites find_router_sites(const jit::Module& module, const std::vector<std::string>& methods, const HookSpec& spec) {
   ModelSites model;
-  std::vector<HookPoint> hooks;
+  std::vector<SkippedSite> shared;
   int64_t by_order = 0;
-  for (const auto& method : entry_methods(module, methods)) {
+  const auto calls = spec.empty() ? CallsOfModules::kForgotten : CallsOfModules::kKept;
+  for (const auto& entry : entry_methods(module, methods)) {
     MethodSites sites;
-    sites.graph = std::make_unique<MethodGraph>(module, method);
-    find_in_method(sites, model.discovery.skipped);
-    for (const auto& router : sites.routers) {
-      HookPoint hook;
-      hook.id = static_cast<int64_t>(hooks.size());
-      hook.kind = HookKind::kRouter;
-      hook.method = method;
-      hook.name = router.owner;
+    sites.graph = std::make_unique<MethodGraph>(entry.module, entry.method, entry.path, calls);
+    find_in_method(sites);
+    for (auto& router : sites.routers) {
       // A frozen model has lost its paths: the name says that only the order is known.
-      if (hook.name.empty()) hook.name = "order." + std::to_string(by_order++);
-      hook.num_experts = router.num_experts;
-      hook.top_k = router.top_k;
-      hook.scoring = router.scoring;
-      hooks.push_back(hook);
+      if (router.owner.empty()) router.owner = "order." + std::to_string(by_order++);
+    }
+    const bool one_of_several = !entry.path.empty() && !entry.class_sharers.empty();
+    if (one_of_several) {
+      if (sites.routers.empty()) continue;
+      shared.push_back(shared_class(entry));
+      if (std::find(methods.begin(), methods.end(), entry.name()) != methods.end()) {
+        throw MethodError(fmt::format("method {} cannot be recorded: {}", entry.name(), shared.back().reason));
+      }
+      continue;
     }
     model.methods.push_back(std::move(sites));
   }
+  if (!spec.empty()) apply_hook_spec(spec, model.methods);
+
+  std::vector<HookPoint>& hooks = model.discovery.hooks;
+  for (const auto& sites : model.methods) {
+    for (const auto& router : sites.routers) hooks.push_back(hook_point(router, sites.graph->entry()));
+    for (const auto& skipped : sites.skipped) {
+      model.discovery.skipped.push_back({printed(skipped.node), skipped.reason});
+    }
+  }
+  model.discovery.skipped.insert(model.discovery.skipped.end(), shared.begin(), shared.end());
+  for (size_t i = 0; i < hooks.size(); ++i) hooks[i].id = static_cast<int64_t>(i);
   name_hooks(hooks);
   size_t next = 0;
   for (auto& sites : model.methods) {
     for (size_t i = 0; i < sites.routers.size(); ++i) sites.hooks.push_back(hooks[next++]);
   }
-  model.discovery.hooks = std::move(hooks);
   return model;
 }
 

@@ -8,6 +8,8 @@
 #include <sstream>
 #include <stdexcept>
 
+#include "plugin/hook_spec_json.h"
+
 namespace moetap::plugin {
 namespace {
 
@@ -129,7 +131,7 @@ const std::vector<ConfigKey>& config_keys() {
       value_key("strict", ConfigType::kFlag, &Config::strict,
                 "A failure while recording is thrown into the forward instead of being counted."),
       value_key("hooks", ConfigType::kHookSpec, &Config::hooks,
-                "Hook spec (array) or the path of one; not supported yet."),
+                "Hook spec, by which routers are named by hand: an array, or the path of a JSON file."),
       value_key("samples", ConfigType::kText, &Config::samples,
                 "JSON Lines file with the log fields of each sample, in order."),
       value_key("resume", ConfigType::kFlag, &Config::resume,
@@ -264,9 +266,7 @@ void Config::check() const {
   if (attention != Attention::kOff) {
     throw std::invalid_argument("attention is not recorded yet; set attention to off");
   }
-  if (!hooks.is_null()) {
-    throw std::invalid_argument("hook specs are not supported yet; leave out hooks");
-  }
+  hook_spec_from_config(hooks);
 }
 
 }  // namespace moetap::plugin

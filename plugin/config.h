@@ -63,7 +63,7 @@ struct Config {
   nlohmann::ordered_json to_json() const;
 
   /// Throws std::invalid_argument for what a session cannot do: a task that is no file name, attention other than off,
-  /// a hook spec.
+  /// a hook spec that cannot be read.
   void check() const;
 };
 

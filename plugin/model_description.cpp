@@ -8,6 +8,7 @@
 #include <random>
 #include <stdexcept>
 
+#include "hooks/entry_methods.h"
 #include "hooks/hook_names.h"
 
 namespace moetap::plugin {
@@ -138,14 +139,22 @@ ModelDescription describe_model(const torch::jit::Module& module, const hooks::D
   ModelDescription model{
       random_instance(), model_file,        sha256, sha256.empty() ? identity_of_routers(module, discovery) : sha256,
       discovery.hooks,   discovery.skipped, {}};
-  for (const auto& method : module.get_methods()) {
-    auto& names = model.method_arguments[method.name()];
+  const auto add_arguments = [&](const std::string& name, const torch::jit::Method& method) {
+    auto& names = model.method_arguments[name];
+    names.clear();
     const auto& arguments = method.function().getSchema().arguments();
     for (size_t i = 1; i < arguments.size(); ++i) {  // 0 is self
       if (is_tensor(arguments[i].type())) {
         names.push_back(arguments[i].name());
       }
     }
+  };
+  for (const auto& method : module.get_methods()) {
+    add_arguments(method.name(), method);
+  }
+  for (const auto& hook : discovery.hooks) {  // those of submodules, as "encoder.forward"
+    const auto entry = hooks::find_entry_method(module, hook.method);
+    add_arguments(hook.method, entry.module.get_method(entry.method));
   }
   return model;
 }

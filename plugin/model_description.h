@@ -37,7 +37,8 @@ nlohmann::ordered_json skipped_to_json(const std::vector<hooks::SkippedSite>& sk
 /// 128 random bits, 32 hexadecimal digits. Thread-safe.
 std::string random_instance();
 
-/// Describes a module about to be instrumented: a new instance, and the arguments of each of its methods.
+/// Describes a module about to be instrumented: a new instance, and the arguments of each of its methods and of those
+/// of submodules that have hooks.
 ModelDescription describe_model(const torch::jit::Module& module, const hooks::Discovery& discovery,
                                 const std::string& model_file, const std::string& sha256);
 

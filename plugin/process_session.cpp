@@ -50,6 +50,9 @@ std::string in_this_process(std::string text) {
 
 ProcessSession::ProcessSession(Config config) : config_(std::move(config)) {
   config_.check();
+  if (!config_.hooks.is_null()) {
+    throw std::invalid_argument("hooks are for models that are not instrumented yet: give them to moetap instrument");
+  }
   if (config_.output_dir.empty()) {
     throw std::invalid_argument(
         "output_dir must name a directory: set MOETAP_OUTPUT_DIR, or output_dir in the "

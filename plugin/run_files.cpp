@@ -76,20 +76,6 @@ void check_same_config(const Config& now, const Config& before, const std::strin
   }
 }
 
-Counters operator+(Counters sum, const Counters& addend) {
-  sum.forwards += addend.forwards;
-  sum.tokens += addend.tokens;
-  sum.dropped += addend.dropped;
-  sum.unwritten += addend.unwritten;
-  sum.aborted += addend.aborted;
-  sum.failed_hooks += addend.failed_hooks;
-  sum.unattributed += addend.unattributed;
-  sum.out_of_range += addend.out_of_range;
-  sum.label_mismatches += addend.label_mismatches;
-  for (const auto& [line, times] : addend.notices) sum.notices[line] += times;
-  return sum;
-}
-
 }  // namespace
 
 struct RunFiles::Impl {
@@ -161,7 +147,9 @@ ResumedRun RunFiles::resumed() const {
 }
 
 void RunFiles::count(const Counters& counters) {
-  impl_->counted = counters_text(impl_->before + counters);
+  Counters all = impl_->before;
+  all += counters;
+  impl_->counted = counters_text(all);
 }
 
 void RunFiles::Impl::add_counters() {
@@ -203,7 +191,8 @@ void RunFiles::leave_unfinished() {
 void RunFiles::close(const Counters& counters, const RunTimes& times) {
   Impl& run = *impl_;
   run.journal.check_in_place();
-  const Counters all = run.before + counters;
+  Counters all = run.before;
+  all += counters;
   run.counted = counters_text(all);
   if (run.unfinished && !run.failed) run.add_counters();
   if (run.failed) {

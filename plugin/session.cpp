@@ -7,6 +7,7 @@
 #include <stdexcept>
 
 #include "hooks/instrument.h"
+#include "plugin/hook_spec_json.h"
 #include "plugin/model_registry.h"
 #include "plugin/recording.h"
 #include "plugin/run_files.h"
@@ -68,7 +69,13 @@ torch::jit::Module Session::attach(const torch::jit::Module& module, const Attac
     registry.bind(
         std::make_shared<ModelBinding>(recording_, std::make_shared<const ModelDescription>(std::move(description))));
   };
+  const hooks::HookSpec spec = hook_spec_from_config(config().hooks);
   if (hooks::is_instrumented(module)) {
+    if (!spec.empty() || !options.methods.empty()) {
+      throw std::invalid_argument(
+          fmt::format("the model is instrumented already: {} must be given when it is instrumented",
+                      spec.empty() ? "methods" : "hooks"));
+    }
     auto description = model_description_from_text(hooks::model_description(module));
     if (!options.model_file.empty()) {
       description.model_file = options.model_file;
@@ -78,13 +85,14 @@ torch::jit::Module Session::attach(const torch::jit::Module& module, const Attac
     return module;
   }
   ModelDescription description;
-  auto instrumented = hooks::instrument(module, [&](const hooks::Discovery& discovery) {
+  const auto describe = [&](const hooks::Discovery& discovery) {
     if (!has_router(discovery.hooks)) {
       throw_no_router(module, discovery);
     }
     description = describe_model(module, discovery, options.model_file, options.sha256);
     return to_text(description);
-  });
+  };
+  auto instrumented = hooks::instrument(module, describe, options.methods, spec);
   bind(std::move(description));
   return instrumented.module;
 }

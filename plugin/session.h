@@ -23,6 +23,9 @@ class Recording;
 struct AttachOptions {
   std::string model_file;  // path as the user gave it; empty: built or changed in memory
   std::string sha256;      // of the file, hexadecimal; empty: unknown
+  /// Methods to record besides those that are recorded anyway: ones that other methods of the model call, and ones of
+  /// submodules ("encoder.forward") that the host calls itself although a method of the model calls them, too.
+  std::vector<std::string> methods = {};
 };
 
 /// Which samples a forward holds.
@@ -60,8 +63,8 @@ class Session {
   /// Returns a twin of `module` that shares its weights and reports to this session; dropping the twin detaches.
   /// `module` is left as it is. A module that `moetap instrument` made is bound to this session and returned as it is;
   /// its copies and other loads of the same file report to the same session. Throws std::invalid_argument if no router
-  /// is found (with what was looked at), or if the instrumented module reports to another open session. Blocks while it
-  /// rewrites.
+  /// is found (with what was looked at), if `config.hooks` or `options.methods` do not fit the module or come with an
+  /// instrumented one, or if the instrumented module reports to another open session. Blocks while it rewrites.
   torch::jit::Module attach(const torch::jit::Module& module, const AttachOptions& options = {});
 
   /// Labels the forwards that the calling thread begins from now on, until it labels again or calls `clear_label`.

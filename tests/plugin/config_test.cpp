@@ -99,13 +99,17 @@ TEST(Config, OptionsComeAsText) {
       std::string::npos);
 }
 
-TEST(Config, RefusesWhatIsNotThereYet) {
+TEST(Config, RefusesWhatASessionCannotDo) {
   Config config;
   config.attention = Attention::kStats;
   EXPECT_NE(error_of([&] { config.check(); }).find("attention"), std::string::npos);
   config = {};
-  config.hooks = "spec.json";
-  EXPECT_NE(error_of([&] { config.check(); }).find("hooks"), std::string::npos);
+  config.hooks = "none/spec.json";
+  EXPECT_NE(error_of([&] { config.check(); }).find("none/spec.json: the hook spec cannot be read"), std::string::npos);
+  config.hooks = nlohmann::json::parse(R"([{"module": "moe", "leyer": "1"}])");
+  EXPECT_NE(error_of([&] { config.check(); }).find("hooks: entry 0: unknown field"), std::string::npos);
+  config.hooks = nlohmann::json::parse(R"([{"module": "moe", "layer": "1"}])");
+  EXPECT_NO_THROW(config.check());
   config = {};
   config.task = "a/b";
   EXPECT_NE(error_of([&] { config.check(); }).find("\"a/b\""), std::string::npos);

@@ -83,5 +83,25 @@ TEST(ModelDescription, NamesTensorArguments) {
   EXPECT_EQ(model.method_arguments.at("encode"), (std::vector<std::string>{"pixels"}));
 }
 
+TEST(ModelDescription, NamesArgumentsOfSubmodulesThatHaveHooks) {
+  torch::jit::Module encoder("Encoder");
+  encoder.define(R"(
+    def forward(self, pixels, scale: float):
+        return pixels * scale
+  )");
+  torch::jit::Module module("M");
+  module.register_module("encoder", encoder);
+  module.define(R"(
+    def forward(self, x):
+        return x
+  )");
+  hooks::Discovery discovery;
+  discovery.hooks.push_back(
+      {0, "0", "encoder.gate", hooks::HookKind::kRouter, "encoder.forward", "encoder", 8, 2, "softmax"});
+  const auto model = describe_model(module, discovery, "", "");
+  EXPECT_EQ(model.method_arguments.at("encoder.forward"), (std::vector<std::string>{"pixels"}));
+  EXPECT_EQ(model.method_arguments.at("forward"), (std::vector<std::string>{"x"}));
+}
+
 }  // namespace
 }  // namespace moetap::plugin

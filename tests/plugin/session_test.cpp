@@ -118,6 +118,51 @@ TEST_F(SessionTest, AModelWithoutRoutersIsAnError) {
   }
 }
 
+TEST_F(SessionTest, RecordsASubmoduleThatTheHostCalls) {
+  const at::NoGradGuard no_gradients;
+  torch::jit::Module wrapper("Wrapper");
+  wrapper.register_module("encoder", moe_model());
+  wrapper.define(R"(
+    def forward(self, input_ids, attention_mask):
+        return self.encoder.forward(input_ids, attention_mask)
+  )");
+  AttachOptions options;
+  options.methods = {"encoder.forward"};
+  const auto twin = session->attach(wrapper, options);
+  auto encoder = twin.attr("encoder").toModule();
+  EXPECT_TRUE(at::equal(encoder.forward(input.arguments()).toTensor(),
+                        wrapper.attr("encoder").toModule().forward(input.arguments()).toTensor()));
+  EXPECT_THROW(session->attach(twin, options), std::invalid_argument);  // too late for methods
+  options.methods = {"encodr.forward"};
+  EXPECT_THROW(session->attach(wrapper, options), std::invalid_argument);
+  session->close();
+  ASSERT_EQ(collected->records.size(), 1u);
+  ASSERT_EQ(collected->records[0].routers.size(), 1u);
+  EXPECT_TRUE(at::equal(collected->records[0].routers[0].selected,
+                        expected_ids(wrapper.attr("encoder").toModule(), input)));  // without the padding
+  EXPECT_EQ(collected->records[0].model->hooks.at(1).name, "encoder.gate");
+}
+
+TEST_F(SessionTest, TakesAHookSpecFromItsConfiguration) {
+  const at::NoGradGuard no_gradients;
+  Config config;
+  config.hooks = nlohmann::json::parse(R"([{"module": "gate", "layer": "5", "component": "vision_tower"}])");
+  Session other(config, std::make_unique<CollectingSink>(collected));
+  auto twin = other.attach(moe_model());
+  twin.forward(input.arguments());
+  std::stringstream file;
+  twin.save(file);
+  other.close();
+  ASSERT_EQ(collected->records.size(), 1u);
+  EXPECT_EQ(collected->records[0].model->hooks.at(0).layer, "5");
+  EXPECT_EQ(collected->records[0].model->hooks.at(0).component, "vision_tower");
+  Session late(config, std::make_unique<CollectingSink>(collected));
+  EXPECT_THROW(late.attach(torch::jit::load(file)), std::invalid_argument);
+  config.hooks[0]["module"] = "gates";
+  Session wrong(config, std::make_unique<CollectingSink>(collected));
+  EXPECT_THROW(wrong.attach(moe_model()), std::invalid_argument);
+}
+
 TEST_F(SessionTest, LabelsAndValuesOfTheHost) {
   const at::NoGradGuard no_gradients;
   auto twin = session->attach(scripted_moe());

@@ -1,0 +1,18 @@
+#pragma once
+
+#include <string>
+
+#include "hooks/hook_spec.h"
+#include "hooks/method_graph.h"
+
+namespace moetap::hooks {
+
+/// The tensor that a reference names inside a call of the graph. Throws HookSpecError with one line that begins with
+/// `where` and shows what there is instead: nothing by that name, several of which none is chosen, no tensor.
+torch::jit::Value* resolve(const ValueReference& reference, const MethodGraph& graph, const ModuleCall& scope,
+                           const std::string& where);
+
+/// The regular expression, or HookSpecError that begins with `where`.
+std::string checked_regex(const std::string& pattern, const std::string& where);
+
+}  // namespace moetap::hooks

@@ -1,0 +1,21 @@
+#pragma once
+
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "hooks/hook_spec.h"
+
+namespace moetap::plugin {
+
+/// Reads a hook spec: a JSON array of entries, as docs/hook_specs.md has them. `source` names it in messages. Throws
+/// std::invalid_argument with one line that names the entry and the field: an unknown field, a wrong type, a pattern
+/// that is no regular expression, fields that exclude each other, an entry that says nothing.
+hooks::HookSpec hook_spec_from_json(const nlohmann::json& array, const std::string& source);
+
+/// The same of a file. Throws as above, also for a file that cannot be read or is not JSON.
+hooks::HookSpec hook_spec_from_file(const std::string& path);
+
+/// The spec of a configuration's key `hooks`: none (null), an array, or the path of a file that holds one.
+hooks::HookSpec hook_spec_from_config(const nlohmann::json& hooks);
+
+}  // namespace moetap::plugin

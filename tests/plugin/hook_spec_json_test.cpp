@@ -1,0 +1,130 @@
+#include "plugin/hook_spec_json.h"
+
+#include <gtest/gtest.h>
+
+#include <fstream>
+
+#include "tests/plugin/temporary_folder.h"
+
+namespace moetap::plugin {
+namespace {
+
+using hooks::ValueReference;
+
+hooks::HookSpec read(const std::string& text) {
+  return hook_spec_from_json(nlohmann::json::parse(text), "spec.json");
+}
+
+std::string error_of(const std::string& text) {
+  try {
+    read(text);
+  } catch (const std::invalid_argument& error) {
+    EXPECT_EQ(std::string(error.what()).find('\n'), std::string::npos);
+    return error.what();
+  }
+  ADD_FAILURE() << "accepted: " << text;
+  return "";
+}
+
+TEST(HookSpecJson, ReadsEveryField) {
+  const auto spec = read(R"json([
+    {"module": "blocks\\.(\\d+)\\.moe", "kind": "router", "method": "encoder.forward", "call": -1, "name": "r$1",
+     "layer": "$1", "component": "vision_tower", "logits": {"output_of": "router_proj"},
+     "scores": {"variable": "scores"}, "selected": {"op": "aten::topk", "output": 1, "occurrence": -1},
+     "weights": [{"input_of": "combine", "argument": 1}, {"input_of": "combine", "argument": "w", "method": "run"}],
+     "scoring": "softmax", "form": "dense", "num_experts": 8, "top_k": 2, "expert_dim": 1},
+    {"module": "mtp.*", "skip": true},
+    {"module": "dense", "selected": "all", "layer": 7}])json");
+  EXPECT_EQ(spec.source, "spec.json");
+  ASSERT_EQ(spec.entries.size(), 3u);
+  const auto& entry = spec.entries[0];
+  EXPECT_EQ(entry.module, "blocks\\.(\\d+)\\.moe");
+  EXPECT_EQ(entry.method, "encoder.forward");
+  EXPECT_EQ(entry.call, -1);
+  EXPECT_FALSE(entry.skip);
+  EXPECT_EQ(entry.name, "r$1");
+  EXPECT_EQ(entry.layer, "$1");
+  EXPECT_EQ(entry.component, "vision_tower");
+  EXPECT_EQ(entry.logits->kind, ValueReference::Kind::kOutputOf);
+  EXPECT_EQ(entry.logits->target, "router_proj");
+  EXPECT_EQ(entry.scores->kind, ValueReference::Kind::kVariable);
+  ASSERT_EQ(entry.selected.size(), 1u);
+  EXPECT_EQ(entry.selected[0].kind, ValueReference::Kind::kOperator);
+  EXPECT_EQ(entry.selected[0].output, 1);
+  EXPECT_EQ(entry.selected[0].occurrence, -1);
+  ASSERT_EQ(entry.weights.size(), 2u);
+  EXPECT_EQ(entry.weights[0].kind, ValueReference::Kind::kInputOf);
+  EXPECT_EQ(entry.weights[0].argument, 1);
+  EXPECT_EQ(entry.weights[1].argument_name, "w");
+  EXPECT_EQ(entry.weights[1].method, "run");
+  EXPECT_EQ(entry.scoring, "softmax");
+  EXPECT_EQ(entry.form, "dense");
+  EXPECT_EQ(entry.num_experts, 8);
+  EXPECT_EQ(entry.top_k, 2);
+  EXPECT_EQ(entry.expert_dim, 1);
+  EXPECT_TRUE(spec.entries[1].skip);
+  EXPECT_FALSE(spec.entries[1].names_values());
+  EXPECT_TRUE(spec.entries[2].selects_all);
+  EXPECT_EQ(spec.entries[2].layer, "7");
+}
+
+struct Wrong {
+  const char* text;
+  std::vector<const char*> parts;
+};
+
+void PrintTo(const Wrong& wrong, std::ostream* stream) {
+  *stream << wrong.text;
+}
+
+class WrongHookSpec : public testing::TestWithParam<Wrong> {};
+
+TEST_P(WrongHookSpec, IsOneLineThatSaysWhereAndWhat) {
+  const std::string error = error_of(GetParam().text);
+  EXPECT_TRUE(error.starts_with("spec.json: ")) << error;
+  for (const char* part : GetParam().parts) EXPECT_NE(error.find(part), std::string::npos) << part << "\nin: " << error;
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    HookSpecJson, WrongHookSpec,
+    testing::Values(
+        Wrong{"{}", {"array", "object"}}, Wrong{"[]", {"at least one entry"}}, Wrong{"[3]", {"entry 0", "number 3"}},
+        Wrong{R"([{"module": "a", "skip": true}, {"skip": true}])", {"entry 1", "must have module"}},
+        Wrong{R"([{"module": "a", "lager": "1"}])", {"entry 0", "unknown field \"lager\"", "layer"}},
+        Wrong{R"([{"module": "a(", "skip": true}])", {"entry 0", "module", "\"a(\" is no regular expression"}},
+        Wrong{R"([{"module": 1, "skip": true}])", {"module must be text", "number 1"}},
+        Wrong{R"([{"module": "a", "kind": "attention", "layer": "1"}])", {"kind must be one of router"}},
+        Wrong{R"([{"module": "a", "skip": "yes"}])", {"skip must be true or false"}},
+        Wrong{R"([{"module": "a", "skip": true, "layer": "1"}])", {"skip", "nothing else"}},
+        Wrong{R"([{"module": "a"}])", {"says nothing"}}, Wrong{R"([{"module": "a", "skip": false}])", {"says nothing"}},
+        Wrong{R"([{"module": "a", "layer": 1.5}])", {"layer must be text"}},
+        Wrong{R"([{"module": "a", "num_experts": 0}])", {"num_experts must be an integer >= 1"}},
+        Wrong{R"([{"module": "a", "num_experts": 18446744073709551615}])", {"num_experts must be an integer"}},
+        Wrong{R"([{"module": "a", "form": "round"}])", {"form must be one of slots, dense"}},
+        Wrong{R"([{"module": "a", "selected": []}])", {"selected must name at least one"}},
+        Wrong{R"([{"module": "a", "selected": "some"}])", {"entry 0: selected", "must be an object", "some"}},
+        Wrong{R"([{"module": "a", "selected": {}}])", {"one of output_of, input_of, op, variable, got 0"}},
+        Wrong{R"([{"module": "a", "logits": {"op": "x", "variable": "y"}}])", {"entry 0: logits", "got 2"}},
+        Wrong{R"([{"module": "a", "logits": {"opp": "x"}}])", {"entry 0: logits", "unknown field \"opp\""}},
+        Wrong{R"([{"module": "a", "logits": {"variable": "("}}])", {"logits", "no regular expression"}},
+        Wrong{R"([{"module": "a", "logits": {"output_of": "x", "argument": 1}}])", {"argument goes with input_of"}},
+        Wrong{R"([{"module": "a", "logits": {"op": "x", "method": "f"}}])", {"method goes with output_of"}},
+        Wrong{R"([{"module": "a", "logits": {"op": "x", "output": 1, "argument": 1}}])", {"exclude each other"}},
+        Wrong{R"([{"module": "a", "logits": {"op": "x", "output": -1}}])", {"output must be an integer >= 0"}},
+        Wrong{R"([{"module": "a", "weights": [{"input_of": "x", "argument": 1.5}]}])", {"weights", "a name or an"}}));
+
+TEST(HookSpecJson, IsReadFromAFileOrAConfiguration) {
+  const TemporaryFolder folder;
+  const std::string path = folder.path() + "/spec.json";
+  std::ofstream(path) << R"([{"module": "a", "skip": true}])";
+  EXPECT_EQ(hook_spec_from_file(path).source, path);
+  EXPECT_EQ(hook_spec_from_config(path).entries.size(), 1u);
+  EXPECT_EQ(hook_spec_from_config(nlohmann::json::parse(R"([{"module": "a", "skip": true}])")).source, "hooks");
+  EXPECT_TRUE(hook_spec_from_config(nullptr).empty());
+  EXPECT_THROW(hook_spec_from_file(folder.path() + "/none.json"), std::invalid_argument);
+  std::ofstream(path) << "[{";
+  EXPECT_THROW(hook_spec_from_file(path), std::invalid_argument);
+}
+
+}  // namespace
+}  // namespace moetap::plugin
