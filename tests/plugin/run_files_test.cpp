@@ -11,6 +11,7 @@
 
 #include "analysis/router_metrics.h"
 #include "plugin/frame_log.h"
+#include "plugin/notices.h"
 #include "plugin/run_journal.h"
 #include "plugin/safetensors.h"
 #include "synthetic_forward.h"
@@ -72,6 +73,24 @@ TEST(RunFilesTest, ARunDirectoryHoldsWhatReadersExpectAndNothingElse) {
   EXPECT_EQ(manifest.at("rank"), 0);
   EXPECT_EQ(manifest.at("world_size"), 1);
   EXPECT_EQ(manifest.at("notices").at("something to know"), 2);
+}
+
+TEST(RunFilesTest, DroppedForwardsAreSaidInTheLogAndInOneLine) {
+  std::vector<std::string> lines;
+  set_notice_handler([&](const std::string& line) { lines.push_back(line); });
+  Counters counters;
+  counters.forwards = 988;
+  counters.dropped = 12;
+  counters.unwritten = 1;
+  counters.aborted = 2;
+  SyntheticRun run;
+  run.write(describe({{"language_model", "0"}}), {}, counters);
+  set_notice_handler(nullptr);
+  EXPECT_EQ(run.log().at("moetap"), json::parse(R"({"forwards": 988, "dropped": 12, "unwritten": 1, "aborted": 2})"));
+  const std::string text = read_text_file(run.path("log_metrics.json"));
+  EXPECT_LT(text.find("\"moetap\""), text.find("\"logs\""));
+  EXPECT_EQ(lines, (std::vector<std::string>{"12 of 1000 forwards were dropped: the queue was full (raise queue_bytes, "
+                                             "or set on_overflow to block)"}));
 }
 
 TEST(RunFilesTest, TheSummaryIsThatOfAllTokensHoweverTheyWereCut) {
