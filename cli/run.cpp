@@ -28,6 +28,8 @@
 #include "plugin/hook_spec_json.h"
 #include "plugin/model_description.h"
 #include "plugin/notices.h"
+#include "plugin/process_rank.h"
+#include "plugin/run_paths.h"
 #include "plugin/run_state.h"
 #include "plugin/safetensors.h"
 #include "plugin/session.h"
@@ -170,15 +172,15 @@ Outcome run_inputs(Session& session, const torch::jit::Method& method, const std
 }
 
 void print_result(const plugin::Config& config, const plugin::Counters& counters) {
-  const fs::path folder = config.output_dir;
-  std::ifstream file(folder / "moetap" / "summary.json");
+  const plugin::RunPaths paths(config.output_dir, plugin::process_rank_from_environment().rank);
+  std::ifstream file(paths.about / "summary.json");
   const auto summary = nlohmann::ordered_json::parse(file, nullptr, /*allow_exceptions=*/false);
   if (summary.is_object() && summary.contains("components")) {
     fmt::print("{}", routing_table(summary));
   }
   fmt::print("{} forward{}, {} tokens; {}, {} and {}\n", counters.forwards, counters.forwards == 1 ? "" : "s",
-             counters.tokens, (folder / (config.task + ".json")).string(), (folder / "results.json").string(),
-             (folder / "moetap" / "").string());
+             counters.tokens, (paths.log / (config.task + ".json")).string(), (paths.log / "results.json").string(),
+             (paths.inside / "").string());
   const std::pair<int64_t, const char*> losses[] = {{counters.dropped, "forwards dropped: the queue was full"},
                                                     {counters.unwritten, "forwards not written"},
                                                     {counters.failed_hooks, "hooks stopped after a failure"},
@@ -228,14 +230,14 @@ void write_input_list(const fs::path& journal, const std::vector<std::string>& f
 
 /// A run goes on only with the model and the inputs that it was begun with: what was recorded is told by its number.
 void check_same_run(const RunDirectory& directory, const ModelFile& model, const std::vector<std::string>& files) {
-  const auto before = plugin::read_first_model(plugin::RunJournal::frames_path_in(directory.journal().string()));
+  const auto before = plugin::read_first_model(plugin::RunJournal::frames_path_in(directory.paths().journal.string()));
   if (before && before->sha256 != model.sha256) {
     throw CommandError(
         fmt::format("--resume: {} has SHA-256 {}, the run was begun with {} ({}); give that model, or name "
                     "another directory",
                     model.path, model.sha256, before->model_file, before->sha256));
   }
-  std::ifstream list(directory.journal() / kInputList);
+  std::ifstream list(directory.paths().journal / kInputList);
   const auto lines = describe_inputs(files);
   std::string line;
   for (size_t i = 0; std::getline(list, line); ++i) {
@@ -286,12 +288,11 @@ int run(const RunOptions& options) {
   }
   const auto first = std::min(files.size(), static_cast<size_t>(session->resumed().next_forward));
   try {
-    write_input_list(directory.journal(), files);
+    write_input_list(directory.paths().journal, files);
     const bool by_file = hooks::is_instrumented(model.module);
     const std::vector<std::string> methods = by_file ? std::vector<std::string>() : std::vector{config.method};
     auto attached = session->attach(model.module, {model.path, model.sha256, methods});
-    const auto outputs =
-        options.save_outputs ? std::optional(fs::path(config.output_dir) / "moetap" / "outputs") : std::nullopt;
+    const auto outputs = options.save_outputs ? std::optional(directory.paths().about / "outputs") : std::nullopt;
     outcome =
         run_inputs(*session, find_method({attached, model.path, {}}, config.method), files, first, device, outputs);
     session->close(outcome.error ? RunEnd::kUnfinished : RunEnd::kDone);

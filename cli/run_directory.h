@@ -3,6 +3,9 @@
 #include <filesystem>
 #include <string>
 
+#include "plugin/process_rank.h"
+#include "plugin/run_paths.h"
+
 namespace moetap::cli {
 
 enum class ExistingRun { kRefuse, kReplace, kResume };
@@ -21,8 +24,7 @@ class RunDirectory {
   /// True if an unfinished run lies there that this one goes on with.
   bool resumes() const { return resumes_; }
 
-  /// The journal's folder.
-  const std::filesystem::path& journal() const { return journal_; }
+  const plugin::RunPaths& paths() const { return paths_; }
 
   /// Removes everything that this run wrote, and the directory if the run created it. Call it only once the run
   /// directory is this process's; leaves a run that is resumed. Never throws.
@@ -35,12 +37,9 @@ class RunDirectory {
   bool holds_run() const;
   void remove_files(const std::string& task) noexcept;
 
-  std::filesystem::path path_;
-  std::string task_;
-  std::filesystem::path done_marker_;
-  std::filesystem::path dump_;     // of this rank
-  std::filesystem::path journal_;  // of this rank; there while a run goes on, and after one that died
-  bool shared_with_ranks_;         // other ranks may write here: their files stay
+  const plugin::ProcessRank rank_;
+  const plugin::RunPaths paths_;
+  const std::string task_;
   bool existed_;
   bool resumes_ = false;
 };

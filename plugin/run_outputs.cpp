@@ -56,25 +56,30 @@ void write_run_outputs(RunState& state, const RunPaths& paths, const RunJournal&
     }
   };
   LogLosses losses;
+  std::filesystem::create_directories(paths.about);
   attempt([&] { state.dump.finish(); });
-  attempt([&] { state.probe.write((paths.inside / "probe.safetensors").string(), state.layers); });
-  attempt([&] { state.summary.write((paths.inside / "summary.json").string(), state.config.task, state.layers); });
+  attempt([&] { state.probe.write((paths.about / "probe.safetensors").string(), state.layers); });
+  attempt([&] { state.summary.write((paths.about / "summary.json").string(), state.config.task, state.layers); });
   attempt([&] {
     const LogLayout layout(state.config, state.layers);
-    losses = write_log_file((paths.run / (state.config.task + ".json")).string(), month_day_hour_minute(times.opened),
+    losses = write_log_file((paths.log / (state.config.task + ".json")).string(), month_day_hour_minute(times.opened),
                             counters, layout, journal, samples);
     const std::string notice = layout.readers_notice();
     if (!notice.empty() && !journal.entries().empty()) notify(notice);
   });
   attempt([&] {
-    write_results_file((paths.run / "results.json").string(),
+    write_results_file((paths.log / "results.json").string(),
                        state.models.empty() ? "" : state.models.front()->model_file, state.config);
   });
   attempt([&] {
     write_manifest_file(
-        (paths.inside / "manifest.json").string(),
+        (paths.about / "manifest.json").string(),
         {state.config, state.models, state.layers, state.rank, counters, losses, times, state.times_resumed, recovery});
   });
+  if (state.rank.world_size > 1) {
+    notify(fmt::format("rank {} of {}: {} holds this rank's samples alone", state.rank.rank, state.rank.world_size,
+                       (paths.log / (state.config.task + ".json")).string()));
+  }
   notify_losses(counters, losses);
   if (!first_error.empty()) throw std::runtime_error(first_error);
 }

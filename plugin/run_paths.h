@@ -6,11 +6,14 @@
 
 namespace moetap::plugin {
 
-/// Where a rank of a run writes.
+/// Where a rank of a run writes. The ranks of a job share the directory; what tells of one rank's forwards is at the
+/// usual places for rank 0, and in `moetap/rankR` for the others.
 struct RunPaths {
   RunPaths(const std::filesystem::path& output_dir, int64_t rank)
       : run(output_dir),
         inside(run / "moetap"),
+        log(rank == 0 ? run : inside / ("rank" + std::to_string(rank))),
+        about(rank == 0 ? inside : log),
         done(run / ("rank" + std::to_string(rank) + "_metric_eval_done.txt")),
         dump(inside / "dump" / ("rank" + std::to_string(rank))),
         journal(journals(run) / ("rank" + std::to_string(rank))) {}
@@ -18,7 +21,10 @@ struct RunPaths {
   /// The folder of all ranks' journals.
   static std::filesystem::path journals(const std::filesystem::path& run) { return run / "moetap" / "journal"; }
 
-  std::filesystem::path run, inside, done, dump, journal;
+  std::filesystem::path run, inside;
+  std::filesystem::path log;    // folder of <task>.json and results.json
+  std::filesystem::path about;  // folder of summary.json, manifest.json, probe.safetensors and outputs/
+  std::filesystem::path done, dump, journal;
 };
 
 }  // namespace moetap::plugin

@@ -93,10 +93,7 @@ std::optional<RecoveredRank> recover_rank(const RunPaths& paths, int64_t rank) {
   RecoveryNote note;
   note.owner = journal.left_by();
   journal.claim();
-  for (const fs::path& folder : {paths.journal, paths.dump}) remove_temporary_files(folder);
-  if (start->rank.world_size == 1) {
-    for (const fs::path& folder : {paths.run, paths.inside}) remove_temporary_files(folder);
-  }
+  for (const fs::path& folder : {paths.journal, paths.dump, paths.log, paths.about}) remove_temporary_files(folder);
   ReplayedRun run = replay(journal, *start, paths, MissingRows::kCount);
   journal.read_only();
   const SamplesFile samples(start->config.samples.empty() ? "" : journal.samples_copy());

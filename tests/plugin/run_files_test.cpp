@@ -273,14 +273,17 @@ TEST(RunFilesTest, AJournalThatWasLeftIsNotLost) {
 
 TEST(RunFilesTest, RanksHaveTheirOwnFiles) {
   const auto model = describe({{"language_model", "0"}});
-  ::setenv("RANK", "1", 1);
   ::setenv("WORLD_SIZE", "2", 1);
   Config config;
   config.dump = Dump::kTopk;
   SyntheticRun run(config);
   ForwardRecord record = forward_of(model, {0});
   record.routers = {observe_router({.hook = 0}, logits(1, {1, 2, 4}))};
-  run.write(model, {record});
+  for (const char* rank : {"0", "1"}) {
+    ::setenv("RANK", rank, 1);
+    run.write(model, {record});
+    record.samples = {5};
+  }
   ::setenv("RANK", "2", 1);
   SyntheticRun beyond;
   EXPECT_THROW(RunFiles{beyond.config()}, std::runtime_error);
@@ -289,6 +292,12 @@ TEST(RunFilesTest, RanksHaveTheirOwnFiles) {
   EXPECT_EQ(read_text_file(run.path("rank1_metric_eval_done.txt")), "rank 1 eval done");
   EXPECT_TRUE(std::filesystem::exists(run.path("moetap/dump/rank1/language_model-000000.safetensors")));
   EXPECT_EQ(run.manifest().at("world_size"), 2);
+  EXPECT_EQ(run.manifest().at("rank"), 0);
+  EXPECT_EQ(run.log().at("/logs/0/doc_id"_json_pointer), 0);
+  const std::string other = run.path("moetap/rank1");
+  EXPECT_EQ(parse_file(other + "/manifest.json").at("rank"), 1);
+  EXPECT_EQ(parse_file(other + "/log_metrics.json").at("/logs/0/doc_id"_json_pointer), 5);
+  EXPECT_EQ(parse_file(other + "/summary.json").at("forwards"), 1);
 }
 
 TEST(RunFilesTest, ADirectoryThatCannotBeWrittenIsNamed) {
