@@ -1,4 +1,4 @@
-"""Disks that fail under an unchanged host: it finishes its forwards, one line says why, what was written can be read."""
+"""Disks that fail under an unchanged host: it finishes, one line says why, and what was written can be read."""
 
 import os
 import shutil
