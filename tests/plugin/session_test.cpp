@@ -121,7 +121,7 @@ TEST_F(SessionTest, AModelWithoutRoutersIsAnError) {
 TEST_F(SessionTest, RecordsASubmoduleThatTheHostCalls) {
   const at::NoGradGuard no_gradients;
   torch::jit::Module wrapper("Wrapper");
-  wrapper.register_module("encoder", moe_model());
+  wrapper.register_module("encoder", scripted_moe());
   wrapper.define(R"(
     def forward(self, input_ids, attention_mask):
         return self.encoder.forward(input_ids, attention_mask)
@@ -148,7 +148,7 @@ TEST_F(SessionTest, TakesAHookSpecFromItsConfiguration) {
   Config config;
   config.hooks = nlohmann::json::parse(R"([{"module": "gate", "layer": "5", "component": "vision_tower"}])");
   Session other(config, std::make_unique<CollectingSink>(collected));
-  auto twin = other.attach(moe_model());
+  auto twin = other.attach(scripted_moe());
   twin.forward(input.arguments());
   std::stringstream file;
   twin.save(file);
@@ -160,7 +160,7 @@ TEST_F(SessionTest, TakesAHookSpecFromItsConfiguration) {
   EXPECT_THROW(late.attach(torch::jit::load(file)), std::invalid_argument);
   config.hooks[0]["module"] = "gates";
   Session wrong(config, std::make_unique<CollectingSink>(collected));
-  EXPECT_THROW(wrong.attach(moe_model()), std::invalid_argument);
+  EXPECT_THROW(wrong.attach(scripted_moe()), std::invalid_argument);
 }
 
 TEST_F(SessionTest, LabelsAndValuesOfTheHost) {
