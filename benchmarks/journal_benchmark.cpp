@@ -192,9 +192,12 @@ void report(int64_t samples) {
                        "journal B a sample", "run directory B a sample"});
   std::vector<std::string> points = {"resident MiB after"};
   for (size_t i = 1; i <= kPoints; ++i) points.push_back(std::to_string(samples / static_cast<int64_t>(kPoints) * i));
-  points.insert(points.end(), {"peak in close", "growth %", "B a sample", "flat to 5 %"});
+  const int64_t few = samples / static_cast<int64_t>(kPoints);
+  points.insert(points.end(), {"growth %", "B a sample", fmt::format("peak in close of {}", few),
+                               fmt::format("of {}", samples), "growth %", "flat to 5 %"});
   MarkdownTable memory(points);
   for (const Case& run : kCases) {
+    const int64_t peak_of_few = measure_in_child(run, few).peak_in_close;
     const Outcome outcome = measure_in_child(run, samples);
     speed.add({name_of(run), fmt::format("{:.0f}", number / outcome.plain_s),
                fmt::format("{:.0f}", number / outcome.record_s),
@@ -204,23 +207,24 @@ void report(int64_t samples) {
                fmt::format("{:.0f}", static_cast<double>(outcome.run_bytes) / number)});
     std::vector<std::string> cells = {name_of(run)};
     for (const int64_t bytes : outcome.resident) cells.push_back(mebibytes(bytes));
-    const auto first = static_cast<double>(outcome.resident.front());
-    const auto highest =
-        static_cast<double>(std::max(outcome.peak_in_close, *std::ranges::max_element(outcome.resident)));
-    const double recorded = number * (1 - 1.0 / kPoints);
+    const auto growth = [](int64_t from, int64_t to) {
+      return static_cast<double>(to) / static_cast<double>(from) - 1;
+    };
+    const double recording = growth(outcome.resident.front(), *std::ranges::max_element(outcome.resident));
+    const double closing = growth(peak_of_few, outcome.peak_in_close);
+    const auto anonymous = static_cast<double>(outcome.anonymous.back() - outcome.anonymous.front());
     cells.insert(
         cells.end(),
-        {mebibytes(outcome.peak_in_close), fmt::format("{:+.1f}", 1e2 * (highest / first - 1)),
-         fmt::format("{:.0f}", static_cast<double>(outcome.anonymous.back() - outcome.anonymous.front()) / recorded),
-         highest / first - 1 <= kFlat ? "yes" : "no"});
+        {fmt::format("{:+.1f}", 1e2 * recording), fmt::format("{:.0f}", anonymous / static_cast<double>(samples - few)),
+         mebibytes(peak_of_few), mebibytes(outcome.peak_in_close), fmt::format("{:+.1f}", 1e2 * closing),
+         std::max(recording, closing) <= kFlat ? "yes" : "no"});
     memory.add(std::move(cells));
   }
   std::printf("%s\n%s", speed.text().c_str(), memory.text().c_str());
   std::printf(
-      "\nGrowth: the most that was resident, the peak while closing included, over what was resident after %lld "
-      "samples. "
-      "B a sample: growth of memory that is no file, between the first and the last point.\n",
-      static_cast<long long>(samples / static_cast<int64_t>(kPoints)));
+      "\nGrowth: the most that was resident over what was after %lld samples, and the peak while a run of %lld samples "
+      "closes over that of %lld. B a sample: growth of memory that is no file.\n",
+      static_cast<long long>(few), static_cast<long long>(samples), static_cast<long long>(few));
 }
 
 }  // namespace
