@@ -56,8 +56,9 @@ std::shared_ptr<ProcessSession> open(const char* config_json) {
   }
   if (auto session = process_session()) return session;
   throw std::invalid_argument(
-      "moetap_open without a configuration needs MOETAP_CONFIG or MOETAP_OUTPUT_DIR in the "
-      "environment");
+      "moetap_open without a configuration opens what MOETAP_CONFIG or MOETAP_OUTPUT_DIR in the environment ask for, "
+      "once "
+      "a process: neither is set, or that session was closed");
 }
 
 }  // namespace

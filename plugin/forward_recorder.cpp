@@ -43,7 +43,7 @@ ForwardRecorder::ForwardRecorder(std::shared_ptr<ModelBinding> binding, std::str
     if (binding_->recording().config().strict) {
       throw;
     }
-    binding_->recording().notice("token ids and mask were not understood: " + one_line(error));
+    binding_->recording().notice("token ids and mask were not understood", one_line(error));
   }
 }
 
@@ -87,7 +87,7 @@ void ForwardRecorder::read_texts(const c10::List<std::optional<at::Tensor>>& arg
   decoder_text_ = read_text(argument(places.decoder_ids), argument(places.decoder_mask), keep_ids);
   for (const TextTokens* text : {&text_, &decoder_text_}) {
     if (!text->notice.empty()) {
-      binding_->recording().notice(text->notice);
+      binding_->recording().notice(text->notice, text->notice_detail);
     }
     if (!batch_ && text->batch > 0) {
       batch_ = text->batch;
@@ -119,7 +119,7 @@ std::shared_ptr<TokenGroup> ForwardRecorder::token_group(TextOfComponent text, c
   if (!batch_) {
     batch_ = batch_of_router(captured.token_sizes);
   }
-  if (text != TextOfComponent::kNone) {
+  if (text != TextOfComponent::kNone && !ended_) {
     narrow_to_step(text == TextOfComponent::kText ? text_ : decoder_text_, num_tokens);
   }
   const Attribution attribution = attribute_tokens(captured.token_sizes, text_of(text), batch_);
@@ -247,7 +247,7 @@ void ForwardRecorder::log(std::string component, std::string layer, std::string 
   try {
     add_value(std::move(component), std::move(layer), name, value);
   } catch (const std::exception& error) {
-    binding_->recording().notice(fmt::format("the logged value \"{}\" is left out: {}", name, one_line(error)));
+    binding_->recording().notice(fmt::format("the logged value \"{}\" is left out", name), one_line(error));
     if (binding_->recording().config().strict) {
       throw;
     }
@@ -286,7 +286,7 @@ void ForwardRecorder::end() {
     pending->start_copies();
     binding_->recording().forward_ended(std::move(pending), source_, *host_values_);
   } catch (const std::exception& error) {
-    binding_->recording().notice("a forward was not recorded: " + one_line(error));
+    binding_->recording().notice("a forward was not recorded", one_line(error));
     binding_->recording().forward_aborted(batch, source_);
     const std::lock_guard lock(host_values_->mutex);
     host_values_->state = ForwardValues::State::kLost;

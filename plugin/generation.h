@@ -1,7 +1,6 @@
 #pragma once
 
 #include <cstdint>
-#include <optional>
 #include <vector>
 
 namespace moetap::plugin {
@@ -24,16 +23,19 @@ struct QueryTokens {
 /// Tells which samples the forwards of one model on one thread of the host continue. Not thread-safe.
 class GenerationFollower {
  public:
-  /// The samples that a forward continues, row by row; empty: it starts new ones.
-  std::optional<std::vector<int64_t>> continued(const QueryTokens& query);
+  /// True if a forward continues `samples()`, row by row; else it starts new ones.
+  bool continues(const QueryTokens& query) const;
 
-  /// A forward that started samples.
-  void started(const QueryTokens& query, const std::vector<int64_t>& samples);
+  /// Of the last prompt; none: nothing can be continued.
+  const std::vector<int64_t>& samples() const { return samples_; }
+
+  /// A forward ended that holds these samples.
+  void ended(const QueryTokens& query, const std::vector<int64_t>& samples);
 
  private:
-  std::vector<int64_t> samples_;  // of the last prompt; none: nothing can be continued
-  int64_t cached_tokens_ = 0;     // a sequence
-  int64_t static_columns_ = 0;    // of the mask of a static cache; 0: the cache grows
+  std::vector<int64_t> samples_;
+  int64_t cached_tokens_ = 0;   // a sequence
+  int64_t static_columns_ = 0;  // of the mask of a static cache; 0: the cache grows
 };
 
 }  // namespace moetap::plugin

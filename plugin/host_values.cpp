@@ -2,28 +2,20 @@
 
 #include <fmt/format.h>
 
-#include <atomic>
 #include <stdexcept>
-#include <unordered_map>
 
 #include "plugin/layer_table.h"
 #include "plugin/recording.h"
 
 namespace moetap::plugin {
-namespace {
-
-uint64_t next_id() {
-  static std::atomic<uint64_t> id = 0;
-  return ++id;
-}
-
-}  // namespace
-
-HostThreads::HostThreads() : id_(next_id()) {}
 
 HostThread& HostThreads::this_thread() const {
-  thread_local std::unordered_map<uint64_t, HostThread> threads;
-  return threads[id_];
+  // What the calling thread said to each session; a session that is gone leaves nothing behind for long.
+  thread_local std::map<std::weak_ptr<const int>, HostThread, std::owner_less<>> threads;
+  const auto known = threads.find(identity_);
+  if (known != threads.end()) return known->second;
+  std::erase_if(threads, [](const auto& entry) { return entry.first.expired(); });
+  return threads[identity_];
 }
 
 void HostThreads::label(ForwardLabel label) {

@@ -47,8 +47,6 @@ struct HostThread {
 /// What the host's threads say to one session, or to the sessions of one process that belong together. Thread-safe.
 class HostThreads {
  public:
-  HostThreads();
-
   HostThread& this_thread() const;
 
   /// As the functions of `Session`; throw std::invalid_argument.
@@ -57,7 +55,7 @@ class HostThreads {
   void log(std::string_view layer, std::string_view name, CustomValue value);
 
  private:
-  const uint64_t id_;  // never used again in the process
+  const std::shared_ptr<const int> identity_ = std::make_shared<const int>();  // whose threads are meant
 };
 
 }  // namespace moetap::plugin

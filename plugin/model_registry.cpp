@@ -1,22 +1,25 @@
 #include "plugin/model_registry.h"
 
 #include <fmt/format.h>
-#include <pthread.h>
 
 #include <cstdlib>
 #include <stdexcept>
 #include <vector>
 
+#include "plugin/fork_local.h"
 #include "plugin/recording.h"
 
 namespace moetap::plugin {
+namespace {
+
+struct RegistryOfTheProcess {
+  ModelRegistry registry;
+};
+
+}  // namespace
 
 ModelRegistry& ModelRegistry::get() {
-  static std::atomic<ModelRegistry*> registry = new ModelRegistry();
-  // The parent's sessions go on in the parent, and one of its threads may have held the lock.
-  static const int registered = pthread_atfork(nullptr, nullptr, [] { registry.store(new ModelRegistry()); });
-  static_cast<void>(registered);
-  return *registry.load();
+  return fork_local<RegistryOfTheProcess>().registry;
 }
 
 void ModelRegistry::bind(std::shared_ptr<ModelBinding> binding) {
@@ -48,49 +51,54 @@ std::shared_ptr<ModelBinding> ModelRegistry::find(std::string_view description) 
 
 namespace {
 
-std::atomic<bool> any_opened = false;
-
 struct OpenRecordings {
-  std::mutex mutex;
+  std::mutex mutex;  // guards recordings
   std::vector<std::weak_ptr<Recording>> recordings;
+  std::atomic<bool> any_opened = false;
+  std::atomic<bool> exits = false;
 };
 
-OpenRecordings& open_recordings() {
-  static std::atomic<OpenRecordings*> open = new OpenRecordings();
-  static const int registered = pthread_atfork(nullptr, nullptr, [] { open.store(new OpenRecordings()); });
-  static_cast<void>(registered);
-  return *open.load();
-}
-
-void close_open_recordings() {
+void close_open_recordings(bool failed) {
+  auto& open = fork_local<OpenRecordings>();
+  open.exits = true;
   std::vector<std::weak_ptr<Recording>> recordings;
   {
-    const std::lock_guard lock(open_recordings().mutex);
-    recordings.swap(open_recordings().recordings);
+    const std::lock_guard lock(open.mutex);
+    recordings.swap(open.recordings);
   }
   for (const auto& weak : recordings) {
     if (const auto recording = weak.lock(); recording && recording->in_own_process()) {
       ModelRegistry::get().unbind(*recording);
-      recording->close();
+      recording->close(failed && recording->config().resume ? RunEnd::kUnfinished : RunEnd::kDone);
     }
   }
+}
+
+int register_exit_handlers() {
+  // Unlike those of atexit, its handlers know the exit status.
+  const int registered = ::on_exit([](int status, void*) { close_open_recordings(status != 0); }, nullptr);
+  return registered + std::at_quick_exit([] { close_open_recordings(false); });
 }
 
 }  // namespace
 
 void close_at_exit(const std::shared_ptr<Recording>& recording) {
-  // Registered after LibTorch's own statics were made, so that it runs before they go.
-  static const int registered = std::atexit(close_open_recordings) + std::at_quick_exit(close_open_recordings);
+  // Registered after LibTorch's own statics were made, so that they run before these go.
+  static const int registered = register_exit_handlers();
   static_cast<void>(registered);
-  any_opened = true;
-  const std::lock_guard lock(open_recordings().mutex);
-  auto& recordings = open_recordings().recordings;
-  std::erase_if(recordings, [](const auto& weak) { return weak.expired(); });
-  recordings.push_back(recording);
+  auto& open = fork_local<OpenRecordings>();
+  open.any_opened = true;
+  const std::lock_guard lock(open.mutex);
+  std::erase_if(open.recordings, [](const auto& weak) { return weak.expired(); });
+  open.recordings.push_back(recording);
 }
 
 bool a_recording_was_opened() {
-  return any_opened;
+  return fork_local<OpenRecordings>().any_opened;
+}
+
+bool process_exits() {
+  return fork_local<OpenRecordings>().exits;
 }
 
 }  // namespace moetap::plugin

@@ -12,8 +12,7 @@
 namespace moetap::plugin {
 
 /// Which recording the forwards of an instrumented model go to, by the instance in the model's description. One a
-/// process (a child that was forked starts with an empty one); thread-safe; never destroyed, since forwards may run
-/// while the process exits.
+/// process (a child that was forked starts with an empty one); thread-safe.
 class ModelRegistry {
  public:
   static ModelRegistry& get();
@@ -29,17 +28,19 @@ class ModelRegistry {
   std::shared_ptr<ModelBinding> find(std::string_view description) const;
 
  private:
-  ModelRegistry() = default;
-
   mutable std::mutex mutex_;
   std::map<std::string, std::shared_ptr<ModelBinding>, std::less<>> bindings_;
   std::atomic<size_t> size_ = 0;  // read without the lock: a process without sessions pays next to nothing
 };
 
-/// Recordings that are completed when the process exits and their owners did not close them.
+/// A recording that is completed when the process exits, if its owner did not close it. With `config.resume` and an
+/// exit status other than 0 it is left unfinished.
 void close_at_exit(const std::shared_ptr<Recording>& recording);
 
 /// True once `close_at_exit` was called in the process.
 bool a_recording_was_opened();
+
+/// True once recordings are being closed since the process exits: nothing more can be opened.
+bool process_exits();
 
 }  // namespace moetap::plugin

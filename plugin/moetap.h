@@ -33,7 +33,8 @@ typedef struct moetap_session moetap_session;
 
 /* Opens the session of the process, or returns NULL. `config_json`: text of a JSON object with the keys that a
  * configuration file has; output_dir is needed. NULL: the session that MOETAP_CONFIG or MOETAP_OUTPUT_DIR in the
- * environment ask for, which may have begun already; an error if they do not.
+ * environment ask for, which may have begun already; an error if they do not, or if it was closed: the environment
+ * opens one session a process.
  * One session a process at a time. Each model gets a run directory of its own: output_dir, output_dir-2, ... A
  * directory is opened by the first forward of its model; one that cannot be opened is said on stderr, once. */
 moetap_session* moetap_open(const char* config_json);

@@ -1,24 +1,23 @@
 #include "plugin/notices.h"
 
-#include <pthread.h>
-
-#include <atomic>
 #include <cstdio>
 #include <mutex>
 #include <utility>
 
+#include "plugin/fork_local.h"
+
 namespace moetap::plugin {
 namespace {
 
-// Never destroyed: sessions may close while the process exits. A child that was forked gets its own: a thread of the
-// parent may have held it.
+struct HandlerLock {
+  std::mutex mutex;
+};
+
 std::mutex& handler_mutex() {
-  static std::atomic<std::mutex*> mutex = new std::mutex;
-  static const int registered = pthread_atfork(nullptr, nullptr, [] { mutex.store(new std::mutex); });
-  static_cast<void>(registered);
-  return *mutex.load();
+  return fork_local<HandlerLock>().mutex;
 }
 
+// Never destroyed: sessions may close while the process exits.
 NoticeHandler& current_handler() {
   static auto* handler = new NoticeHandler;
   return *handler;

@@ -21,6 +21,9 @@
 namespace moetap::plugin {
 
 std::shared_ptr<ModelBinding> find_binding(std::string_view description) {
+  if (process_exits()) {
+    return nullptr;
+  }
   auto attached = ModelRegistry::get().find(description);
   return attached && attached->recording().accepts() ? attached : bind_to_process_session(description);
 }
@@ -91,7 +94,7 @@ at::Tensor begin(std::string_view description, std::string_view method,
     if (binding->recording().config().strict) {
       throw;
     }
-    binding->recording().notice("a forward was not recorded: " + one_line(error));
+    binding->recording().notice("a forward was not recorded", one_line(error));
     return inert_handle();
   }
 }

@@ -1,18 +1,24 @@
 #include "plugin/process_session.h"
 
 #include <fmt/format.h>
-#include <pthread.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
+#include <filesystem>
 #include <stdexcept>
 
 #include "plugin/environment.h"
 #include "plugin/error_text.h"
+#include "plugin/fork_local.h"
 #include "plugin/model_registry.h"
 #include "plugin/notices.h"
+#include "plugin/process_rank.h"
 #include "plugin/recording.h"
 #include "plugin/run_files.h"
+#include "plugin/run_journal.h"
+#include "plugin/run_paths.h"
+#include "plugin/run_state.h"
 
 namespace moetap::plugin {
 namespace {
@@ -27,16 +33,15 @@ struct ProcessState {
   std::atomic<bool> records = true;  // false: no session, and the environment asks for none
 };
 
-std::atomic<ProcessState*>& current_state() {
-  static std::atomic<ProcessState*> state = new ProcessState();
-  return state;
+ProcessState& state() {
+  return fork_local<ProcessState>();
 }
 
-ProcessState& state() {
-  // The parent's session goes on in the parent, and its threads may have held its locks: the child lets go of it.
-  static const int registered = pthread_atfork(nullptr, nullptr, [] { current_state().store(new ProcessState()); });
-  static_cast<void>(registered);
-  return *current_state().load();
+/// The model whose unfinished run lies in a directory; empty: none does.
+std::optional<ModelDescription> model_of_unfinished_run(const std::string& folder) {
+  const RunPaths paths(folder, process_rank_from_environment().rank);
+  const std::string frames = RunJournal::frames_path_in(paths.journal.string());
+  return std::filesystem::exists(frames) ? read_first_model(frames) : std::nullopt;
 }
 
 std::string in_this_process(std::string text) {
@@ -48,7 +53,7 @@ std::string in_this_process(std::string text) {
 
 }  // namespace
 
-ProcessSession::ProcessSession(Config config) : config_(std::move(config)) {
+ProcessSession::ProcessSession(Config config) : config_(std::move(config)), process_(::getpid()) {
   config_.check();
   if (!config_.hooks.is_null()) {
     throw std::invalid_argument("hooks are for models that are not instrumented yet: give them to moetap instrument");
@@ -60,17 +65,35 @@ ProcessSession::ProcessSession(Config config) : config_(std::move(config)) {
   }
 }
 
-std::string ProcessSession::next_output_dir() const {
-  std::string folder = in_this_process(config_.output_dir);
-  while (folder.size() > 1 && folder.back() == '/') folder.pop_back();
-  return recordings_.empty() ? folder : fmt::format("{}-{}", folder, recordings_.size() + 1);
+bool ProcessSession::in_own_process() const {
+  return ::getpid() == process_;
+}
+
+std::string ProcessSession::output_dir_of(const ModelDescription& model) const {
+  std::string first = in_this_process(config_.output_dir);
+  while (first.size() > 1 && first.back() == '/') first.pop_back();
+  const auto numbered = [&](size_t number) { return number == 1 ? first : fmt::format("{}-{}", first, number); };
+  if (!config_.resume) return numbered(recordings_.size() + 1);
+  std::string otherwise;  // where no unfinished run of another model lies
+  for (size_t number = 1;; ++number) {
+    const std::string folder = numbered(number);
+    const bool is_own = std::any_of(recordings_.begin(), recordings_.end(),
+                                    [&](const auto& entry) { return entry.second->config().output_dir == folder; });
+    if (is_own) continue;
+    const auto unfinished = model_of_unfinished_run(folder);
+    if (unfinished && unfinished->identity == model.identity) return folder;
+    if (!unfinished && otherwise.empty()) otherwise = folder;
+    if (!std::filesystem::exists(folder)) return otherwise;
+  }
 }
 
 std::shared_ptr<ModelBinding> ProcessSession::bind(std::string_view description) {
+  if (!in_own_process()) return nullptr;
   const std::lock_guard lock(mutex_);
   if (closed_) return nullptr;
-  if (auto bound = ModelRegistry::get().find(description)) return bound;  // by another thread, meanwhile
   const std::string instance(instance_of(description));
+  // Bound by another thread meanwhile; or closed, and not to be opened again.
+  if (recordings_.contains(instance)) return ModelRegistry::get().find(description);
   if (const auto refused = refused_.find(instance); refused != refused_.end()) {
     if (config_.strict) throw std::runtime_error(refused->second);
     return nullptr;
@@ -78,12 +101,12 @@ std::shared_ptr<ModelBinding> ProcessSession::bind(std::string_view description)
   try {
     auto model = std::make_shared<const ModelDescription>(model_description_from_text(std::string(description)));
     Config config = config_;
-    config.output_dir = next_output_dir();
+    config.output_dir = output_dir_of(*model);
     auto recording = std::make_shared<Recording>(config, std::make_unique<RunFiles>(config), threads_);
     close_at_exit(recording);
     auto binding = std::make_shared<ModelBinding>(recording, std::move(model));
     ModelRegistry::get().bind(binding);
-    recordings_.push_back(std::move(recording));
+    recordings_[instance] = std::move(recording);
     if (recordings_.size() > 1) {
       notify(fmt::format("{} is a further model of this process: it records into {}", binding->model()->model_file,
                          config.output_dir));
@@ -98,8 +121,11 @@ std::shared_ptr<ModelBinding> ProcessSession::bind(std::string_view description)
 }
 
 std::vector<std::shared_ptr<Recording>> ProcessSession::recordings() const {
+  std::vector<std::shared_ptr<Recording>> all;
+  if (!in_own_process()) return all;
   const std::lock_guard lock(mutex_);
-  return recordings_;
+  for (const auto& [instance, recording] : recordings_) all.push_back(recording);
+  return all;
 }
 
 void ProcessSession::flush() {
@@ -107,6 +133,7 @@ void ProcessSession::flush() {
 }
 
 void ProcessSession::close() {
+  if (!in_own_process()) return;
   {
     const std::lock_guard lock(mutex_);
     closed_ = true;

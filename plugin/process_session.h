@@ -1,5 +1,7 @@
 #pragma once
 
+#include <sys/types.h>
+
 #include <map>
 #include <memory>
 #include <mutex>
@@ -22,10 +24,10 @@ namespace moetap::plugin {
 // environment asks for it (MOETAP_CONFIG, MOETAP_OUTPUT_DIR), or by `moetap_open` of the C header, and is completed
 // when the process exits.
 //
-// Each model has a run directory of its own: the first `output_dir`, the next `output_dir-2`, and so on. What
-// `moetap instrument` wrote is one model, however often it is loaded or copied. "{pid}" in output_dir stands for the
-// number of the process, for hosts that fork workers. A directory that cannot be opened is said once and leaves its
-// model unrecorded, unless the configuration is strict.
+// Each model has a run directory of its own: the first `output_dir`, the next `output_dir-2`, and so on; with `resume`
+// the one that holds its unfinished run. What `moetap instrument` wrote is one model, however often it is loaded or
+// copied. "{pid}" in output_dir stands for the number of the process, for hosts that fork workers. A directory that
+// cannot be opened is said once and leaves its model unrecorded, unless the configuration is strict.
 
 /// The session of a process. Thread-safe; all functions as those of `Session`, over the models of the process.
 class ProcessSession {
@@ -45,15 +47,17 @@ class ProcessSession {
   std::shared_ptr<ModelBinding> bind(std::string_view description);
 
  private:
-  std::string next_output_dir() const;
+  std::string output_dir_of(const ModelDescription& model) const;
   std::vector<std::shared_ptr<Recording>> recordings() const;
+  bool in_own_process() const;
 
   const Config config_;
+  const pid_t process_;  // a child process has a copy, whose locks may be held for ever
   const std::shared_ptr<HostThreads> threads_ = std::make_shared<HostThreads>();
   mutable std::mutex mutex_;  // guards what follows
   bool closed_ = false;
-  std::vector<std::shared_ptr<Recording>> recordings_;
-  std::map<std::string, std::string> refused_;  // instance -> why it is not recorded
+  std::map<std::string, std::shared_ptr<Recording>> recordings_;  // by instance
+  std::map<std::string, std::string> refused_;                    // instance -> why it is not recorded
 };
 
 /// The configuration of such a session where nothing says otherwise: unlabelled forwards follow Note [Following

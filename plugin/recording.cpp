@@ -30,7 +30,9 @@ bool Recording::accepts() const {
   return !closed_.load(std::memory_order_relaxed) && in_own_process();
 }
 
-void Recording::take_samples(ForwardRecord& record, int64_t num_samples, const SampleSource& source) {
+void Recording::take_samples(ForwardRecord& record, int64_t num_samples, const SampleSource& source, Fate fate) {
+  // A forward that threw leaves the cache as it was: its step may come again.
+  GenerationFollower* follower = source.follower.get();
   const auto& label = source.label;
   if (label && static_cast<int64_t>(label->samples.size()) == num_samples) {
     record.samples = label->samples;
@@ -39,24 +41,20 @@ void Recording::take_samples(ForwardRecord& record, int64_t num_samples, const S
     for (const int64_t sample : record.samples) {
       next_sample_ = std::max(next_sample_, sample + 1);
     }
+    if (follower != nullptr && fate == Fate::kEnded) follower->ended(source.query, record.samples);
     return;
   }
   if (label) {
     ++counters_.label_mismatches;
   }
-  if (source.follower && source.query.batch == num_samples) {
-    if (auto samples = source.follower->continued(source.query)) {
-      record.samples = std::move(*samples);
-      record.generation = true;
-      return;
-    }
+  if (follower != nullptr && source.query.batch == num_samples && follower->continues(source.query)) {
+    record.samples = follower->samples();
+    record.generation = true;
   }
-  for (int64_t i = 0; i < num_samples; ++i) {
+  while (static_cast<int64_t>(record.samples.size()) < num_samples) {
     record.samples.push_back(next_sample_++);
   }
-  if (source.follower) {
-    source.follower->started(source.query, record.samples);
-  }
+  if (follower != nullptr && fate == Fate::kEnded) follower->ended(source.query, record.samples);
 }
 
 void Recording::forward_ended(std::unique_ptr<PendingForward> forward, const SampleSource& source,
@@ -82,7 +80,7 @@ void Recording::forward_ended(std::unique_ptr<PendingForward> forward, const Sam
   const auto pushed = queue_.push(std::move(forward), when_full, [&](PendingForward& taken) {
     const std::lock_guard lock(mutex_);
     taken.record.index = next_forward_++;
-    take_samples(taken.record, num_samples, source);
+    take_samples(taken.record, num_samples, source, Fate::kEnded);
     values.samples = taken.record.samples;
     is_step_without_prompt = source.follower && source.query.length == 1 && !taken.record.generation && !source.label;
     ++counters_.forwards;
@@ -102,7 +100,7 @@ void Recording::forward_ended(std::unique_ptr<PendingForward> forward, const Sam
     ++counters_.dropped;
     ++next_forward_;  // a host that goes on with the run later counts it as well
     ForwardRecord dropped;
-    take_samples(dropped, num_samples, source);
+    take_samples(dropped, num_samples, source, Fate::kEnded);
   }
   if (pushed == RecordQueue::Pushed::kFull) {
     notice("the queue is full: forwards are dropped (raise queue_bytes, or set on_overflow to block)");
@@ -115,8 +113,9 @@ void Recording::forward_aborted(int64_t num_samples, const SampleSource& source)
   }
   const std::lock_guard lock(mutex_);
   ++counters_.aborted;
+  ++next_forward_;  // as for one that is dropped
   ForwardRecord aborted;
-  take_samples(aborted, num_samples, source);
+  take_samples(aborted, num_samples, source, Fate::kAborted);
 }
 
 void Recording::hook_failed(ModelBinding& binding, int64_t hook, const std::string& reason) {
@@ -127,18 +126,21 @@ void Recording::hook_failed(ModelBinding& binding, int64_t hook, const std::stri
     const std::lock_guard lock(mutex_);
     ++counters_.failed_hooks;
   }
-  notice("hook \"" + binding.model()->hooks.at(static_cast<size_t>(hook)).name +
-         "\" failed and records no more: " + reason);
+  notice("hook \"" + binding.model()->hooks.at(static_cast<size_t>(hook)).name + "\" failed and records no more",
+         reason);
 }
 
-void Recording::notice(const std::string& line) {
+void Recording::notice(const std::string& what, const std::string& detail) {
+  if (!in_own_process()) {
+    return;
+  }
   bool first = false;
   {
     const std::lock_guard lock(mutex_);
-    first = ++counters_.notices[line] == 1;
+    first = ++counters_.notices[what] == 1;
   }
   if (first) {
-    notify(line);
+    notify(detail.empty() ? what : what + ": " + detail);
   }
 }
 
@@ -187,6 +189,9 @@ void Recording::close(RunEnd end) {
 }
 
 Counters Recording::counters() const {
+  if (!in_own_process()) {
+    return {};
+  }
   Counters counters;
   {
     const std::lock_guard lock(mutex_);
@@ -194,6 +199,10 @@ Counters Recording::counters() const {
   }
   writer_.add_to(counters);
   return counters;
+}
+
+std::optional<std::string> Recording::write_error() const {
+  return in_own_process() ? writer_.error() : std::nullopt;
 }
 
 }  // namespace moetap::plugin

@@ -57,8 +57,9 @@ class Recording {
   /// Stops the hook, says so once and counts it.
   void hook_failed(ModelBinding& binding, int64_t hook, const std::string& reason);
 
-  /// Counts one line that the user should know, and prints it the first time.
-  void notice(const std::string& line);
+  /// Counts something that the user should know, and prints it with its detail the first time. `what` is one of few
+  /// texts: what varies from forward to forward is a detail.
+  void notice(const std::string& what, const std::string& detail = "");
 
   /// Adds a host's value to the entry of a forward; see `Session::log`.
   void log_value(ForwardValues& values, const std::string& layer, const std::string& name, CustomValue value);
@@ -71,10 +72,12 @@ class Recording {
 
   Counters counters() const;
   const ResumedRun& resumed() const { return resumed_; }
-  std::optional<std::string> write_error() const { return writer_.error(); }
+  std::optional<std::string> write_error() const;
 
  private:
-  void take_samples(ForwardRecord& record, int64_t num_samples, const SampleSource& source);
+  /// Says which samples a forward holds, that ended or that threw.
+  enum class Fate { kEnded, kAborted };
+  void take_samples(ForwardRecord& record, int64_t num_samples, const SampleSource& source, Fate fate);
 
   const Config config_;
   const std::shared_ptr<HostThreads> threads_;

@@ -60,7 +60,8 @@ Session::~Session() {
     return;
   }
   ModelRegistry::get().unbind(*recording_);
-  recording_->close();
+  // A host that did not say that it is done may have thrown; a run that was resumed can be resumed again.
+  recording_->close(config().resume ? RunEnd::kUnfinished : RunEnd::kDone);
 }
 
 torch::jit::Module Session::attach(const torch::jit::Module& module, const AttachOptions& options) {

@@ -42,10 +42,9 @@ struct ForwardLabel {
 ///     session.close();                                    // files are whole
 ///
 /// A forward is recorded when it ends; files are written by a thread of the session's own. A forward that throws is
-/// counted
-/// (`aborted`) and not recorded. A failure while recording stops that hook, is reported once on stderr and counted; the
-/// forward goes on, unless `config.strict`. Sequences are samples, numbered from 0 in the order in which the forwards
-/// end.
+/// counted in `aborted` and not recorded. A failure while recording stops that hook, is reported once on stderr and
+/// counted; the forward goes on, unless `config.strict`. Sequences are samples, numbered from 0 in the order in which
+/// the forwards end.
 ///
 /// All functions are thread-safe. In a child process after `fork` a session records nothing and closes nothing.
 class Session {
@@ -55,7 +54,7 @@ class Session {
   explicit Session(Config config);
   /// Records into a sink of the host's own; `config.output_dir` and what concerns files is not used.
   Session(Config config, std::unique_ptr<RecordSink> sink);
-  /// Closes. Never throws.
+  /// Closes; with `config.resume` as unfinished. Never throws.
   ~Session();
   Session(const Session&) = delete;
   Session& operator=(const Session&) = delete;

@@ -75,8 +75,8 @@ TextTokens read_text(const at::Tensor& ids, const at::Tensor& mask, bool keep_id
       text.ids = batch_ids.to(at::kLong, /*non_blocking=*/false, /*copy=*/true);
     }
   } else if (ids.defined()) {
-    text.notice = fmt::format("token ids must be integers [B, S], got {} {}: they are not used",
-                              c10::toString(ids.scalar_type()), print_sizes(ids));
+    text.notice = "token ids must be integers [B, S], others are not used";
+    text.notice_detail = fmt::format("got {} {}", c10::toString(ids.scalar_type()), print_sizes(ids));
   }
   if (!mask.defined()) {
     return text;
@@ -88,10 +88,10 @@ TextTokens read_text(const at::Tensor& ids, const at::Tensor& mask, bool keep_id
     text.length_of_mask = true;
   }
   if (batch_mask.dim() != 2 || batch_mask.size(0) != text.batch || batch_mask.size(1) < text.length) {
-    text.notice = text.batch == 0
-                      ? fmt::format("the token mask must be [B, S], got {}: it is not used", print_sizes(mask))
-                      : fmt::format("the token mask must be [B = {}, S = {}], got {}: it is not used", text.batch,
-                                    text.length, print_sizes(mask));
+    text.notice = "the token mask must be [B, S], others are not used";
+    text.notice_detail = text.batch == 0 ? fmt::format("got {}", print_sizes(mask))
+                                         : fmt::format("expected [B = {}, S = {} or more], got {}", text.batch,
+                                                       text.length, print_sizes(mask));
     return text;
   }
   text.mask_columns = batch_mask.size(1);

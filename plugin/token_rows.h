@@ -32,7 +32,8 @@ struct TextTokens {
   bool length_of_mask = false;  // no ids show S: it is that of the mask, cache and all
   at::Tensor ids;               // int64 [B, S]; undefined: unknown, or not kept
   at::Tensor valid;             // bool [B, S], false: padding; undefined: all valid
-  std::string notice;           // one line on an argument that was not understood, for the user; empty: none
+  std::string notice;           // on an argument that was not understood, for the user; empty: none
+  std::string notice_detail;    // what it was
 };
 
 /// Reads token ids [B, S] (or [S]) and a mask. A mask is boolean, or numbers of which 0 means padding, or additive (a

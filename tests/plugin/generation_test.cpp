@@ -11,45 +11,55 @@ namespace {
 
 using Samples = std::vector<int64_t>;
 
+/// Takes the step of a prompt if the follower does; false: it starts samples of its own.
+bool step(GenerationFollower& follower, const QueryTokens& query) {
+  const bool continues = follower.continues(query);
+  follower.ended(query, continues ? follower.samples() : Samples{99});
+  return continues;
+}
+
 TEST(GenerationFollower, OneTokenContinuesThePromptRowByRow) {
   GenerationFollower follower;
-  follower.started({2, 5, 0}, {3, 4});
-  for (int step = 0; step < 3; ++step) EXPECT_EQ(follower.continued({2, 1, 0}), Samples({3, 4}));
-  EXPECT_FALSE(follower.continued({2, 4, 0}));  // a new prompt
-  EXPECT_FALSE(follower.continued({1, 1, 0}));  // another batch
+  follower.ended({2, 5, 0}, {3, 4});
+  for (int i = 0; i < 3; ++i) EXPECT_TRUE(step(follower, {2, 1, 0}));
+  EXPECT_EQ(follower.samples(), Samples({3, 4}));
+  EXPECT_FALSE(follower.continues({2, 4, 0}));  // a new prompt
+  EXPECT_FALSE(follower.continues({1, 1, 0}));  // another batch
 }
 
 TEST(GenerationFollower, NothingIsContinuedBeforeAPrompt) {
   GenerationFollower follower;
-  EXPECT_FALSE(follower.continued({1, 1, 0}));
-  follower.started({1, 1, 0}, {0});
-  EXPECT_FALSE(follower.continued({1, 1, 0}));
+  EXPECT_FALSE(step(follower, {1, 1, 0}));
+  EXPECT_FALSE(step(follower, {1, 1, 0}));
 }
 
 TEST(GenerationFollower, AMaskOverTheCacheMustGrowByAColumn) {
   GenerationFollower follower;
-  follower.started({1, 5, 5}, {0});
-  EXPECT_TRUE(follower.continued({1, 1, 6}));
-  EXPECT_TRUE(follower.continued({1, 1, 7}));
-  EXPECT_FALSE(follower.continued({1, 1, 12}));  // the cache of another request
-  EXPECT_TRUE(follower.continued({1, 1, 8}));
-  EXPECT_TRUE(follower.continued({1, 1, 1}));  // a mask of the query alone says nothing of the cache
+  follower.ended({1, 5, 5}, {0});
+  EXPECT_TRUE(step(follower, {1, 1, 6}));
+  EXPECT_TRUE(step(follower, {1, 1, 7}));
+  EXPECT_FALSE(step(follower, {1, 1, 12}));  // the cache of another request
+  EXPECT_TRUE(follower.continues({1, 1, 8}));
+  EXPECT_TRUE(follower.continues({1, 1, 8}));  // looking changes nothing: a step that threw may come again
+  EXPECT_TRUE(step(follower, {1, 1, 1}));      // a mask of the query alone says nothing of the cache
+  EXPECT_TRUE(step(follower, {1, 1, 9}));
 }
 
 TEST(GenerationFollower, AStaticCacheKeepsItsMask) {
   GenerationFollower follower;
-  follower.started({1, 5, 64}, {0});
-  EXPECT_TRUE(follower.continued({1, 1, 64}));
-  EXPECT_TRUE(follower.continued({1, 1, 64}));
-  EXPECT_FALSE(follower.continued({1, 1, 32}));
+  follower.ended({1, 5, 64}, {0});
+  EXPECT_TRUE(step(follower, {1, 1, 64}));
+  EXPECT_TRUE(step(follower, {1, 1, 64}));
+  EXPECT_FALSE(step(follower, {1, 1, 32}));
 }
 
 TEST(GenerationFollower, ForwardsThatAreNoPromptChangeNothing) {
   GenerationFollower follower;
-  follower.started({1, 5, 0}, {7});
-  follower.started({0, 0, 0}, {8});
-  follower.started({1, 1, 12}, {9});  // a step of another request
-  EXPECT_EQ(follower.continued({1, 1, 0}), Samples({7}));
+  follower.ended({1, 5, 0}, {7});
+  follower.ended({0, 0, 0}, {8});
+  follower.ended({1, 1, 12}, {9});  // a step of another request
+  EXPECT_TRUE(follower.continues({1, 1, 0}));
+  EXPECT_EQ(follower.samples(), Samples({7}));
 }
 
 /// One forward of a host with a cache of `cached` tokens; `ids`: undefined, it passes embeddings.
@@ -111,6 +121,34 @@ TEST(Generation, StepsOfEmbeddingsAreTheLastColumnOfTheirMask) {
   ASSERT_EQ(records[1].routers.size(), 1u);
   EXPECT_TRUE(records[1].routers[0].attributed);
   EXPECT_TRUE(at::equal(records[1].routers[0].row, at::tensor({0, 1}, at::kLong)));
+}
+
+TEST(Generation, AStepThatThrewMayComeAgain) {
+  RecordedRun run(following());
+  const auto binding = ModelRegistry::get().find(run.bind(gates(1)));
+  forward(binding, 1, 4, 0);
+  {
+    const c10::List<std::optional<at::Tensor>> arguments({at::zeros({1, 1}, at::kLong), at::ones({1, 5}, at::kLong)});
+    ForwardRecorder thrown(binding, "forward", arguments);
+  }
+  forward(binding, 1, 1, 4);
+  const auto& records = run.close();
+  ASSERT_EQ(records.size(), 2u);
+  EXPECT_EQ(records[1].samples, Samples{0});
+  EXPECT_TRUE(records[1].generation);
+  EXPECT_EQ(records[1].index, 2);
+  EXPECT_EQ(run.collected->counters.aborted, 1);
+}
+
+TEST(Generation, ALabelledPromptIsTheLastPrompt) {
+  RecordedRun run(following());
+  const auto binding = ModelRegistry::get().find(run.bind(gates(1)));
+  forward(binding, 1, 4, 0);
+  run.recording->threads().label({{7}, false});
+  forward(binding, 1, 4, 0);
+  run.recording->threads().clear_label();
+  forward(binding, 1, 1, 4);
+  EXPECT_EQ(run.close().at(2).samples, Samples{7});
 }
 
 TEST(Generation, LabelsGoBeforeTheRule) {

@@ -9,6 +9,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
+#include <thread>
 
 #include "plugin/forward_recorder.h"
 #include "plugin/moetap.h"
@@ -185,6 +186,65 @@ TEST_F(ProcessSessionTest, AForkedChildLeavesTheParentsRunAlone) {
   EXPECT_EQ(moetap_close(session), 0);
   EXPECT_EQ(summary().at("forwards"), 2);
   EXPECT_EQ(summary("-child-" + std::to_string(child)).at("forwards"), 1);
+}
+
+TEST_F(ProcessSessionTest, ResumeFindsTheDirectoryOfEachModel) {
+  ModelDescription first = gates(1), second = gates(1);
+  first.identity = "a";
+  second.identity = "b";
+  const auto killed = fork();
+  if (killed == 0) {
+    moetap_session* session = moetap_open(config().c_str());
+    const bool recorded = session != nullptr && forward(to_text(first), 1) && forward(to_text(second), 2);
+    _exit(recorded && moetap_flush(session) == 0 ? 0 : 1);
+  }
+  int status = 0;
+  ASSERT_EQ(waitpid(killed, &status, 0), killed);
+  ASSERT_EQ(status, 0);
+  moetap_session* session = moetap_open(config("\"resume\": true").c_str());
+  ASSERT_NE(session, nullptr) << moetap_last_error();
+  EXPECT_TRUE(forward(to_text(second), 2));  // in another order
+  EXPECT_TRUE(forward(to_text(first), 1));
+  EXPECT_EQ(moetap_close(session), 0);
+  const auto counts = "/components/language_model/0/selected_count"_json_pointer;
+  EXPECT_EQ(summary().at(counts), nlohmann::json({0, 6, 0, 0}));
+  EXPECT_EQ(summary("-2").at(counts), nlohmann::json({0, 0, 6, 0}));
+}
+
+TEST_F(ProcessSessionTest, ForwardsDuringTheExitOpenNoFurtherRun) {
+  const std::string model = to_text(gates(1));
+  const pid_t child = fork();
+  if (child == 0) {
+    moetap_session* session = moetap_open(config().c_str());
+    std::thread([&] {
+      while (true) forward(model);
+    }).detach();
+    moetap_counters counters{};
+    counters.struct_size = sizeof(counters);
+    while (counters.forwards < 10) moetap_get_counters(session, &counters);
+    std::exit(0);
+  }
+  int status = 0;
+  ASSERT_EQ(waitpid(child, &status, 0), child);
+  EXPECT_EQ(status, 0);
+  EXPECT_TRUE(std::filesystem::exists(run + "/rank0_metric_eval_done.txt"));
+  EXPECT_FALSE(std::filesystem::exists(run + "-2"));
+}
+
+TEST_F(ProcessSessionTest, AFailedExitLeavesAResumedRunUnfinished) {
+  const std::string model = to_text(gates(1));
+  for (const int exit_status : {1, 0}) {
+    const pid_t child = fork();
+    if (child == 0) {
+      moetap_session* session = moetap_open(config("\"resume\": true").c_str());
+      std::exit(session != nullptr && forward(model) ? exit_status : 2);
+    }
+    int status = 0;
+    ASSERT_EQ(waitpid(child, &status, 0), child);
+    EXPECT_EQ(WEXITSTATUS(status), exit_status);
+    EXPECT_EQ(std::filesystem::exists(run + "/rank0_metric_eval_done.txt"), exit_status == 0);
+  }
+  EXPECT_EQ(summary().at("forwards"), 2);
 }
 
 TEST_F(ProcessSessionTest, TheEnvironmentOpensItWithTheFirstForward) {

@@ -264,6 +264,47 @@ TEST(Recording, FlushWaitsForEverythingBefore) {
   }
 }
 
+TEST(Recording, WhatVariesFromForwardToForwardIsOneNotice) {
+  RecordedRun run;
+  const auto binding = bind(run);
+  testing::internal::CaptureStderr();
+  for (int64_t length = 1; length <= 5; ++length) {
+    const at::Tensor mask = at::ones({1, 1, length, length});  // not understood, another size each time
+    ForwardRecorder recorder(binding, "forward", c10::List<std::optional<at::Tensor>>({ids_of(1, length), mask}));
+    recorder.end();
+  }
+  run.close();
+  EXPECT_EQ(
+      testing::internal::GetCapturedStderr(),
+      "moetap: the token mask must be [B, S], others are not used: expected [B = 1, S = 1 or more], got [1, 1, 1, "
+      "1]\n");
+  const std::map<std::string, int64_t> notices = {{"the token mask must be [B, S], others are not used", 5}};
+  EXPECT_EQ(run.collected->counters.notices, notices);
+}
+
+TEST(Recording, AForkedChildMayAskItsParentsSession) {
+  RecordedRun run;
+  const auto binding = bind(run);
+  std::atomic<bool> stop = false;
+  std::thread poller([&] {
+    while (!stop) run.recording->counters();
+  });
+  for (int i = 0; i < 20; ++i) {
+    const pid_t child = fork();
+    if (child == 0) {
+      ::alarm(20);  // ends a child that waits for a lock of its parent's
+      const bool silent = run.recording->counters().forwards == 0 && !run.recording->write_error();
+      run.recording->notice("nobody listens");
+      _exit(silent ? 0 : 1);
+    }
+    int status = 0;
+    ASSERT_EQ(waitpid(child, &status, 0), child);
+    EXPECT_EQ(status, 0);
+  }
+  stop = true;
+  poller.join();
+}
+
 TEST(Recording, AChildProcessRecordsNothing) {
   RecordedRun run;
   const auto binding = bind(run);

@@ -73,7 +73,8 @@ TEST(ReadText, MaskOfAKeyValueCacheCountsWithItsEnd) {
 TEST(ReadText, WhatItCannotReadIsNoticed) {
   const auto ids = longs({4, 5, 6, 7}).reshape({2, 2});
   const auto four_dims = read_text(ids, at::ones({2, 1, 2, 2}), false);
-  EXPECT_EQ(four_dims.notice, "the token mask must be [B = 2, S = 2], got [2, 1, 2, 2]: it is not used");
+  EXPECT_EQ(four_dims.notice, "the token mask must be [B, S], others are not used");
+  EXPECT_EQ(four_dims.notice_detail, "expected [B = 2, S = 2 or more], got [2, 1, 2, 2]");
   EXPECT_FALSE(four_dims.valid.defined());
   EXPECT_NE(read_text(ids, at::ones({3, 2}), false).notice, "");
   EXPECT_NE(read_text(ids, at::ones({2, 1}), false).notice, "");
