@@ -69,6 +69,25 @@ def kill_midway(command: list, journal: Path, least_bytes: int) -> None:
     assert process.wait() == -signal.SIGKILL, "it ended before it was killed"
 
 
+def test_the_eval_wrapper_goes_on_after_a_sample_that_fails(eval_wrapper, model, tmp_path):
+    samples = tmp_path / "samples"
+    samples.mkdir()
+    for sample in range(6):
+        tensors = moe_inputs(1, 4, seed=sample)
+        torch.save((tensors["input_ids"], tensors["attention_mask"], 1.0), samples / f"{sample}.pt")
+    whole = (samples / "4.pt").read_bytes()
+    (samples / "4.pt").write_bytes(whole[:100])
+    command = [eval_wrapper, model, samples, tmp_path / "run"]
+    failed = subprocess.run(command, capture_output=True, text=True)
+    assert failed.returncode == 1
+    assert len(entries(tmp_path / "run")) == 4
+    assert not (tmp_path / "run" / "rank0_metric_eval_done.txt").exists()
+    (samples / "4.pt").write_bytes(whole)
+    assert run(*command).endswith("6 samples, 4 of them from before\n")
+    assert [entry["doc_id"] for entry in entries(tmp_path / "run")] == list(range(6))
+    assert (tmp_path / "run" / "rank0_metric_eval_done.txt").exists()
+
+
 def test_the_eval_wrapper_goes_on_after_a_crash(eval_wrapper, model, samples, tmp_path):
     undisturbed = run(eval_wrapper, model, samples, tmp_path / "undisturbed")
     assert undisturbed.endswith(f"{NUM_SAMPLES} samples, 0 of them from before\n")
