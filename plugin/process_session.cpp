@@ -51,6 +51,15 @@ std::string in_this_process(std::string text) {
   return text;
 }
 
+void open_from_environment(ProcessState& process) {
+  const Environment environment = read_environment();
+  if (!environment.asks_to_record()) return;
+  Config config = process_defaults();
+  if (!environment.config_file.empty()) config.update_from_json_file(environment.config_file);
+  if (!environment.output_dir.empty()) config.output_dir = environment.output_dir;
+  process.session = std::make_shared<ProcessSession>(std::move(config));
+}
+
 }  // namespace
 
 ProcessSession::ProcessSession(Config config) : config_(std::move(config)), process_(::getpid()) {
@@ -180,14 +189,14 @@ std::shared_ptr<ProcessSession> process_session() {
   const std::lock_guard lock(process.mutex);
   if (!process.session && !process.environment_was_read) {
     process.environment_was_read = true;
-    process.records = false;
-    if (const Environment environment = read_environment(); environment.asks_to_record()) {
-      Config config = process_defaults();
-      if (!environment.config_file.empty()) config.update_from_json_file(environment.config_file);
-      if (!environment.output_dir.empty()) config.output_dir = environment.output_dir;
-      process.session = std::make_shared<ProcessSession>(std::move(config));
-      process.records = true;
+    try {
+      open_from_environment(process);
+    } catch (const std::exception&) {
+      process.records = false;
+      throw;
     }
+    // Only now: other threads must not take a session that is being opened for none.
+    process.records = process.session != nullptr;
   }
   return process.session;
 }

@@ -6,6 +6,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <barrier>
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
@@ -245,6 +246,32 @@ TEST_F(ProcessSessionTest, AFailedExitLeavesAResumedRunUnfinished) {
     EXPECT_EQ(std::filesystem::exists(run + "/rank0_metric_eval_done.txt"), exit_status == 0);
   }
   EXPECT_EQ(summary().at("forwards"), 2);
+}
+
+TEST_F(ProcessSessionTest, ThreadsThatBeginAtOnceAreAllRecorded) {
+  constexpr int kThreads = 8;
+  const std::string model = to_text(gates(1));
+  for (int attempt = 0; attempt < 20; ++attempt) {
+    const std::string folder = run + std::to_string(attempt);
+    const pid_t child = fork();
+    if (child == 0) {
+      ::setenv("MOETAP_OUTPUT_DIR", folder.c_str(), 1);
+      std::barrier together(kThreads);
+      std::vector<std::thread> threads;
+      for (int i = 0; i < kThreads; ++i) {
+        threads.emplace_back([&] {
+          together.arrive_and_wait();
+          forward(model);
+        });
+      }
+      for (auto& thread : threads) thread.join();
+      std::exit(0);
+    }
+    int status = 0;
+    ASSERT_EQ(waitpid(child, &status, 0), child);
+    ASSERT_EQ(status, 0);
+    EXPECT_EQ(parse_file(folder + "/moetap/summary.json").at("forwards"), kThreads) << attempt;
+  }
 }
 
 TEST_F(ProcessSessionTest, TheEnvironmentOpensItWithTheFirstForward) {
