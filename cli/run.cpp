@@ -282,7 +282,7 @@ int run(const RunOptions& options) {
   try {
     session.emplace(config);
   } catch (const std::exception& error) {
-    directory.discard_if_new();  // what else lies there may be another session's
+    directory.remove_new_folders();
     const bool usage = dynamic_cast<const std::invalid_argument*>(&error) != nullptr;
     throw CommandError(useful_line(error), usage ? kExitUsage : kExitFailed);
   }
