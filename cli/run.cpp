@@ -287,6 +287,14 @@ int run(const RunOptions& options) {
     throw CommandError(useful_line(error), usage ? kExitUsage : kExitFailed);
   }
   const auto first = std::min(files.size(), static_cast<size_t>(session->resumed().next_forward));
+  // A run that did not get to its end must not get the marker of one that did.
+  const auto close_unfinished = [&] {
+    try {
+      session->close(RunEnd::kUnfinished);
+    } catch (const std::exception&) {
+      // A strict session throws what it could not write; the error that led here is the one to tell.
+    }
+  };
   try {
     write_input_list(directory.paths().journal, files);
     const bool by_file = hooks::is_instrumented(model.module);
@@ -299,11 +307,12 @@ int run(const RunOptions& options) {
     write_error = session->write_error();
     counters = session->counters();
   } catch (const std::invalid_argument& error) {
-    session.reset();
+    close_unfinished();
     directory.discard();
     throw CommandError(useful_line(error), kExitUsage);
   } catch (const std::exception& error) {  // before the first forward, or a strict session that could not write
     write_error = useful_line(error);
+    close_unfinished();
   }
   if (!outcome.error && !write_error) {
     print_result(config, counters);

@@ -243,3 +243,44 @@ def test_overwrite_replaces_a_run_that_was_killed(moetap, stopped_run, arguments
     assert len(json.loads((run / "log_metrics.json").read_text())["logs"]) == 2
     assert not (run / "moetap" / "journal").exists()
     assert not (run / "moetap" / "outputs").exists()
+
+
+def test_a_resumed_run_that_fails_before_its_first_forward_stays_unfinished(
+    moetap, start, stopped_run, assert_fails, models, inputs, tmp_path
+):
+    run = tmp_path / "run"
+    spec = tmp_path / "first.json"
+    spec.write_text(SPEC)
+    killed = stopped_run(run, "--hooks", spec)
+    killed.kill()
+    killed.wait()
+    files = [inputs / "0.safetensors"] * 1000
+    resume = ["run", models / "moe.pt", "--inputs", *files, "-o", run, "--save-outputs", "--resume"]
+
+    def assert_unfinished() -> None:
+        assert not (run / "rank0_metric_eval_done.txt").exists()
+        assert (run / "moetap" / "journal" / "rank0" / "forwards.frames").exists()
+
+    # The list of inputs cannot be written.
+    input_list = run / "moetap" / "journal" / "rank0" / "inputs.txt"
+    input_list.rename(tmp_path / "inputs.txt")
+    input_list.mkdir()
+    assert_fails(1, *resume, "--hooks", spec, parts=["inputs.txt", "of 1000 forwards finished"])
+    assert_unfinished()
+    input_list.rmdir()
+    (tmp_path / "inputs.txt").rename(input_list)
+
+    # The model cannot be attached: its hook spec is another than it was a moment ago.
+    spec.unlink()
+    gate_at_spec = Gate(spec)
+    program = start(*resume, "--hooks", spec)
+    gate_at_spec.wait_for(program)
+    gate_at_spec.let_go(later_spec=json.dumps([{"module": "nowhere", "skip": True}]))
+    _, errors = program.communicate(timeout=60)
+    assert program.returncode == 2, errors
+    assert "nowhere" in errors
+    assert_unfinished()
+
+    spec.write_text(SPEC)
+    assert moetap(*resume, "--hooks", spec).returncode == 0
+    assert len(json.loads((run / "log_metrics.json").read_text())["logs"]) == 2000
