@@ -1,8 +1,10 @@
 // What recording adds to a forward of a model with real proportions (see moe_model.h): of 4 x 256 tokens, and of 4 x 1
 // as in a step of generation.
 //
-//   forward_overhead_benchmark           # under three minutes on two free cores, 3 GiB; prints the tables of
-//   RESULTS.md forward_overhead_benchmark --smoke   # a second, tiny sizes
+//   forward_overhead_benchmark           # under three minutes on two free cores, 3 GiB
+//   forward_overhead_benchmark --smoke   # a second, tiny sizes
+//
+// The first prints the tables of RESULTS.md.
 //
 // A main of its own rather than google-benchmark, which runs one case after the other: what is looked for is smaller
 // than the drift of a shared machine. Here every recorded forward stands between two plain ones, and is compared with

@@ -43,26 +43,10 @@ void print_table(const hooks::Discovery& discovery) {
   }
 }
 
-/// An instrumented model is described as it was before: discovery would see the operators that it already holds.
-hooks::Discovery find_hooks(const ModelFile& model, const hooks::HookSpec& spec) {
-  try {
-    if (hooks::is_instrumented(model.module)) {
-      auto description = plugin::model_description_from_text(hooks::model_description(model.module));
-      return {std::move(description.hooks), std::move(description.skipped)};
-    }
-    return hooks::discover(model.module, {}, spec);
-  } catch (const hooks::HookSpecError& error) {
-    throw CommandError(fmt::format("{}: {}", model.path, useful_line(error)), kExitUsage);
-  } catch (const std::exception& error) {
-    throw CommandError(fmt::format("{}: its graph cannot be read ({})", model.path, useful_line(error)));
-  }
-}
-
 int inspect(const InspectOptions& options) {
   const hooks::HookSpec spec = load_hook_spec(options.hooks);
   const ModelFile model = load_model_file(options.model, c10::Device(c10::kCPU));
-  check_not_instrumented(model, spec);
-  const hooks::Discovery discovery = find_hooks(model, spec);
+  const hooks::Discovery discovery = find_hooks(model, {}, spec);
   if (options.json) {
     // Names may hold any bytes.
     fmt::print("{}\n", plugin::inspect_json(discovery, options.model)

@@ -83,6 +83,32 @@ void check_is_torchscript(const std::string& path) {
       fmt::format("{}: cannot be loaded ({}); export it again with LibTorch 2.11 or older", path, reason));
 }
 
+/// What is instrumented can no longer be changed.
+void check_not_instrumented(const ModelFile& model, const hooks::HookSpec& spec) {
+  if (!spec.empty() && hooks::is_instrumented(model.module)) {
+    throw CommandError(
+        fmt::format("{}: is instrumented already; give the hook spec {} to moetap instrument, with the plain model",
+                    model.path, spec.source),
+        kExitUsage);
+  }
+}
+
+/// Calls `work`, whose errors become CommandError with the model's path; `failure` says of others that it failed.
+template <typename Work>
+auto with_model_errors(const ModelFile& model, const char* failure, const Work& work) {
+  try {
+    return work();
+  } catch (const CommandError&) {
+    throw;
+  } catch (const hooks::MethodError& error) {
+    throw CommandError(fmt::format("{}: {}", model.path, useful_line(error)), kExitUsage);
+  } catch (const hooks::HookSpecError& error) {
+    throw CommandError(fmt::format("{}: {}", model.path, useful_line(error)), kExitUsage);
+  } catch (const std::exception& error) {
+    throw CommandError(fmt::format("{}: {} ({})", model.path, failure, useful_line(error)));
+  }
+}
+
 }  // namespace
 
 ModelFile load_model_file(const std::string& path, c10::Device device) {
@@ -134,19 +160,22 @@ hooks::HookSpec load_hook_spec(const std::string& path) {
   }
 }
 
-void check_not_instrumented(const ModelFile& model, const hooks::HookSpec& spec) {
-  if (!spec.empty() && hooks::is_instrumented(model.module)) {
-    throw CommandError(
-        fmt::format("{}: is instrumented already; give the hook spec {} to moetap instrument, with the plain model",
-                    model.path, spec.source),
-        kExitUsage);
-  }
+hooks::Discovery find_hooks(const ModelFile& model, const std::vector<std::string>& methods,
+                            const hooks::HookSpec& spec) {
+  check_not_instrumented(model, spec);
+  return with_model_errors(model, "its graph cannot be read", [&]() -> hooks::Discovery {
+    if (hooks::is_instrumented(model.module)) {
+      auto description = plugin::model_description_from_text(hooks::model_description(model.module));
+      return {std::move(description.hooks), std::move(description.skipped)};
+    }
+    return hooks::discover(model.module, methods, spec);
+  });
 }
 
 torch::jit::Module instrument_model(const ModelFile& model, const std::vector<std::string>& methods,
                                     const hooks::HookSpec& spec) {
   check_not_instrumented(model, spec);
-  try {
+  return with_model_errors(model, "cannot be instrumented", [&] {
     if (hooks::is_instrumented(model.module)) {
       return model.module;
     }
@@ -160,15 +189,7 @@ torch::jit::Module instrument_model(const ModelFile& model, const std::vector<st
                },
                methods, spec)
         .module;
-  } catch (const CommandError&) {
-    throw;
-  } catch (const hooks::MethodError& error) {
-    throw CommandError(fmt::format("{}: {}", model.path, useful_line(error)), kExitUsage);
-  } catch (const hooks::HookSpecError& error) {
-    throw CommandError(fmt::format("{}: {}", model.path, useful_line(error)), kExitUsage);
-  } catch (const std::exception& error) {
-    throw CommandError(fmt::format("{}: cannot be instrumented ({})", model.path, useful_line(error)));
-  }
+  });
 }
 
 }  // namespace moetap::cli

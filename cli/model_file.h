@@ -20,6 +20,12 @@ struct ModelFile {
 /// directory, empty, truncated, another format, operators that are not registered.
 ModelFile load_model_file(const std::string& path, c10::Device device);
 
+/// Finds the routers of a model, without rewriting it. Of an instrumented model it is what was found then: discovery
+/// would see the operators that it already holds. `methods` and errors as of `instrument_model`, but that no router is
+/// no error.
+hooks::Discovery find_hooks(const ModelFile& model, const std::vector<std::string>& methods,
+                            const hooks::HookSpec& spec);
+
 /// Rewrites the model so that its routers report; a model that is instrumented already is returned as it is. `methods`
 /// are looked into besides those that a host calls anyway. Throws CommandError if no router is found, if the hook spec
 /// does not fit the model or comes with an instrumented one, or if what the model says about itself cannot be read.
@@ -32,9 +38,6 @@ torch::jit::Method find_method(const ModelFile& model, const std::string& name);
 
 /// The hook spec of an option --hooks: empty without one. Throws CommandError with the exit status of a wrong usage.
 hooks::HookSpec load_hook_spec(const std::string& path);
-
-/// Throws CommandError if the model is instrumented and there is a spec: what it holds can no longer be changed.
-void check_not_instrumented(const ModelFile& model, const hooks::HookSpec& spec);
 
 /// The error of a model in which discovery found no router: which methods were looked at, what was skipped and why.
 std::string no_router_line(const ModelFile& model, const hooks::Discovery& discovery);

@@ -194,20 +194,22 @@ void print_result(const plugin::Config& config, const plugin::Counters& counters
 }
 
 // A run in which nothing would report is no success.
-void check_hooks(const torch::jit::Module& instrumented, const std::string& path, const plugin::Config& config) {
-  const auto hooks = plugin::model_description_from_text(hooks::model_description(instrumented)).hooks;
+void check_hooks(const ModelFile& model, const hooks::Discovery& discovery, const plugin::Config& config) {
+  if (discovery.hooks.empty()) {
+    throw CommandError(no_router_line(model, discovery));
+  }
   std::set<std::string> methods, components;
-  for (const auto& hook : hooks) {
+  for (const auto& hook : discovery.hooks) {
     methods.insert(hook.method);
     components.insert(hook.component);
   }
   if (!methods.count(config.method)) {
-    throw CommandError(fmt::format("{}: no router in method {}; there are routers in {}", path, config.method,
+    throw CommandError(fmt::format("{}: no router in method {}; there are routers in {}", model.path, config.method,
                                    fmt::join(methods, ", ")),
                        kExitUsage);
   }
   if (!config.log_component.empty() && !components.count(config.log_component)) {
-    throw CommandError(fmt::format("--log-component: {} has no routers in \"{}\"; it has some in {}", path,
+    throw CommandError(fmt::format("--log-component: {} has no routers in \"{}\"; it has some in {}", model.path,
                                    config.log_component, fmt::join(components, ", ")),
                        kExitUsage);
   }
@@ -265,8 +267,7 @@ int run(const RunOptions& options) {
   const auto& schema = find_method(model, config.method).function().getSchema();
   check_argument_name(schema, "--token-ids", config.token_ids);
   check_argument_name(schema, "--token-mask", config.token_mask);
-  check_hooks(instrument_model(model, {config.method}, plugin::hook_spec_from_config(config.hooks)), model.path,
-              config);
+  check_hooks(model, find_hooks(model, {config.method}, plugin::hook_spec_from_config(config.hooks)), config);
   read_input_file(files.front(), schema, c10::Device(c10::kCPU));
   if (directory.resumes()) {
     check_same_run(directory, model, files);
@@ -282,11 +283,19 @@ int run(const RunOptions& options) {
   try {
     session.emplace(config);
   } catch (const std::exception& error) {
-    directory.discard_if_new();  // what else lies there may be another session's
+    directory.remove_new_folders();
     const bool usage = dynamic_cast<const std::invalid_argument*>(&error) != nullptr;
     throw CommandError(useful_line(error), usage ? kExitUsage : kExitFailed);
   }
   const auto first = std::min(files.size(), static_cast<size_t>(session->resumed().next_forward));
+  // A run that did not get to its end must not get the marker of one that did.
+  const auto close_unfinished = [&] {
+    try {
+      session->close(RunEnd::kUnfinished);
+    } catch (const std::exception&) {
+      // A strict session throws what it could not write; the error that led here is the one to tell.
+    }
+  };
   try {
     write_input_list(directory.paths().journal, files);
     const bool by_file = hooks::is_instrumented(model.module);
@@ -299,11 +308,12 @@ int run(const RunOptions& options) {
     write_error = session->write_error();
     counters = session->counters();
   } catch (const std::invalid_argument& error) {
-    session.reset();
+    close_unfinished();
     directory.discard();
     throw CommandError(useful_line(error), kExitUsage);
   } catch (const std::exception& error) {  // before the first forward, or a strict session that could not write
     write_error = useful_line(error);
+    close_unfinished();
   }
   if (!outcome.error && !write_error) {
     print_result(config, counters);

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <fstream>
 #include <nlohmann/json.hpp>
 
@@ -11,9 +12,10 @@
 #include "plugin/run_state.h"
 
 namespace moetap::cli {
-namespace {
 
 namespace fs = std::filesystem;
+
+namespace {
 
 /// The log's name in the run that lies there, which need not be that of the new run.
 std::string task_of_existing_run(const fs::path& about, const std::string& otherwise) {
@@ -27,13 +29,25 @@ std::string task_of_existing_run(const fs::path& about, const std::string& other
   return name.empty() || name.find('/') != std::string::npos ? otherwise : name;
 }
 
+std::vector<fs::path> entries_of(const fs::path& folder) {
+  std::vector<fs::path> entries;
+  std::error_code error;
+  for (fs::directory_iterator entry(folder, error), end; !error && entry != end; entry.increment(error)) {
+    entries.push_back(entry->path());
+  }
+  return entries;
+}
+
 }  // namespace
 
 RunDirectory::RunDirectory(const std::string& path, const std::string& task, ExistingRun existing)
     : rank_(plugin::process_rank_from_environment()), paths_(path, rank_.rank), task_(task) {
   std::error_code error;
-  existed_ = fs::exists(paths_.run, error);
-  if (existed_ && !fs::is_directory(paths_.run, error)) {
+  for (const fs::path& folder : {paths_.journal, paths_.journal.parent_path(), paths_.dump, paths_.dump.parent_path(),
+                                 paths_.about, paths_.inside, paths_.run}) {
+    if (!fs::exists(folder, error)) new_folders_.push_back(folder);
+  }
+  if (fs::exists(paths_.run, error) && !fs::is_directory(paths_.run, error)) {
     throw CommandError(fmt::format("{}: is a file; -o names the directory to write", path));
   }
   // A journal of which only the lock is left belongs to a run that is just ending, or beginning.
@@ -65,56 +79,104 @@ RunDirectory::RunDirectory(const std::string& path, const std::string& task, Exi
   }
 }
 
-bool RunDirectory::holds_run() const {
+bool RunDirectory::holds_files() const {
   std::error_code error;
-  return fs::exists(paths_.done, error) || fs::exists(paths_.dump, error) || fs::exists(paths_.journal, error) ||
+  return fs::exists(paths_.done, error) || fs::exists(paths_.dump, error) ||
          fs::exists(paths_.about / "manifest.json", error) || fs::exists(paths_.log / (task_ + ".json"), error) ||
          fs::exists(paths_.log / "results.json", error);
 }
 
-void RunDirectory::remove_files(const std::string& task) noexcept {
+bool RunDirectory::holds_run() const {
+  std::error_code error;
+  return holds_files() || fs::exists(paths_.journal, error);
+}
+
+// Note [Removing a run]
+// A session may begin at any time, also since this process has looked. So what is removed is locked as a session locks
+// it, and the lock's file goes last: until then nobody else can begin, and whoever does afterwards makes a file and a
+// folder of its own. Hence these two are removed by name, never with what is in the folder by then.
+
+std::vector<RunDirectory::LockedJournal> RunDirectory::lock_journals() const {
+  std::vector<fs::path> folders;
+  if (rank_.world_size == 1) folders = entries_of(plugin::RunPaths::journals(paths_.run));
+  std::erase(folders, paths_.journal);
+  folders.push_back(paths_.journal);  // the last, as this one may be made by being locked
+  std::vector<LockedJournal> journals;
+  for (const fs::path& folder : folders) {
+    try {
+      journals.push_back({folder, std::make_unique<plugin::RunOwner>(folder.string())});
+    } catch (const std::runtime_error& error) {
+      throw CommandError(useful_line(error));
+    }
+  }
+  return journals;
+}
+
+void RunDirectory::remove_files(const std::string& task) {
   std::error_code error;
   // The marker goes first: whoever looks in between sees an unfinished run.
   fs::remove(paths_.done, error);
   fs::remove(paths_.log / (task + ".json"), error);
   fs::remove(paths_.log / "results.json", error);
-  if (rank_.world_size == 1) {
-    fs::remove_all(paths_.inside, error);
+  if (rank_.world_size > 1) {
+    // Other ranks may write here: their files stay.
+    for (const char* file : {"summary.json", "manifest.json", "probe.safetensors", "outputs"}) {
+      fs::remove_all(paths_.about / file, error);
+    }
+    fs::remove_all(paths_.dump, error);
     return;
   }
-  // Other ranks may write here: their files stay.
-  for (const char* file : {"summary.json", "manifest.json", "probe.safetensors", "outputs"}) {
-    fs::remove_all(paths_.about / file, error);
+  for (const fs::path& entry : entries_of(paths_.inside)) {
+    if (entry != plugin::RunPaths::journals(paths_.run)) fs::remove_all(entry, error);
   }
-  for (const fs::path& folder : {paths_.dump, paths_.journal}) fs::remove_all(folder, error);
+}
+
+void RunDirectory::remove_journals(const std::vector<LockedJournal>& journals) {
+  std::error_code error;
+  for (const LockedJournal& journal : journals) {
+    for (const fs::path& entry : entries_of(journal.folder)) {
+      if (entry.filename() != "owner") fs::remove_all(entry, error);
+    }
+    fs::remove(journal.folder / "owner", error);
+    fs::remove(journal.folder, error);
+  }
+  for (const fs::path& folder :
+       {plugin::RunPaths::journals(paths_.run), paths_.dump.parent_path(), paths_.about, paths_.inside}) {
+    fs::remove(folder, error);  // leaves one that is not empty
+  }
 }
 
 void RunDirectory::remove_existing_run() {
   if (!holds_run()) {
     return;
   }
+  const auto journals = lock_journals();
   remove_files(task_of_existing_run(paths_.about, task_));
-  if (holds_run()) {
+  if (holds_files()) {
     throw CommandError(fmt::format(
         "{}: the run in it cannot be removed; check its permissions or name another directory", paths_.run.string()));
   }
+  remove_journals(journals);
 }
 
-void RunDirectory::discard_if_new() noexcept {
-  if (!existed_) {
-    discard();
-  }
+void RunDirectory::remove_new_folders() noexcept {
+  std::error_code error;
+  for (const fs::path& folder : new_folders_) fs::remove(folder, error);  // leaves one that is not empty
 }
 
 void RunDirectory::discard() noexcept {
-  if (resumes_) {
+  std::error_code error;
+  if (resumes_ || !fs::exists(paths_.run, error)) {
     return;
   }
-  remove_files(task_);
-  if (!existed_) {
-    std::error_code error;
-    fs::remove(paths_.run, error);  // leaves a directory that is not empty
+  try {
+    const auto journals = lock_journals();
+    remove_files(task_);
+    remove_journals(journals);
+  } catch (const std::exception&) {
+    return;  // another session has begun
   }
+  remove_new_folders();
 }
 
 }  // namespace moetap::cli

@@ -1,9 +1,12 @@
 #pragma once
 
 #include <filesystem>
+#include <memory>
 #include <string>
+#include <vector>
 
 #include "plugin/process_rank.h"
+#include "plugin/run_owner.h"
 #include "plugin/run_paths.h"
 
 namespace moetap::cli {
@@ -18,7 +21,8 @@ class RunDirectory {
   /// process's rank and `existing` is kRefuse, or one that is finished and `existing` is kResume.
   RunDirectory(const std::string& path, const std::string& task, ExistingRun existing);
 
-  /// Removes the run that lies there. Call it when nothing but the run itself can fail any more.
+  /// Removes the run that lies there. Call it when nothing but the run itself can fail any more. Throws CommandError,
+  /// and removes nothing, if a session has begun to write there since.
   void remove_existing_run();
 
   /// True if an unfinished run lies there that this one goes on with.
@@ -26,21 +30,31 @@ class RunDirectory {
 
   const plugin::RunPaths& paths() const { return paths_; }
 
-  /// Removes everything that this run wrote, and the directory if the run created it. Call it only once the run
-  /// directory is this process's; leaves a run that is resumed. Never throws.
+  /// Removes everything that this run wrote, and the directory if the run created it. Call it only for a run whose
+  /// session was opened, and is closed; leaves a run that is resumed, and one that another session has begun since.
+  /// Never throws.
   void discard() noexcept;
 
-  /// The session could not be opened: removes the directory if it was not there before. Never throws.
-  void discard_if_new() noexcept;
+  /// The session could not be opened, and what lies there may be another's: removes the folders that were not there
+  /// before and are empty. Never throws.
+  void remove_new_folders() noexcept;
 
  private:
+  struct LockedJournal {
+    std::filesystem::path folder;
+    std::unique_ptr<plugin::RunOwner> owner;
+  };
+
   bool holds_run() const;
-  void remove_files(const std::string& task) noexcept;
+  bool holds_files() const;
+  std::vector<LockedJournal> lock_journals() const;
+  void remove_files(const std::string& task);
+  void remove_journals(const std::vector<LockedJournal>& journals);
 
   const plugin::ProcessRank rank_;
   const plugin::RunPaths paths_;
   const std::string task_;
-  bool existed_;
+  std::vector<std::filesystem::path> new_folders_;  // that were not there before; each before the one that it is in
   bool resumes_ = false;
 };
 

@@ -27,33 +27,13 @@ struct OwnCall {
   std::string method;
 };
 
-using ForkInputs = std::unordered_map<const jit::Graph*, const jit::Node*>;
-
-std::optional<std::vector<std::string>> chain_of(const jit::Value* module, const jit::Graph& graph,
-                                                 const ForkInputs& forks) {
-  std::vector<std::string> path;
-  while (true) {
-    const jit::Node* node = module->node();
-    if (node->kind() == jit::prim::GetAttr) {
-      path.push_back(node->s(jit::attr::name));
-      module = node->input(0);
-      continue;
-    }
-    const auto fork = forks.find(node->owningGraph());
-    if (node->kind() != jit::prim::Param || fork == forks.end()) break;
-    module = fork->second->input(module->offset());
-  }
-  if (graph.inputs().empty() || module != graph.inputs()[0]) return std::nullopt;
-  std::reverse(path.begin(), path.end());
-  return path;
-}
-
-void collect_calls(const jit::Block* block, const jit::Graph& graph, ForkInputs& forks, std::vector<OwnCall>& calls) {
-  for (const jit::Node* node : block->nodes()) {
+void collect_calls(jit::Block* block, const jit::Graph& graph, ForkNodes& forks, std::vector<OwnCall>& calls) {
+  for (jit::Node* node : block->nodes()) {
     if (node->kind() == jit::prim::CallMethod) {
-      calls.push_back({chain_of(node->input(0), graph, forks), node->input(0)->type(), node->s(jit::attr::name)});
+      calls.push_back(
+          {attribute_chain(node->input(0), graph, forks), node->input(0)->type(), node->s(jit::attr::name)});
     }
-    for (const jit::Block* nested : node->blocks()) collect_calls(nested, graph, forks, calls);
+    for (jit::Block* nested : node->blocks()) collect_calls(nested, graph, forks, calls);
     if (auto subgraph = fork_subgraph(node)) {
       forks[subgraph.get()] = node;
       collect_calls(subgraph->block(), graph, forks, calls);
@@ -119,7 +99,7 @@ class CallTree {
     auto [place, fresh] = calls_.try_emplace(&function);
     if (fresh) {
       const auto graph = function.graph();
-      ForkInputs forks;
+      ForkNodes forks;
       collect_calls(graph->block(), *graph, forks, place->second);
     }
     return place->second;

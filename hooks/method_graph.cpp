@@ -49,6 +49,35 @@ std::shared_ptr<jit::Graph> fork_subgraph(const jit::Node* node) {
   return node->g(jit::attr::Subgraph);
 }
 
+jit::Value* passed_to_fork(const jit::Value* value, const ForkNodes& forks) {
+  const jit::Node* node = value->node();
+  if (node->kind() != jit::prim::Param) return nullptr;
+  const jit::Graph* graph = node->owningGraph();
+  const auto fork = forks.find(graph);
+  // The blocks of a loop have parameters of their own.
+  if (fork == forks.end() || node->owningBlock() != graph->block()) return nullptr;
+  return fork->second->input(value->offset());
+}
+
+std::optional<std::vector<std::string>> attribute_chain(const jit::Value* value, const jit::Graph& graph,
+                                                        const ForkNodes& forks) {
+  std::vector<std::string> chain;
+  while (true) {
+    const jit::Node* node = value->node();
+    if (node->kind() == jit::prim::GetAttr) {
+      chain.push_back(node->s(jit::attr::name));
+      value = node->input(0);
+    } else if (const jit::Value* outer = passed_to_fork(value, forks)) {
+      value = outer;
+    } else {
+      break;
+    }
+  }
+  if (graph.inputs().empty() || value != graph.inputs()[0]) return std::nullopt;
+  std::reverse(chain.begin(), chain.end());
+  return chain;
+}
+
 bool visible_from(const jit::Value* value, const jit::Node* node) {
   if (value == nullptr || value->node()->owningGraph() != node->owningGraph()) return false;
   const jit::Block* home = value->node()->owningBlock();
@@ -140,29 +169,11 @@ jit::Node* MethodGraph::fork_of(const jit::Graph* graph) const {
 }
 
 jit::Value* MethodGraph::outer_of(const jit::Value* subgraph_input) const {
-  const jit::Node* node = subgraph_input->node();
-  if (node->kind() != jit::prim::Param) return nullptr;
-  jit::Node* fork = fork_of(node->owningGraph());
-  if (fork == nullptr || node->owningBlock() != node->owningGraph()->block()) return nullptr;
-  return fork->input(subgraph_input->offset());
+  return passed_to_fork(subgraph_input, fork_nodes_);
 }
 
 std::vector<std::string> MethodGraph::attribute_path(const jit::Value* value) const {
-  std::vector<std::string> path;
-  while (true) {
-    const jit::Node* node = value->node();
-    if (node->kind() == jit::prim::GetAttr) {
-      path.push_back(node->s(jit::attr::name));
-      value = node->input(0);
-    } else if (const jit::Value* outer = outer_of(value)) {
-      value = outer;
-    } else {
-      break;
-    }
-  }
-  if (graph_->inputs().empty() || value != graph_->inputs()[0]) return {};
-  std::reverse(path.begin(), path.end());
-  return path;
+  return attribute_chain(value, *graph_, fork_nodes_).value_or(std::vector<std::string>());
 }
 
 std::optional<c10::IValue> MethodGraph::constant(const jit::Value* value) const {

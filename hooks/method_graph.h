@@ -17,6 +17,9 @@ namespace moetap::hooks {
 /// Whether a method graph knows which of its nodes came from the call of which submodule.
 enum class CallsOfModules { kForgotten, kKept };
 
+/// The forks of a graph by the subgraphs that they own.
+using ForkNodes = std::unordered_map<const torch::jit::Graph*, torch::jit::Node*>;
+
 /// The graph of one exported method, inlined into one piece of dataflow and normalised for analysis: calls are inlined,
 /// also in `prim::fork` subgraphs; tuples that are built and unpacked at once are gone; after an in-place operator
 /// every use of the mutated value is a use of the operator's result (the same tensor object). The graph is a copy:
@@ -32,6 +35,10 @@ class MethodGraph {
   const std::string& path() const { return path_; }
   /// What the host calls: "forward", "encoder.forward".
   std::string entry() const { return path_.empty() ? method_ : path_ + "." + method_; }
+  /// The path from the model's root of what has this path from the module; "" is the module itself.
+  std::string path_from_model(const std::string& path) const {
+    return path_.empty() || path.empty() ? path_ + path : path_ + "." + path;
+  }
   const torch::jit::Module& module() const { return module_; }
   const std::shared_ptr<torch::jit::Graph>& graph() const { return graph_; }
 
@@ -68,9 +75,17 @@ class MethodGraph {
   std::shared_ptr<torch::jit::Graph> graph_;
   std::vector<torch::jit::Node*> nodes_;
   std::unordered_map<const torch::jit::Node*, int64_t> order_;
-  std::unordered_map<const torch::jit::Graph*, torch::jit::Node*> fork_nodes_;
+  ForkNodes fork_nodes_;
   std::vector<ModuleCall> calls_;
 };
+
+/// The value outside that a fork passes for an input of its subgraph; null for any other value.
+torch::jit::Value* passed_to_fork(const torch::jit::Value* value, const ForkNodes& forks);
+
+/// Elements of the attribute chain that leads from the graph's first input (self) to a value, also through forks: {}
+/// for self itself, nothing for a value that is no attribute of it.
+std::optional<std::vector<std::string>> attribute_chain(const torch::jit::Value* value, const torch::jit::Graph& graph,
+                                                        const ForkNodes& forks);
 
 /// True if the node can use the value: it is of the same graph, and made in a block that is around the node.
 bool visible_from(const torch::jit::Value* value, const torch::jit::Node* node);

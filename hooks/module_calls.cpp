@@ -8,9 +8,9 @@
 #include <torch/csrc/jit/passes/peephole.h>
 
 #include <algorithm>
-#include <map>
 #include <optional>
 
+#include "hooks/hook_names.h"
 #include "hooks/method_graph.h"
 
 namespace moetap::hooks {
@@ -56,7 +56,7 @@ class CallInliner {
   // Inlines one level. Returns the node behind which the inlined nodes lie: they may hold further calls.
   jit::Node* inline_call(jit::Node* call) {
     const auto type = call->input(0)->type()->cast<c10::ClassType>();
-    const auto path = path_of(call->input(0));
+    const auto path = attribute_chain(call->input(0), method_graph_, fork_nodes_);
     if (type == nullptr || !path.has_value()) return call;
     const std::string method = call->s(jit::attr::name);
     jit::Function* callee = type->findMethod(method);
@@ -66,7 +66,7 @@ class CallInliner {
     jit::Graph& graph = *call->owningGraph();
     const int64_t number = num_calls_++;
     jit::Node* before = graph.create(jit::prim::Print, call->inputs().slice(1), 0);
-    before->i_(kCall, number)->s_(kPath, *path)->s_(kMethod, method);
+    before->i_(kCall, number)->s_(kPath, join_path(*path))->s_(kMethod, method);
     std::vector<std::string> names;
     const auto& arguments = function->getSchema().arguments();
     for (size_t i = 1; i < arguments.size(); ++i) names.push_back(arguments[i].name());
@@ -79,26 +79,8 @@ class CallInliner {
     return before;
   }
 
-  // The path of a module from the one whose method the graph is of.
-  std::optional<std::string> path_of(const jit::Value* module) const {
-    std::string path;
-    while (true) {
-      const jit::Node* node = module->node();
-      if (node->kind() == jit::prim::GetAttr) {
-        path = node->s(jit::attr::name) + (path.empty() ? "" : "." + path);
-        module = node->input(0);
-        continue;
-      }
-      const auto fork = fork_nodes_.find(node->owningGraph());
-      if (node->kind() != jit::prim::Param || fork == fork_nodes_.end()) break;
-      module = fork->second->input(module->offset());
-    }
-    if (method_graph_.inputs().empty() || module != method_graph_.inputs()[0]) return std::nullopt;
-    return path;
-  }
-
   jit::Graph& method_graph_;
-  std::map<const jit::Graph*, jit::Node*> fork_nodes_;
+  ForkNodes fork_nodes_;
   int64_t num_calls_ = 0;
 };
 

@@ -86,11 +86,6 @@ std::string users_path(const MethodGraph& graph, const RouterCapture& router, co
   return join_path(common);
 }
 
-// A path from the module whose method the graph is of, as a path from the model.
-std::string whole_path(const MethodGraph& graph, const std::string& path) {
-  return graph.path() + (graph.path().empty() || path.empty() ? "" : ".") + path;
-}
-
 void find_in_method(MethodSites& sites) {
   const MethodGraph& graph = *sites.graph;
   const ValueOrigins origins(graph);
@@ -123,7 +118,7 @@ void find_in_method(MethodSites& sites) {
     const auto& picks = decision.capture->picks;
     if (std::any_of(picks.begin(), picks.end(), [&](const jit::Node* pick) { return claimed.count(pick); })) continue;
     claimed.insert(picks.begin(), picks.end());
-    decision.capture->owner = whole_path(graph, owner_path(graph, projection.parameter));
+    decision.capture->owner = graph.path_from_model(owner_path(graph, projection.parameter));
     sites.routers.push_back(std::move(*decision.capture));
   }
   for (jit::Node* node : graph.nodes()) {
@@ -132,7 +127,7 @@ void find_in_method(MethodSites& sites) {
     RouterDecision decision = decide_hash(graph, RouterFlow(graph, origins, hash), hash);
     if (decision.refusal.has_value()) refusals.push_back({*decision.refusal, node});
     if (!decision.capture.has_value() || captured(decision.capture->selected)) continue;
-    decision.capture->owner = whole_path(graph, users_path(graph, *decision.capture, origins));
+    decision.capture->owner = graph.path_from_model(users_path(graph, *decision.capture, origins));
     sites.routers.push_back(std::move(*decision.capture));
   }
   std::sort(sites.routers.begin(), sites.routers.end(), [&](const RouterCapture& a, const RouterCapture& b) {

@@ -29,10 +29,6 @@ struct Place {
   const MethodGraph& graph() const { return *sites->graph; }
 };
 
-std::string whole_path(const MethodGraph& graph, const std::string& path) {
-  return graph.path() + (graph.path().empty() || path.empty() ? "" : ".") + path;
-}
-
 std::string without_call_number(const std::string& name) {
   return name.substr(0, name.find('#'));
 }
@@ -91,7 +87,7 @@ class EntryApplication {
       std::map<std::string, std::vector<Place>> by_path;
       std::vector<std::string> in_order;
       for (const ModuleCall& call : sites.graph->calls()) {
-        const std::string path = whole_path(*sites.graph, call.path);
+        const std::string path = sites.graph->path_from_model(call.path);
         paths.push_back(path);
         auto& calls = by_path[path];
         // A module's own methods that it calls itself are part of that call.

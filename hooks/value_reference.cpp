@@ -45,7 +45,7 @@ std::vector<jit::Node*> nodes_in(const MethodGraph& graph, const ModuleCall& sco
 }
 
 std::string in_module(const ModuleCall& scope, const MethodGraph& graph) {
-  const std::string path = graph.path() + (graph.path().empty() || scope.path.empty() ? "" : ".") + scope.path;
+  const std::string path = graph.path_from_model(scope.path);
   return path.empty() ? "the model" : path;
 }
 
@@ -66,7 +66,7 @@ std::string signature(const ModuleCall& call) {
 const ModuleCall& find_call(const ValueReference& reference, const MethodGraph& graph, const ModuleCall& scope,
                             const std::string& where) {
   if (reference.target.empty() && reference.method.empty()) return scope;
-  const std::regex pattern(checked_regex(reference.target, where));
+  const std::regex pattern = checked_regex(reference.target, where);
   std::vector<const ModuleCall*> found;
   std::vector<std::string> printed_ones, others;
   for (const ModuleCall& call : graph.calls()) {
@@ -176,7 +176,7 @@ jit::Value* of_operator(const ValueReference& reference, const MethodGraph& grap
 
 jit::Value* variable(const ValueReference& reference, const MethodGraph& graph, const ModuleCall& scope,
                      const std::string& where) {
-  const std::regex pattern(checked_regex(reference.target, where));
+  const std::regex pattern = checked_regex(reference.target, where);
   std::vector<jit::Value*> found;
   std::vector<std::string> printed_ones, others;
   for (jit::Node* node : nodes_in(graph, scope)) {
@@ -205,10 +205,9 @@ jit::Value* variable(const ValueReference& reference, const MethodGraph& graph, 
 
 }  // namespace
 
-std::string checked_regex(const std::string& pattern, const std::string& where) {
+std::regex checked_regex(const std::string& pattern, const std::string& where) {
   try {
-    const std::regex compiled(pattern);
-    return pattern;
+    return std::regex(pattern);
   } catch (const std::regex_error&) {
     throw HookSpecError(fmt::format("{}: \"{}\" is no regular expression", where, pattern));
   }

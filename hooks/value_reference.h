@@ -1,5 +1,6 @@
 #pragma once
 
+#include <regex>
 #include <string>
 
 #include "hooks/hook_spec.h"
@@ -12,7 +13,7 @@ namespace moetap::hooks {
 torch::jit::Value* resolve(const ValueReference& reference, const MethodGraph& graph, const ModuleCall& scope,
                            const std::string& where);
 
-/// The regular expression, or HookSpecError that begins with `where`.
-std::string checked_regex(const std::string& pattern, const std::string& where);
+/// The regular expression of a spec. Throws HookSpecError that begins with `where`.
+std::regex checked_regex(const std::string& pattern, const std::string& where);
 
 }  // namespace moetap::hooks

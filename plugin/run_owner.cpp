@@ -88,11 +88,12 @@ std::string or_unknown(const std::string& owner) {
 }  // namespace
 
 RunOwner::RunOwner(const std::string& folder) : path_(folder + "/owner"), process_(::getpid()) {
-  // Once more if the run that wrote there ended, and removed the folder, between the two steps.
+  // Once more if the run that wrote there ended, and removed the folders, between the steps.
   constexpr int kAttempts = 10;
-  for (int attempt = 0; attempt < kAttempts; ++attempt) {
+  for (int attempt = 1; attempt <= kAttempts; ++attempt) {
     std::error_code error;
     std::filesystem::create_directories(folder, error);
+    if (error == std::errc::no_such_file_or_directory && attempt < kAttempts) continue;
     if (error) throw std::runtime_error("cannot write " + path_ + ": " + error.message());
     if (lock_file()) {
       predecessor_ = last_line(descriptor_);

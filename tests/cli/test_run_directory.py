@@ -1,8 +1,16 @@
 """Where a run may write, and what it does with what lies there."""
 
 import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
 
 import pytest
+from conftest import MOETAP
+
+SPEC = json.dumps([{"module": "layers\\.1\\.gate", "scoring": "softmax"}])
 
 
 @pytest.fixture
@@ -68,3 +76,211 @@ def test_a_run_that_fails_leaves_an_existing_run_alone(moetap, assert_fails, arg
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     assert_fails(2, *arguments, "-o", run, "--overwrite", "--method", "none", parts=["none"])
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+class Gate:
+    """A hook spec at which a program waits as soon as it opens it for the second time.
+
+    The first time is when the options are read; the second, when the directory has been looked at and the session is
+    not open yet.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        os.mkfifo(path)
+
+    def _open_for(self, program: subprocess.Popen) -> int:
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                return os.open(self.path, os.O_WRONLY | os.O_NONBLOCK)
+            except OSError:  # nobody reads
+                assert time.monotonic() < deadline and program.poll() is None
+                time.sleep(0.005)
+
+    def wait_for(self, program: subprocess.Popen) -> None:
+        first = self._open_for(program)
+        self.path.unlink()
+        os.mkfifo(self.path)
+        os.write(first, SPEC.encode())
+        os.close(first)
+        self._second = self._open_for(program)
+
+    def let_go(self, later_spec: str = SPEC) -> None:
+        """`later_spec` is what the program reads from the third time on."""
+        self.path.unlink()
+        self.path.write_text(later_spec)
+        os.write(self._second, SPEC.encode())
+        os.close(self._second)
+
+
+@pytest.fixture
+def gate(tmp_path):
+    return Gate(tmp_path / "spec.json")
+
+
+@pytest.fixture
+def start():
+    programs = []
+
+    def run(*arguments, **environment: str) -> subprocess.Popen:
+        programs.append(
+            subprocess.Popen(
+                [MOETAP, *map(str, arguments)],
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+                env={**os.environ, **environment},
+            )
+        )
+        return programs[-1]
+
+    yield run
+    for program in programs:
+        if program.poll() is None:
+            program.kill()
+            program.wait()
+        program.stderr.close()
+
+
+@pytest.fixture
+def stopped_run(start, models, inputs):
+    """Starts a run that takes its time and stops it (SIGSTOP) when it has begun to record."""
+
+    def begin(run: Path, *options, **environment: str) -> subprocess.Popen:
+        files = [inputs / "0.safetensors"] * 1000
+        command = ["run", models / "moe.pt", "--inputs", *files, "-o", run, "--save-outputs", *options]
+        program = start(*command, **environment)
+        deadline = time.monotonic() + 60
+        while not list(run.glob("moetap/**/outputs/000003.safetensors")):
+            assert time.monotonic() < deadline and program.poll() is None
+            time.sleep(0.001)
+        program.send_signal(signal.SIGSTOP)
+        return program
+
+    return begin
+
+
+def assert_ends_whole(program: subprocess.Popen, run: Path) -> None:
+    assert program.poll() is None, "it was over before it was disturbed"
+    program.send_signal(signal.SIGCONT)
+    _, errors = program.communicate(timeout=120)
+    assert program.returncode == 0, errors
+    assert len(json.loads((run / "log_metrics.json").read_text())["logs"]) == 2000
+    assert (run / "rank0_metric_eval_done.txt").exists()
+    assert len(list((run / "moetap" / "outputs").iterdir())) == 1000
+    assert not (run / "moetap" / "journal").exists()
+
+
+def assert_refused(program: subprocess.Popen, owner: subprocess.Popen) -> None:
+    _, errors = program.communicate(timeout=60)
+    assert program.returncode == 1, errors
+    assert errors.count("\n") == 1, errors
+    assert f"is written by another session (pid {owner.pid} on " in errors
+
+
+def test_of_two_that_begin_at_once_one_is_refused_and_leaves_the_other_alone(
+    start, stopped_run, gate, arguments, tmp_path
+):
+    run = tmp_path / "run"
+    late = start(*arguments, "-o", run, "--hooks", gate.path)
+    gate.wait_for(late)
+    first = stopped_run(run)
+    gate.let_go()
+    assert_refused(late, first)
+    assert_ends_whole(first, run)
+
+
+@pytest.mark.parametrize("there_before", [False, True])
+def test_a_session_that_cannot_be_opened_leaves_no_folders(assert_fails, arguments, tmp_path, there_before):
+    run = tmp_path / "run"
+    if there_before:
+        run.mkdir()
+    # A line that is no JSON is found when the session opens.
+    (tmp_path / "samples.jsonl").write_text("no json\n")
+    assert_fails(1, *arguments, "-o", run, "--samples", tmp_path / "samples.jsonl", parts=["samples.jsonl"])
+    assert run.exists() == there_before
+    assert not there_before or list(run.iterdir()) == []
+
+
+def files_of(run: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+
+
+def test_overwrite_leaves_a_run_that_began_meanwhile(moetap, start, stopped_run, gate, arguments, tmp_path):
+    run = tmp_path / "run"
+    assert moetap(*arguments, "-o", run).returncode == 0
+    late = start(*arguments, "-o", run, "--overwrite", "--hooks", gate.path)
+    gate.wait_for(late)
+    first = stopped_run(run, "--overwrite")
+    before = files_of(run)
+    gate.let_go()
+    assert_refused(late, first)
+    assert files_of(run) == before
+    assert_ends_whole(first, run)
+
+
+def test_overwrite_leaves_the_journal_of_a_living_rank(moetap, assert_fails, stopped_run, arguments, tmp_path):
+    run = tmp_path / "run"
+    assert moetap(*arguments, "-o", run).returncode == 0
+    first = stopped_run(run, RANK="1", WORLD_SIZE="2")
+    before = files_of(run)
+    assert_fails(1, *arguments, "-o", run, "--overwrite", parts=[f"is written by another session (pid {first.pid} on "])
+    assert files_of(run) == before
+    first.kill()
+    first.wait()
+    assert moetap(*arguments, "-o", run, "--overwrite").returncode == 0
+    assert not (run / "moetap" / "journal").exists()
+    assert not (run / "moetap" / "rank1").exists()
+
+
+def test_overwrite_replaces_a_run_that_was_killed(moetap, stopped_run, arguments, tmp_path):
+    run = tmp_path / "run"
+    killed = stopped_run(run)
+    killed.kill()
+    killed.wait()
+    assert moetap(*arguments, "-o", run, "--overwrite").returncode == 0
+    assert len(json.loads((run / "log_metrics.json").read_text())["logs"]) == 2
+    assert not (run / "moetap" / "journal").exists()
+    assert not (run / "moetap" / "outputs").exists()
+
+
+def test_a_resumed_run_that_fails_before_its_first_forward_stays_unfinished(
+    moetap, start, stopped_run, assert_fails, models, inputs, tmp_path
+):
+    run = tmp_path / "run"
+    spec = tmp_path / "first.json"
+    spec.write_text(SPEC)
+    killed = stopped_run(run, "--hooks", spec)
+    killed.kill()
+    killed.wait()
+    files = [inputs / "0.safetensors"] * 1000
+    resume = ["run", models / "moe.pt", "--inputs", *files, "-o", run, "--save-outputs", "--resume"]
+
+    def assert_unfinished() -> None:
+        assert not (run / "rank0_metric_eval_done.txt").exists()
+        assert (run / "moetap" / "journal" / "rank0" / "forwards.frames").exists()
+
+    # The list of inputs cannot be written.
+    input_list = run / "moetap" / "journal" / "rank0" / "inputs.txt"
+    input_list.rename(tmp_path / "inputs.txt")
+    input_list.mkdir()
+    assert_fails(1, *resume, "--hooks", spec, parts=["inputs.txt", "of 1000 forwards finished"])
+    assert_unfinished()
+    input_list.rmdir()
+    (tmp_path / "inputs.txt").rename(input_list)
+
+    # The model cannot be attached: its hook spec is another than it was a moment ago.
+    spec.unlink()
+    gate_at_spec = Gate(spec)
+    program = start(*resume, "--hooks", spec)
+    gate_at_spec.wait_for(program)
+    gate_at_spec.let_go(later_spec=json.dumps([{"module": "nowhere", "skip": True}]))
+    _, errors = program.communicate(timeout=60)
+    assert program.returncode == 2, errors
+    assert "nowhere" in errors
+    assert_unfinished()
+
+    spec.write_text(SPEC)
+    assert moetap(*resume, "--hooks", spec).returncode == 0
+    assert len(json.loads((run / "log_metrics.json").read_text())["logs"]) == 2000
