@@ -181,7 +181,7 @@ void print_result(const plugin::Config& config, const plugin::Counters& counters
   fmt::print("{} forward{}, {} tokens; {}, {} and {}\n", counters.forwards, counters.forwards == 1 ? "" : "s",
              counters.tokens, (paths.log / (config.task + ".json")).string(), (paths.log / "results.json").string(),
              (paths.inside / "").string());
-  const std::pair<int64_t, const char*> losses[] = {{counters.dropped, "forwards dropped: the queue was full"},
+  const std::pair<int64_t, const char*> losses[] = {{counters.dropped, "forwards dropped"},
                                                     {counters.unwritten, "forwards not written"},
                                                     {counters.failed_hooks, "hooks stopped after a failure"},
                                                     {counters.unattributed, "router calls not told apart by sample"},

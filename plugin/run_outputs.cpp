@@ -23,7 +23,7 @@ std::string month_day_hour_minute(std::chrono::system_clock::time_point time) {
   return fmt::format("{:%m%d_%H%M}", local);
 }
 
-void notify_losses(const Counters& counters, const LogLosses& losses) {
+void notify_losses(const Counters& counters, const LogLosses& losses, OnOverflow on_overflow) {
   for (const auto& [refusal, times_refused] : losses.refused_names) {
     notify(fmt::format("{} ({} times)", refusal, times_refused));
   }
@@ -31,10 +31,11 @@ void notify_losses(const Counters& counters, const LogLosses& losses) {
     notify(fmt::format("{} values were infinite or NaN and are left out of the log", losses.not_finite));
   }
   if (counters.dropped > 0) {
-    notify(
-        fmt::format("{} of {} forwards were dropped: the queue was full (raise queue_bytes, or set on_overflow to "
-                    "block)",
-                    counters.dropped, counters.forwards + counters.dropped));
+    const char* reason = on_overflow == OnOverflow::kDrop
+                             ? "the queue was full (raise queue_bytes, or set on_overflow to block)"
+                             : "they ended after the session was closed";
+    notify(fmt::format("{} of {} forwards were dropped: {}", counters.dropped, counters.forwards + counters.dropped,
+                       reason));
   }
 }
 
@@ -80,7 +81,7 @@ void write_run_outputs(RunState& state, const RunPaths& paths, const RunJournal&
     notify(fmt::format("rank {} of {}: {} holds this rank's samples alone", state.rank.rank, state.rank.world_size,
                        (paths.log / (state.config.task + ".json")).string()));
   }
-  notify_losses(counters, losses);
+  notify_losses(counters, losses, state.config.on_overflow);
   if (!first_error.empty()) throw std::runtime_error(first_error);
 }
 

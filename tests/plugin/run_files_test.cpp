@@ -83,14 +83,19 @@ TEST(RunFilesTest, DroppedForwardsAreSaidInTheLogAndInOneLine) {
   counters.dropped = 12;
   counters.unwritten = 1;
   counters.aborted = 2;
-  SyntheticRun run;
+  Config config;
+  config.on_overflow = OnOverflow::kDrop;
+  SyntheticRun run(config), blocking;
   run.write(describe({{"language_model", "0"}}), {}, counters);
+  blocking.write(describe({{"language_model", "0"}}), {}, counters);
   set_notice_handler(nullptr);
   EXPECT_EQ(run.log().at("moetap"), json::parse(R"({"forwards": 988, "dropped": 12, "unwritten": 1, "aborted": 2})"));
   const std::string text = read_text_file(run.path("log_metrics.json"));
   EXPECT_LT(text.find("\"moetap\""), text.find("\"logs\""));
   EXPECT_EQ(lines, (std::vector<std::string>{"12 of 1000 forwards were dropped: the queue was full (raise queue_bytes, "
-                                             "or set on_overflow to block)"}));
+                                             "or set on_overflow to block)",
+                                             "12 of 1000 forwards were dropped: they ended after the session was "
+                                             "closed"}));
 }
 
 TEST(RunFilesTest, TheSummaryIsThatOfAllTokensHoweverTheyWereCut) {
