@@ -13,6 +13,7 @@
 #include "cli/command_error.h"
 #include "cli/sha256.h"
 #include "hooks/entry_methods.h"
+#include "hooks/no_router.h"
 #include "plugin/hook_spec_json.h"
 #include "plugin/model_description.h"
 
@@ -127,17 +128,7 @@ ModelFile load_model_file(const std::string& path, c10::Device device) {
 }
 
 std::string no_router_line(const ModelFile& model, const hooks::Discovery& discovery) {
-  std::string methods;
-  for (const auto& method : model.module.get_methods()) {
-    methods += (methods.empty() ? "" : ", ") + method.name();
-  }
-  std::string line =
-      fmt::format("{}: no router found in its methods ({}); ", model.path, methods.empty() ? "it has none" : methods);
-  if (discovery.skipped.empty()) {
-    return line + "no selection of experts (topk, argmax, max, sort) was seen: is it a Mixture-of-Experts model?";
-  }
-  return line + fmt::format("{} skipped, the first: {} ({}); moetap inspect --json lists them",
-                            discovery.skipped.size(), discovery.skipped.front().node, discovery.skipped.front().reason);
+  return fmt::format("{}: {}", model.path, hooks::no_router_message(model.module, discovery));
 }
 
 torch::jit::Method find_method(const ModelFile& model, const std::string& name) {

@@ -39,7 +39,7 @@ torch::jit::Method find_method(const ModelFile& model, const std::string& name);
 /// The hook spec of an option --hooks: empty without one. Throws CommandError with the exit status of a wrong usage.
 hooks::HookSpec load_hook_spec(const std::string& path);
 
-/// The error of a model in which discovery found no router: which methods were looked at, what was skipped and why.
+/// hooks::no_router_message with the file's path before it.
 std::string no_router_line(const ModelFile& model, const hooks::Discovery& discovery);
 
 }  // namespace moetap::cli

@@ -65,6 +65,15 @@ std::string natural_layer(const HookPoint& hook) {
 
 }  // namespace
 
+bool is_component_name(const std::string& text) {
+  return !text.empty() &&
+         std::all_of(text.begin(), text.end(), [](unsigned char c) { return std::isalnum(c) || c == '_' || c == '-'; });
+}
+
+bool is_layer_id(const std::string& text) {
+  return text == "mm_projector" || is_number(text);
+}
+
 std::vector<std::string> path_elements(const std::string& path) {
   std::vector<std::string> elements;
   std::stringstream stream(path);

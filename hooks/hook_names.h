@@ -12,6 +12,10 @@ namespace moetap::hooks {
 /// set the same layer.
 void name_hooks(std::vector<HookPoint>& hooks);
 
+/// Components and layers name files and JSON keys: letters, digits, _ and -; decimal digits or "mm_projector".
+bool is_component_name(const std::string& text);
+bool is_layer_id(const std::string& text);
+
 /// Elements of a dotted path.
 std::vector<std::string> path_elements(const std::string& path);
 

@@ -8,6 +8,7 @@
 #include <regex>
 #include <set>
 
+#include "hooks/hook_names.h"
 #include "hooks/near_misses.h"
 #include "hooks/value_reference.h"
 
@@ -200,9 +201,7 @@ class EntryApplication {
     }
     if (entry_.component.has_value()) {
       router.component = expanded(*entry_.component, place);
-      const bool plain = std::all_of(router.component.begin(), router.component.end(),
-                                     [](unsigned char c) { return std::isalnum(c) || c == '_' || c == '-'; });
-      if (!plain || router.component.empty()) {
+      if (!is_component_name(router.component)) {
         fail(fmt::format("component must be letters, digits, _ and - (it names files), got \"{}\"", router.component));
       }
     }
@@ -219,13 +218,11 @@ class EntryApplication {
   }
 
   std::string layer_id(const std::string& text) const {
-    const bool digits =
-        !text.empty() && std::all_of(text.begin(), text.end(), [](unsigned char c) { return std::isdigit(c); });
-    if (text != "mm_projector" && !digits) {
+    if (!is_layer_id(text)) {
       fail(fmt::format("layer must be decimal digits or mm_projector, got \"{}\"", text));
     }
     const size_t first = text.find_first_not_of('0');
-    return !digits ? text : first == std::string::npos ? "0" : text.substr(first);
+    return first == std::string::npos ? "0" : text.substr(first);
   }
 
   size_t name_values(const Place& place) {

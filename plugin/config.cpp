@@ -9,6 +9,7 @@
 #include <stdexcept>
 
 #include "plugin/hook_spec_json.h"
+#include "plugin/json_text.h"
 
 namespace moetap::plugin {
 namespace {
@@ -76,17 +77,6 @@ const ConfigKey& known_key(std::string_view name, const std::string& source) {
         fmt::format("{}: unknown key \"{}\"; the keys are {}", source, std::string(name), key_names()));
   }
   return *key;
-}
-
-/// A value for a message. Bytes that are no UTF-8 are replaced: the text of a command line may hold any.
-std::string print(const nlohmann::json& value) {
-  constexpr size_t kLongest = 80;
-  std::string text = value.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
-  if (text.size() > kLongest) {
-    text.resize(kLongest);
-    text += "...";
-  }
-  return text;
 }
 
 }  // namespace
@@ -173,7 +163,7 @@ void Config::set(std::string_view name, const nlohmann::json& value, const std::
   const ConfigKey& key = known_key(name, source);
   if (!fits(key, value)) {
     throw std::invalid_argument(fmt::format("{}: key \"{}\" must be {}, got {} {}", source, std::string(name),
-                                            describe_type(key), value.type_name(), print(value)));
+                                            describe_type(key), value.type_name(), short_text(value)));
   }
   key.put(*this, value);
 }
@@ -203,7 +193,7 @@ void Config::update_from_json(const nlohmann::json& object, const std::string& s
     if (name == key.alias && object.contains(key.name) && object.at(std::string(key.name)) != value) {
       throw std::invalid_argument(
           fmt::format("{}: keys \"{}\" and \"{}\" are the same setting and must agree, got {} and {}", source,
-                      std::string(key.name), name, print(object.at(std::string(key.name))), print(value)));
+                      std::string(key.name), name, short_text(object.at(std::string(key.name))), short_text(value)));
     }
     set(name, value, source);
   }

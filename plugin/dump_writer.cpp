@@ -156,12 +156,9 @@ void DumpWriter::append(const std::string& series, const Group& group, const For
     }
     if (layer->scores.defined()) columns.push_back({known.layer + ".scores", layer->scores});
   }
-  // A hook spec may name a component freely.
-  std::string name = series;
-  std::replace(name.begin(), name.end(), '/', '_');
-  DumpSeries& target = series_of(name);
+  DumpSeries& target = series_of(series);
   target.append(columns, hooks);
-  added_to_[name] = target.num_rows();
+  added_to_[series] = target.num_rows();
 }
 
 DumpSeries& DumpWriter::series_of(const std::string& name) {

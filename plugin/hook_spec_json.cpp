@@ -10,17 +10,13 @@
 #include <stdexcept>
 #include <string_view>
 
+#include "plugin/json_text.h"
+
 namespace moetap::plugin {
 namespace {
 
 using hooks::HookSpecEntry;
 using hooks::ValueReference;
-
-std::string print(const nlohmann::json& value) {
-  constexpr size_t kLongest = 60;
-  std::string text = value.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
-  return text.size() <= kLongest ? text : text.substr(0, kLongest) + "...";
-}
 
 std::string listed(std::initializer_list<std::string_view> names) {
   std::string text;
@@ -35,7 +31,7 @@ class Fields {
  public:
   Fields(const nlohmann::json& object, std::string where) : object_(object), where_(std::move(where)) {
     if (!object.is_object()) {
-      fail(fmt::format("must be an object, got {} {}", object.type_name(), print(object)));
+      fail(fmt::format("must be an object, got {} {}", object.type_name(), short_text(object)));
     }
   }
 
@@ -101,7 +97,7 @@ class Fields {
   }
 
   [[noreturn]] void wrong_type(const char* name, const std::string& expected) const {
-    fail(fmt::format("{} must be {}, got {} {}", name, expected, at(name).type_name(), print(at(name))));
+    fail(fmt::format("{} must be {}, got {} {}", name, expected, at(name).type_name(), short_text(at(name))));
   }
 
   [[noreturn]] void fail(const std::string& what) const { throw std::invalid_argument(where_ + ": " + what); }

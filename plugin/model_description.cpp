@@ -44,6 +44,11 @@ hooks::HookPoint hook_from(const nlohmann::json& json) {
   hook.kind = kind_from(json.at("kind").get<std::string>());
   hook.method = json.at("method").get<std::string>();
   hook.component = json.at("component").get<std::string>();
+  // They name files, and the text may be of a file from elsewhere.
+  if (!hooks::is_component_name(hook.component) || !hooks::is_layer_id(hook.layer)) {
+    throw std::invalid_argument(fmt::format("component and layer of {} must name files, got \"{}\" and \"{}\"",
+                                            hook.name, hook.component, hook.layer));
+  }
   if (hook.kind == hooks::HookKind::kRouter) {
     hook.num_experts = count_from(json.at("num_experts"));
     hook.top_k = count_from(json.at("top_k"));

@@ -7,6 +7,7 @@
 #include <stdexcept>
 
 #include "hooks/instrument.h"
+#include "hooks/no_router.h"
 #include "plugin/hook_spec_json.h"
 #include "plugin/model_registry.h"
 #include "plugin/recording.h"
@@ -14,21 +15,6 @@
 
 namespace moetap::plugin {
 namespace {
-
-[[noreturn]] void throw_no_router(const torch::jit::Module& module, const hooks::Discovery& discovery) {
-  std::string methods;
-  for (const auto& method : module.get_methods()) {
-    methods += (methods.empty() ? "" : ", ") + method.name();
-  }
-  std::string skipped;
-  constexpr size_t kMostShown = 3;
-  for (size_t i = 0; i < std::min(discovery.skipped.size(), kMostShown); ++i) {
-    skipped += fmt::format("{} {} ({})", i == 0 ? ": " : ";", discovery.skipped[i].node, discovery.skipped[i].reason);
-  }
-  throw std::invalid_argument(
-      fmt::format("no router was found in the methods {}; {} selections were looked at and skipped{}",
-                  methods.empty() ? "(none)" : methods, discovery.skipped.size(), skipped));
-}
 
 std::unique_ptr<RecordSink> open_run_files(const Config& config) {
   config.check();
@@ -88,7 +74,7 @@ torch::jit::Module Session::attach(const torch::jit::Module& module, const Attac
   ModelDescription description;
   const auto describe = [&](const hooks::Discovery& discovery) {
     if (!has_router(discovery.hooks)) {
-      throw_no_router(module, discovery);
+      throw std::invalid_argument(hooks::no_router_message(module, discovery));
     }
     description = describe_model(module, discovery, options.model_file, options.sha256);
     return to_text(description);

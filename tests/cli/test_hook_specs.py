@@ -108,7 +108,9 @@ def test_the_worked_example_inspects_as_the_doc_says(moetap, model_file, spec):
     assert [hook["name"] for hook in found["hooks"]] == ["layers.0.mixture", "layers.1.mixture", "last.gate"]
     for layer, hook in enumerate(found["hooks"][:2]):
         assert (hook["layer"], hook["num_experts"], hook["top_k"], hook["scoring"]) == (str(layer), 4, 4, "softmax")
-    table = moetap("inspect", model_file, "--hooks", spec(doc_blocks("json")[0])).stdout
+    done = moetap("inspect", model_file, "--hooks", spec(doc_blocks("json")[0]))
+    assert (done.returncode, done.stderr) == (0, "")
+    table = done.stdout
     promised = doc_blocks("")[0]
     assert [line.split() for line in table.splitlines()[:3]] == [line.split() for line in promised.splitlines()]
 

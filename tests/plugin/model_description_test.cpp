@@ -55,6 +55,16 @@ TEST(ModelDescription, BadTextIsOneLine) {
   EXPECT_THROW(model_description_from_text(json.dump()), std::invalid_argument);
 }
 
+TEST(ModelDescription, NamesNoFilesElsewhere) {
+  for (const char* key : {"component", "layer"}) {
+    for (const char* name : {"../elsewhere", "/elsewhere", "a/b", "", "."}) {
+      auto json = nlohmann::ordered_json::parse(to_text(example()));
+      json["hooks"][0][key] = name;
+      EXPECT_THROW(model_description_from_text(json.dump()), std::invalid_argument) << key << " " << name;
+    }
+  }
+}
+
 TEST(ModelDescription, InspectPrintsTheContract) {
   const ModelDescription model = example();
   const auto json = inspect_json({model.hooks, model.skipped}, "m.pt");
