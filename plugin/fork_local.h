@@ -8,8 +8,8 @@ namespace moetap::plugin {
 
 /// The one T of this process, made when first asked for and never destroyed, since forwards may run while the process
 /// exits. A child process that was forked has a new one: in its copy of the parent's another thread may have held the
-/// lock, for ever. It keeps that copy, unused, so that it is no leak. T must be of an unnamed namespace: else two copies
-/// of the library in one process would share it.
+/// lock, for ever. It keeps that copy, unused, so that it is no leak. T must be of an unnamed namespace: else two
+/// copies of the library in one process would share it.
 template <typename T>
 T& fork_local() {
   struct Place {
