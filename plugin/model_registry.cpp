@@ -1,7 +1,6 @@
 #include "plugin/model_registry.h"
 
 #include <fmt/format.h>
-#include <pthread.h>
 
 #include <cstdlib>
 #include <stdexcept>
@@ -12,11 +11,7 @@
 namespace moetap::plugin {
 
 ModelRegistry& ModelRegistry::get() {
-  static std::atomic<ModelRegistry*> registry = new ModelRegistry();
-  // The parent's sessions go on in the parent, and one of its threads may have held the lock.
-  static const int registered = pthread_atfork(nullptr, nullptr, [] { registry.store(new ModelRegistry()); });
-  static_cast<void>(registered);
-  return *registry.load();
+  return PerProcess<ModelRegistry>::get();
 }
 
 void ModelRegistry::bind(std::shared_ptr<ModelBinding> binding) {
@@ -56,10 +51,7 @@ struct OpenRecordings {
 };
 
 OpenRecordings& open_recordings() {
-  static std::atomic<OpenRecordings*> open = new OpenRecordings();
-  static const int registered = pthread_atfork(nullptr, nullptr, [] { open.store(new OpenRecordings()); });
-  static_cast<void>(registered);
-  return *open.load();
+  return PerProcess<OpenRecordings>::get();
 }
 
 void close_open_recordings() {

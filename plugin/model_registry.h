@@ -8,6 +8,7 @@
 #include <string_view>
 
 #include "plugin/model_binding.h"
+#include "plugin/per_process.h"
 
 namespace moetap::plugin {
 
@@ -29,6 +30,7 @@ class ModelRegistry {
   std::shared_ptr<ModelBinding> find(std::string_view description) const;
 
  private:
+  friend class PerProcess<ModelRegistry>;
   ModelRegistry() = default;
 
   mutable std::mutex mutex_;

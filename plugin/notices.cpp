@@ -1,22 +1,20 @@
 #include "plugin/notices.h"
 
-#include <pthread.h>
-
-#include <atomic>
 #include <cstdio>
 #include <mutex>
 #include <utility>
 
+#include "plugin/per_process.h"
+
 namespace moetap::plugin {
 namespace {
 
-// Never destroyed: sessions may close while the process exits. A child that was forked gets its own: a thread of the
-// parent may have held it.
+struct HandlerMutex {
+  std::mutex mutex;
+};
+
 std::mutex& handler_mutex() {
-  static std::atomic<std::mutex*> mutex = new std::mutex;
-  static const int registered = pthread_atfork(nullptr, nullptr, [] { mutex.store(new std::mutex); });
-  static_cast<void>(registered);
-  return *mutex.load();
+  return PerProcess<HandlerMutex>::get().mutex;
 }
 
 NoticeHandler& current_handler() {

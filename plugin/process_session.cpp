@@ -1,7 +1,6 @@
 #include "plugin/process_session.h"
 
 #include <fmt/format.h>
-#include <pthread.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -11,6 +10,7 @@
 #include "plugin/error_text.h"
 #include "plugin/model_registry.h"
 #include "plugin/notices.h"
+#include "plugin/per_process.h"
 #include "plugin/recording.h"
 #include "plugin/run_files.h"
 
@@ -27,16 +27,8 @@ struct ProcessState {
   std::atomic<bool> records = true;  // false: no session, and the environment asks for none
 };
 
-std::atomic<ProcessState*>& current_state() {
-  static std::atomic<ProcessState*> state = new ProcessState();
-  return state;
-}
-
 ProcessState& state() {
-  // The parent's session goes on in the parent, and its threads may have held its locks: the child lets go of it.
-  static const int registered = pthread_atfork(nullptr, nullptr, [] { current_state().store(new ProcessState()); });
-  static_cast<void>(registered);
-  return *current_state().load();
+  return PerProcess<ProcessState>::get();
 }
 
 std::string in_this_process(std::string text) {
