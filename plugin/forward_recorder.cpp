@@ -257,6 +257,7 @@ void ForwardRecorder::log(std::string component, std::string layer, std::string 
 void ForwardRecorder::end() {
   std::unique_ptr<PendingForward> pending;
   int64_t batch = 1;
+  TextTokens text;  // a fork that is still reporting may narrow the member
   {
     const std::lock_guard lock(mutex_);
     if (ended_ || !binding_->recording().in_own_process()) {
@@ -265,6 +266,7 @@ void ForwardRecorder::end() {
     ended_ = true;
     pending = std::move(pending_);
     batch = batch_.value_or(1);
+    text = text_;
     source_.query = query_tokens();
     for (const auto& group : groups_) {
       // A later router showed that there are several samples.
@@ -279,9 +281,9 @@ void ForwardRecorder::end() {
   pending->record.method = method_;
   pending->record.duration_s = std::chrono::duration<double>(std::chrono::steady_clock::now() - began_).count();
   try {
-    if (text_.batch > 0) {
+    if (text.batch > 0) {
       pending->text_tokens =
-          text_.valid.defined() ? text_.valid.sum() : at::scalar_tensor(text_.batch * text_.length, at::kLong);
+          text.valid.defined() ? text.valid.sum() : at::scalar_tensor(text.batch * text.length, at::kLong);
     }
     pending->start_copies();
     binding_->recording().forward_ended(std::move(pending), source_, *host_values_);

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <atomic>
 #include <stdexcept>
 
 #include "hooks/instrument.h"
@@ -29,6 +30,18 @@ bool has_router(const std::vector<hooks::HookPoint>& hooks) {
                      [](const hooks::HookPoint& hook) { return hook.kind == hooks::HookKind::kRouter; });
 }
 
+/// A child process has copies of locks that its parent's threads may hold: destroying them could wait for ever.
+void keep_inherited(std::shared_ptr<Recording> recording) {
+  struct Kept {
+    std::shared_ptr<Recording> recording;
+    const Kept* next;
+  };
+  static std::atomic<const Kept*> first = nullptr;
+  auto* kept = new Kept{std::move(recording), first.load()};
+  while (!first.compare_exchange_weak(kept->next, kept)) {
+  }
+}
+
 }  // namespace
 
 Session::Session(Config config) : Session(config, open_run_files(config)) {}
@@ -41,8 +54,7 @@ Session::Session(Config config, std::unique_ptr<RecordSink> sink) {
 
 Session::~Session() {
   if (!recording_->in_own_process()) {
-    // A child process has copies of locks that its parent's threads may hold: destroying them could wait for ever.
-    static_cast<void>(new std::shared_ptr<Recording>(recording_));
+    keep_inherited(std::move(recording_));
     return;
   }
   ModelRegistry::get().unbind(*recording_);

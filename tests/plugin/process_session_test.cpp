@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <barrier>
+#include <chrono>
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
@@ -169,10 +170,16 @@ TEST_F(ProcessSessionTest, ADirectoryThatCannotBeOpenedIsSaidOnce) {
 }
 
 TEST_F(ProcessSessionTest, AForkedChildLeavesTheParentsRunAlone) {
+#ifdef __SANITIZE_THREAD__
+  GTEST_SKIP() << "ThreadSanitizer lets a child start no thread when its parent had several: here the child's writer";
+#endif
   const std::string model = to_text(gates(1));
   moetap_session* session = moetap_open(config().c_str());
   ASSERT_NE(session, nullptr) << moetap_last_error();
   forward(model);
+  EXPECT_EQ(moetap_flush(session), 0);
+  // The child would leak what only the stack of the writer holds, a thread that it does not have: let it fall asleep.
+  std::this_thread::sleep_for(std::chrono::milliseconds(100));
   const pid_t child = fork();
   if (child == 0) {
     const bool recorded = forward(model);
@@ -216,7 +223,7 @@ TEST_F(ProcessSessionTest, ForwardsDuringTheExitOpenNoFurtherRun) {
   const std::string model = to_text(gates(1));
   const pid_t child = fork();
   if (child == 0) {
-    moetap_session* session = moetap_open(config().c_str());
+    static moetap_session* session = moetap_open(config().c_str());
     std::thread([&] {
       while (true) forward(model);
     }).detach();
@@ -237,7 +244,7 @@ TEST_F(ProcessSessionTest, AFailedExitLeavesAResumedRunUnfinished) {
   for (const int exit_status : {1, 0}) {
     const pid_t child = fork();
     if (child == 0) {
-      moetap_session* session = moetap_open(config("\"resume\": true").c_str());
+      static moetap_session* session = moetap_open(config("\"resume\": true").c_str());
       std::exit(session != nullptr && forward(model) ? exit_status : 2);
     }
     int status = 0;
@@ -280,7 +287,7 @@ TEST_F(ProcessSessionTest, TheEnvironmentOpensItWithTheFirstForward) {
   if (child == 0) {
     ::setenv("MOETAP_OUTPUT_DIR", run.c_str(), 1);
     const bool recorded = forward(model);
-    moetap_session* session = moetap_open(nullptr);
+    static moetap_session* session = moetap_open(nullptr);  // never closed; static: a host that lost it would leak it
     moetap_counters counters{};
     counters.struct_size = sizeof(counters);
     const bool counted = session != nullptr && moetap_get_counters(session, &counters) == 0 && counters.forwards == 1;

@@ -340,7 +340,7 @@ TEST(RecordingDeathTest, ExitWithoutCloseCompletesTheFiles) {
   testing::FLAGS_gtest_death_test_style = "threadsafe";
   EXPECT_EXIT(
       {
-        auto* session = new Session(Config{}, std::make_unique<ExitSink>());
+        static auto* session = new Session(Config{}, std::make_unique<ExitSink>());
         static_cast<void>(session);
         std::exit(0);
       },

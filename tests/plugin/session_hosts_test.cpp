@@ -1,9 +1,14 @@
 // What hosts do with models and threads while a session records: every row must be of the forward that it says.
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
+#include <sys/wait.h>
 #include <torch/csrc/jit/serialization/import.h>
+#include <unistd.h>
 
+#include <chrono>
+#include <cstdlib>
 #include <filesystem>
+#include <optional>
 #include <sstream>
 #include <thread>
 
@@ -244,6 +249,32 @@ TEST(SessionHosts, AForwardThatThrowsLeavesTheOthersAlone) {
   const DumpCheck check = check_dump(folder.file("run"), experts_of_tokens(model));
   EXPECT_EQ(check.rows, 2 * kLength);
   EXPECT_EQ(check.misattributed, 0);  // the sample of the forward that threw is used up
+}
+
+TEST(SessionHosts, AForkedChildThatDestroysASessionLeavesItToItsParent) {
+  const at::NoGradGuard no_gradients;
+  const TemporaryFolder folder;
+  const auto model = scripted_moe(64);
+  std::optional<Session> session(std::in_place, with_dump(folder.file("run")));
+  auto recorded = session->attach(model);
+  const auto ids = ids_of_sample(0);
+  recorded.forward({ids, at::ones_like(ids)});
+  session->flush();
+  // The child would leak what only the stack of the writer holds, a thread that it does not have: let it fall asleep.
+  std::this_thread::sleep_for(std::chrono::milliseconds(100));
+  const pid_t child = ::fork();
+  if (child == 0) {
+    ::alarm(60);
+    session.reset();
+    std::exit(0);  // with the exit handlers
+  }
+  int status = 0;
+  ASSERT_EQ(::waitpid(child, &status, 0), child);
+  EXPECT_EQ(status, 0);
+  recorded.forward({ids, at::ones_like(ids)});
+  session->close();
+  EXPECT_EQ(session->counters().forwards, 2);
+  EXPECT_EQ(check_dump(folder.file("run"), experts_of_tokens(model)).rows, 2 * kLength);
 }
 
 }  // namespace
