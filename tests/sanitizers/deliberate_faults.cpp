@@ -1,8 +1,9 @@
 // Faults in code of ours that LibTorch's interpreter calls: the suppressions are right only while these are reported.
 //
-// deliberate_faults leak | race
+// deliberate_faults leak | race | ranges
 
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 #include <torch/csrc/jit/ir/irparser.h>
 #include <torch/csrc/jit/runtime/interpreter.h>
 #include <torch/library.h>
@@ -12,6 +13,8 @@
 #include <string>
 #include <string_view>
 #include <thread>
+
+#include "analysis/token_ranges.h"
 
 namespace {
 
@@ -55,8 +58,11 @@ int main(int argc, char** argv) {
     std::thread other([] { call("deliberate_faults::race"); });
     call("deliberate_faults::race");
     other.join();
+  } else if (fault == "ranges") {
+    at::set_num_threads(2);
+    moetap::analysis::for_token_ranges(/*num_tokens=*/2, /*grain=*/1, [](int64_t, int64_t) { racing_operator({}); });
   } else {
-    std::fprintf(stderr, "usage: deliberate_faults leak | race\n");
+    std::fprintf(stderr, "usage: deliberate_faults leak | race | ranges\n");
     return 2;
   }
   return 0;
