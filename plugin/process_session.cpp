@@ -60,6 +60,29 @@ void open_from_environment(ProcessState& process) {
   process.session = std::make_shared<ProcessSession>(std::move(config));
 }
 
+struct FoundSession {
+  std::shared_ptr<ProcessSession> session;
+  bool environment_was_read_now = false;
+};
+
+/// Opens it if the environment asks for it. Of threads that come at once one reads the environment, and it alone sees
+/// why nothing is recorded.
+FoundSession find_session() {
+  ProcessState& process = state();
+  const std::lock_guard lock(process.mutex);
+  if (process.session || process.environment_was_read) return {process.session};
+  process.environment_was_read = true;
+  try {
+    open_from_environment(process);
+  } catch (const std::exception&) {
+    process.records = false;
+    throw;
+  }
+  // Only now: other threads must not take a session that is being opened for none.
+  process.records = process.session != nullptr;
+  return {process.session, /*environment_was_read_now=*/true};
+}
+
 }  // namespace
 
 ProcessSession::ProcessSession(Config config) : config_(std::move(config)), process_(::getpid()) {
@@ -185,20 +208,7 @@ std::shared_ptr<ProcessSession> open_process_session(Config config) {
 }
 
 std::shared_ptr<ProcessSession> process_session() {
-  ProcessState& process = state();
-  const std::lock_guard lock(process.mutex);
-  if (!process.session && !process.environment_was_read) {
-    process.environment_was_read = true;
-    try {
-      open_from_environment(process);
-    } catch (const std::exception&) {
-      process.records = false;
-      throw;
-    }
-    // Only now: other threads must not take a session that is being opened for none.
-    process.records = process.session != nullptr;
-  }
-  return process.session;
+  return find_session().session;
 }
 
 void close_process_session(const std::shared_ptr<ProcessSession>& session) {
@@ -213,15 +223,15 @@ void close_process_session(const std::shared_ptr<ProcessSession>& session) {
 
 std::shared_ptr<ModelBinding> bind_to_process_session(std::string_view description) {
   if (!state().records.load(std::memory_order_acquire)) return nullptr;
-  std::shared_ptr<ProcessSession> session;
+  FoundSession found;
   try {
-    session = process_session();
+    found = find_session();
   } catch (const std::exception& error) {
     notify(one_line(error) + "; the model runs on and is not recorded");
     return nullptr;
   }
-  if (session) return session->bind(description);
-  if (!a_recording_was_opened()) {
+  if (found.session) return found.session->bind(description);
+  if (found.environment_was_read_now && !a_recording_was_opened()) {
     notify(
         "an instrumented model runs and nothing records it: set MOETAP_OUTPUT_DIR or MOETAP_CONFIG, or open a session");
   }

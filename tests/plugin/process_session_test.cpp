@@ -15,6 +15,7 @@
 
 #include "plugin/forward_recorder.h"
 #include "plugin/moetap.h"
+#include "plugin/notices.h"
 #include "plugin/operators.h"
 #include "tests/plugin/recorded_run.h"
 #include "tests/plugin/synthetic_forward.h"
@@ -278,6 +279,33 @@ TEST_F(ProcessSessionTest, ThreadsThatBeginAtOnceAreAllRecorded) {
     ASSERT_EQ(waitpid(child, &status, 0), child);
     ASSERT_EQ(status, 0);
     EXPECT_EQ(parse_file(folder + "/moetap/summary.json").at("forwards"), kThreads) << attempt;
+  }
+}
+
+TEST_F(ProcessSessionTest, ThreadsThatBeginAtOnceSayOnceWhatIsWrong) {
+  constexpr int kThreads = 4;
+  const std::string model = to_text(gates(1));
+  for (int attempt = 0; attempt < 50; ++attempt) {
+    const pid_t child = fork();
+    if (child == 0) {
+      static int lines = 0;  // the handler is called by one thread at a time
+      set_notice_handler([](const std::string&) { ++lines; });
+      ::setenv("MOETAP_CONFIG", folder.file("missing.json").c_str(), 1);
+      std::barrier together(kThreads);
+      std::vector<std::thread> threads;
+      for (int i = 0; i < kThreads; ++i) {
+        threads.emplace_back([&] {
+          together.arrive_and_wait();
+          forward(model);
+        });
+      }
+      for (auto& thread : threads) thread.join();
+      ::_exit(lines);
+    }
+    int status = 0;
+    ASSERT_EQ(waitpid(child, &status, 0), child);
+    ASSERT_TRUE(WIFEXITED(status));
+    ASSERT_EQ(WEXITSTATUS(status), 1) << attempt;
   }
 }
 
