@@ -22,7 +22,9 @@ at::Tensor weight_margin_with_operations(const RouterCall& call);
 void check_call(const RouterCall& call);
 void check_rows(const TokenRows& rows, int64_t num_tokens, at::Device device);
 
-/// The row of each token, int64 [num_tokens], also where `rows.row` is undefined.
+inline constexpr int64_t kMaskedRow = -1;
+
+/// The row of each token, int64 [num_tokens], also where `rows.row` is undefined; not in [0, num_rows): masked.
 at::Tensor row_of_tokens(const TokenRows& rows, int64_t num_tokens, at::Device device);
 
 }  // namespace moetap::analysis

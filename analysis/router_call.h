@@ -15,12 +15,21 @@ struct RouterCall {
   bool sigmoid_scores = false;  // the router scores with a sigmoid: `score_entropy` is measured
 };
 
-/// Which accumulator row (sample of the forward) each token of a call belongs to.
+/// How the tokens of a call lie that divide evenly over its rows.
+enum class RowOrder {
+  kRowByRow,     // token t is of row t / (num_tokens / num_rows)
+  kInterleaved,  // token t is of row t % num_rows
+};
+
+/// Which accumulator row (sample of the forward) each token of a call belongs to. A masked token counts in nothing.
 struct TokenRows {
-  // int64 [num_tokens] on the call's device; a token whose row is not in [0, num_rows) is masked and counts in nothing.
-  // Undefined: the tokens divide evenly over the rows, in order.
+  // int64 [num_tokens] on the call's device; a token whose row is not in [0, num_rows) is masked. Undefined: the tokens
+  // divide evenly over the rows, in `order`.
   at::Tensor row;
   int64_t num_rows = 1;
+  RowOrder order = RowOrder::kRowByRow;  // where `row` is undefined
+  at::Tensor valid =
+      {};  // bool [num_tokens] on the call's device, false: masked; undefined: all valid. Not beside `row`.
 };
 
 }  // namespace moetap::analysis

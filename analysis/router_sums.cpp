@@ -75,10 +75,19 @@ void check_call(const RouterCall& call) {
 void check_rows(const TokenRows& rows, int64_t num_tokens, at::Device device) {
   TORCH_CHECK(rows.num_rows > 0, "token rows: num_rows must be positive, got ", rows.num_rows);
   if (!rows.row.defined()) {
+    if (rows.valid.defined()) {
+      TORCH_CHECK(rows.valid.dim() == 1 && rows.valid.size(0) == num_tokens,
+                  "token rows: valid must be [num_tokens] = [", num_tokens, "], got ", rows.valid.sizes());
+      TORCH_CHECK(rows.valid.scalar_type() == at::kBool, "token rows: valid must be bool, got ",
+                  rows.valid.scalar_type());
+      TORCH_CHECK(rows.valid.device() == device, "token rows: valid must be on the device of the call, ", device,
+                  ", got ", rows.valid.device());
+    }
     TORCH_CHECK(num_tokens % rows.num_rows == 0, "token rows: without row, the ", num_tokens,
                 " tokens must divide evenly over num_rows = ", rows.num_rows);
     return;
   }
+  TORCH_CHECK(!rows.valid.defined(), "token rows: valid must be undefined where row says which tokens are masked");
   TORCH_CHECK(rows.row.dim() == 1 && rows.row.size(0) == num_tokens, "token rows: row must be [num_tokens] = [",
               num_tokens, "], got ", rows.row.sizes());
   TORCH_CHECK(rows.row.scalar_type() == at::kLong, "token rows: row must be int64, got ", rows.row.scalar_type());
@@ -89,8 +98,15 @@ void check_rows(const TokenRows& rows, int64_t num_tokens, at::Device device) {
 at::Tensor row_of_tokens(const TokenRows& rows, int64_t num_tokens, at::Device device) {
   if (rows.row.defined()) return rows.row;
   const auto options = at::TensorOptions().dtype(at::kLong).device(device);
-  if (num_tokens == 0 || rows.num_rows == 1) return at::zeros({num_tokens}, options);
-  return at::arange(num_tokens, options).floor_divide_(num_tokens / rows.num_rows);
+  at::Tensor row;
+  if (num_tokens == 0 || rows.num_rows == 1) {
+    row = at::zeros({num_tokens}, options);
+  } else if (rows.order == RowOrder::kInterleaved) {
+    row = at::arange(num_tokens, options).remainder_(rows.num_rows);
+  } else {
+    row = at::arange(num_tokens, options).floor_divide_(num_tokens / rows.num_rows);
+  }
+  return rows.valid.defined() ? row.masked_fill_(rows.valid.logical_not(), kMaskedRow) : row;
 }
 
 RouterSums empty_router_sums(int64_t num_experts, int64_t top_k, int64_t num_rows, at::Device device) {

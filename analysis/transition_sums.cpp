@@ -14,7 +14,8 @@ TransitionSums count_on_cpu(const at::Tensor& first_slot_from, const at::Tensor&
   TransitionSums sums{num_experts_from, num_experts_to,
                       at::zeros({num_experts_from, num_experts_to}, first_slot_from.options())};
   const at::Tensor from = first_slot_from.contiguous(), to = first_slot_to.contiguous();
-  const at::Tensor row = rows.row.defined() ? rows.row.contiguous() : at::Tensor();
+  const bool any_masked = rows.row.defined() || rows.valid.defined();
+  const at::Tensor row = any_masked ? row_of_tokens(rows, from.size(0), at::kCPU).contiguous() : at::Tensor();
   const int64_t* from_ids = from.const_data_ptr<int64_t>();
   const int64_t* to_ids = to.const_data_ptr<int64_t>();
   const int64_t* row_of = row.defined() ? row.const_data_ptr<int64_t>() : nullptr;

@@ -149,7 +149,7 @@ std::shared_ptr<TokenGroup> ForwardRecorder::new_token_group(TextOfComponent tex
       group->token_ids = in_token_order(tokens.ids, attribution.order);
     }
   }
-  group->rows = rows_for(attribution, num_tokens, group->valid, device);
+  group->rows = rows_for(attribution, group->valid);
   if (options_.probe_tokens > 0 && !options_.full) {
     const int64_t probed = std::min(options_.probe_tokens, num_tokens);
     // A stable sort brings the valid tokens to the front without asking the device how many there are.

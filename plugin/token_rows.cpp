@@ -150,23 +150,12 @@ at::Tensor in_token_order(const at::Tensor& text_tensor, TokenOrder order) {
   return (order == TokenOrder::kSequenceFirst ? text_tensor.t() : text_tensor).reshape({-1});
 }
 
-analysis::TokenRows rows_for(const Attribution& attribution, int64_t num_tokens, const at::Tensor& valid,
-                             c10::Device device) {
+analysis::TokenRows rows_for(const Attribution& attribution, const at::Tensor& valid) {
   analysis::TokenRows rows;
   rows.num_rows = attribution.num_rows;
-  if (!valid.defined() && attribution.order == TokenOrder::kBatchFirst) {
-    return rows;  // tokens divide evenly over the rows
-  }
-  const auto options = at::TensorOptions().dtype(at::kLong).device(device);
-  const int64_t per_row = attribution.num_rows > 0 ? num_tokens / attribution.num_rows : 0;
-  if (attribution.order == TokenOrder::kSequenceFirst) {
-    rows.row = at::arange(attribution.num_rows, options).repeat({per_row});
-  } else {
-    rows.row = at::arange(attribution.num_rows, options).unsqueeze(1).expand({-1, per_row}).reshape({-1});
-  }
-  if (valid.defined()) {
-    rows.row = rows.row.masked_fill(valid.logical_not(), -1);
-  }
+  rows.order = attribution.order == TokenOrder::kSequenceFirst ? analysis::RowOrder::kInterleaved
+                                                               : analysis::RowOrder::kRowByRow;
+  rows.valid = valid;
   return rows;
 }
 

@@ -75,9 +75,8 @@ std::optional<int64_t> batch_of_router(const std::vector<int64_t>& token_sizes);
 /// One entry for each token of a call, of the text's [B, S] tensor, in the order of the call: [num_tokens].
 at::Tensor in_token_order(const at::Tensor& text_tensor, TokenOrder order);
 
-/// The rows that `analysis::observe` needs, on `device`. `valid`: bool [num_tokens] there, undefined: all valid.
-analysis::TokenRows rows_for(const Attribution& attribution, int64_t num_tokens, const at::Tensor& valid,
-                             c10::Device device);
+/// The rows that `analysis::observe` needs. `valid`: bool [num_tokens] on the call's device, undefined: all valid.
+analysis::TokenRows rows_for(const Attribution& attribution, const at::Tensor& valid);
 
 /// int64 [num_tokens] on the CPU: the sample's place in the forward; -1 where `attributed` is false.
 at::Tensor row_column(const Attribution& attribution, int64_t num_tokens);

@@ -229,6 +229,15 @@ TEST_P(RouterSumsTest, RowsThatAreNotGivenDivideTheTokens) {
   EXPECT_TRUE(at::equal(implicit.words, observe_on(GetParam(), call, rows_of({0, 0, 1, 1, 2, 2}, 3)).words));
   EXPECT_EQ(implicit.tokens(), 6);
   EXPECT_EQ(implicit.tokens(1), 2);
+  TokenRows interleaved{{}, 3, RowOrder::kInterleaved};
+  EXPECT_TRUE(at::equal(observe_on(GetParam(), call, interleaved).words,
+                        observe_on(GetParam(), call, rows_of({0, 1, 2, 0, 1, 2}, 3)).words));
+  interleaved.valid = at::tensor({true, false, true, true, true, false});
+  EXPECT_TRUE(at::equal(observe_on(GetParam(), call, interleaved).words,
+                        observe_on(GetParam(), call, rows_of({0, -1, 2, 0, 1, -1}, 3)).words));
+  const TokenRows masked{{}, 2, RowOrder::kRowByRow, interleaved.valid};
+  EXPECT_TRUE(at::equal(observe_on(GetParam(), call, masked).words,
+                        observe_on(GetParam(), call, rows_of({0, -1, 0, 1, 1, -1}, 2)).words));
 }
 
 TEST_P(RouterSumsTest, RepeatsAreCountedAmongNeighboursOfARow) {
@@ -416,6 +425,15 @@ TEST(ObserveTest, ErrorsNameTheArgument) {
   expect_error([](RouterCall&, TokenRows& rows) { rows.num_rows = 0; }, "num_rows must be positive");
   expect_error([](RouterCall&, TokenRows& rows) { rows.row = at::zeros({3}, at::kLong); }, "row must be [num_tokens]");
   expect_error([](RouterCall&, TokenRows& rows) { rows.row = at::zeros({4}); }, "row must be int64");
+  expect_error([](RouterCall&, TokenRows& rows) { rows.valid = at::ones({3}, at::kBool); },
+               "valid must be [num_tokens]");
+  expect_error([](RouterCall&, TokenRows& rows) { rows.valid = at::ones({4}); }, "valid must be bool");
+  expect_error(
+      [](RouterCall&, TokenRows& rows) {
+        rows.row = at::zeros({4}, at::kLong);
+        rows.valid = at::ones({4}, at::kBool);
+      },
+      "valid must be undefined");
   RouterSums other = empty_router_sums(5, 2, 1);
   EXPECT_NE(error_of([&] { observe_into(other, good, {}); }).find("do not fit a call of 6 experts"), std::string::npos);
   EXPECT_NE(error_of([] { empty_router_sums(0, 1, 1); }).find("must be positive"), std::string::npos);

@@ -127,17 +127,16 @@ TEST(TokenRows, ColumnsInBothOrders) {
   Attribution attribution;
   attribution.text = true;
   attribution.num_rows = 2;
-  const auto valid = bools({1, 1, 0, 1, 0, 1}, {2, 3});
-  expect_equal(rows_for(attribution, 6, in_token_order(valid, attribution.order), at::kCPU).row,
-               longs({0, 0, -1, 1, -1, 1}));
-  EXPECT_FALSE(rows_for(attribution, 6, {}, at::kCPU).row.defined());
+  EXPECT_EQ(rows_for(attribution, {}).order, analysis::RowOrder::kRowByRow);
   expect_equal(row_column(attribution, 6), longs({0, 0, 0, 1, 1, 1}));
   expect_equal(position_column(attribution, 6), longs({0, 1, 2, 0, 1, 2}).to(at::kInt));
 
   attribution.order = TokenOrder::kSequenceFirst;
-  expect_equal(rows_for(attribution, 6, in_token_order(valid, attribution.order), at::kCPU).row,
-               longs({0, 1, 0, -1, -1, 1}));
-  expect_equal(rows_for(attribution, 6, {}, at::kCPU).row, longs({0, 1, 0, 1, 0, 1}));
+  const auto valid = bools({1, 0, 1, 0, 1, 1}, {6});
+  const analysis::TokenRows rows = rows_for(attribution, valid);
+  EXPECT_EQ(rows.order, analysis::RowOrder::kInterleaved);
+  EXPECT_EQ(rows.num_rows, 2);
+  EXPECT_TRUE(rows.valid.is_same(valid));
   expect_equal(row_column(attribution, 6), longs({0, 1, 0, 1, 0, 1}));
   expect_equal(position_column(attribution, 6), longs({0, 0, 1, 1, 2, 2}).to(at::kInt));
 }
