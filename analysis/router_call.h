@@ -28,8 +28,8 @@ struct TokenRows {
   at::Tensor row;
   int64_t num_rows = 1;
   RowOrder order = RowOrder::kRowByRow;  // where `row` is undefined
-  at::Tensor valid =
-      {};  // bool [num_tokens] on the call's device, false: masked; undefined: all valid. Not beside `row`.
+  // bool [num_tokens] on the call's device, false: masked; undefined: all valid. Not beside `row`.
+  at::Tensor valid = {};
 };
 
 }  // namespace moetap::analysis

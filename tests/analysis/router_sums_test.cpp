@@ -232,7 +232,7 @@ TEST_P(RouterSumsTest, RowsThatAreNotGivenDivideTheTokens) {
   TokenRows interleaved{{}, 3, RowOrder::kInterleaved};
   EXPECT_TRUE(at::equal(observe_on(GetParam(), call, interleaved).words,
                         observe_on(GetParam(), call, rows_of({0, 1, 2, 0, 1, 2}, 3)).words));
-  interleaved.valid = at::tensor({true, false, true, true, true, false});
+  interleaved.valid = at::tensor({1, 0, 1, 1, 1, 0}).to(at::kBool);
   EXPECT_TRUE(at::equal(observe_on(GetParam(), call, interleaved).words,
                         observe_on(GetParam(), call, rows_of({0, -1, 2, 0, 1, -1}, 3)).words));
   const TokenRows masked{{}, 2, RowOrder::kRowByRow, interleaved.valid};
