@@ -7,21 +7,20 @@
 #include <utility>
 
 #include "analysis/router_sums.h"
-#include "analysis/slot_ranking.h"
+#include "analysis/token_outputs.h"
 #include "plugin/error_text.h"
 #include "plugin/recording.h"
 
 namespace moetap::plugin {
 namespace {
 
-at::Tensor snapshot(const at::Tensor& tensor) {
-  return tensor.defined() ? tensor.clone(at::MemoryFormat::Contiguous) : tensor;
-}
-
-/// The model may change what it reported in place, later.
-at::Tensor snapshot_float(const at::Tensor& tensor) {
-  return tensor.defined() ? tensor.to(at::kFloat, /*non_blocking=*/false, /*copy=*/true, at::MemoryFormat::Contiguous)
-                          : tensor;
+/// The first `count` valid tokens of a group, then padding: int64 [count].
+at::Tensor first_tokens(const TokenGroup& group, int64_t count) {
+  // A stable sort brings the valid tokens to the front without asking the device how many there are.
+  if (group.valid.defined()) {
+    return std::get<1>(group.valid.logical_not().to(at::kByte).sort(/*stable=*/true, 0, false)).narrow(0, 0, count);
+  }
+  return at::arange(count, at::TensorOptions().dtype(at::kLong).device(group.device));
 }
 
 }  // namespace
@@ -36,6 +35,7 @@ ForwardRecorder::ForwardRecorder(std::shared_ptr<ModelBinding> binding, std::str
                        config.probe_tokens};
       }()),
       host_values_(std::make_shared<ForwardValues>(binding_->shared_recording())) {
+  pending_->copies = std::make_shared<HostCopies>(binding_->block_pools());
   begin_on_this_thread();
   try {
     read_texts(arguments);
@@ -112,7 +112,8 @@ QueryTokens ForwardRecorder::query_tokens() const {
   return {text.batch, text.length, text.mask_columns};
 }
 
-std::shared_ptr<TokenGroup> ForwardRecorder::token_group(TextOfComponent text, const CapturedRouter& captured) {
+std::shared_ptr<TokenGroup> ForwardRecorder::token_group(TextOfComponent text, const CapturedRouter& captured,
+                                                         HostCopies& copies) {
   const std::lock_guard lock(mutex_);
   const auto device = captured.call.selected.device();
   const int64_t num_tokens = captured.call.selected.size(0);
@@ -129,12 +130,13 @@ std::shared_ptr<TokenGroup> ForwardRecorder::token_group(TextOfComponent text, c
       return group;
     }
   }
-  groups_.push_back(new_token_group(text, attribution, num_tokens, device));
+  groups_.push_back(new_token_group(text, attribution, num_tokens, device, copies));
   return groups_.back();
 }
 
 std::shared_ptr<TokenGroup> ForwardRecorder::new_token_group(TextOfComponent text, const Attribution& attribution,
-                                                             int64_t num_tokens, c10::Device device) {
+                                                             int64_t num_tokens, c10::Device device,
+                                                             HostCopies& copies) {
   auto group = std::make_shared<TokenGroup>();
   group->text = text;
   group->device = device;
@@ -144,58 +146,108 @@ std::shared_ptr<TokenGroup> ForwardRecorder::new_token_group(TextOfComponent tex
     const TextTokens& tokens = *text_of(text);
     if (tokens.valid.defined()) {
       group->valid = in_token_order(tokens.valid, attribution.order).to(device, /*non_blocking=*/true);
+      if (!device.is_cpu()) group->valid = copies.snapshot(group->valid);
     }
     if (tokens.ids.defined()) {
       group->token_ids = in_token_order(tokens.ids, attribution.order);
+      if (!device.is_cpu()) group->token_ids = copies.snapshot(group->token_ids);
     }
   }
   group->rows = rows_for(attribution, group->valid);
-  if (options_.probe_tokens > 0 && !options_.full) {
-    const int64_t probed = std::min(options_.probe_tokens, num_tokens);
-    // A stable sort brings the valid tokens to the front without asking the device how many there are.
-    group->probed =
-        group->valid.defined()
-            ? std::get<1>(group->valid.logical_not().to(at::kByte).sort(/*stable=*/true, 0, false)).narrow(0, 0, probed)
-            : at::arange(probed, at::TensorOptions().dtype(at::kLong).device(device));
-  }
   return group;
+}
+
+at::Tensor ForwardRecorder::probed_logits(TokenGroup& group, const at::Tensor& logits) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (!group.probed.defined()) {
+      group.probed = first_tokens(group, std::min(options_.probe_tokens, group.num_tokens));
+    }
+  }
+  return logits.index_select(0, group.probed);
+}
+
+void ForwardRecorder::observe(const analysis::RouterCall& call, HostCopies& copies, PendingRouter& router) {
+  const c10::Device device = call.selected.device();
+  const int64_t num_tokens = call.selected.size(0), top_k = call.selected.size(1);
+  RouterRecord& record = router.record;
+  analysis::RouterSums& sums = record.sums;
+  sums.num_experts = call.num_experts;
+  sums.top_k = top_k;
+  sums.num_rows = router.group->rows.num_rows;
+  sums.has_pairs = sums.layout().pair_words() > 0;
+  sums.words = copies.zeros(device, {sums.layout().words()}, at::kLong);
+  if (options_.per_token) {
+    record.selected = copies.zeros(device, {num_tokens, top_k}, at::kInt);
+    if (call.weights.defined()) record.weights = copies.zeros(device, {num_tokens, top_k}, at::kFloat);
+  }
+  const RouterBefore before = router_before(router);
+  router.transitions_on_device =
+      !device.is_cpu() && num_tokens * static_cast<int64_t>(sizeof(int32_t)) >
+                              call.num_experts * call.num_experts * static_cast<int64_t>(sizeof(int64_t));
+  if (router.transitions_on_device) {
+    router.first_slot = at::empty({num_tokens}, call.selected.options().dtype(at::kInt));
+    copies.keep(router.first_slot);
+  } else {
+    router.first_slot = copies.zeros(device, {num_tokens}, at::kInt);
+  }
+  analysis::TransitionFrom transition;
+  if (before.first_slot.defined() && (router.transitions_on_device || before.transitions_on_device)) {
+    router.transition_from = before.hook;
+    router.transition_counts = copies.zeros(device, {before.num_experts, call.num_experts}, at::kLong);
+    transition = {before.first_slot, router.transition_counts};
+  }
+  analysis::observe_into(sums, call, router.group->rows, {record.selected, record.weights, router.first_slot},
+                         transition);
+}
+
+ForwardRecorder::RouterBefore ForwardRecorder::router_before(const PendingRouter& router) {
+  const auto& hooks = binding_->model()->hooks;
+  const auto component = [&](int64_t hook) -> const std::string& {
+    return hooks.at(static_cast<size_t>(hook)).component;
+  };
+  const std::lock_guard lock(mutex_);
+  if (ended_) return {};
+  const auto& routers = pending_->routers;
+  const auto found = std::find_if(routers.rbegin(), routers.rend(), [&](const PendingRouter& known) {
+    return known.group == router.group && known.record.hook < router.record.hook &&
+           known.record.call == router.record.call && component(known.record.hook) == component(router.record.hook);
+  });
+  if (found == routers.rend()) return {};
+  return {found->record.hook, found->record.sums.num_experts, found->first_slot, found->transitions_on_device};
 }
 
 void ForwardRecorder::capture(int64_t hook_id, const ReportedRouter& reported) {
   const hooks::HookPoint& hook = binding_->model()->hooks.at(static_cast<size_t>(hook_id));
-  int64_t call = 0;
+  PendingRouter router;
+  auto& record = router.record;
+  record.hook = hook_id;
+  std::shared_ptr<HostCopies> copies;
   {
     const std::lock_guard lock(mutex_);
     if (ended_) {
       return;
     }
-    call = calls_[hook_id]++;
+    record.call = calls_[hook_id]++;
+    copies = pending_->copies;
   }
   const CapturedRouter captured = capture_router(reported, hook);
-  PendingRouter router;
-  router.group = token_group(text_of_component(hook.component), captured);
+  const c10::Device device = captured.call.selected.device();
+  router.group = token_group(text_of_component(hook.component), captured, *copies);
   router.out_of_range = captured.out_of_range;
-  auto& record = router.record;
-  record.hook = hook_id;
-  record.call = call;
-  record.sums = analysis::observe(captured.call, router.group->rows);
-  router.first_slot = analysis::first_slot(captured.call);
-  if (options_.per_token) {
-    record.selected = snapshot(captured.call.selected);
-    record.weights = snapshot_float(captured.call.weights);
-  }
+  observe(captured.call, *copies, router);
   if (options_.full) {
-    record.logits = snapshot(captured.call.logits);
-    record.scores = snapshot(captured.call.scores);
-  } else if (router.group->probed.defined() && captured.call.logits.defined() &&
-             binding_->probed_tokens(hook_id) < options_.probe_tokens) {
-    record.logits = captured.call.logits.index_select(0, router.group->probed);
+    record.logits = copies->snapshot(captured.call.logits);
+    record.scores = copies->snapshot(captured.call.scores);
+  } else if (captured.call.logits.defined() && binding_->probed_tokens(hook_id) < options_.probe_tokens) {
+    record.logits = probed_logits(*router.group, captured.call.logits);
   }
   const std::lock_guard lock(mutex_);
   if (ended_) {
+    copies->wrote_too_late(device);
     return;
   }
-  pending_->copies.mark_stream(captured.call.selected.device());
+  copies->mark_stream(device);
   pending_->routers.push_back(std::move(router));
 }
 
@@ -224,8 +276,8 @@ void ForwardRecorder::add_value(std::string component, std::string layer, std::s
     TORCH_CHECK(tensor.numel() == 1 && !tensor.is_complex(),
                 "it must be a number, a bool or a tensor of one element, got ", tensor.scalar_type(), " ",
                 tensor.sizes());
-    pending_->copies.mark_stream(tensor.device());
-    pending_->values.push_back({std::move(place), std::move(name), tensor.reshape({}).clone()});
+    pending_->values.push_back({std::move(place), std::move(name), pending_->copies->snapshot(tensor.reshape({}))});
+    pending_->copies->mark_stream(tensor.device());
     return;
   }
   CustomValue number;
@@ -281,9 +333,13 @@ void ForwardRecorder::end() {
   pending->record.method = method_;
   pending->record.duration_s = std::chrono::duration<double>(std::chrono::steady_clock::now() - began_).count();
   try {
-    if (text.batch > 0) {
-      pending->text_tokens =
-          text.valid.defined() ? text.valid.sum() : at::scalar_tensor(text.batch * text.length, at::kLong);
+    const auto sees_text = [](const PendingRouter& router) {
+      return router.group->attribution.text && router.group->text == TextOfComponent::kText;
+    };
+    // A router that sees the text has counted its tokens.
+    if (text.batch > 0 && std::none_of(pending->routers.begin(), pending->routers.end(), sees_text)) {
+      pending->text_tokens = text.valid.defined() ? pending->copies->snapshot(text.valid.sum())
+                                                  : at::scalar_tensor(text.batch * text.length, at::kLong);
     }
     pending->start_copies();
     binding_->recording().forward_ended(std::move(pending), source_, *host_values_);

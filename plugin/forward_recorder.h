@@ -50,9 +50,20 @@ class ForwardRecorder {
   void begin_on_this_thread();
   void read_texts(const c10::List<std::optional<at::Tensor>>& arguments);
   void capture(int64_t hook, const ReportedRouter& reported);
-  std::shared_ptr<TokenGroup> token_group(TextOfComponent text, const CapturedRouter& captured);
+  /// Measures a call into memory of the forward.
+  void observe(const analysis::RouterCall& call, HostCopies& copies, PendingRouter& router);
+  struct RouterBefore {
+    int64_t hook = -1;
+    int64_t num_experts = 0;
+    at::Tensor first_slot;  // undefined: there is none
+    bool transitions_on_device = false;
+  };
+  /// The router before it in its component that saw the same tokens, if the routers report in the order of the model.
+  RouterBefore router_before(const PendingRouter& router);
+  at::Tensor probed_logits(TokenGroup& group, const at::Tensor& logits);
+  std::shared_ptr<TokenGroup> token_group(TextOfComponent text, const CapturedRouter& captured, HostCopies& copies);
   std::shared_ptr<TokenGroup> new_token_group(TextOfComponent text, const Attribution& attribution, int64_t num_tokens,
-                                              c10::Device device);
+                                              c10::Device device, HostCopies& copies);
   const TextTokens* text_of(TextOfComponent text) const;
   QueryTokens query_tokens() const;
   void add_value(std::string component, std::string layer, std::string name, const c10::IValue& value);

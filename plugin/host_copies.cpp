@@ -2,8 +2,12 @@
 
 #include <ATen/ATen.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
+#include <c10/util/accumulate.h>
 
 #include <algorithm>
+#include <chrono>
+#include <thread>
+#include <utility>
 
 namespace moetap::plugin {
 namespace {
@@ -12,12 +16,76 @@ c10::Stream current_stream(c10::Device device) {
   return c10::impl::VirtualGuardImpl(device.type()).getStream(device);
 }
 
+/// Makes a stream the current one of its device, on this thread.
+class OnStream {
+ public:
+  explicit OnStream(c10::Stream stream) : guard_(stream.device_type()), before_(guard_.getStream(stream.device())) {
+    guard_.exchangeStream(stream);
+  }
+  ~OnStream() { guard_.exchangeStream(before_); }
+  OnStream(const OnStream&) = delete;
+  OnStream& operator=(const OnStream&) = delete;
+
+ private:
+  c10::impl::VirtualGuardImpl guard_;
+  const c10::Stream before_;
+};
+
 }  // namespace
 
-void HostCopies::mark_stream(c10::Device device) {
-  if (device.is_cpu()) {
-    return;
+HostCopies::~HostCopies() {
+  for (const auto& place : devices_) {
+    if (!place->block || place->host.defined()) continue;
+    try {
+      join_streams(*place);
+      const OnStream on_stream(copy_stream(*place));
+      place->block->reset();
+    } catch (const std::exception&) {
+      place->block->spoil();
+    }
   }
+}
+
+HostCopies::OnDevice& HostCopies::on(c10::Device device) {
+  const auto found =
+      std::find_if(devices_.begin(), devices_.end(), [&](const auto& place) { return place->device == device; });
+  if (found != devices_.end()) return **found;
+  devices_.push_back(std::make_unique<OnDevice>(OnDevice{device, pools_ ? pools_->of(device).take() : nullptr}));
+  return *devices_.back();
+}
+
+at::Tensor HostCopies::piece(c10::Device device, at::IntArrayRef sizes, at::ScalarType dtype) {
+  const std::lock_guard lock(mutex_);
+  OnDevice& place = on(device);
+  if (place.block) return place.block->take(sizes, dtype);
+  place.asked_without_block += DeviceBlock::bytes_for(sizes, dtype);
+  return {};
+}
+
+at::Tensor HostCopies::zeros(c10::Device device, at::IntArrayRef sizes, at::ScalarType dtype) {
+  at::Tensor tensor = device.is_cpu() ? at::Tensor() : piece(device, sizes, dtype);
+  return tensor.defined() ? tensor : at::zeros(sizes, at::TensorOptions().dtype(dtype).device(device));
+}
+
+at::Tensor HostCopies::snapshot(const at::Tensor& tensor, at::ScalarType dtype) {
+  if (!tensor.defined()) return {};
+  at::Tensor copied = tensor.is_cpu() ? at::Tensor() : piece(tensor.device(), tensor.sizes(), dtype);
+  if (copied.defined()) return copied.copy_(tensor, /*non_blocking=*/true);
+  return tensor.to(dtype, /*non_blocking=*/false, /*copy=*/true, at::MemoryFormat::Contiguous);
+}
+
+at::Tensor HostCopies::snapshot(const at::Tensor& tensor) {
+  return tensor.defined() ? snapshot(tensor, tensor.scalar_type()) : tensor;
+}
+
+void HostCopies::keep(const at::Tensor& tensor) {
+  const std::lock_guard lock(mutex_);
+  on(tensor.device()).kept.push_back(tensor);
+}
+
+void HostCopies::mark_stream(c10::Device device) {
+  if (device.is_cpu()) return;
+  const std::lock_guard lock(mutex_);
   const auto stream = current_stream(device);
   auto origin = std::find_if(origins_.begin(), origins_.end(), [&](const Origin& o) { return o.stream == stream; });
   if (origin == origins_.end()) {
@@ -27,43 +95,71 @@ void HostCopies::mark_stream(c10::Device device) {
   origin->computed.record(stream);
 }
 
-void HostCopies::join_streams(c10::Device device) {
-  if (std::find(joined_.begin(), joined_.end(), device) != joined_.end()) {
-    return;
-  }
-  joined_.push_back(device);
-  const auto stream = current_stream(device);
+c10::Stream HostCopies::copy_stream(const OnDevice& place) const {
+  return pools_ ? pools_->of(place.device).side_stream() : current_stream(place.device);
+}
+
+void HostCopies::join_streams(const OnDevice& place) const {
+  const auto stream = copy_stream(place);
   for (const auto& origin : origins_) {
-    if (origin.stream.device() == device && origin.stream != stream) {
-      origin.computed.block(stream);
-    }
+    if (origin.stream.device() == place.device && origin.stream != stream) origin.computed.block(stream);
   }
 }
 
+void HostCopies::begin_copies(OnDevice& place) {
+  if (place.copied) return;
+  mark_stream(place.device);  // what was computed since, on this thread
+  place.copied.emplace(place.device.type());
+  join_streams(place);
+  if (!place.block) return;
+  const OnStream on_stream(copy_stream(place));
+  place.host = pools_->of(place.device).take_host(place.block->used());
+  place.block->copy_to_host(place.host);
+}
+
 at::Tensor HostCopies::copy(const at::Tensor& tensor) {
-  if (!tensor.defined() || tensor.device().is_cpu()) {
-    return tensor;
-  }
-  join_streams(tensor.device());
-  auto host = at::empty(tensor.sizes(), tensor.options().device(at::kCPU).pinned_memory(true));
+  if (!tensor.defined() || tensor.device().is_cpu()) return tensor;
+  OnDevice& place = on(tensor.device());
+  begin_copies(place);
+  if (place.block && place.block->holds(tensor)) return place.block->on_host(tensor, place.host);
+  const OnStream on_stream(copy_stream(place));
+  at::Tensor host = at::empty(tensor.sizes(), tensor.options().device(at::kCPU).pinned_memory(true));
   host.copy_(tensor, /*non_blocking=*/true);
-  sources_.push_back(tensor);
+  place.kept.push_back(tensor);
   return host;
 }
 
 void HostCopies::finish_enqueuing() {
-  for (const auto device : joined_) {
-    copied_.emplace_back(device.type());
-    copied_.back().record(current_stream(device));
+  for (const auto& place : devices_) {
+    begin_copies(*place);
+    place->copied->record(copy_stream(*place));
+    if (pools_) pools_->of(place->device).asked(place->block ? place->block->asked() : place->asked_without_block);
+    if (!place->block) continue;
+    const OnStream on_stream(copy_stream(*place));
+    place->block->reset();
+    place->spent = std::exchange(place->block, nullptr);
+  }
+}
+
+void HostCopies::wrote_too_late(c10::Device device) {
+  const std::lock_guard lock(mutex_);
+  for (const auto& place : devices_) {
+    const auto block = place->block ? place->block : place->spent.lock();
+    if (place->device == device && block) block->spoil();
   }
 }
 
 void HostCopies::wait() {
-  for (const auto& event : copied_) {
-    event.synchronize();
+  // Asks now and then: a thread that waits for an event of CUDA keeps a core of the host busy.
+  constexpr std::chrono::microseconds kShortest{20}, kLongest{500};
+  for (const auto& place : devices_) {
+    auto pause = kShortest;
+    while (place->copied && !place->copied->query()) {
+      std::this_thread::sleep_for(pause);
+      pause = std::min(pause * 2, kLongest);
+    }
+    place->kept.clear();
   }
-  copied_.clear();
-  sources_.clear();
 }
 
 }  // namespace moetap::plugin

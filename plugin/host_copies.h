@@ -4,23 +4,43 @@
 #include <c10/core/Event.h>
 #include <c10/core/Stream.h>
 
+#include <memory>
+#include <mutex>
+#include <optional>
 #include <vector>
+
+#include "plugin/device_blocks.h"
 
 namespace moetap::plugin {
 
-/// Copies tensors of one forward from their devices to pinned host memory without making the host wait. CPU tensors
-/// pass as they are. Works with any device that LibTorch has streams for, without linking its library. Not thread-safe.
+/// The memory of one forward's results, and their way to the host without making it wait: see Note [Blocks of a
+/// forward]. CPU tensors pass as they are. Works with any device that LibTorch has streams for, without linking its
+/// library. `empty`, `zeros`, `snapshot` and `mark_stream` may be called on several threads at once; the rest by one.
 class HostCopies {
  public:
-  /// Call it where a tensor was computed: marks the device's current stream, so that a copy on another stream waits for
-  /// it.
+  explicit HostCopies(std::shared_ptr<BlockPools> pools = nullptr) : pools_(std::move(pools)) {}
+  /// Forwards that threw leave their blocks to the next.
+  ~HostCopies();
+  HostCopies(const HostCopies&) = delete;
+  HostCopies& operator=(const HostCopies&) = delete;
+
+  /// Zeros on `device`.
+  at::Tensor zeros(c10::Device device, at::IntArrayRef sizes, at::ScalarType dtype);
+  /// A contiguous copy on the tensor's device, which the model may not change; undefined for an undefined tensor.
+  at::Tensor snapshot(const at::Tensor& tensor, at::ScalarType dtype);
+  at::Tensor snapshot(const at::Tensor& tensor);
+  /// Keeps a tensor that was allocated elsewhere until its stream is done with it.
+  void keep(const at::Tensor& tensor);
+
+  /// For a fork of the model that reports after the forward's end: what it wrote to memory of the forward came too
+  /// late. Call it before the tensors are let go.
+  void wrote_too_late(c10::Device device);
+
+  /// Call it where a tensor was computed: marks the device's current stream, so that the copy waits for it.
   void mark_stream(c10::Device device);
 
-  /// Enqueues the copy on the device's current stream; the result may be read after `wait`. Keeps `tensor` alive until
-  /// this object dies, so that its memory is not given to another stream meanwhile. An undefined tensor gives an
-  /// undefined one.
+  /// Enqueues the copy; what it returns may be read after `wait`. An undefined tensor gives an undefined one.
   at::Tensor copy(const at::Tensor& tensor);
-
   /// Call it after the last `copy`.
   void finish_enqueuing();
 
@@ -28,17 +48,33 @@ class HostCopies {
   void wait();
 
  private:
-  void join_streams(c10::Device device);
-
   struct Origin {
     c10::Stream stream;
     c10::Event computed;
   };
+  /// What the forward holds on a device.
+  struct OnDevice {
+    c10::Device device;
+    std::shared_ptr<DeviceBlock> block;     // null: the first forward, which shows how much is needed
+    std::weak_ptr<DeviceBlock> spent = {};  // the block, once it was copied
+    int64_t asked_without_block = 0;        // bytes
+    at::Tensor host = {};                   // pinned, of the block; defined once it is being copied
+    std::optional<c10::Event> copied = {};  // behind the last copy
+    std::vector<at::Tensor> kept = {};      // their memory must not be given to another stream before
+  };
 
-  std::vector<Origin> origins_;      // streams that results came from
-  std::vector<c10::Device> joined_;  // devices whose current stream waits for them
-  std::vector<c10::Event> copied_;
-  std::vector<at::Tensor> sources_;
+  OnDevice& on(c10::Device device);  // the caller holds mutex_
+  at::Tensor piece(c10::Device device, at::IntArrayRef sizes, at::ScalarType dtype);
+  /// The stream that copies are enqueued on.
+  c10::Stream copy_stream(const OnDevice& place) const;
+  /// Makes it wait for what was marked.
+  void join_streams(const OnDevice& place) const;
+  void begin_copies(OnDevice& place);
+
+  const std::shared_ptr<BlockPools> pools_;
+  std::mutex mutex_;  // guards what follows until the first `copy`
+  std::vector<Origin> origins_;
+  std::vector<std::unique_ptr<OnDevice>> devices_;
 };
 
 }  // namespace moetap::plugin

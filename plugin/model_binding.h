@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "plugin/device_blocks.h"
 #include "plugin/model_description.h"
 #include "plugin/token_rows.h"
 
@@ -22,6 +23,9 @@ class ModelBinding {
   Recording& recording() const { return *recording_; }
   const std::shared_ptr<Recording>& shared_recording() const { return recording_; }
   const std::shared_ptr<const ModelDescription>& model() const { return model_; }
+
+  /// The memory of its forwards on devices.
+  const std::shared_ptr<BlockPools>& block_pools() const { return block_pools_; }
 
   /// Where the text stands among the arguments of a method; nothing for a method that the description lacks.
   TextArguments text_arguments(const std::string& method) const;
@@ -45,6 +49,7 @@ class ModelBinding {
 
   std::shared_ptr<Recording> recording_;
   std::shared_ptr<const ModelDescription> model_;
+  const std::shared_ptr<BlockPools> block_pools_ = std::make_shared<BlockPools>();
   std::map<std::string, TextArguments> text_arguments_;
   std::vector<HookState> hooks_;
 };

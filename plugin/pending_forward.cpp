@@ -49,17 +49,53 @@ CustomValue custom_value(const at::Tensor& scalar) {
   return scalar.item<double>();
 }
 
+void PendingForward::sort_routers() {
+  // Forks report in any order; a loop's calls are numbered.
+  std::stable_sort(routers.begin(), routers.end(), [](const PendingRouter& a, const PendingRouter& b) {
+    return std::pair(a.record.hook, a.record.call) < std::pair(b.record.hook, b.record.call);
+  });
+}
+
+template <typename Visit>
+void PendingForward::for_each_transition(const ModelDescription& model, const Visit& visit) {
+  std::map<std::pair<std::string, int64_t>, PendingRouter*> previous;  // of a component, in a call
+  for (auto& router : routers) {
+    const auto& component = model.hooks.at(static_cast<size_t>(router.record.hook)).component;
+    PendingRouter*& before = previous[{component, router.record.call}];
+    if (before != nullptr && before->group == router.group) visit(*before, router);
+    before = &router;
+  }
+}
+
 void PendingForward::start_copies() {
-  const auto copy = [this](at::Tensor& tensor) { tensor = copies.copy(tensor); };
-  std::vector<TokenGroup*> seen;
+  sort_routers();
+  for_each_transition(*record.model, [](PendingRouter& before, PendingRouter& router) {
+    if (!before.transitions_on_device && !router.transitions_on_device) return;
+    if (router.transition_from == before.record.hook) return;
+    // The routers reported in another order than they stand in the model.
+    router.transition_from = before.record.hook;
+    router.transition_counts =
+        analysis::observe_transition(before.first_slot.to(at::kLong), router.first_slot.to(at::kLong),
+                                     router.group->rows, before.record.sums.num_experts, router.record.sums.num_experts)
+            .counts;
+  });
+  const auto copy = [this](at::Tensor& tensor) { tensor = copies->copy(tensor); };
+  std::vector<TokenGroup*> with_columns;
   for (auto& router : routers) {
     for (at::Tensor* tensor :
          {&router.record.sums.words, &router.record.selected, &router.record.weights, &router.record.logits,
-          &router.record.scores, &router.out_of_range, &router.first_slot}) {
+          &router.record.scores, &router.out_of_range, &router.transition_counts}) {
       copy(*tensor);
     }
-    if (std::find(seen.begin(), seen.end(), router.group.get()) == seen.end()) {
-      seen.push_back(router.group.get());
+    // What is told of single tokens needs the columns of their group.
+    if (router.transitions_on_device) {
+      router.first_slot = at::Tensor();
+    } else {
+      copy(router.first_slot);
+    }
+    if (!router.first_slot.defined() && !router.record.selected.defined() && !router.record.logits.defined()) continue;
+    if (std::find(with_columns.begin(), with_columns.end(), router.group.get()) == with_columns.end()) {
+      with_columns.push_back(router.group.get());
       copy(router.group->valid);
       copy(router.group->token_ids);
     }
@@ -68,7 +104,7 @@ void PendingForward::start_copies() {
     copy(value.value);
   }
   copy(text_tokens);
-  copies.finish_enqueuing();
+  copies->finish_enqueuing();
 }
 
 int64_t PendingForward::bytes() const {
@@ -84,44 +120,29 @@ int64_t PendingForward::bytes() const {
   return bytes;
 }
 
-void PendingForward::find_transitions(FinishedForward& finished) {
-  std::map<std::pair<std::string, int64_t>, const PendingRouter*> previous;  // of a component, in a call
-  for (const auto& router : routers) {
-    const int64_t hook = router.record.hook;
-    const auto& component = finished.record.model->hooks.at(static_cast<size_t>(hook)).component;
-    const PendingRouter*& before = previous[{component, router.record.call}];
-    if (before != nullptr && before->group == router.group) {
-      finished.record.transitions.push_back(
-          {before->record.hook, hook,
-           analysis::observe_transition(before->first_slot, router.first_slot, {}, before->record.sums.num_experts,
-                                        router.record.sums.num_experts)});
-    }
-    before = &router;
-  }
-}
-
 FinishedForward PendingForward::finish() {
-  copies.wait();
+  copies->wait();
   FinishedForward finished{std::move(record), 0, 0};
   for (const auto& value : values) {
     finished.record.custom[value.place].insert_or_assign(value.name, custom_value(value.value));
   }
-  // Forks report in any order; a loop's calls are numbered.
-  std::stable_sort(routers.begin(), routers.end(), [](const PendingRouter& a, const PendingRouter& b) {
-    return std::pair(a.record.hook, a.record.call) < std::pair(b.record.hook, b.record.call);
-  });
   std::map<const TokenGroup*, Columns> columns_of;
   for (auto& router : routers) {
     const TokenGroup& group = *router.group;
-    auto& columns = columns_of[&group];
-    if (!columns.row.defined()) {
-      columns = make_columns(group);
-    }
     auto& record = router.record;
     analysis::normalize(record.sums);
     record.attributed = group.attribution.attributed;
     record.text = group.attribution.text;
+    finished.out_of_range += router.out_of_range.defined() ? router.out_of_range.item<int64_t>()
+                                                           : record.sums.counter(analysis::kInvalidIds);
+    finished.tokens = std::max(finished.tokens, record.sums.tokens());
+    if (!router.first_slot.defined() && !record.selected.defined() && !record.logits.defined()) continue;
+    auto& columns = columns_of[&group];
+    if (!columns.row.defined()) {
+      columns = make_columns(group);
+    }
     record.selected = keep(record.selected, columns);
+    if (record.selected.defined()) record.selected = record.selected.to(at::kLong);
     record.weights = keep(record.weights, columns);
     record.scores = keep(record.scores, columns);
     if (group.probed.defined() && record.logits.defined()) {
@@ -134,10 +155,8 @@ FinishedForward PendingForward::finish() {
     record.row = columns.row;
     record.position = columns.position;
     record.token_id = columns.token_id;
-    finished.out_of_range += router.out_of_range.item<int64_t>();
-    finished.tokens = std::max(finished.tokens, columns.num_kept);
   }
-  find_transitions(finished);
+  if (!routers.empty()) add_transitions(finished.record);
   for (auto& router : routers) {
     finished.record.routers.push_back(std::move(router.record));
   }
@@ -147,6 +166,18 @@ FinishedForward PendingForward::finish() {
   routers.clear();
   values.clear();
   return finished;
+}
+
+void PendingForward::add_transitions(ForwardRecord& finished) {
+  for_each_transition(*finished.model, [&](PendingRouter& before, PendingRouter& router) {
+    const int64_t from = before.record.sums.num_experts, to = router.record.sums.num_experts;
+    analysis::TransitionSums sums{from, to, router.transition_counts};
+    if (!before.transitions_on_device && !router.transitions_on_device) {
+      sums =
+          analysis::observe_transition(before.first_slot.to(at::kLong), router.first_slot.to(at::kLong), {}, from, to);
+    }
+    finished.transitions.push_back({before.record.hook, router.record.hook, std::move(sums)});
+  });
 }
 
 }  // namespace moetap::plugin

@@ -25,15 +25,20 @@ struct TokenGroup {
   analysis::TokenRows rows;  // for `analysis::observe`
   at::Tensor valid;          // bool [N], false: padding; undefined: all valid
   at::Tensor token_ids;      // int64 [N]; undefined: unknown, or not kept
-  at::Tensor probed;         // int64 [n] on `device`: the first n valid tokens, then padding; undefined: not asked for
+  at::Tensor probed;  // int64 [n] on `device`: the first n valid tokens, then padding; undefined: not asked for so far
 };
 
 /// One router call as the forward left it: `record` has rows for padding too and may be on a device.
 struct PendingRouter {
   RouterRecord record;
   std::shared_ptr<TokenGroup> group;
-  at::Tensor out_of_range;  // int64 []
-  at::Tensor first_slot;    // int64 [N], the expert of the largest weight; -1: none
+  at::Tensor out_of_range;  // int64 []; undefined: the sums have counted them
+  at::Tensor first_slot;    // int32 [N], the expert of the largest weight; -1: none
+  // The tokens' ways from the router before, counted on the device because they are fewer numbers than the tokens'
+  // first slots; those stay there then.
+  bool transitions_on_device = false;
+  int64_t transition_from = -1;  // hook of the router before, as far as was known when this one reported; -1: none
+  at::Tensor transition_counts;  // int64 [E before, E]; undefined: none
 };
 
 /// A value that the model logged as a tensor of one element.
@@ -59,7 +64,7 @@ class PendingForward {
   std::vector<PendingRouter> routers;     // any order
   std::vector<PendingValue> values;
   at::Tensor text_tokens;  // int64 []: valid tokens of the text; undefined: the forward has no text
-  HostCopies copies;
+  std::shared_ptr<HostCopies> copies = std::make_shared<HostCopies>();
 
   /// In the forward: enqueues the copies to the host. Does not block.
   void start_copies();
@@ -72,7 +77,11 @@ class PendingForward {
   FinishedForward finish();
 
  private:
-  void find_transitions(FinishedForward& finished);
+  void add_transitions(ForwardRecord& finished);
+  /// Calls visit(before, router) for each router and the one before it in its component, over the same tokens.
+  template <typename Visit>
+  void for_each_transition(const ModelDescription& model, const Visit& visit);
+  void sort_routers();
 };
 
 /// A 0-dimensional tensor's value in the type that JSON has for it.

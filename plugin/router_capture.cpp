@@ -71,26 +71,24 @@ at::Tensor over_slots(const std::vector<at::Tensor>& tensors, const TokenLayout&
   return slots.size() == 1 ? slots.front() : at::cat(slots, 1);
 }
 
-struct CheckedIds {
-  at::Tensor ids;           // int64, those out of range are -1
-  at::Tensor out_of_range;  // int64 []
-};
-
-CheckedIds check_ids(const at::Tensor& reported, int64_t limit, const char* name, const char* of_what) {
+/// int64 ids; on the CPU in [0, limit) or -1, on a device unchecked.
+at::Tensor checked_ids(const at::Tensor& reported, int64_t limit, const char* name, const char* of_what) {
   TORCH_CHECK(at::isIntegralType(reported.scalar_type(), /*includeBool=*/false), name, " must hold integers, got ",
               reported.scalar_type());
   const auto ids = reported.to(at::kLong);
-  if (ids.device().is_cpu()) {
-    if (ids.numel() > 0) {
-      const auto [lowest, highest] = at::aminmax(ids);
-      TORCH_CHECK(lowest.item<int64_t>() >= -1 && highest.item<int64_t>() < limit, name, " must hold ", of_what,
-                  " in [0, ", limit, ") or -1, got ",
-                  lowest.item<int64_t>() < -1 ? lowest.item<int64_t>() : highest.item<int64_t>());
-    }
-    return {ids, at::zeros({}, at::kLong)};
-  }
+  if (!ids.device().is_cpu() || ids.numel() == 0) return ids;
+  const auto [lowest, highest] = at::aminmax(ids);
+  TORCH_CHECK(lowest.item<int64_t>() >= -1 && highest.item<int64_t>() < limit, name, " must hold ", of_what, " in [0, ",
+              limit, ") or -1, got ", lowest.item<int64_t>() < -1 ? lowest.item<int64_t>() : highest.item<int64_t>());
+  return ids;
+}
+
+/// Ids that are looked up: those out of range are made -1 and counted.
+at::Tensor usable_ids(const at::Tensor& ids, int64_t limit, CapturedRouter& captured) {
+  if (ids.device().is_cpu()) return ids;
   const auto outside = ids.lt(-1).logical_or_(ids.ge(limit));
-  return {ids.masked_fill(outside, -1), outside.sum()};
+  captured.out_of_range = outside.sum();
+  return ids.masked_fill(outside, -1);
 }
 
 /// Expert choice: selected [E, C] or [B, E, C] names the tokens that each expert takes. Turned round: for each token
@@ -108,26 +106,26 @@ void transpose_expert_choice(const ReportedRouter& reported, const TokenLayout& 
       (tokens.dim() == 2 || batched) && tokens.size(-2) == num_experts && groups > 0 && layout.num_tokens % groups == 0,
       "selected of expert choice must be [", num_experts, " experts, capacity], got ", tokens.sizes());
   const int64_t group_tokens = layout.num_tokens / groups;
-  auto checked = check_ids(tokens.reshape({groups, num_experts, -1}), group_tokens, "selected", "tokens");
-  captured.out_of_range = checked.out_of_range;
+  const auto ids =
+      usable_ids(checked_ids(tokens.reshape({groups, num_experts, -1}), group_tokens, "selected", "tokens"),
+                 group_tokens, captured);
 
   // One place more than there are tokens takes the unused choices.
-  const auto place = at::where(checked.ids.lt(0), group_tokens, checked.ids);
+  const auto place = at::where(ids.lt(0), group_tokens, ids);
   const auto per_token = [&](const at::Tensor& filled) {  // [groups, E, group_tokens + 1] -> [num_tokens, E]
     return filled.narrow(2, 0, group_tokens).transpose(1, 2).reshape({layout.num_tokens, num_experts});
   };
   const std::vector<int64_t> sizes = {groups, num_experts, group_tokens + 1};
-  const auto chosen = per_token(at::zeros(sizes, checked.ids.options().dtype(at::kBool)).scatter_(2, place, true));
-  const auto experts = at::arange(num_experts, checked.ids.options());
+  const auto chosen = per_token(at::zeros(sizes, ids.options().dtype(at::kBool)).scatter_(2, place, true));
+  const auto experts = at::arange(num_experts, ids.options());
   const auto ordered = std::get<0>(at::where(chosen, experts, num_experts).sort(-1));
   const auto unused = ordered.eq(num_experts);
   captured.call.selected = ordered.masked_fill(unused, -1);
   if (!reported.weights.empty()) {
     const auto& weights = reported.weights[0];
-    TORCH_CHECK(weights.numel() == checked.ids.numel(), "weights of expert choice must be laid out as selected ",
+    TORCH_CHECK(weights.numel() == ids.numel(), "weights of expert choice must be laid out as selected ",
                 tokens.sizes(), ", got ", weights.sizes());
-    const auto dense =
-        per_token(at::zeros(sizes, weights.options()).scatter_(2, place, weights.reshape(checked.ids.sizes())));
+    const auto dense = per_token(at::zeros(sizes, weights.options()).scatter_(2, place, weights.reshape(ids.sizes())));
     captured.call.weights = dense.gather(1, ordered.masked_fill(unused, 0)).masked_fill(unused, 0);
   }
 }
@@ -201,11 +199,10 @@ CapturedRouter capture_router(const ReportedRouter& reported, const hooks::HookP
     transpose_expert_choice(reported, layout, call.num_experts, captured);
     return captured;
   }
-  const auto checked = check_ids(over_slots(reported.selected, layout, reported.expert_dim, "selected"),
-                                 call.num_experts, "selected", "experts");
-  call.selected = checked.ids;
-  captured.out_of_range = checked.out_of_range;
+  call.selected = checked_ids(over_slots(reported.selected, layout, reported.expert_dim, "selected"), call.num_experts,
+                              "selected", "experts");
   if (dense) {
+    call.selected = usable_ids(call.selected, call.num_experts, captured);
     gather_dense_weights(reported, layout, call.num_experts, call);
   } else if (!reported.weights.empty()) {
     call.weights = over_slots(reported.weights, layout, reported.expert_dim, "weights");

@@ -25,11 +25,13 @@ struct ReportedRouter {
 struct CapturedRouter {
   analysis::RouterCall call;
   std::vector<int64_t> token_sizes;  // sizes of the model's tensor without the dimension of the experts, in token order
-  at::Tensor out_of_range;           // int64 [] on the call's device: selected ids outside [0, E) that became -1
+  // int64 [] on the call's device: selected ids outside [0, E) that became -1; undefined: none did (on a device
+  // `call.selected` may hold some, which the sums count)
+  at::Tensor out_of_range;
 };
 
 /// Brings a report into the canonical layout: experts last, tokens flattened ([B, E, h, w] in the order b, h, w). Does
-/// not synchronise with a device: there, ids outside [0, E) become -1 and are counted; on the CPU they are an error.
+/// not synchronise with a device, where ids outside [0, E) are passed on or become -1; on the CPU they are an error.
 /// Throws c10::Error whose message names what does not fit. Call it without gradients.
 CapturedRouter capture_router(const ReportedRouter& reported, const hooks::HookPoint& hook);
 

@@ -1,0 +1,120 @@
+#include "plugin/device_blocks.h"
+
+#include <ATen/ATen.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
+#include <c10/util/accumulate.h>
+
+#include <algorithm>
+
+namespace moetap::plugin {
+namespace {
+
+constexpr int64_t kAlignment = 64;                   // bytes: what any element type and a wide load need
+constexpr int64_t kGranularity = int64_t{64} << 10;  // so that forwards of about one size share their blocks
+
+constexpr int64_t round_up(int64_t bytes, int64_t unit) {
+  return (bytes + unit - 1) / unit * unit;
+}
+
+}  // namespace
+
+DeviceBlock::DeviceBlock(c10::Device device, int64_t capacity)
+    : bytes_(at::zeros({capacity}, at::TensorOptions().dtype(at::kByte).device(device))), reset_(device.type()) {
+  reset_.record(c10::impl::VirtualGuardImpl(device.type()).getStream(device));
+  reset_.synchronize();
+}
+
+int64_t DeviceBlock::bytes_for(at::IntArrayRef sizes, at::ScalarType dtype) {
+  return round_up(c10::multiply_integers(sizes) * static_cast<int64_t>(c10::elementSize(dtype)), kAlignment);
+}
+
+at::Tensor DeviceBlock::take(at::IntArrayRef sizes, at::ScalarType dtype) {
+  const int64_t begin = asked_.fetch_add(bytes_for(sizes, dtype), std::memory_order_relaxed);
+  const int64_t bytes = c10::multiply_integers(sizes) * static_cast<int64_t>(c10::elementSize(dtype));
+  if (begin + bytes > capacity()) return {};
+  return bytes_.narrow(0, begin, bytes).view(dtype).view(sizes);
+}
+
+int64_t DeviceBlock::used() const {
+  return std::min(asked(), capacity());
+}
+
+void DeviceBlock::copy_to_host(const at::Tensor& host) const {
+  host.narrow(0, 0, used()).copy_(bytes_.narrow(0, 0, used()), /*non_blocking=*/true);
+}
+
+void DeviceBlock::reset() {
+  bytes_.narrow(0, 0, used()).zero_();
+  reset_.record(c10::impl::VirtualGuardImpl(bytes_.device().type()).getStream(bytes_.device()));
+}
+
+at::Tensor DeviceBlock::on_host(const at::Tensor& piece, const at::Tensor& host) const {
+  const int64_t begin = piece.storage_offset() * static_cast<int64_t>(piece.element_size());
+  return host.narrow(0, begin, static_cast<int64_t>(piece.nbytes())).view(piece.scalar_type()).view(piece.sizes());
+}
+
+void DeviceBlock::spoil() {
+  spoiled_ = true;
+  const c10::impl::VirtualGuardImpl guard(bytes_.device().type());
+  guard.recordDataPtrOnStream(bytes_.storage().data_ptr(), guard.getStream(bytes_.device()));
+}
+
+bool DeviceBlock::reclaim() {
+  if (spoiled_ || bytes_.storage().use_count() > 1 || !reset_.query()) return false;
+  asked_ = 0;
+  return true;
+}
+
+std::shared_ptr<DeviceBlock> BlockPool::take() {
+  const std::lock_guard lock(mutex_);
+  if (capacity_ == 0) return nullptr;
+  std::shared_ptr<DeviceBlock> found;
+  std::erase_if(blocks_, [&](const std::shared_ptr<DeviceBlock>& block) {
+    if (block->spoiled()) return true;
+    if (found || block.use_count() > 1 || !block->reclaim()) return false;
+    if (block->capacity() < capacity_) return true;
+    found = block;
+    return false;
+  });
+  if (!found) {
+    found = std::make_shared<DeviceBlock>(device_, capacity_);
+    blocks_.push_back(found);
+  }
+  return found;
+}
+
+at::Tensor BlockPool::take_host(int64_t bytes) {
+  const std::lock_guard lock(mutex_);
+  at::Tensor found;
+  std::erase_if(host_blocks_, [&](const at::Tensor& block) {
+    if (found.defined() || block.storage().use_count() > 1) return false;
+    if (block.numel() < bytes) return true;
+    found = block;
+    return false;
+  });
+  if (!found.defined()) {
+    found = at::empty({std::max(bytes, capacity_)}, at::TensorOptions().dtype(at::kByte).pinned_memory(true));
+    host_blocks_.push_back(found);
+  }
+  return found.alias();  // a tensor of its own, so that the storage counts it
+}
+
+void BlockPool::asked(int64_t bytes) {
+  const std::lock_guard lock(mutex_);
+  capacity_ = std::max(capacity_, round_up(bytes, kGranularity));
+}
+
+c10::Stream BlockPool::side_stream() {
+  const std::lock_guard lock(mutex_);
+  if (!side_stream_) side_stream_ = c10::impl::VirtualGuardImpl(device_.type()).getStreamFromGlobalPool(device_);
+  return *side_stream_;
+}
+
+BlockPool& BlockPools::of(c10::Device device) {
+  const std::lock_guard lock(mutex_);
+  auto& pool = pools_[{device.type(), device.index()}];
+  if (!pool) pool = std::make_unique<BlockPool>(device);
+  return *pool;
+}
+
+}  // namespace moetap::plugin

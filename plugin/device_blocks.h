@@ -1,0 +1,102 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <c10/core/Event.h>
+
+#include <atomic>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <utility>
+#include <vector>
+
+namespace moetap::plugin {
+
+// Note [Blocks of a forward]
+// What a forward reports on a device lies in one block of that device's memory. So it is reset at once and copied at
+// once, into one block of pinned host memory, and nothing is allocated once the largest forward has been seen. Copy and
+// reset are enqueued on a stream of their own: the host's stream does not wait for them.
+//
+// A block of the device is free again when nobody holds a piece of it and its reset is done; a block of the host when
+// nobody holds a piece of it. Pieces are tensors, and who holds one is counted by the storage that they share. So a
+// sink may keep what it was given. The queue bounds how many blocks there are, since every forward that holds one
+// counts in it with its bytes.
+
+/// The memory of one forward on one device: a block of zeros there, cut into pieces. Pieces may be taken on
+/// several threads at once.
+class DeviceBlock {
+ public:
+  /// Blocks until the zeros are there.
+  DeviceBlock(c10::Device device, int64_t capacity);
+
+  /// What a piece takes of a block.
+  static int64_t bytes_for(at::IntArrayRef sizes, at::ScalarType dtype);
+
+  /// A contiguous piece of zeros; undefined: no room is left.
+  at::Tensor take(at::IntArrayRef sizes, at::ScalarType dtype);
+
+  /// Whether a tensor is a piece of it.
+  bool holds(const at::Tensor& tensor) const { return tensor.storage().is_alias_of(bytes_.storage()); }
+
+  /// Enqueues the copy of all pieces into `host` on the device's current stream.
+  void copy_to_host(const at::Tensor& host) const;
+  /// Enqueues on the device's current stream what makes all pieces zeros again.
+  void reset();
+
+  /// The tensor of the host that `piece` was copied to.
+  at::Tensor on_host(const at::Tensor& piece, const at::Tensor& host) const;
+
+  int64_t capacity() const { return bytes_.numel(); }
+  int64_t used() const;
+  /// Bytes that were asked for, with those that found no room.
+  int64_t asked() const { return asked_.load(std::memory_order_relaxed); }
+  /// True if nobody holds a piece and nothing is enqueued on it. Makes it ready to be cut again.
+  bool reclaim();
+  /// The current stream writes to a piece after the reset: the block is never reclaimed.
+  void spoil();
+  bool spoiled() const { return spoiled_; }
+
+ private:
+  at::Tensor bytes_;  // uint8 [capacity]
+  std::atomic<int64_t> asked_ = 0;
+  std::atomic<bool> spoiled_ = false;
+  c10::Event reset_;
+};
+
+/// The blocks of one device and their counterparts in pinned host memory. Thread-safe.
+class BlockPool {
+ public:
+  explicit BlockPool(c10::Device device) : device_(device) {}
+
+  /// A free block as large as any forward needed so far; null before the first has ended. Allocates one if none is
+  /// free.
+  std::shared_ptr<DeviceBlock> take();
+  /// Pinned memory of that size or more, uint8, that nobody else holds.
+  at::Tensor take_host(int64_t bytes);
+  /// A forward has asked for so many bytes.
+  void asked(int64_t bytes);
+  /// Where copies and resets are enqueued.
+  c10::Stream side_stream();
+
+ private:
+  const c10::Device device_;
+  std::mutex mutex_;  // guards what follows
+  int64_t capacity_ = 0;
+  std::vector<std::shared_ptr<DeviceBlock>> blocks_;
+  std::vector<at::Tensor> host_blocks_;
+  std::optional<c10::Stream> side_stream_;
+};
+
+/// The pools of all devices that forwards of one recording ran on. Thread-safe.
+class BlockPools {
+ public:
+  BlockPool& of(c10::Device device);
+
+ private:
+  std::mutex mutex_;
+  std::map<std::pair<c10::DeviceType, c10::DeviceIndex>, std::unique_ptr<BlockPool>> pools_;
+};
+
+}  // namespace moetap::plugin
