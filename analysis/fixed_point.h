@@ -4,6 +4,8 @@
 #include <cmath>
 #include <cstdint>
 
+#include "analysis/host_device.h"
+
 namespace moetap::analysis {
 
 // Note [Exact sums]
@@ -36,12 +38,12 @@ struct FixedPoint {
 };
 
 /// True if x can be added to a sum; false for NaN.
-constexpr bool in_range(double x) {
+MOETAP_HOST_DEVICE constexpr bool in_range(double x) {
   return x > -kTermLimit && x < kTermLimit;
 }
 
 /// x rounded to fixed point, ties to even. `x` must be in range.
-inline FixedPoint to_fixed_point(double x) {
+MOETAP_HOST_DEVICE inline FixedPoint to_fixed_point(double x) {
   // x - hi / 16 lies in [0, 1/16]. It is exact for x >= 0; for x < 0 it may be rounded at 2^-57, far below the last bit
   // kept.
   const double hi = std::floor(x * kUnitsPerHigh);

@@ -2,6 +2,7 @@
 
 #include "analysis/router_call.h"
 #include "analysis/router_sums.h"
+#include "analysis/token_outputs.h"
 
 namespace moetap::analysis {
 
@@ -18,9 +19,14 @@ void observe_with_operations(RouterSums& sums, const RouterCall& call, const Tok
 at::Tensor first_slot_with_operations(const RouterCall& call);
 at::Tensor weight_margin_with_operations(const RouterCall& call);
 
+/// `outputs` and `transition` of a call whose sums another path has computed.
+void write_tokens(const RouterCall& call, const TokenRows& rows, const TokenOutputs& outputs,
+                  const TransitionFrom& transition);
+
 /// Throws c10::Error, naming argument, expectation and actual value, unless the call and its rows fit together.
 void check_call(const RouterCall& call);
 void check_rows(const TokenRows& rows, int64_t num_tokens, at::Device device);
+void check_outputs(const RouterCall& call, const TokenOutputs& outputs, const TransitionFrom& transition);
 
 inline constexpr int64_t kMaskedRow = -1;
 

@@ -6,8 +6,11 @@
 
 #include <algorithm>
 
+#include "analysis/device_kernels.h"
 #include "analysis/fixed_point.h"
 #include "analysis/observe_paths.h"
+#include "analysis/router_kernel_arguments.h"
+#include "analysis/token_outputs.h"
 
 namespace moetap::analysis {
 namespace {
@@ -127,8 +130,14 @@ RouterSums observe(const RouterCall& call, const TokenRows& rows) {
 }
 
 void observe_into(RouterSums& sums, const RouterCall& call, const TokenRows& rows) {
+  observe_into(sums, call, rows, TokenOutputs{});
+}
+
+void observe_into(RouterSums& sums, const RouterCall& call, const TokenRows& rows, const TokenOutputs& outputs,
+                  const TransitionFrom& transition) {
   check_call(call);
   check_rows(rows, call.selected.size(0), call.selected.device());
+  check_outputs(call, outputs, transition);
   TORCH_CHECK(sums.defined() && sums.num_experts == call.num_experts && sums.top_k == call.selected.size(1) &&
                   sums.num_rows == rows.num_rows,
               "observe: sums of ", sums.num_experts, " experts, top-", sums.top_k, ", ", sums.num_rows,
@@ -141,10 +150,16 @@ void observe_into(RouterSums& sums, const RouterCall& call, const TokenRows& row
   TORCH_CHECK(sums.pending_terms + terms <= kMaxTermsPerCall, "observe: at most ", kMaxTermsPerCall,
               " terms fit into sums on a device, they hold ", sums.pending_terms, " and the call adds ", terms,
               "; copy them to the host and reset them");
+  const DeviceKernels* kernels = device_kernels(call.selected.device().type());
   if (call.selected.is_cpu()) {
     observe_on_cpu(sums, call, rows);
+    write_tokens(call, rows, outputs, transition);
+  } else if (kernels != nullptr && kernel_takes(call)) {
+    kernels->observe_router(sums, call, rows, outputs, transition);
+    sums.pending_terms += terms;
   } else {
     observe_with_operations(sums, call, rows);
+    write_tokens(call, rows, outputs, transition);
     sums.pending_terms += terms;
   }
 }

@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 
+#include "analysis/observe_paths.h"
 #include "analysis/slot_ranking.h"
 #include "analysis/transition_sums.h"
 
@@ -23,13 +24,34 @@ void copy_selected(const at::Tensor& selected, int64_t num_experts, const at::Te
   }
 }
 
+void check_output(const char* name, const at::Tensor& tensor, at::IntArrayRef sizes, at::ScalarType dtype,
+                  at::Device device) {
+  if (!tensor.defined()) return;
+  TORCH_CHECK(
+      tensor.sizes() == sizes && tensor.scalar_type() == dtype && tensor.device() == device && tensor.is_contiguous(),
+      "token outputs: ", name, " must be contiguous ", dtype, " ", sizes, " on ", device, ", got ",
+      tensor.scalar_type(), " ", tensor.sizes(), " on ", tensor.device());
+}
+
 }  // namespace
 
-void observe_into(RouterSums& sums, const RouterCall& call, const TokenRows& rows, const TokenOutputs& outputs,
+void check_outputs(const RouterCall& call, const TokenOutputs& outputs, const TransitionFrom& transition) {
+  const int64_t num_tokens = call.selected.size(0), top_k = call.selected.size(1);
+  const at::Device device = call.selected.device();
+  check_output("selected", outputs.selected, {num_tokens, top_k}, at::kInt, device);
+  check_output("weights", outputs.weights, {num_tokens, top_k}, at::kFloat, device);
+  check_output("first_slot", outputs.first_slot, {num_tokens}, at::kInt, device);
+  if (!transition.first_slot.defined()) return;
+  check_output("first_slot of the router before", transition.first_slot, {num_tokens}, at::kInt, device);
+  TORCH_CHECK(transition.counts.defined() && transition.counts.dim() == 2, "token outputs: transitions need counts");
+  check_output("counts of transitions", transition.counts, {transition.counts.size(0), call.num_experts}, at::kLong,
+               device);
+}
+
+void write_tokens(const RouterCall& call, const TokenRows& rows, const TokenOutputs& outputs,
                   const TransitionFrom& transition) {
-  observe_into(sums, call, rows);
   if (outputs.selected.defined()) copy_selected(call.selected, call.num_experts, outputs.selected);
-  if (outputs.weights.defined()) outputs.weights.copy_(call.weights);
+  if (outputs.weights.defined() && call.weights.defined()) outputs.weights.copy_(call.weights);
   if (!outputs.first_slot.defined() && !transition.first_slot.defined()) return;
   const at::Tensor first = first_slot(call);
   if (outputs.first_slot.defined()) outputs.first_slot.copy_(first);

@@ -3,6 +3,8 @@
 #include <bit>
 #include <cstdint>
 
+#include "analysis/host_device.h"
+
 namespace moetap::analysis {
 
 // Note [Own exp and log]
@@ -12,7 +14,7 @@ namespace moetap::analysis {
 // than the others, so that the bits of a token would depend on its place in the batch. Both are good to 2 ulp.
 
 /// e^x for x <= 0; 0 below -708; NaN for NaN.
-inline __attribute__((always_inline)) double exp_nonpositive(double x) {
+MOETAP_HOST_DEVICE inline __attribute__((always_inline)) double exp_nonpositive(double x) {
   const double clamped = x < -708.0 ? -708.0 : x;
   // x = n ln 2 + r, |r| <= ln(2) / 2; adding 1.5 * 2^52 rounds to an integer and leaves it in the low bits.
   const double shifted = clamped * 0x1.71547652b82fep0 + 0x1.8p52;
@@ -39,7 +41,7 @@ inline __attribute__((always_inline)) double exp_nonpositive(double x) {
 }
 
 /// ln x for normal x > 0, below infinity.
-inline __attribute__((always_inline)) double log_positive(double x) {
+MOETAP_HOST_DEVICE inline __attribute__((always_inline)) double log_positive(double x) {
   // x = 2^k m with m in [sqrt(1/2), sqrt(2)), so that ln m keeps its relative accuracy around x = 1.
   constexpr uint64_t kSqrtHalf = 0x3fe6a09e667f3bcd;
   constexpr uint64_t kBias = uint64_t{1023} << 52;

@@ -14,8 +14,8 @@ namespace {
 
 using Counts = std::vector<int64_t>;
 
-class LibMoeMetricsTest : public testing::TestWithParam<Path> {};
-INSTANTIATE_TEST_SUITE_P(Paths, LibMoeMetricsTest, testing::Values(Path::kReference, Path::kOperations), path_name);
+class LibMoeMetricsTest : public PathTest {};
+INSTANTIATE_TEST_SUITE_P(Paths, LibMoeMetricsTest, all_paths(), path_name);
 
 // Two samples of 2 and 1 tokens and a masked token; by hand.
 TEST_P(LibMoeMetricsTest, RaggedBatchByHand) {

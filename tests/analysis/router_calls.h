@@ -10,24 +10,63 @@
 
 #include "analysis/observe_paths.h"
 #include "analysis/router_sums.h"
+#include "devices.h"
+#include "emulated_kernels.h"
 
 namespace moetap::analysis {
 
+inline RouterCall to_device(RouterCall call, at::Device device) {
+  for (at::Tensor* tensor : {&call.logits, &call.probabilities, &call.scores, &call.selected, &call.weights}) {
+    if (tensor->defined()) *tensor = to_device(*tensor, device);
+  }
+  return call;
+}
+
+inline TokenRows to_device(TokenRows rows, at::Device device) {
+  if (rows.row.defined()) rows.row = to_device(rows.row, device);
+  if (rows.valid.defined()) rows.valid = to_device(rows.valid, device);
+  return rows;
+}
+
 /// The ways to compute the sums; every test of what they are runs on each.
-enum class Path { kReference, kOperations };
+enum class Path { kReference, kOperations, kEmulatedKernel, kCuda };
 
 inline std::string path_name(const testing::TestParamInfo<Path>& info) {
-  return info.param == Path::kReference ? "Reference" : "Operations";
+  constexpr const char* kNames[] = {"Reference", "Operations", "EmulatedKernel", "Cuda"};
+  return kNames[static_cast<size_t>(info.param)];
+}
+
+/// Empty: the path can be taken here; else why not.
+inline std::string missing_for(Path path) {
+  return path == Path::kCuda ? missing_cuda() : path == Path::kEmulatedKernel ? missing_emulation() : "";
 }
 
 inline RouterSums observe_on(Path path, const RouterCall& call, const TokenRows& rows = {}) {
   if (path == Path::kReference) return observe(call, rows);
+  if (path == Path::kCuda) return copy_to_host(observe(to_device(call, at::kCUDA), to_device(rows, at::kCUDA)));
   check_call(call);
   check_rows(rows, call.selected.size(0), call.selected.device());
   RouterSums sums = empty_router_sums(call.num_experts, call.selected.size(1), rows.num_rows);
-  observe_with_operations(sums, call, rows);
+  if (path == Path::kOperations) {
+    observe_with_operations(sums, call, rows);
+  } else {
+    observe_with_emulated_kernel(sums, call, rows);
+  }
   normalize(sums);
   return sums;
+}
+
+/// A test that runs on every path.
+class PathTest : public testing::TestWithParam<Path> {
+ protected:
+  void SetUp() override {
+    const std::string missing = missing_for(GetParam());
+    if (!missing.empty()) GTEST_SKIP() << missing;
+  }
+};
+
+inline auto all_paths() {
+  return testing::Values(Path::kReference, Path::kOperations, Path::kEmulatedKernel, Path::kCuda);
 }
 
 struct CallSize {

@@ -11,8 +11,8 @@ namespace {
 
 using Counts = std::vector<int64_t>;
 
-class RouterMetricsTest : public testing::TestWithParam<Path> {};
-INSTANTIATE_TEST_SUITE_P(Paths, RouterMetricsTest, testing::Values(Path::kReference, Path::kOperations), path_name);
+class RouterMetricsTest : public PathTest {};
+INSTANTIATE_TEST_SUITE_P(Paths, RouterMetricsTest, all_paths(), path_name);
 
 /// Three tokens whose numbers can be followed by hand: probabilities as below, logits ln p + 1, 2 and 3.
 RouterCall small_call() {

@@ -69,8 +69,8 @@ RouterSums observe_in_pieces(Path path, const Stream& stream, std::vector<std::v
   return parts[0];
 }
 
-class MergeTest : public testing::TestWithParam<Path> {};
-INSTANTIATE_TEST_SUITE_P(Paths, MergeTest, testing::Values(Path::kReference), path_name);
+class MergeTest : public PathTest {};
+INSTANTIATE_TEST_SUITE_P(Paths, MergeTest, all_paths(), path_name);
 
 TEST_P(MergeTest, AnySplitIntoBatchesAndSessionsGivesTheSameBits) {
   for (uint64_t seed = 1; seed <= 30; ++seed) {

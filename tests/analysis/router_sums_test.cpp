@@ -22,7 +22,7 @@ constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
 using Counts = std::vector<int64_t>;
 
-class RouterSumsTest : public testing::TestWithParam<Path> {
+class RouterSumsTest : public PathTest {
  protected:
   RouterMetrics measure(const RouterCall& call, const TokenRows& rows = {}) {
     return finalize(observe_on(GetParam(), call, rows));
@@ -32,7 +32,7 @@ class RouterSumsTest : public testing::TestWithParam<Path> {
   }
 };
 
-INSTANTIATE_TEST_SUITE_P(Paths, RouterSumsTest, testing::Values(Path::kReference, Path::kOperations), path_name);
+INSTANTIATE_TEST_SUITE_P(Paths, RouterSumsTest, all_paths(), path_name);
 
 RouterCall call_of(at::Tensor logits, at::Tensor selected, at::Tensor weights, int64_t num_experts) {
   RouterCall call;

@@ -1,0 +1,74 @@
+#include "analysis/device_kernels.h"
+
+#include <dlfcn.h>
+
+#include <array>
+#include <atomic>
+#include <filesystem>
+#include <mutex>
+
+namespace moetap::analysis {
+namespace {
+
+constexpr const char* kCudaLibrary = "libmoetap_cuda.so";
+constexpr const char* kCudaFactory = "moetap_cuda_kernels";
+
+struct Registry {
+  std::array<std::atomic<const DeviceKernels*>, c10::COMPILE_TIME_MAX_DEVICE_TYPES> kernels{};
+  std::once_flag cuda_is_looked_for;
+  std::mutex mutex;  // guards cuda_error
+  std::string cuda_error;
+};
+
+/// Never destroyed: forwards may run while the process exits.
+Registry& registry() {
+  static auto* registry = new Registry;
+  return *registry;
+}
+
+/// Where the code that asks lies: in libmoetap.so, or in a program that has it linked in (tests, beside lib/).
+std::filesystem::path own_folder() {
+  Dl_info own{};
+  if (::dladdr(reinterpret_cast<const void*>(&own_folder), &own) == 0) return {};
+  std::error_code error;
+  const auto file = std::filesystem::canonical(own.dli_fname, error);
+  return error ? std::filesystem::path() : file.parent_path();
+}
+
+void load_cuda_kernels() {
+  Registry& all = registry();
+  std::string errors;
+  const auto folder = own_folder();
+  for (const auto& candidate : {folder / kCudaLibrary, folder.parent_path() / "lib" / kCudaLibrary}) {
+    if (!std::filesystem::exists(candidate)) continue;
+    void* library = ::dlopen(candidate.c_str(), RTLD_NOW | RTLD_LOCAL);
+    void* factory = library == nullptr ? nullptr : ::dlsym(library, kCudaFactory);
+    if (factory != nullptr) {
+      all.kernels[static_cast<size_t>(c10::kCUDA)] = reinterpret_cast<const DeviceKernels* (*)()>(factory)();
+      return;
+    }
+    const char* error = ::dlerror();
+    errors = error == nullptr ? "unknown error" : error;
+  }
+  const std::lock_guard lock(all.mutex);
+  all.cuda_error = errors.empty() ? std::string(kCudaLibrary) + " is not in " + folder.string() : errors;
+}
+
+}  // namespace
+
+const DeviceKernels* device_kernels(c10::DeviceType type) {
+  Registry& all = registry();
+  if (type == c10::kCUDA) std::call_once(all.cuda_is_looked_for, load_cuda_kernels);
+  return all.kernels.at(static_cast<size_t>(type)).load(std::memory_order_acquire);
+}
+
+std::string cuda_kernels_error() {
+  const std::lock_guard lock(registry().mutex);
+  return registry().cuda_error;
+}
+
+void register_device_kernels(c10::DeviceType type, std::unique_ptr<const DeviceKernels> kernels) {
+  registry().kernels.at(static_cast<size_t>(type)) = kernels.release();  // kept for ever, as those of CUDA
+}
+
+}  // namespace moetap::analysis

@@ -1,0 +1,43 @@
+#pragma once
+
+#include <c10/core/Device.h>
+
+#include <memory>
+#include <string>
+
+#include "analysis/router_call.h"
+#include "analysis/router_sums.h"
+#include "analysis/token_outputs.h"
+
+namespace moetap::analysis {
+
+// Note [Kernels of devices]
+// The kernels of CUDA lie in a library of their own, libmoetap_cuda.so, which is loaded when the first tensor of a CUDA
+// device is observed. So moetap itself links no CUDA library, and one build serves hosts with and without it. Where
+// that library is not there, or cannot be loaded, LibTorch's operations do the same work.
+
+/// Kernels of moetap's own for one type of device. Thread-safe.
+class DeviceKernels {
+ public:
+  virtual ~DeviceKernels() = default;
+
+  /// As `observe_into` of token_outputs.h, in one launch on the current stream of the call's device. Does not block and
+  /// does not allocate. The arguments are checked, and `kernel_takes(call)`.
+  virtual void observe_router(const RouterSums& sums, const RouterCall& call, const TokenRows& rows,
+                              const TokenOutputs& outputs, const TransitionFrom& transition) const = 0;
+
+  /// True while a graph is being captured on the device's current stream: what is enqueued does not run now, but each
+  /// time that the graph is replayed.
+  virtual bool is_capturing(c10::Device device) const = 0;
+};
+
+/// Null: there are none for this type of device.
+const DeviceKernels* device_kernels(c10::DeviceType type);
+
+/// Why there are none for CUDA; empty: they were loaded, or nobody asked so far.
+std::string cuda_kernels_error();
+
+/// For devices that bring their own.
+void register_device_kernels(c10::DeviceType type, std::unique_ptr<const DeviceKernels> kernels);
+
+}  // namespace moetap::analysis

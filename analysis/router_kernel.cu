@@ -1,0 +1,91 @@
+#include "analysis/router_kernel.cuh"
+
+#include <ATen/core/Tensor.h>
+#include <c10/cuda/CUDAException.h>
+#include <c10/cuda/CUDAFunctions.h>
+#include <c10/cuda/CUDAGuard.h>
+#include <c10/cuda/CUDAStream.h>
+#include <cuda_runtime_api.h>
+
+#include <array>
+#include <atomic>
+
+#include "analysis/device_kernels.h"
+#include "analysis/router_kernel_arguments.h"
+
+namespace moetap::analysis {
+namespace {
+
+// 256 threads, the most that a block has: see router_kernel_launch. Two blocks a multiprocessor at least, so that one
+// works while the other waits for memory.
+constexpr int kMaxThreads = 256;
+
+template <int kExperts>
+__global__ void __launch_bounds__(kExperts <= 8 ? kMaxThreads : kMaxThreads / 2)
+    observe_router_kernel(const __grid_constant__ RouterKernelArguments arguments) {
+  router_kernel::RouterMeter<kExperts>(arguments).run();
+}
+
+using Kernel = void (*)(RouterKernelArguments);
+
+Kernel kernel_of(int32_t experts_of_lane) {
+  switch (experts_of_lane) {
+    case 1:
+      return observe_router_kernel<1>;
+    case 2:
+      return observe_router_kernel<2>;
+    case 4:
+      return observe_router_kernel<4>;
+    case 8:
+      return observe_router_kernel<8>;
+    case 16:
+      return observe_router_kernel<16>;
+    case 32:
+      return observe_router_kernel<32>;
+    default:
+      TORCH_INTERNAL_ASSERT(false, "a lane holds 1 to 32 experts, got ", experts_of_lane);
+  }
+}
+
+/// Asked once a device: the attribute takes a microsecond.
+int64_t num_processors(c10::DeviceIndex device) {
+  static std::array<std::atomic<int>, 64> known{};
+  std::atomic<int>& number = known.at(static_cast<size_t>(device));
+  if (number == 0) {
+    int value = 0;
+    C10_CUDA_CHECK(cudaDeviceGetAttribute(&value, cudaDevAttrMultiProcessorCount, device));
+    number = value;
+  }
+  return number;
+}
+
+class CudaKernels : public DeviceKernels {
+ public:
+  void observe_router(const RouterSums& sums, const RouterCall& call, const TokenRows& rows,
+                      const TokenOutputs& outputs, const TransitionFrom& transition) const override {
+    const c10::cuda::CUDAGuard on_device(call.selected.device());
+    const RouterKernelLaunch launch =
+        router_kernel_launch(sums, call, rows, outputs, transition, num_processors(call.selected.device().index()));
+    if (launch.num_blocks == 0) return;
+    kernel_of(launch.experts_of_lane)<<<static_cast<unsigned>(launch.num_blocks),
+                                        static_cast<unsigned>(launch.threads_of_block),
+                                        static_cast<size_t>(launch.shared_bytes), c10::cuda::getCurrentCUDAStream()>>>(
+        launch.arguments);
+    C10_CUDA_KERNEL_LAUNCH_CHECK();
+  }
+
+  bool is_capturing(c10::Device device) const override {
+    cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+    C10_CUDA_CHECK(cudaStreamIsCapturing(c10::cuda::getCurrentCUDAStream(device.index()), &status));
+    return status != cudaStreamCaptureStatusNone;
+  }
+};
+
+}  // namespace
+}  // namespace moetap::analysis
+
+/// What libmoetap looks up: see analysis/device_kernels.cpp. Never destroyed.
+extern "C" __attribute__((visibility("default"))) const moetap::analysis::DeviceKernels* moetap_cuda_kernels() {
+  static const auto* kernels = new moetap::analysis::CudaKernels;
+  return kernels;
+}
