@@ -43,13 +43,6 @@ MOETAP_DEVICE inline double entropy_term(double q) {
   return -q * log_positive(q + kEpsilon);
 }
 
-/// ln(1 + x) of x >= 0, below infinity, good to a few ulp for small x too.
-MOETAP_DEVICE inline double log_of_one_and(double x) {
-  const double sum = 1 + x;
-  // What rounding the sum did to x cancels in the quotient (W. Kahan).
-  return sum == 1 ? x : log_positive(sum) * (x / (sum - 1));
-}
-
 /// q ln(1 + 1e-9 / q), by which LibMoE's 1e-9 lowers an entropy: between 0 and 1e-9, so that single precision is
 /// enough.
 MOETAP_DEVICE inline float entropy_correction(float q) {
@@ -136,7 +129,7 @@ MOETAP_DEVICE SoftmaxOfToken softmax_of_token(ExpertValues<kExperts>& experts, i
     experts.values[i] *= scale;
     correction += entropy_correction(static_cast<float>(experts.values[i]));
   }
-  const double log_sum = log_of_one_and(others);
+  const double log_sum = log_positive(1 + others);
   const double entropy = log_sum + weighted * scale - sum_of_lanes(static_cast<double>(correction));
   return {true, largest.expert, largest.value + log_sum, entropy > 0 ? entropy : 0};
 }

@@ -182,17 +182,17 @@ void ForwardRecorder::observe(const analysis::RouterCall& call, HostCopies& copi
     if (call.weights.defined()) record.weights = copies.zeros(device, {num_tokens, top_k}, at::kFloat);
   }
   const RouterBefore before = router_before(router);
-  router.transitions_on_device =
+  router.first_slot_stays =
       !device.is_cpu() && num_tokens * static_cast<int64_t>(sizeof(int32_t)) >
                               call.num_experts * call.num_experts * static_cast<int64_t>(sizeof(int64_t));
-  if (router.transitions_on_device) {
+  if (router.first_slot_stays) {
     router.first_slot = at::empty({num_tokens}, call.selected.options().dtype(at::kInt));
     copies.keep(router.first_slot);
   } else {
     router.first_slot = copies.zeros(device, {num_tokens}, at::kInt);
   }
   analysis::TransitionFrom transition;
-  if (before.first_slot.defined() && (router.transitions_on_device || before.transitions_on_device)) {
+  if (before.first_slot.defined() && (router.first_slot_stays || before.first_slot_stays)) {
     router.transition_from = before.hook;
     router.transition_counts = copies.zeros(device, {before.num_experts, call.num_experts}, at::kLong);
     transition = {before.first_slot, router.transition_counts};
@@ -214,7 +214,7 @@ ForwardRecorder::RouterBefore ForwardRecorder::router_before(const PendingRouter
            known.record.call == router.record.call && component(known.record.hook) == component(router.record.hook);
   });
   if (found == routers.rend()) return {};
-  return {found->record.hook, found->record.sums.num_experts, found->first_slot, found->transitions_on_device};
+  return {found->record.hook, found->record.sums.num_experts, found->first_slot, found->first_slot_stays};
 }
 
 void ForwardRecorder::capture(int64_t hook_id, const ReportedRouter& reported) {

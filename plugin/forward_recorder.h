@@ -56,7 +56,7 @@ class ForwardRecorder {
     int64_t hook = -1;
     int64_t num_experts = 0;
     at::Tensor first_slot;  // undefined: there is none
-    bool transitions_on_device = false;
+    bool first_slot_stays = false;
   };
   /// The router before it in its component that saw the same tokens, if the routers report in the order of the model.
   RouterBefore router_before(const PendingRouter& router);

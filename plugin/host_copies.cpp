@@ -121,7 +121,8 @@ at::Tensor HostCopies::copy(const at::Tensor& tensor) {
   if (!tensor.defined() || tensor.device().is_cpu()) return tensor;
   OnDevice& place = on(tensor.device());
   begin_copies(place);
-  if (place.block && place.block->holds(tensor)) return place.block->on_host(tensor, place.host);
+  if (place.block && place.block->holds(tensor) && tensor.is_contiguous())
+    return place.block->on_host(tensor, place.host);
   const OnStream on_stream(copy_stream(place));
   at::Tensor host = at::empty(tensor.sizes(), tensor.options().device(at::kCPU).pinned_memory(true));
   host.copy_(tensor, /*non_blocking=*/true);

@@ -37,6 +37,11 @@ Columns make_columns(const TokenGroup& group) {
   return columns;
 }
 
+/// Perhaps on two devices.
+bool see_same_tokens(const TokenGroup& a, const TokenGroup& b) {
+  return a.text == b.text && a.num_tokens == b.num_tokens && a.attribution == b.attribution;
+}
+
 }  // namespace
 
 CustomValue custom_value(const at::Tensor& scalar) {
@@ -62,7 +67,7 @@ void PendingForward::for_each_transition(const ModelDescription& model, const Vi
   for (auto& router : routers) {
     const auto& component = model.hooks.at(static_cast<size_t>(router.record.hook)).component;
     PendingRouter*& before = previous[{component, router.record.call}];
-    if (before != nullptr && before->group == router.group) visit(*before, router);
+    if (before != nullptr && see_same_tokens(*before->group, *router.group)) visit(*before, router);
     before = &router;
   }
 }
@@ -70,8 +75,12 @@ void PendingForward::for_each_transition(const ModelDescription& model, const Vi
 void PendingForward::start_copies() {
   sort_routers();
   for_each_transition(*record.model, [](PendingRouter& before, PendingRouter& router) {
-    if (!before.transitions_on_device && !router.transitions_on_device) return;
+    if (!before.first_slot_stays && !router.first_slot_stays) return;  // counted on the host
     if (router.transition_from == before.record.hook) return;
+    if (before.group->device != router.group->device) {
+      before.first_slot_stays = router.first_slot_stays = false;
+      return;
+    }
     // The routers reported in another order than they stand in the model.
     router.transition_from = before.record.hook;
     router.transition_counts =
@@ -88,7 +97,7 @@ void PendingForward::start_copies() {
       copy(*tensor);
     }
     // What is told of single tokens needs the columns of their group.
-    if (router.transitions_on_device) {
+    if (router.first_slot_stays) {
       router.first_slot = at::Tensor();
     } else {
       copy(router.first_slot);
@@ -171,12 +180,12 @@ FinishedForward PendingForward::finish() {
 void PendingForward::add_transitions(ForwardRecord& finished) {
   for_each_transition(*finished.model, [&](PendingRouter& before, PendingRouter& router) {
     const int64_t from = before.record.sums.num_experts, to = router.record.sums.num_experts;
-    analysis::TransitionSums sums{from, to, router.transition_counts};
-    if (!before.transitions_on_device && !router.transitions_on_device) {
-      sums =
-          analysis::observe_transition(before.first_slot.to(at::kLong), router.first_slot.to(at::kLong), {}, from, to);
-    }
-    finished.transitions.push_back({before.record.hook, router.record.hook, std::move(sums)});
+    const bool is_counted = router.transition_from == before.record.hook;
+    finished.transitions.push_back({before.record.hook, router.record.hook,
+                                    is_counted
+                                        ? analysis::TransitionSums{from, to, router.transition_counts}
+                                        : analysis::observe_transition(before.first_slot.to(at::kLong),
+                                                                       router.first_slot.to(at::kLong), {}, from, to)});
   });
 }
 

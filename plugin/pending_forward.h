@@ -32,13 +32,11 @@ struct TokenGroup {
 struct PendingRouter {
   RouterRecord record;
   std::shared_ptr<TokenGroup> group;
-  at::Tensor out_of_range;  // int64 []; undefined: the sums have counted them
-  at::Tensor first_slot;    // int32 [N], the expert of the largest weight; -1: none
-  // The tokens' ways from the router before, counted on the device because they are fewer numbers than the tokens'
-  // first slots; those stay there then.
-  bool transitions_on_device = false;
-  int64_t transition_from = -1;  // hook of the router before, as far as was known when this one reported; -1: none
-  at::Tensor transition_counts;  // int64 [E before, E]; undefined: none
+  at::Tensor out_of_range;        // int64 []; undefined: the sums have counted them
+  at::Tensor first_slot;          // int32 [N], the expert of the largest weight; -1: none
+  bool first_slot_stays = false;  // on its device: the tokens' ways are counted there, being fewer numbers
+  int64_t transition_from = -1;   // hook of the router before that `transition_counts` were counted from; -1: none
+  at::Tensor transition_counts;   // int64 [E before, E]; undefined: none
 };
 
 /// A value that the model logged as a tensor of one element.

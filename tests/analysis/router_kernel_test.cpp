@@ -192,6 +192,16 @@ TEST_P(RouterKernelTest, LogitsThatAreUnusual) {
   }
 }
 
+TEST_P(RouterKernelTest, SmallEntropiesKeepTheirRelativeAccuracy) {
+  for (const int gap : {1, 5, 10, 15, 18, 20, 22}) {
+    RouterCall call = random_call({1, 40, 2}, 18);
+    call.logits.zero_();
+    call.logits[0][7].fill_(gap);
+    SCOPED_TRACE(gap);
+    EXPECT_AS_REFERENCE(call, TokenRows{});
+  }
+}
+
 TEST_P(RouterKernelTest, SlotsThatAreUnusual) {
   RouterCall call = random_call({10, 40, 4}, 8);
   call.selected[0][1].fill_(-1);

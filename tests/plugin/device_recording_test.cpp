@@ -1,0 +1,307 @@
+// What forwards on a device report, from its memory to the records: see Note [The fake device].
+#include <ATen/ATen.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <thread>
+
+#include "plugin/forward_recorder.h"
+#include "plugin/operators.h"
+#include "tests/plugin/recorded_run.h"
+#include "tests/plugin/scripted_moe.h"
+#include "tests/support/fake_device.h"
+
+namespace moetap::plugin {
+namespace {
+
+using fake_device::kType;
+constexpr int64_t kExperts = 4;
+
+/// As a device goes on by itself while the host does other things.
+class RunningDevice {
+ public:
+  ~RunningDevice() {
+    stops_ = true;
+    thread_.join();
+  }
+
+ private:
+  std::atomic<bool> stops_ = false;
+  std::thread thread_{[this] {
+    while (!stops_) {
+      fake_device::run_until_idle();
+      std::this_thread::sleep_for(std::chrono::microseconds(50));
+    }
+    fake_device::run_until_idle();
+  }};
+};
+
+/// What a forward of [batch, length] tokens through `layers` routers reports.
+struct Reports {
+  at::Tensor ids, mask;
+  std::vector<ReportedRouter> routers;
+
+  Reports(int64_t batch, int64_t length, int64_t layers, uint64_t seed, bool padded = true) {
+    at::manual_seed(seed);
+    ids = at::randint(0, 50, {batch, length}, at::kLong);
+    mask = at::ones({batch, length}, at::kLong);
+    if (padded) mask[0][0].fill_(0);
+    for (int64_t layer = 0; layer < layers; ++layer) {
+      const at::Tensor logits = at::randn({batch * length, kExperts});
+      const auto [weights, selected] = at::softmax(logits, 1).topk(2, 1);
+      routers.push_back({logits, {}, {selected}, {weights}, -1, "slots"});
+    }
+  }
+
+  Reports to(at::Device device) const {
+    Reports moved = *this;
+    moved.ids = ids.to(device);
+    moved.mask = mask.to(device);
+    for (ReportedRouter& router : moved.routers) {
+      router.logits = router.logits.to(device);
+      router.selected[0] = router.selected[0].to(device);
+      router.weights[0] = router.weights[0].to(device);
+    }
+    return moved;
+  }
+
+  c10::List<std::optional<at::Tensor>> arguments() const { return c10::List<std::optional<at::Tensor>>({ids, mask}); }
+};
+
+void report(const std::string& model, const Reports& reports) {
+  ForwardRecorder recorder(find_binding(model), "forward", reports.arguments());
+  for (size_t hook = 0; hook < reports.routers.size(); ++hook) {
+    recorder.router(static_cast<int64_t>(hook), reports.routers[hook]);
+  }
+  recorder.end();
+}
+
+bool same(const at::Tensor& a, const at::Tensor& b) {
+  return a.defined() == b.defined() && (!a.defined() || at::equal(a, b));
+}
+
+void expect_same_records(const std::vector<ForwardRecord>& actual, const std::vector<ForwardRecord>& expected) {
+  ASSERT_EQ(actual.size(), expected.size());
+  for (size_t i = 0; i < actual.size(); ++i) {
+    SCOPED_TRACE("forward " + std::to_string(i));
+    EXPECT_EQ(actual[i].tokens, expected[i].tokens);
+    EXPECT_EQ(actual[i].samples, expected[i].samples);
+    EXPECT_EQ(actual[i].out_of_range, expected[i].out_of_range);
+    ASSERT_EQ(actual[i].routers.size(), expected[i].routers.size());
+    for (size_t r = 0; r < actual[i].routers.size(); ++r) {
+      SCOPED_TRACE("router " + std::to_string(r));
+      const RouterRecord &a = actual[i].routers[r], &b = expected[i].routers[r];
+      EXPECT_EQ(a.hook, b.hook);
+      EXPECT_TRUE(same(a.sums.words, b.sums.words));
+      EXPECT_TRUE(same(a.selected, b.selected));
+      EXPECT_TRUE(same(a.weights, b.weights));
+      // How many forwards the probe is taken from depends on how far the writer is.
+      EXPECT_TRUE(!a.logits.defined() || !b.logits.defined() || at::equal(a.logits, b.logits));
+      // Where nothing is told of single tokens the columns of a device stay there.
+      EXPECT_TRUE(!a.row.defined() || same(a.row, b.row));
+      EXPECT_TRUE(!a.position.defined() || same(a.position, b.position));
+      EXPECT_TRUE(!a.token_id.defined() || same(a.token_id, b.token_id));
+    }
+    ASSERT_EQ(actual[i].transitions.size(), expected[i].transitions.size());
+    for (size_t t = 0; t < actual[i].transitions.size(); ++t) {
+      EXPECT_EQ(actual[i].transitions[t].from_hook, expected[i].transitions[t].from_hook);
+      EXPECT_EQ(actual[i].transitions[t].to_hook, expected[i].transitions[t].to_hook);
+      EXPECT_TRUE(same(actual[i].transitions[t].sums.counts, expected[i].transitions[t].sums.counts)) << t;
+    }
+  }
+}
+
+class DeviceRecordingTest : public testing::Test {
+ protected:
+  DeviceRecordingTest() {
+    fake_device::install();
+    fake_device::set_eager(false);
+  }
+  ~DeviceRecordingTest() override { fake_device::run_until_idle(); }
+
+  /// Records the same forwards on the CPU and on the device; `report_all` is given the model's text and a device.
+  template <typename ReportAll>
+  void expect_as_on_the_cpu(const Config& config, int64_t layers, const ReportAll& report_all) {
+    RecordedRun on_cpu(config), on_device(config);
+    report_all(on_cpu.bind(gates(layers)), at::Device(at::kCPU));
+    report_all(on_device.bind(gates(layers)), at::Device(kType, 0));
+    const RunningDevice running;
+    expect_same_records(on_device.close(), on_cpu.close());
+    EXPECT_EQ(on_device.recording->counters().failed_hooks, 0);
+    EXPECT_TRUE(on_device.recording->counters().notices.empty());
+  }
+
+  const at::NoGradGuard no_gradients_;
+};
+
+TEST_F(DeviceRecordingTest, GivesWhatTheCpuGives) {
+  for (const Dump dump : {Dump::kNone, Dump::kTopk, Dump::kFull}) {
+    for (const bool log_per_token : {true, false}) {
+      SCOPED_TRACE("dump " + std::to_string(static_cast<int>(dump)) + ", log_per_token " +
+                   std::to_string(log_per_token));
+      Config config;
+      config.dump = dump;
+      config.log_per_token = log_per_token;
+      config.probe_tokens = 5;
+      expect_as_on_the_cpu(config, 3, [](const std::string& model, at::Device device) {
+        // Sizes that grow and shrink; tokens whose ways are counted on the device (more than 32) and on the host.
+        for (const int64_t length : {3, 3, 40, 5, 40, 64, 1}) {
+          report(model, Reports(2, length, 3, static_cast<uint64_t>(length)).to(device));
+        }
+      });
+    }
+  }
+}
+
+TEST_F(DeviceRecordingTest, KeepsForwardsApartThatOverlap) {
+  Config config;
+  config.dump = Dump::kTopk;
+  expect_as_on_the_cpu(config, 2, [](const std::string& model, at::Device device) {
+    for (int round = 0; round < 5; ++round) {
+      const Reports first = Reports(1, 6, 2, 100 + round).to(device), second = Reports(1, 6, 2, 200 + round).to(device);
+      ForwardRecorder a(find_binding(model), "forward", first.arguments());
+      ForwardRecorder b(find_binding(model), "forward", second.arguments());
+      a.router(0, first.routers[0]);
+      b.router(0, second.routers[0]);
+      a.router(1, first.routers[1]);
+      b.router(1, second.routers[1]);
+      a.end();
+      b.end();
+    }
+  });
+}
+
+TEST_F(DeviceRecordingTest, ReportsInAnyOrder) {
+  expect_as_on_the_cpu(Config{}, 3, [](const std::string& model, at::Device device) {
+    for (const int64_t length : {4, 4, 50, 50}) {
+      const Reports reports = Reports(2, length, 3, static_cast<uint64_t>(length)).to(device);
+      ForwardRecorder recorder(find_binding(model), "forward", reports.arguments());
+      for (const int64_t hook : {2, 0, 1}) recorder.router(hook, reports.routers[static_cast<size_t>(hook)]);
+      recorder.end();
+    }
+  });
+}
+
+TEST_F(DeviceRecordingTest, StreamsAndDevices) {
+  expect_as_on_the_cpu(Config{}, 4, [](const std::string& model, at::Device device) {
+    for (int round = 0; round < 4; ++round) {
+      const Reports reports(2, 20, 4, static_cast<uint64_t>(round));
+      const Reports here = reports.to(device);
+      ForwardRecorder recorder(find_binding(model), "forward", here.arguments());
+      recorder.router(0, here.routers[0]);
+      if (device.is_cpu()) {
+        for (int64_t hook = 1; hook < 4; ++hook) recorder.router(hook, here.routers[static_cast<size_t>(hook)]);
+        recorder.end();
+        continue;
+      }
+      const c10::impl::VirtualGuardImpl guard(device.type());
+      const c10::Stream before = guard.getStream(device), other = guard.getStreamFromGlobalPool(device);
+      guard.exchangeStream(other);
+      recorder.router(1, here.routers[1]);
+      guard.exchangeStream(before);
+      const Reports there = reports.to(at::Device(kType, 1));  // two layers on another device
+      recorder.router(2, there.routers[2]);
+      recorder.router(3, there.routers[3]);
+      recorder.end();
+    }
+  });
+}
+
+TEST_F(DeviceRecordingTest, AForwardThatThrowsLeavesItsMemoryClean) {
+  expect_as_on_the_cpu(Config{}, 2, [](const std::string& model, at::Device device) {
+    for (int round = 0; round < 6; ++round) {
+      const Reports reports = Reports(2, 5, 2, static_cast<uint64_t>(round)).to(device);
+      ForwardRecorder recorder(find_binding(model), "forward", reports.arguments());
+      recorder.router(0, reports.routers[0]);
+      if (round % 2 == 1) continue;
+      recorder.router(1, reports.routers[1]);
+      recorder.end();
+    }
+  });
+}
+
+TEST_F(DeviceRecordingTest, AForkThatReportsAfterTheEndSpoilsNothing) {
+  expect_as_on_the_cpu(Config{}, 2, [](const std::string& model, at::Device device) {
+    for (int round = 0; round < 6; ++round) {
+      const Reports reports = Reports(2, 5, 2, static_cast<uint64_t>(round)).to(device);
+      ForwardRecorder recorder(find_binding(model), "forward", reports.arguments());
+      recorder.router(0, reports.routers[0]);
+      recorder.end();
+      recorder.router(1, reports.routers[1]);
+    }
+  });
+}
+
+TEST_F(DeviceRecordingTest, OneCopyAndNoWaitingAForward) {
+  for (const bool log_per_token : {true, false}) {
+    for (const int64_t length : {4, 64}) {
+      SCOPED_TRACE("log_per_token " + std::to_string(log_per_token) + ", length " + std::to_string(length));
+      Config config;
+      config.log_per_token = log_per_token;
+      config.probe_tokens = 0;
+      RecordedRun run(config);
+      const std::string model = run.bind(gates(3));
+      const Reports reports = Reports(2, length, 3, 1, /*padded=*/true).to(at::Device(kType, 0));
+      const auto settle = [&] {
+        const RunningDevice running;
+        run.recording->flush();
+        const std::lock_guard lock(run.collected->mutex);
+        run.collected->records.clear();  // who keeps a record keeps its memory
+      };
+      for (int i = 0; i < 3; ++i) {
+        report(model, reports);
+        settle();
+      }
+      fake_device::reset_counts();
+      for (int i = 0; i < 5; ++i) {
+        report(model, reports);
+        const fake_device::Counts counts = fake_device::counts();
+        EXPECT_EQ(counts.synchronizations, 0);
+        EXPECT_EQ(counts.copies_to_host, i + 1);
+        EXPECT_EQ(counts.fills, i + 1);
+        EXPECT_EQ(counts.kernels, 3 * (i + 1));
+        EXPECT_EQ(counts.pinned_allocations, 0);
+        // The mask is the only thing that is computed with operations of LibTorch.
+        EXPECT_LE(counts.operations, 1 * (i + 1));
+        settle();
+        EXPECT_EQ(fake_device::counts().synchronizations, 0) << "the writer asks, it does not wait";
+      }
+      // The mask and first slots that stay on the device: from LibTorch's allocator, which keeps its memory.
+      EXPECT_EQ(fake_device::counts().allocations, 2 * length * 4 > kExperts * kExperts * 8 ? 5 * (1 + 3) : 5);
+      const RunningDevice running;
+      run.close();
+      EXPECT_EQ(run.recording->counters().forwards, 8);
+    }
+  }
+}
+
+TEST_F(DeviceRecordingTest, AHostThatRunsAheadOfTheDeviceIsNotStopped) {
+  Config config;
+  RecordedRun run(config);
+  const std::string model = run.bind(gates(2));
+  for (int i = 0; i < 30; ++i) report(model, Reports(1, 4, 2, 7).to(at::Device(kType, 0)));
+  EXPECT_EQ(run.recording->counters().forwards, 30);
+  const RunningDevice running;
+  const auto& records = run.close();
+  ASSERT_EQ(records.size(), 30u);
+  for (const ForwardRecord& record : records) {
+    EXPECT_TRUE(at::equal(record.routers[1].sums.words, records[0].routers[1].sums.words));
+  }
+}
+
+TEST_F(DeviceRecordingTest, IdsOutOfRangeAreCounted) {
+  RecordedRun run;
+  const std::string model = run.bind(gates(1));
+  Reports reports(1, 4, 1, 3, /*padded=*/false);
+  reports.routers[0].selected[0][2][1].fill_(kExperts);
+  report(model, reports.to(at::Device(kType, 0)));
+  const RunningDevice running;
+  const auto& records = run.close();
+  ASSERT_EQ(records.size(), 1u);
+  EXPECT_EQ(records[0].out_of_range, 1);
+  EXPECT_EQ(records[0].routers[0].selected[2][1].item<int64_t>(), -1);
+}
+
+}  // namespace
+}  // namespace moetap::plugin
