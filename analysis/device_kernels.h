@@ -29,6 +29,13 @@ class DeviceKernels {
   /// True while a graph is being captured on the device's current stream: what is enqueued does not run now, but each
   /// time that the graph is replayed.
   virtual bool is_capturing(c10::Device device) const = 0;
+
+  /// While what it returns lives, calls of this thread are none of a capture's: they neither fail since a graph is
+  /// being captured, perhaps by another thread, nor spoil it. For work on streams that are not captured.
+  virtual std::shared_ptr<void> outside_captures() const = 0;
+
+  /// Adds 1 to an int64 [1] on the current stream of its device.
+  virtual void count_one(const at::Tensor& counter) const = 0;
 };
 
 /// Null: there are none for this type of device.

@@ -9,6 +9,7 @@
 
 #include <array>
 #include <atomic>
+#include <memory>
 
 #include "analysis/device_kernels.h"
 #include "analysis/router_kernel_arguments.h"
@@ -59,6 +60,20 @@ int64_t num_processors(c10::DeviceIndex device) {
   return number;
 }
 
+__global__ void count_one_kernel(int64_t* counter) {
+  *counter += 1;
+}
+
+/// See cudaThreadExchangeStreamCaptureMode.
+class RelaxedCaptureMode {
+ public:
+  RelaxedCaptureMode() { C10_CUDA_CHECK(cudaThreadExchangeStreamCaptureMode(&mode_)); }
+  ~RelaxedCaptureMode() { C10_CUDA_CHECK_WARN(cudaThreadExchangeStreamCaptureMode(&mode_)); }
+
+ private:
+  cudaStreamCaptureMode mode_ = cudaStreamCaptureModeRelaxed;
+};
+
 class CudaKernels : public DeviceKernels {
  public:
   void observe_router(const RouterSums& sums, const RouterCall& call, const TokenRows& rows,
@@ -78,6 +93,14 @@ class CudaKernels : public DeviceKernels {
     cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
     C10_CUDA_CHECK(cudaStreamIsCapturing(c10::cuda::getCurrentCUDAStream(device.index()), &status));
     return status != cudaStreamCaptureStatusNone;
+  }
+
+  std::shared_ptr<void> outside_captures() const override { return std::make_shared<RelaxedCaptureMode>(); }
+
+  void count_one(const at::Tensor& counter) const override {
+    const c10::cuda::CUDAGuard on_device(counter.device());
+    count_one_kernel<<<1, 1, 0, c10::cuda::getCurrentCUDAStream()>>>(counter.mutable_data_ptr<int64_t>());
+    C10_CUDA_KERNEL_LAUNCH_CHECK();
   }
 };
 

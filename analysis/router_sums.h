@@ -20,8 +20,8 @@ struct RouterSums {
   int64_t top_k = 0;
   int64_t num_rows = 0;
   bool has_pairs = false;  // the table of pairs is there (never for top_k == 1, nor in a selected row)
-  at::Tensor
-      words;  // int64 [layout().words(), without the pairs if !has_pairs], contiguous; undefined: nothing observed
+  // int64 [layout().words(), without the pairs if !has_pairs], contiguous; undefined: nothing observed
+  at::Tensor words = {};
 
   int64_t pending_terms = 0;  // terms added since `normalize`, at most; see Note [Exact sums] for what limbs can hold
 

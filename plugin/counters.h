@@ -9,6 +9,7 @@ namespace moetap::plugin {
 /// What a session counted so far. Plain data.
 struct Counters {
   int64_t forwards = 0;      // finished and handed to the writer
+  int64_t replayed = 0;      // of these, in replays of a graph: in the summary, and not in the log or the dump
   int64_t tokens = 0;        // valid tokens of these forwards: of the text, else of the router call that saw the most
   int64_t dropped = 0;       // finished forwards that found the queue full (on_overflow: drop), or the session closed
   int64_t unwritten = 0;     // handed to the writer, and lost since the files could not be written
@@ -20,9 +21,9 @@ struct Counters {
   std::map<std::string, int64_t> notices;  // one line that the user should know -> how often
 
   Counters& operator+=(const Counters& other) {
-    for (int64_t Counters::*count :
-         {&Counters::forwards, &Counters::tokens, &Counters::dropped, &Counters::unwritten, &Counters::aborted,
-          &Counters::failed_hooks, &Counters::unattributed, &Counters::out_of_range, &Counters::label_mismatches}) {
+    for (int64_t Counters::*count : {&Counters::forwards, &Counters::replayed, &Counters::tokens, &Counters::dropped,
+                                     &Counters::unwritten, &Counters::aborted, &Counters::failed_hooks,
+                                     &Counters::unattributed, &Counters::out_of_range, &Counters::label_mismatches}) {
       this->*count += other.*count;
     }
     for (const auto& [line, times] : other.notices) notices[line] += times;

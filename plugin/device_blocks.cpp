@@ -6,6 +6,8 @@
 
 #include <algorithm>
 
+#include "plugin/device_stream.h"
+
 namespace moetap::plugin {
 namespace {
 
@@ -20,7 +22,7 @@ constexpr int64_t round_up(int64_t bytes, int64_t unit) {
 
 DeviceBlock::DeviceBlock(c10::Device device, int64_t capacity)
     : bytes_(at::zeros({capacity}, at::TensorOptions().dtype(at::kByte).device(device))), reset_(device.type()) {
-  reset_.record(c10::impl::VirtualGuardImpl(device.type()).getStream(device));
+  reset_.record(current_stream(device));
   reset_.synchronize();
 }
 
@@ -45,7 +47,7 @@ void DeviceBlock::copy_to_host(const at::Tensor& host) const {
 
 void DeviceBlock::reset() {
   bytes_.narrow(0, 0, used()).zero_();
-  reset_.record(c10::impl::VirtualGuardImpl(bytes_.device().type()).getStream(bytes_.device()));
+  reset_.record(current_stream(bytes_.device()));
 }
 
 at::Tensor DeviceBlock::on_host(const at::Tensor& piece, const at::Tensor& host) const {

@@ -44,16 +44,21 @@ struct TransitionRecord {
 
 /// All that one finished forward reported; handed from the forward to the writer thread. Owns its tensors.
 struct ForwardRecord {
+  /// Forwards of the run that it tells of.
+  int64_t num_forwards() const { return values_only ? 0 : replays > 0 ? replays : 1; }
+
   std::shared_ptr<const ModelDescription> model;
   std::string method;
   int64_t index = 0;             // forwards of the run that ended, dropped ones too, from 0 in their order
   std::vector<int64_t> samples;  // sample number of each row; size B
   bool values_only = false;  // `Session::log` after a forward: `custom` goes to the entries of `samples`; no forward
-  bool labelled = false;     // the host labelled the forward: its samples may have had forwards before
-  bool generation = false;   // phase: false prompt, true generation
-  double duration_s = 0;     // wall time from begin to end
-  int64_t tokens = 0;        // as in Counters; set by the writer
-  int64_t out_of_range = 0;  // as in Counters; set by the writer
+  // > 0: not a forward but so many replays of one that a graph captured; `samples` is empty. See Note [Graphs].
+  int64_t replays = 0;
+  bool labelled = false;              // the host labelled the forward: its samples may have had forwards before
+  bool generation = false;            // phase: false prompt, true generation
+  double duration_s = 0;              // wall time from begin to end
+  int64_t tokens = 0;                 // as in Counters; set by the writer
+  int64_t out_of_range = 0;           // as in Counters; set by the writer
   std::vector<RouterRecord> routers;  // in order of hooks, then of calls
   std::vector<TransitionRecord> transitions;
   // (component, layer) -> name -> value; component "": the log's component

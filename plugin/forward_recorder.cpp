@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "analysis/device_kernels.h"
+#include "analysis/router_kernel_arguments.h"
 #include "analysis/router_sums.h"
 #include "analysis/token_outputs.h"
 #include "plugin/error_text.h"
@@ -13,6 +15,12 @@
 
 namespace moetap::plugin {
 namespace {
+
+/// A graph is being captured on the current stream: see Note [Graphs].
+bool is_capturing(c10::Device device) {
+  const analysis::DeviceKernels* kernels = analysis::device_kernels(device.type());
+  return kernels != nullptr && kernels->is_capturing(device);
+}
 
 /// The first `count` valid tokens of a group, then padding: int64 [count].
 at::Tensor first_tokens(const TokenGroup& group, int64_t count) {
@@ -113,7 +121,7 @@ QueryTokens ForwardRecorder::query_tokens() const {
 }
 
 std::shared_ptr<TokenGroup> ForwardRecorder::token_group(TextOfComponent text, const CapturedRouter& captured,
-                                                         HostCopies& copies) {
+                                                         HostCopies* copies) {
   const std::lock_guard lock(mutex_);
   const auto device = captured.call.selected.device();
   const int64_t num_tokens = captured.call.selected.size(0);
@@ -136,7 +144,7 @@ std::shared_ptr<TokenGroup> ForwardRecorder::token_group(TextOfComponent text, c
 
 std::shared_ptr<TokenGroup> ForwardRecorder::new_token_group(TextOfComponent text, const Attribution& attribution,
                                                              int64_t num_tokens, c10::Device device,
-                                                             HostCopies& copies) {
+                                                             HostCopies* copies) {
   auto group = std::make_shared<TokenGroup>();
   group->text = text;
   group->device = device;
@@ -146,11 +154,11 @@ std::shared_ptr<TokenGroup> ForwardRecorder::new_token_group(TextOfComponent tex
     const TextTokens& tokens = *text_of(text);
     if (tokens.valid.defined()) {
       group->valid = in_token_order(tokens.valid, attribution.order).to(device, /*non_blocking=*/true);
-      if (!device.is_cpu()) group->valid = copies.snapshot(group->valid);
+      if (!device.is_cpu() && copies != nullptr) group->valid = copies->snapshot(group->valid);
     }
     if (tokens.ids.defined()) {
       group->token_ids = in_token_order(tokens.ids, attribution.order);
-      if (!device.is_cpu()) group->token_ids = copies.snapshot(group->token_ids);
+      if (!device.is_cpu() && copies != nullptr) group->token_ids = copies->snapshot(group->token_ids);
     }
   }
   group->rows = rows_for(attribution, group->valid);
@@ -172,9 +180,7 @@ void ForwardRecorder::observe(const analysis::RouterCall& call, HostCopies& copi
   const int64_t num_tokens = call.selected.size(0), top_k = call.selected.size(1);
   RouterRecord& record = router.record;
   analysis::RouterSums& sums = record.sums;
-  sums.num_experts = call.num_experts;
-  sums.top_k = top_k;
-  sums.num_rows = router.group->rows.num_rows;
+  sums = {call.num_experts, top_k, router.group->rows.num_rows};
   sums.has_pairs = sums.layout().pair_words() > 0;
   sums.words = copies.zeros(device, {sums.layout().words()}, at::kLong);
   if (options_.per_token) {
@@ -199,6 +205,34 @@ void ForwardRecorder::observe(const analysis::RouterCall& call, HostCopies& copi
   }
   analysis::observe_into(sums, call, router.group->rows, {record.selected, record.weights, router.first_slot},
                          transition);
+}
+
+void ForwardRecorder::observe_captured(const analysis::RouterCall& call, PendingRouter& router) {
+  TORCH_CHECK(analysis::kernel_takes(call), "a graph needs moetap's kernel, which takes at most ",
+              analysis::kMaxKernelExperts, " experts and ", analysis::kMaxKernelSlots, " slots");
+  std::shared_ptr<CapturedForward> captured;
+  {
+    const std::lock_guard lock(mutex_);
+    if (ended_) return;
+    const bool generation = source_.label && source_.label->generation;
+    if (!captured_) captured_ = CapturedForward::begin(*binding_, method_, generation);
+    captured = captured_;
+  }
+  const c10::Device device = call.selected.device();
+  analysis::RouterSums& sums = router.record.sums;
+  sums = {call.num_experts, call.selected.size(1), router.group->rows.num_rows};
+  sums.has_pairs = sums.layout().pair_words() > 0;
+  sums.words = captured->zeros(device, {sums.layout().words()}, at::kLong);
+  router.first_slot = at::empty({call.selected.size(0)}, call.selected.options().dtype(at::kInt));
+  analysis::TransitionFrom transition;
+  if (const PendingRouter* before = captured->before(router)) {
+    router.transition_from = before->record.hook;
+    router.transition_counts = captured->zeros(device, {before->record.sums.num_experts, call.num_experts}, at::kLong);
+    transition = {before->first_slot, router.transition_counts};
+  }
+  analysis::observe_into(sums, call, router.group->rows, {{}, {}, router.first_slot}, transition);
+  sums.pending_terms = 0;
+  captured->add(std::move(router));
 }
 
 ForwardRecorder::RouterBefore ForwardRecorder::router_before(const PendingRouter& router) {
@@ -233,7 +267,12 @@ void ForwardRecorder::capture(int64_t hook_id, const ReportedRouter& reported) {
   }
   const CapturedRouter captured = capture_router(reported, hook);
   const c10::Device device = captured.call.selected.device();
-  router.group = token_group(text_of_component(hook.component), captured, *copies);
+  const bool in_graph = is_capturing(device);
+  router.group = token_group(text_of_component(hook.component), captured, in_graph ? nullptr : copies.get());
+  if (in_graph) {
+    observe_captured(captured.call, router);
+    return;
+  }
   router.out_of_range = captured.out_of_range;
   observe(captured.call, *copies, router);
   if (options_.full) {
@@ -276,6 +315,7 @@ void ForwardRecorder::add_value(std::string component, std::string layer, std::s
     TORCH_CHECK(tensor.numel() == 1 && !tensor.is_complex(),
                 "it must be a number, a bool or a tensor of one element, got ", tensor.scalar_type(), " ",
                 tensor.sizes());
+    TORCH_CHECK(!is_capturing(tensor.device()), "a graph is being captured, whose values are not known");
     pending_->values.push_back({std::move(place), std::move(name), pending_->copies->snapshot(tensor.reshape({}))});
     pending_->copies->mark_stream(tensor.device());
     return;
@@ -316,6 +356,13 @@ void ForwardRecorder::end() {
       return;
     }
     ended_ = true;
+    if (captured_) {
+      captured_->end();
+      binding_->recording().forward_captured(captured_);
+      const std::lock_guard values_lock(host_values_->mutex);
+      host_values_->state = ForwardValues::State::kLost;
+      return;
+    }
     pending = std::move(pending_);
     batch = batch_.value_or(1);
     text = text_;

@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "plugin/captured_forward.h"
 #include "plugin/host_values.h"
 #include "plugin/model_binding.h"
 #include "plugin/pending_forward.h"
@@ -52,6 +53,8 @@ class ForwardRecorder {
   void capture(int64_t hook, const ReportedRouter& reported);
   /// Measures a call into memory of the forward.
   void observe(const analysis::RouterCall& call, HostCopies& copies, PendingRouter& router);
+  /// The same, into memory that the replays of a graph add to.
+  void observe_captured(const analysis::RouterCall& call, PendingRouter& router);
   struct RouterBefore {
     int64_t hook = -1;
     int64_t num_experts = 0;
@@ -61,9 +64,10 @@ class ForwardRecorder {
   /// The router before it in its component that saw the same tokens, if the routers report in the order of the model.
   RouterBefore router_before(const PendingRouter& router);
   at::Tensor probed_logits(TokenGroup& group, const at::Tensor& logits);
-  std::shared_ptr<TokenGroup> token_group(TextOfComponent text, const CapturedRouter& captured, HostCopies& copies);
+  /// `copies` null: a graph is being captured, whose tensors are not copied.
+  std::shared_ptr<TokenGroup> token_group(TextOfComponent text, const CapturedRouter& captured, HostCopies* copies);
   std::shared_ptr<TokenGroup> new_token_group(TextOfComponent text, const Attribution& attribution, int64_t num_tokens,
-                                              c10::Device device, HostCopies& copies);
+                                              c10::Device device, HostCopies* copies);
   const TextTokens* text_of(TextOfComponent text) const;
   QueryTokens query_tokens() const;
   void add_value(std::string component, std::string layer, std::string name, const c10::IValue& value);
@@ -83,6 +87,7 @@ class ForwardRecorder {
   std::vector<std::shared_ptr<TokenGroup>> groups_;
   std::map<int64_t, int64_t> calls_;  // of each hook
   std::unique_ptr<PendingForward> pending_ = std::make_unique<PendingForward>();
+  std::shared_ptr<CapturedForward> captured_;  // a graph is being captured; null: it is not
 };
 
 }  // namespace moetap::plugin

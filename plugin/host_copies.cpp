@@ -1,38 +1,16 @@
 #include "plugin/host_copies.h"
 
 #include <ATen/ATen.h>
-#include <c10/core/impl/VirtualGuardImpl.h>
-#include <c10/util/accumulate.h>
 
 #include <algorithm>
 #include <chrono>
 #include <thread>
 #include <utility>
 
+#include "analysis/device_kernels.h"
+#include "plugin/device_stream.h"
+
 namespace moetap::plugin {
-namespace {
-
-c10::Stream current_stream(c10::Device device) {
-  return c10::impl::VirtualGuardImpl(device.type()).getStream(device);
-}
-
-/// Makes a stream the current one of its device, on this thread.
-class OnStream {
- public:
-  explicit OnStream(c10::Stream stream) : guard_(stream.device_type()), before_(guard_.getStream(stream.device())) {
-    guard_.exchangeStream(stream);
-  }
-  ~OnStream() { guard_.exchangeStream(before_); }
-  OnStream(const OnStream&) = delete;
-  OnStream& operator=(const OnStream&) = delete;
-
- private:
-  c10::impl::VirtualGuardImpl guard_;
-  const c10::Stream before_;
-};
-
-}  // namespace
-
 HostCopies::~HostCopies() {
   for (const auto& place : devices_) {
     if (!place->block || place->host.defined()) continue;
@@ -154,6 +132,8 @@ void HostCopies::wait() {
   // Asks now and then: a thread that waits for an event of CUDA keeps a core of the host busy.
   constexpr std::chrono::microseconds kShortest{20}, kLongest{500};
   for (const auto& place : devices_) {
+    const analysis::DeviceKernels* kernels = analysis::device_kernels(place->device.type());
+    const auto outside = kernels == nullptr ? nullptr : kernels->outside_captures();
     auto pause = kShortest;
     while (place->copied && !place->copied->query()) {
       std::this_thread::sleep_for(pause);

@@ -101,6 +101,8 @@ inline constexpr JsonKey kHooks{"hooks", "list of objects as of moetap inspect, 
 inline constexpr JsonKey kRunLayer{"run_layer", "text: the layer in the run's files; null: never reported", ""};
 inline constexpr JsonKey kSkipped{"skipped", "list of objects as of moetap inspect", ""};
 inline constexpr JsonKey kCounters{"counters", "object of integers", ""};
+inline constexpr JsonKey kReplayed{"replayed", "integer",
+                                   "forwards: of these, replays of a graph, which the log has not"};
 inline constexpr JsonKey kDropped{"dropped", "integer", "forwards"};
 inline constexpr JsonKey kUnwritten{"unwritten", "integer", "forwards"};
 inline constexpr JsonKey kAborted{"aborted", "integer", "forwards"};

@@ -179,10 +179,10 @@ void add_sums(analysis::RouterSums& into, const analysis::RouterSums& from) {
 
 LoggedForward log_forward(const ForwardRecord& record, LayerTable& layers, const Config& config) {
   LoggedForward logged;
-  logged.summary.is_forward = !record.values_only;
+  logged.summary.forwards = record.num_forwards();
   logged.summary.generation = record.generation;
   const bool by_row = config.log_entries == LogEntries::kRow;
-  const size_t num_parts = by_row ? record.samples.size() : 1;
+  const size_t num_parts = record.replays > 0 ? 0 : by_row ? record.samples.size() : 1;
   for (size_t i = 0; i < num_parts; ++i) {
     LogPart part;
     part.samples = by_row ? std::vector<int64_t>{record.samples[i]} : record.samples;
@@ -194,6 +194,7 @@ LoggedForward log_forward(const ForwardRecord& record, LayerTable& layers, const
   for (const RouterRecord& router : record.routers) {
     const size_t layer = layers.place(*record.model, router.hook, router.sums.num_experts);
     add_router(logged.summary.routers, {layer, sum_rows(router.sums), {}, {}});
+    if (num_parts == 0) continue;
     const bool split = by_row && router.attributed && router.sums.num_rows == static_cast<int64_t>(num_parts);
     TokenLists lists = config.log_per_token ? split_tokens(router, split ? num_parts : 1, split && num_parts > 1,
                                                            !by_row && router.attributed)
@@ -265,7 +266,7 @@ LogPart decode_log_part(std::string_view encoded) {
 
 std::string encode(const SummaryPart& part) {
   ByteWriter bytes;
-  bytes.count(part.is_forward);
+  bytes.count(static_cast<uint64_t>(part.forwards));
   bytes.count(part.generation);
   encode(bytes, part.routers);
   bytes.count(part.transitions.size());
@@ -283,7 +284,7 @@ std::string encode(const SummaryPart& part) {
 SummaryPart decode_summary_part(std::string_view encoded) {
   ByteReader bytes(encoded);
   SummaryPart part;
-  part.is_forward = bytes.count() != 0;
+  part.forwards = static_cast<int64_t>(bytes.count());
   part.generation = bytes.count() != 0;
   part.routers = decode_routers(bytes);
   for (uint64_t left = bytes.count(); left > 0; --left) {

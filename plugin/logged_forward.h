@@ -45,7 +45,7 @@ struct SummaryPart {
     size_t to = 0;    // layer
     analysis::TransitionSums sums;
   };
-  bool is_forward = true;             // false: values only
+  int64_t forwards = 1;               // that it sums up; 0: values only
   bool generation = false;            // phase of its tokens: false prompt
   std::vector<LoggedRouter> routers;  // one row with pairs; nothing by token
   std::vector<Transition> transitions;

@@ -61,6 +61,7 @@ void add_model(ordered_json& json, const Models& same, const LayerTable& layers)
 
 ordered_json counters_json(const Counters& counters, const LogLosses& losses) {
   return {{keys::kForwards.name, counters.forwards},
+          {keys::kReplayed.name, counters.replayed},
           {keys::kTokens.name, counters.tokens},
           {keys::kDropped.name, counters.dropped},
           {keys::kUnwritten.name, counters.unwritten},

@@ -181,6 +181,7 @@ void PendingForward::add_transitions(ForwardRecord& finished) {
   for_each_transition(*finished.model, [&](PendingRouter& before, PendingRouter& router) {
     const int64_t from = before.record.sums.num_experts, to = router.record.sums.num_experts;
     const bool is_counted = router.transition_from == before.record.hook;
+    if (!is_counted && !(before.first_slot.defined() && router.first_slot.defined())) return;  // of replays
     finished.transitions.push_back({before.record.hook, router.record.hook,
                                     is_counted
                                         ? analysis::TransitionSums{from, to, router.transition_counts}

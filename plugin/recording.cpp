@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "plugin/error_text.h"
 #include "plugin/notices.h"
 
 namespace moetap::plugin {
@@ -118,6 +119,35 @@ void Recording::forward_aborted(int64_t num_samples, const SampleSource& source)
   take_samples(aborted, num_samples, source, Fate::kAborted);
 }
 
+void Recording::forward_captured(std::shared_ptr<CapturedForward> captured) {
+  const std::lock_guard lock(mutex_);
+  captured_.push_back(std::move(captured));
+}
+
+void Recording::record_replays() {
+  std::vector<std::shared_ptr<CapturedForward>> captured;
+  {
+    const std::lock_guard lock(mutex_);
+    captured = captured_;
+  }
+  for (const auto& forward : captured) {
+    try {
+      auto replays = forward->take_new();
+      if (!replays) continue;
+      queue_.push(std::move(replays), RecordQueue::WhenFull::kWait, [&](PendingForward& taken) {
+        const std::lock_guard lock(mutex_);
+        const int64_t number = taken.record.replays;
+        taken.record.index = next_forward_;
+        next_forward_ += number;
+        counters_.forwards += number;
+        counters_.replayed += number;
+      });
+    } catch (const std::exception& error) {
+      notice("replays of a graph were not recorded", one_line(error));
+    }
+  }
+}
+
 void Recording::hook_failed(ModelBinding& binding, int64_t hook, const std::string& reason) {
   if (!binding.stop(hook)) {
     return;
@@ -170,6 +200,7 @@ void Recording::flush() {
   if (!in_own_process()) {
     return;
   }
+  record_replays();
   try {
     queue_.request_flush().get();
   } catch (const std::future_error&) {
@@ -185,6 +216,7 @@ void Recording::close(RunEnd end) {
   if (closed_.exchange(true)) {
     return;
   }
+  record_replays();
   writer_.finish(end);
 }
 

@@ -10,7 +10,9 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
+#include "plugin/captured_forward.h"
 #include "plugin/config.h"
 #include "plugin/counters.h"
 #include "plugin/host_values.h"
@@ -54,6 +56,9 @@ class Recording {
   /// right.
   void forward_aborted(int64_t num_samples, const SampleSource& source);
 
+  /// A graph has captured a forward: what its replays add is recorded with each `flush` and with `close`.
+  void forward_captured(std::shared_ptr<CapturedForward> captured);
+
   /// Stops the hook, says so once and counts it.
   void hook_failed(ModelBinding& binding, int64_t hook, const std::string& reason);
 
@@ -77,6 +82,7 @@ class Recording {
  private:
   /// Says which samples a forward holds, that ended or that threw.
   enum class Fate { kEnded, kAborted };
+  void record_replays();
   void take_samples(ForwardRecord& record, int64_t num_samples, const SampleSource& source, Fate fate);
 
   const Config config_;
@@ -90,6 +96,7 @@ class Recording {
   Counters counters_;
   int64_t next_forward_ = 0;
   int64_t next_sample_ = 0;
+  std::vector<std::shared_ptr<CapturedForward>> captured_;
 
   RecordQueue queue_;
   WriterThread writer_;

@@ -24,6 +24,7 @@ struct CountedKey {
 };
 constexpr CountedKey kCountedKeys[] = {
     {keys::kForwards, &Counters::forwards},
+    {keys::kReplayed, &Counters::replayed},
     {keys::kTokens, &Counters::tokens},
     {keys::kDropped, &Counters::dropped},
     {keys::kUnwritten, &Counters::unwritten},
@@ -186,9 +187,9 @@ bool JournalReplay::take_forward(const Frame& frame) {
   journal_.take_in(forward);
   run_.state->summary.add(forward.summary);
   for (const auto& [series, rows] : forward.tally.dump_rows) dump_rows_[series] = rows;
-  if (forward.summary.is_forward) {
-    ++run_.counters.forwards;
-    run_.resumed.next_forward = std::max(run_.resumed.next_forward, forward.tally.index + 1);
+  if (forward.summary.forwards > 0) {
+    run_.counters.forwards += forward.summary.forwards;
+    run_.resumed.next_forward = std::max(run_.resumed.next_forward, forward.tally.index + forward.summary.forwards);
   }
   run_.counters.tokens += forward.tally.tokens;
   run_.counters.out_of_range += forward.tally.out_of_range;

@@ -105,7 +105,7 @@ std::string quoted(const std::string& text) {
 
 void RunSummary::add(const SummaryPart& part) {
   Phase& phase = part.generation ? generation_ : prompt_;
-  if (part.is_forward) ++phase.forwards;
+  phase.forwards += part.forwards;
   for (const LoggedRouter& router : part.routers) add_sums(phase.sums[router.layer], router.sums);
   for (const auto& transition : part.transitions) {
     analysis::merge(phase.transitions[{transition.from, transition.to}], transition.sums);

@@ -39,6 +39,7 @@ EmulatedBlock::EmulatedBlock(int64_t block, int num_threads, int64_t shared_byte
     : block_(block),
       body_(thread),
       random_(seed),
+      unfair_(seed % 2 == 0),
       // What nobody wrote is no zero.
       shared_(static_cast<size_t>((shared_bytes + 7) / 8), 0x5a5a5a5a5a5a5a5a),
       warps_(static_cast<size_t>(num_threads / kLanes)) {
@@ -58,6 +59,12 @@ void EmulatedBlock::run() {
     if (all_done) break;
     if (ready.empty()) error_ = "threads of a block wait for each other for ever";
     std::shuffle(ready.begin(), ready.end(), random_);
+    if (unfair_) {  // one warp runs as far as it can before another begins
+      const int favoured = ready.front() / kLanes;
+      const bool goes_on = std::any_of(ready.begin(), ready.end(), [&](int i) { return i / kLanes == favoured_; });
+      if (!goes_on) favoured_ = favoured;
+      std::erase_if(ready, [&](int i) { return i / kLanes != favoured_; });
+    }
     for (const int thread : ready) {
       if (error_.empty()) resume(thread);
     }

@@ -70,6 +70,8 @@ class EmulatedBlock {
   const int64_t block_;
   const std::function<void()>& body_;
   std::mt19937_64 random_;
+  const bool unfair_;  // in the order in which warps run
+  int favoured_ = 0;
   std::vector<int64_t> shared_;
   std::vector<std::unique_ptr<Fiber>> fibers_;
   std::vector<Warp> warps_;

@@ -290,6 +290,53 @@ TEST_F(DeviceRecordingTest, AHostThatRunsAheadOfTheDeviceIsNotStopped) {
   }
 }
 
+TEST_F(DeviceRecordingTest, ReplaysOfAGraphAddUp) {
+  const at::Device device(kType, 0);
+  const Reports reports = Reports(2, 6, 3, 5).to(device);
+  RecordedRun plain, run;
+  const std::string plain_model = plain.bind(gates(3)), model = run.bind(gates(3));
+  for (int i = 0; i < 5; ++i) report(plain_model, reports);
+  report(model, reports);
+  fake_device::begin_capture();
+  report(model, reports);
+  const auto replay = fake_device::end_capture();
+  EXPECT_EQ(run.recording->counters().forwards, 1) << "a capture is no forward";
+  const RunningDevice running;
+  run.recording->flush();
+  for (int i = 0; i < 3; ++i) replay();
+  run.recording->flush();
+  run.recording->flush();
+  replay();
+  const auto& records = run.close();
+  EXPECT_EQ(run.recording->counters().forwards, 5);
+  EXPECT_EQ(run.recording->counters().replayed, 4);
+  ASSERT_EQ(records.size(), 3u);
+  EXPECT_EQ(records[1].replays, 3);
+  EXPECT_EQ(records[1].index, 1);
+  EXPECT_EQ(records[1].tokens, 3 * 11);
+  EXPECT_TRUE(records[1].samples.empty());
+  EXPECT_EQ(records[2].replays, 1);
+  EXPECT_EQ(records[2].index, 4);
+
+  const auto total = [](const std::vector<ForwardRecord>& all, size_t router) {
+    analysis::RouterSums sum;
+    for (const ForwardRecord& record : all) merge(sum, sum_rows(record.routers[router].sums));
+    return sum.words;
+  };
+  const auto ways = [](const std::vector<ForwardRecord>& all, size_t transition) {
+    analysis::TransitionSums sum;
+    for (const ForwardRecord& record : all) merge(sum, record.transitions[transition].sums);
+    return sum.counts;
+  };
+  const auto& one_by_one = plain.close();
+  for (size_t router = 0; router < 3; ++router) {
+    EXPECT_TRUE(at::equal(total(records, router), total(one_by_one, router))) << router;
+  }
+  for (size_t transition = 0; transition < 2; ++transition) {
+    EXPECT_TRUE(at::equal(ways(records, transition), ways(one_by_one, transition))) << transition;
+  }
+}
+
 TEST_F(DeviceRecordingTest, IdsOutOfRangeAreCounted) {
   RecordedRun run;
   const std::string model = run.bind(gates(1));

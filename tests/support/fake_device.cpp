@@ -187,17 +187,24 @@ class FakeKernels final : public analysis::DeviceKernels {
       analysis::observe_on_cpu(sums, call, rows);
       analysis::write_tokens(call, rows, outputs, transition);
     };
-    if (captured_) {
-      captured_->push_back(task);
-    } else {
-      enqueue(current_stream(call.selected.device()), task);
-    }
+    run_or_capture(call.selected.device(), task);
   }
+  void count_one(const at::Tensor& counter) const override {
+    run_or_capture(counter.device(), [host = on_cpu(counter)] { ++*host.mutable_data_ptr<int64_t>(); });
+  }
+  std::shared_ptr<void> outside_captures() const override { return nullptr; }
   bool is_capturing(c10::Device /*device*/) const override { return captured_ != nullptr; }
 
   static inline thread_local std::shared_ptr<std::vector<std::function<void()>>> captured_;
 
  private:
+  static void run_or_capture(c10::Device device, const std::function<void()>& task) {
+    if (captured_) {
+      captured_->push_back(task);
+    } else {
+      enqueue(current_stream(device), task);
+    }
+  }
   static analysis::RouterSums host(analysis::RouterSums sums) {
     sums.words = on_cpu(sums.words);
     return sums;

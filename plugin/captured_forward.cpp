@@ -1,0 +1,109 @@
+#include "plugin/captured_forward.h"
+
+#include <ATen/ATen.h>
+#include <c10/core/Event.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
+
+#include <algorithm>
+
+#include "analysis/device_kernels.h"
+#include "plugin/device_stream.h"
+
+namespace moetap::plugin {
+
+CapturedForward::CapturedForward(const ModelBinding& binding, std::string method, bool generation)
+    : model_(binding.model()),
+      block_pools_(binding.block_pools()),
+      method_(std::move(method)),
+      generation_(generation) {}
+
+std::shared_ptr<CapturedForward> CapturedForward::begin(const ModelBinding& binding, std::string method,
+                                                        bool generation) {
+  static auto* const mutex = new std::mutex;
+  static auto* const kept = new std::vector<std::shared_ptr<CapturedForward>>;
+  const std::lock_guard lock(*mutex);
+  kept->push_back(std::shared_ptr<CapturedForward>(new CapturedForward(binding, std::move(method), generation)));
+  return kept->back();
+}
+
+at::Tensor CapturedForward::zeros(c10::Device device, at::IntArrayRef sizes, at::ScalarType dtype) {
+  const auto outside = analysis::device_kernels(device.type())->outside_captures();
+  const OnStream on_stream(block_pools_->of(device).side_stream());
+  at::Tensor memory = at::zeros(sizes, at::TensorOptions().dtype(dtype).device(device));
+  c10::Event written(device.type());
+  written.record(current_stream(device));
+  written.synchronize();
+  return memory;
+}
+
+void CapturedForward::add(PendingRouter router) {
+  const std::lock_guard lock(mutex_);
+  Accumulator sums{router.record.sums.words, {}}, transitions{router.transition_counts, {}};
+  routers_.push_back({std::move(router), std::move(sums), std::move(transitions)});
+}
+
+const PendingRouter* CapturedForward::before(const PendingRouter& router) const {
+  const std::lock_guard lock(mutex_);
+  const auto& hooks = model_->hooks;
+  const auto component = [&](const PendingRouter& of) -> const std::string& {
+    return hooks.at(static_cast<size_t>(of.record.hook)).component;
+  };
+  const auto found = std::find_if(routers_.rbegin(), routers_.rend(), [&](const Router& known) {
+    const PendingRouter& other = known.router;
+    return other.group == router.group && other.record.hook < router.record.hook &&
+           other.record.call == router.record.call && component(other) == component(router);
+  });
+  return found == routers_.rend() ? nullptr : &found->router;
+}
+
+void CapturedForward::end() {
+  const std::lock_guard lock(mutex_);
+  if (routers_.empty()) return;
+  const c10::Device device = routers_.front().sums.on_device.device();
+  replays_.on_device = zeros(device, {1}, at::kLong);
+  analysis::device_kernels(device.type())->count_one(replays_.on_device);
+}
+
+at::Tensor CapturedForward::Accumulator::take_new() {
+  if (!on_device.defined()) return {};
+  const at::Tensor now = on_device.to(at::kCPU);
+  const at::Tensor added = taken.defined() ? now - taken : now.clone();
+  taken = now;
+  return added;
+}
+
+std::unique_ptr<PendingForward> CapturedForward::take_new() {
+  const std::lock_guard lock(mutex_);
+  if (!replays_.on_device.defined()) return nullptr;
+  const auto outside = analysis::device_kernels(replays_.on_device.device().type())->outside_captures();
+  std::vector<c10::Device> waited;
+  for (const Router& captured : routers_) {
+    const c10::Device device = captured.sums.on_device.device();
+    if (std::find(waited.begin(), waited.end(), device) != waited.end()) continue;
+    c10::impl::VirtualGuardImpl(device.type()).synchronizeDevice(device.index());
+    waited.push_back(device);
+  }
+  const int64_t replays = replays_.take_new().item<int64_t>();
+  if (replays == 0) return nullptr;
+
+  auto forward = std::make_unique<PendingForward>();
+  forward->num_samples = 0;
+  forward->record.model = model_;
+  forward->record.method = method_;
+  forward->record.generation = generation_;
+  forward->record.replays = replays;
+  for (Router& captured : routers_) {
+    PendingRouter router = captured.router;
+    router.group = std::make_shared<TokenGroup>(*router.group);
+    router.group->attribution.attributed = false;
+    router.record.sums.words = captured.sums.take_new();
+    router.transition_counts = captured.transitions.take_new();
+    router.first_slot = at::Tensor();
+    router.first_slot_stays = false;
+    forward->routers.push_back(std::move(router));
+  }
+  forward->start_copies();
+  return forward;
+}
+
+}  // namespace moetap::plugin
