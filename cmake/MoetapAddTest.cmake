@@ -5,7 +5,8 @@
 #
 # moetap_add_pytest(NAME name FILES test_a.py ... [ENVIRONMENT A=b ...] [TIMEOUT seconds])
 #
-# A ctest entry that runs pytest on files of the current folder; MOETAP_BIN_DIR and MOETAP_LIB_DIR name what was built.
+# A ctest entry, labelled python, that runs pytest on files of the current folder; MOETAP_BIN_DIR and MOETAP_LIB_DIR name
+# what was built.
 
 if(MOETAP_SANITIZER STREQUAL "address")
   # LibTorch is not instrumented: its containers carry no annotations. Exit status 86: no program of ours has it, so that a
@@ -53,5 +54,5 @@ function(moetap_add_pytest)
   add_test(NAME ${test_NAME} COMMAND "${python}" -m pytest -q -p no:cacheprovider ${test_FILES})
   set(environment ${MOETAP_TEST_ENVIRONMENT} "MOETAP_BIN_DIR=${PROJECT_BINARY_DIR}/bin"
       "MOETAP_LIB_DIR=${PROJECT_BINARY_DIR}/lib" "MOETAP_SANITIZER=${MOETAP_SANITIZER}" ${test_ENVIRONMENT})
-  set_tests_properties(${test_NAME} PROPERTIES TIMEOUT ${test_TIMEOUT} ENVIRONMENT "${environment}")
+  set_tests_properties(${test_NAME} PROPERTIES LABELS python TIMEOUT ${test_TIMEOUT} ENVIRONMENT "${environment}")
 endfunction()

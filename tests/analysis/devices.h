@@ -4,10 +4,9 @@
 
 #include <string>
 
-namespace moetap::analysis {
+#include "benchmarks/cuda_device.h"  // missing_cuda, for GTEST_SKIP
 
-/// Empty: there is a CUDA device, and moetap's kernels for it; else what is missing, for GTEST_SKIP.
-std::string missing_cuda();
+namespace moetap::analysis {
 
 /// Empty: kernels can be emulated; else why not.
 std::string missing_emulation();

@@ -1,0 +1,526 @@
+"""What recording adds to forwards on a GPU:  gpu_overhead.py --build build/gpu [--device cpu] [--smoke]
+
+Decoder layers shaped like those of well-known models, with random bfloat16 weights, run as TorchScript: plain,
+instrumented, and eager with the Python hooks that LibMoE's evaluation uses. All in one process, in blocks that take
+turns; a figure is the median over rounds of what a block took more than the plain one of its round. Prints Markdown.
+
+What makes the plain forward slower than a server's, so that percentages come out lower: the experts of a forward of few
+tokens are gathered (their weights are copied first); the fuser of TorchScript is off. What makes it faster: no output
+head, and steps of generation have no cache to attend to.
+"""
+
+import argparse
+import gc
+import json
+import math
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples" / "generation"))
+
+from moetap_session import MoetapSession
+
+VOCABULARY = 1024
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Of a decoder's layers."""
+
+    name: str
+    hidden: int
+    experts: int
+    top_k: int
+    intermediate: int
+    heads: int
+    key_value_heads: int
+    layers: int
+    sigmoid: bool = False  # sigmoid scores, a bias for the choice, the best groups of experts
+    head_width: int = 128
+
+    def layer_bytes(self) -> int:
+        return 2 * 3 * self.experts * self.hidden * self.intermediate
+
+
+SHAPES = [
+    Shape("Mixtral-8x7B", 4096, 8, 2, 14336, 32, 8, layers=4),
+    Shape("Qwen3-30B-A3B", 2048, 128, 8, 768, 32, 4, layers=4),
+    Shape("DeepSeek-V3", 7168, 256, 8, 2048, 128, 8, layers=2, sigmoid=True),
+]
+CASES = [("prefill", 1, 1024), ("prefill", 4, 1024), ("decode", 1, 1), ("decode", 16, 1), ("decode", 64, 1)]
+GROUPS, CHOSEN_GROUPS = 8, 4
+FORWARD = "the forward"  # in a profile
+
+
+class Norm(nn.Module):
+    def __init__(self, shape: Shape):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(shape.hidden))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.rms_norm(x, [x.size(-1)], self.weight, 1e-6)
+
+
+class Attention(nn.Module):
+    def __init__(self, shape: Shape):
+        super().__init__()
+        self.heads, self.key_value_heads = shape.heads, shape.key_value_heads
+        self.query = nn.Linear(shape.hidden, shape.heads * shape.head_width, bias=False)
+        self.key = nn.Linear(shape.hidden, shape.key_value_heads * shape.head_width, bias=False)
+        self.value = nn.Linear(shape.hidden, shape.key_value_heads * shape.head_width, bias=False)
+        self.out = nn.Linear(shape.heads * shape.head_width, shape.hidden, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        batch, length = x.size(0), x.size(1)
+        query = self.query(x).view(batch, length, self.heads, -1).transpose(1, 2)
+        key = self.key(x).view(batch, length, self.key_value_heads, -1).transpose(1, 2)
+        value = self.value(x).view(batch, length, self.key_value_heads, -1).transpose(1, 2)
+        mixed = functional.scaled_dot_product_attention(query, key, value, is_causal=length > 1, enable_gqa=True)
+        return self.out(mixed.transpose(1, 2).reshape(batch, length, -1))
+
+
+class SoftmaxRouter(nn.Module):
+    def __init__(self, shape: Shape):
+        super().__init__()
+        self.top_k = shape.top_k
+        self.gate = nn.Linear(shape.hidden, shape.experts, bias=False)
+
+    def forward(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """tokens [T, D] -> logits [T, E], weights [T, K], ids [T, K]."""
+        logits = self.gate(tokens)
+        weights, ids = torch.topk(torch.softmax(logits, dim=-1, dtype=torch.float), self.top_k, dim=-1)
+        return logits, (weights / weights.sum(dim=-1, keepdim=True)).to(tokens.dtype), ids
+
+
+class SigmoidRouter(nn.Module):
+    def __init__(self, shape: Shape):
+        super().__init__()
+        self.top_k, self.groups, self.chosen_groups = shape.top_k, GROUPS, CHOSEN_GROUPS
+        self.gate = nn.Linear(shape.hidden, shape.experts, bias=False)
+        self.bias = nn.Parameter(torch.zeros(shape.experts))
+
+    def forward(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """tokens [T, D] -> logits [T, E], weights [T, K], ids [T, K]."""
+        logits = self.gate(tokens)
+        scores = logits.float().sigmoid()
+        for_choice = scores + self.bias.float()
+        of_group = for_choice.view(tokens.size(0), self.groups, -1)
+        group_scores = of_group.topk(2, dim=-1)[0].sum(dim=-1)
+        chosen = torch.topk(group_scores, self.chosen_groups, dim=-1, sorted=False)[1]
+        group_mask = torch.zeros_like(group_scores).scatter_(1, chosen, 1.0)
+        mask = group_mask.unsqueeze(-1).expand_as(of_group).reshape(tokens.size(0), -1)
+        ids = torch.topk(for_choice.masked_fill(mask == 0, 0.0), self.top_k, dim=-1, sorted=False)[1]
+        weights = scores.gather(1, ids)
+        weights = weights / (weights.sum(dim=-1, keepdim=True) + 1e-20) * 2.5
+        return logits, weights.to(tokens.dtype), ids
+
+
+class Experts(nn.Module):
+    """Of a forward without a synchronisation with the host: every size is known before."""
+
+    def __init__(self, shape: Shape):
+        super().__init__()
+        self.gate_up = nn.Parameter(torch.zeros(shape.experts, shape.hidden, 2 * shape.intermediate))
+        self.down = nn.Parameter(torch.zeros(shape.experts, shape.intermediate, shape.hidden))
+
+    def mix(self, gathered: torch.Tensor) -> torch.Tensor:
+        gate, up = torch.chunk(gathered, 2, dim=-1)
+        return functional.silu(gate) * up
+
+    def forward(self, tokens: torch.Tensor, weights: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+        num_tokens, top_k, experts = tokens.size(0), ids.size(1), self.gate_up.size(0)
+        chosen = ids.reshape(-1)
+        if 3 * num_tokens * top_k <= experts or num_tokens == 1:
+            # Copying the chosen experts moves less than reading all of them.
+            spread = tokens.unsqueeze(1).expand(-1, top_k, -1).reshape(num_tokens * top_k, 1, -1)
+            made = torch.bmm(self.mix(torch.bmm(spread, self.gate_up[chosen])), self.down[chosen])
+            return (made.view(num_tokens, top_k, -1) * weights.unsqueeze(-1)).sum(dim=1)
+        # Each expert has a slice for `capacity` tokens; those beyond are dropped, rows left over repeat one.
+        capacity = num_tokens
+        if num_tokens > 64:
+            capacity = min(num_tokens, 2 * num_tokens * top_k // experts)
+        order = torch.argsort(chosen)
+        of_expert = chosen[order]
+        begins = torch.searchsorted(of_expert, torch.arange(experts, device=tokens.device))
+        places = begins.unsqueeze(1) + torch.arange(capacity, device=tokens.device)
+        inputs = tokens[order[places.clamp(max=num_tokens * top_k - 1)] // top_k]
+        made = torch.bmm(self.mix(torch.bmm(inputs, self.gate_up)), self.down).view(experts * capacity, -1)
+        place = torch.arange(num_tokens * top_k, device=tokens.device) - begins[of_expert]
+        made = made[of_expert * capacity + place.clamp(max=capacity - 1)]
+        made = made * (weights.reshape(-1)[order] * (place < capacity)).unsqueeze(-1)
+        return torch.zeros_like(tokens).index_add(0, order // top_k, made)
+
+
+class Layer(nn.Module):
+    def __init__(self, shape: Shape):
+        super().__init__()
+        self.attention_norm = Norm(shape)
+        self.attention = Attention(shape)
+        self.norm = Norm(shape)
+        self.router = SigmoidRouter(shape) if shape.sigmoid else SoftmaxRouter(shape)
+        self.experts = Experts(shape)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x + self.attention(self.attention_norm(x))
+        tokens = self.norm(x).view(-1, x.size(-1))
+        _, weights, ids = self.router(tokens)
+        return x + self.experts(tokens, weights, ids).view_as(x)
+
+
+class Decoder(nn.Module):
+    def __init__(self, shape: Shape):
+        super().__init__()
+        self.embedding = nn.Embedding(VOCABULARY, shape.hidden)
+        self.layers = nn.ModuleList(Layer(shape) for _ in range(shape.layers))
+
+    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+        x = self.embedding(input_ids)
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+class RouterHooks:
+    """Forward hooks that compute LibMoE's metrics the way its evaluation does: each layer's tensors go to the host."""
+
+    def __init__(self, model: Decoder):
+        self._model = model
+        self.metrics: list[dict] = []
+
+    def _observe(self, router: nn.Module, _inputs: tuple, outputs: tuple) -> None:
+        logits, weights, ids = outputs
+        probabilities = torch.softmax(logits.float(), dim=-1)
+        entropy = -(probabilities * torch.log(probabilities + 1e-9)).sum(dim=-1)
+        chosen = weights.float()
+        entropy_of_chosen = -(chosen * torch.log(chosen.clamp(min=1e-9))).sum(dim=-1)
+        counts = torch.bincount(ids.reshape(-1), minlength=logits.size(-1))
+        self.metrics.append(
+            {
+                "entropy_all": entropy.mean().cpu().item(),
+                "entropy_topk": entropy_of_chosen.mean().cpu().item(),
+                "probabilities": probabilities.mean(dim=0).cpu().tolist(),
+                "balance": (counts.float().std() / counts.float().mean()).cpu().item(),
+                "counts": counts.cpu().tolist(),
+                "selected": ids.cpu().tolist(),
+                "weights": weights.float().cpu().tolist(),
+            }
+        )
+
+    @contextmanager
+    def attached(self) -> Iterator[None]:
+        handles = [layer.router.register_forward_hook(self._observe) for layer in self._model.layers]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+            self.metrics.clear()
+
+
+@dataclass
+class Way:
+    """A way to run the forward; `around` stands around each block."""
+
+    name: str
+    model: Callable[[torch.Tensor], torch.Tensor]
+    around: Callable
+
+
+@dataclass
+class Times:
+    """Of one forward, milliseconds."""
+
+    total: float
+    added: float  # over the first way, median of the rounds
+
+
+def make_scripted(shape: Shape, moetap: Path, folder: Path) -> tuple[nn.Module, nn.Module]:
+    """The same decoder, plain and instrumented, with small weights: `take_weights` gives it real ones. So files stay
+    small, and both share the weights."""
+    small = replace(shape, hidden=16, intermediate=8, head_width=2)
+    plain, instrumented = folder / "plain.pt", folder / "tap.pt"
+    torch.jit.script(Decoder(small).to(torch.bfloat16).eval()).save(str(plain))
+    done = subprocess.run([moetap, "instrument", plain, "-o", instrumented], capture_output=True, text=True)
+    if done.returncode != 0:
+        raise RuntimeError(f"moetap instrument failed: {done.stderr.strip()}")
+    return torch.jit.load(str(plain)), torch.jit.load(str(instrumented))
+
+
+def make_weights(shape: Shape, device: torch.device) -> Decoder:
+    with torch.device("meta"):
+        decoder = Decoder(shape).to(torch.bfloat16)
+    decoder = decoder.to_empty(device=device).eval()
+    torch.manual_seed(0)
+    for name, weight in decoder.named_parameters():
+        if name.endswith("norm.weight"):
+            weight.data.fill_(1)
+        elif name.endswith("bias"):
+            weight.data.zero_()
+        else:
+            # Keeps the variance of what it multiplies, so that tokens choose different experts.
+            inputs = weight.size(-2) if weight.dim() == 3 else weight.size(-1)
+            weight.data.normal_(std=1.0 if name.startswith("embedding") else 1 / math.sqrt(inputs))
+    return decoder
+
+
+def take_weights(scripted: nn.Module, decoder: Decoder) -> None:
+    weights = dict(decoder.named_parameters())
+    for name, weight in scripted.named_parameters():
+        weight.data = weights[name].data
+
+
+class Bench:
+    def __init__(self, options: argparse.Namespace, folder: Path):
+        self._options = options
+        self._folder = folder
+        self._device = torch.device(options.device)
+        self._library = options.library / "libmoetap.so"
+        self._num_runs = 0
+
+    def _nothing(self):
+        @contextmanager
+        def around():
+            yield
+
+        return around
+
+    def _session(self, **config):
+        @contextmanager
+        def around():
+            self._num_runs += 1
+            run = self._folder / f"run-{self._num_runs}"
+            session = MoetapSession(str(self._library), output_dir=str(run), unlabelled="new", **config)
+            try:
+                yield
+            finally:
+                session.close()
+            counters = json.loads((run / "moetap" / "manifest.json").read_text())["counters"]
+            if counters["tokens"] == 0 or counters["failed_hooks"] > 0:
+                raise RuntimeError(f"nothing was recorded, or not all: {counters}")
+            shutil.rmtree(run)
+
+        return around
+
+    def synchronize(self) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize()
+
+    def ways(self, shape: Shape) -> list[Way]:
+        decoder = make_weights(shape, self._device)
+        plain, instrumented = make_scripted(shape, self._options.build / "bin" / "moetap", self._folder)
+        take_weights(plain, decoder)
+        take_weights(instrumented, decoder)
+        ways = [Way("plain", plain, self._nothing())]
+        if not self._options.without_kernels:
+            ways += [
+                Way("no session", instrumented, self._nothing()),
+                Way("log_per_token off", instrumented, self._session(log_per_token=False)),
+            ]
+        ways.append(Way("log_per_token on", instrumented, self._session(log_per_token=True)))
+        if not self._options.without_kernels:
+            ways += [
+                Way("eager", decoder, self._nothing()),
+                Way("eager, hooks", decoder, RouterHooks(decoder).attached),
+            ]
+        return ways
+
+    def _block(self, way: Way, tokens: torch.Tensor, num_forwards: int) -> float:
+        """Milliseconds of a forward."""
+        with way.around():
+            for _ in range(2):  # the first opens the run
+                way.model(tokens)
+            self.synchronize()
+            if self._device.type == "cuda":
+                begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+                begin.record()
+                for _ in range(num_forwards):
+                    way.model(tokens)
+                end.record()
+                end.synchronize()
+                return begin.elapsed_time(end) / num_forwards
+            begun = time.perf_counter()
+            for _ in range(num_forwards):
+                way.model(tokens)
+            return (time.perf_counter() - begun) * 1000 / num_forwards
+
+    def measure(self, ways: list[Way], tokens: torch.Tensor, seconds: float) -> dict[str, Times]:
+        """Rounds for about `seconds`, at least three, unless it is a smoke test."""
+        num_forwards = 2 if self._options.smoke else 5 if tokens.size(1) > 1 else 20
+        for way in ways:  # TorchScript specialises what it has seen twice
+            with way.around():
+                for _ in range(3):
+                    way.model(tokens)
+        self.synchronize()
+        rounds: list[dict[str, float]] = []
+        begun = time.monotonic()
+        least, most = (1, 1) if self._options.smoke else (3, 25)
+        while len(rounds) < least or (len(rounds) < most and time.monotonic() - begun < seconds):
+            first = len(rounds) % len(ways)
+            order = ways[first:] + ways[:first]
+            rounds.append({way.name: self._block(way, tokens, num_forwards) for way in order})
+        return {
+            way.name: Times(
+                statistics.median(r[way.name] for r in rounds),
+                statistics.median(r[way.name] - r[ways[0].name] for r in rounds),
+            )
+            for way in ways
+        }
+
+    def count(self, way: Way, tokens: torch.Tensor) -> dict[str, int]:
+        """What one forward asks of CUDA on this thread, and of LibTorch's allocator."""
+        trace = self._folder / "trace.json"
+        with way.around():
+            for _ in range(3):
+                way.model(tokens)
+            self.synchronize()
+            before = torch.cuda.memory_stats()["allocation.all.allocated"]
+            way.model(tokens)
+            allocated = torch.cuda.memory_stats()["allocation.all.allocated"] - before
+            self.synchronize()
+            activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
+            with torch.profiler.profile(activities=activities) as profile, torch.profiler.record_function(FORWARD):
+                way.model(tokens)
+        profile.export_chrome_trace(str(trace))
+        events = [event for event in json.loads(trace.read_text())["traceEvents"] if event.get("ph") == "X"]
+        forward = next(e for e in events if e["name"] == FORWARD and e.get("cat") == "user_annotation")
+        ended = forward["ts"] + forward["dur"]
+        names = [
+            event["name"]
+            for event in events
+            if event.get("cat") in ("cuda_runtime", "cuda_driver")
+            and event.get("tid") == forward["tid"]
+            and forward["ts"] <= event["ts"] <= ended
+        ]
+        return {
+            "synchronisations": sum("Synchronize" in name for name in names),
+            "cudaMalloc, cudaHostAlloc": sum("Malloc" in name or "HostAlloc" in name for name in names),
+            "blocks of LibTorch's allocator": allocated,
+            "launches": sum("Launch" in name for name in names),
+            "copies and fills": sum("Memcpy" in name or "Memset" in name for name in names),
+        }
+
+
+def fit(shape: Shape, options: argparse.Namespace) -> Shape:
+    """As many layers as leave half of the free memory to the forward."""
+    if options.smoke:
+        return replace(shape, hidden=32, intermediate=16, heads=4, key_value_heads=2, head_width=8, layers=2)
+    if options.device == "cpu":
+        return replace(shape, layers=1)
+    free = torch.cuda.mem_get_info()[0]
+    return replace(shape, layers=max(1, min(shape.layers, int(0.62 * free / shape.layer_bytes()))))
+
+
+def markdown(header: list[str], rows: list[list[str]]) -> str:
+    rule = ["---"] + ["---:"] * (len(header) - 1)
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in [header, rule, *rows])
+
+
+def measure_all(options: argparse.Namespace) -> tuple[dict, dict]:
+    """By shape and case: the times of each way, and what the last way with a session asks of CUDA beside plain."""
+    times: dict[str, dict[str, Times]] = {}
+    calls: dict[str, dict[str, int]] = {}
+    seconds = options.seconds / (len(SHAPES) * len(CASES))
+    with tempfile.TemporaryDirectory() as name:
+        bench = Bench(options, Path(name))
+        for full in SHAPES:
+            shape = fit(full, options)
+            ways = bench.ways(shape)
+            for kind, batch, length in CASES[1::2] if options.smoke else CASES:
+                length = min(length, 8) if options.smoke else length
+                tokens = torch.randint(VOCABULARY, (batch, length), device=options.device)
+                label = f"{shape.name}, {shape.layers} layers, {kind} {batch} x {length}"
+                times[label] = bench.measure(ways, tokens, seconds)
+                print(f"gpu_overhead: {label}", file=sys.stderr)
+            if options.device == "cuda" and not options.without_kernels:
+                tokens = torch.randint(VOCABULARY, (16, 1), device="cuda")
+                counted = [w for w in ways if w.name in ("plain", "no session", "log_per_token on")]
+                calls |= {f"{shape.name}, decode 16 x 1, {w.name}": bench.count(w, tokens) for w in counted}
+                del counted
+            del ways  # the weights: those of the next shape need the memory
+            gc.collect()
+            if options.device == "cuda":
+                torch.cuda.empty_cache()
+    return times, calls
+
+
+def measure_without_kernels(options: argparse.Namespace) -> dict[str, float]:
+    """Milliseconds added with log_per_token on where libmoetap_cuda.so is not there: another process, since one loads
+    the library once."""
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copy(options.library / "libmoetap.so", folder)
+        command = [sys.executable, __file__, "--build", str(options.build), "--library", folder]
+        command += ["--device", options.device, "--seconds", str(options.seconds / 3), "--without-kernels"]
+        done = subprocess.run(command + ["--smoke"] * options.smoke, stdout=subprocess.PIPE, text=True)
+    if done.returncode != 0:
+        raise RuntimeError("measuring without kernels failed; its message stands above")
+    return json.loads(done.stdout)
+
+
+def print_tables(times: dict, calls: dict, without_kernels: dict[str, float]) -> None:
+    rows = []
+    for label, ways in times.items():
+        plain, on = ways["plain"], ways["log_per_token on"]
+        hooks = ways["eager, hooks"].total - ways["eager"].total
+        rows.append(
+            [label, f"{plain.total:.3f}"]
+            + [
+                f"{ways[name].added * 1000:.0f} ({ways[name].added / plain.total * 100:+.2f} %)"
+                for name in ("no session", "log_per_token off", "log_per_token on")
+            ]
+            + [f"{without_kernels[label] * 1000:.0f}" if label in without_kernels else ""]
+            + [f"{ways['eager'].total:.3f}", f"{hooks * 1000:.0f}"]
+            + [f"{hooks / on.added:.0f}" if on.added > 0 else "not to be told"]
+        )
+    header = ["forward", "plain ms", "no session: added us", "log_per_token off: added us"]
+    header += ["log_per_token on: added us", "the same without kernels us", "eager ms", "hooks: added us", "hooks / on"]
+    print(markdown(header, rows))
+    if calls:
+        names = list(next(iter(calls.values())))
+        print("\nWhat one forward asks of CUDA on its thread:\n")
+        print(markdown(["forward", *names], [[label, *map(str, found.values())] for label, found in calls.items()]))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--build", type=Path, required=True, help="build folder with bin/moetap and lib/libmoetap.so")
+    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
+    parser.add_argument("--seconds", type=float, default=30, help="of measuring, without setting up")
+    parser.add_argument("--smoke", action="store_true", help="tiny sizes, to see that it runs")
+    parser.add_argument("--library", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--without-kernels", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    options.library = options.library or options.build / "lib"
+    if options.device == "cuda" and not torch.cuda.is_available():
+        print("nothing measured: no CUDA device")
+        return
+    if options.smoke:
+        torch.set_num_threads(1)  # beside other tests
+    torch._C._jit_set_texpr_fuser_enabled(False)  # it compiles anew for each shape
+    torch.ops.load_library(str(options.library / "libmoetap.so"))
+    with torch.no_grad():
+        times, calls = measure_all(options)
+    if options.without_kernels:
+        print(json.dumps({label: ways["log_per_token on"].added for label, ways in times.items()}))
+        return
+    where = torch.cuda.get_device_name() if options.device == "cuda" else "CPU"
+    print(f"{where}, PyTorch {torch.__version__}\n")
+    print_tables(times, calls, measure_without_kernels(options))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except RuntimeError as error:
+        sys.exit(f"gpu_overhead.py: {str(error).strip().splitlines()[-1]}")
