@@ -6,6 +6,7 @@
 
 #include <algorithm>
 
+#include "analysis/device_kernels.h"
 #include "plugin/device_stream.h"
 
 namespace moetap::plugin {
@@ -70,6 +71,9 @@ bool DeviceBlock::reclaim() {
 std::shared_ptr<DeviceBlock> BlockPool::take() {
   const std::lock_guard lock(mutex_);
   if (capacity_ == 0) return nullptr;
+  // Another thread may be capturing a graph.
+  const analysis::DeviceKernels* kernels = analysis::device_kernels(device_.type());
+  const auto outside = kernels == nullptr ? nullptr : kernels->outside_captures();
   std::shared_ptr<DeviceBlock> found;
   std::erase_if(blocks_, [&](const std::shared_ptr<DeviceBlock>& block) {
     if (block->spoiled()) return true;

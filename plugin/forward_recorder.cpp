@@ -346,6 +346,20 @@ void ForwardRecorder::log(std::string component, std::string layer, std::string 
   }
 }
 
+void ForwardRecorder::end_captured() {
+  {
+    const std::lock_guard lock(host_values_->mutex);
+    host_values_->state = ForwardValues::State::kLost;
+  }
+  try {
+    captured_->end();
+    binding_->recording().forward_captured(captured_);
+  } catch (const std::exception& error) {
+    binding_->recording().notice("a forward that a graph captured is not recorded", one_line(error));
+    if (binding_->recording().config().strict) throw;
+  }
+}
+
 void ForwardRecorder::end() {
   std::unique_ptr<PendingForward> pending;
   int64_t batch = 1;
@@ -356,13 +370,6 @@ void ForwardRecorder::end() {
       return;
     }
     ended_ = true;
-    if (captured_) {
-      captured_->end();
-      binding_->recording().forward_captured(captured_);
-      const std::lock_guard values_lock(host_values_->mutex);
-      host_values_->state = ForwardValues::State::kLost;
-      return;
-    }
     pending = std::move(pending_);
     batch = batch_.value_or(1);
     text = text_;
@@ -373,6 +380,10 @@ void ForwardRecorder::end() {
         group->attribution.attributed = false;
       }
     }
+  }
+  if (captured_) {
+    end_captured();
+    return;
   }
   pending->num_samples = batch;
   pending->binding = binding_;

@@ -55,6 +55,7 @@ class ForwardRecorder {
   void observe(const analysis::RouterCall& call, HostCopies& copies, PendingRouter& router);
   /// The same, into memory that the replays of a graph add to.
   void observe_captured(const analysis::RouterCall& call, PendingRouter& router);
+  void end_captured();
   struct RouterBefore {
     int64_t hook = -1;
     int64_t num_experts = 0;
