@@ -44,7 +44,7 @@ void load_cuda_kernels() {
     void* library = ::dlopen(candidate.c_str(), RTLD_NOW | RTLD_LOCAL);
     void* factory = library == nullptr ? nullptr : ::dlsym(library, kCudaFactory);
     if (factory != nullptr) {
-      all.kernels[static_cast<size_t>(c10::kCUDA)] = reinterpret_cast<const DeviceKernels* (*)()>(factory)();
+      all.kernels.at(static_cast<size_t>(c10::kCUDA)) = reinterpret_cast<const DeviceKernels* (*)()>(factory)();
       return;
     }
     const char* error = ::dlerror();

@@ -8,11 +8,20 @@
 
 // Note [The fake device]
 // A device of LibTorch (PrivateUse1) whose memory is the host's, so that the way of results from a device to the host
-// is tested without a GPU. Its streams are lazy: what is enqueued runs when somebody waits, or when a test lets it run.
-// So whoever reads without having waited reads old memory. It counts what would cost a host time.
+// is tested without a GPU. Its streams are lazy: what is enqueued runs when somebody waits for it, or when a test lets
+// it run. So whoever reads without having waited, or having waited for something else, reads old memory; memory that
+// nobody wrote is filled with 0xA5. It counts what would cost a host time.
+//
+// There are two devices, each with a default stream, a pool and as many new streams as are asked for. All of it is
+// thread-safe. Tasks run one at a time under a lock, on the thread that waits: a task must not wait, neither for the
+// device nor for a thread that uses it.
+//
+// LibTorch's operations, but for copies and fills, run on the CPU at once, behind what is enqueued on the current
+// streams of their thread.
 namespace moetap::fake_device {
 
 inline constexpr c10::DeviceType kType = c10::DeviceType::PrivateUse1;
+inline constexpr c10::DeviceIndex kNumDevices = 2;
 
 /// Since the last `reset_counts`; what LibTorch's operations of the model do among themselves is left out.
 struct Counts {
@@ -21,9 +30,9 @@ struct Counts {
   int64_t synchronizations = 0;    // the host waited: for a stream, an event, the device, or by a copy
   int64_t copies_to_host = 0;
   int64_t copies_to_device = 0;
-  int64_t copies_on_device = 0;
+  int64_t copies_on_device = 0;  // also from one device to another
   int64_t fills = 0;
-  int64_t kernels = 0;     // `enqueue`
+  int64_t kernels = 0;     // `enqueue`, and calls of moetap's kernels
   int64_t operations = 0;  // of LibTorch, which run on the CPU
 };
 
@@ -35,9 +44,12 @@ void reset_counts();
 
 /// True: everything runs when it is enqueued. False, which is so at first: when somebody waits.
 void set_eager(bool eager);
-/// Runs what is enqueued on all streams.
+/// Runs what is enqueued on all streams. As every wait, it throws what a task threw; that task is over.
 void run_until_idle();
-/// Runs `task` behind what is enqueued on the stream.
+/// Runs the oldest task of the stream, and what it waits for on others. False: there is none. Records of events and
+/// waits for them are tasks too.
+bool run_next(const c10::Stream& stream);
+/// Runs `task` behind what is enqueued on the stream. It keeps what it captures alive.
 void enqueue(const c10::Stream& stream, std::function<void()> task);
 
 /// As if a graph was captured on this thread: what the kernels are called for is kept, and runs with each `replay`.

@@ -1,5 +1,6 @@
 #include "fake_streams.h"
 
+#include <ATen/core/LegacyTypeDispatch.h>
 #include <c10/core/impl/DeviceGuardImplInterface.h>
 
 #include <array>
@@ -8,29 +9,42 @@
 #include <memory>
 #include <mutex>
 #include <utility>
-#include <vector>
 
 namespace moetap::fake_device {
 namespace {
 
-constexpr c10::DeviceIndex kNumDevices = 2;
+// Note [What a wait runs]
+// A wait for an event or a stream runs what it needs and no more: the tasks before it on its stream and, where one of
+// them waits for an event, the tasks before that one on the other stream. So a test fails that waits for the wrong
+// event. This comes to an end, because a task waits only for what was enqueued before it.
+
 constexpr c10::StreamId kPoolStreams = 4;
 
-/// False: it waits for an event, and is to be asked again.
-using Task = std::function<bool()>;
+using StreamKey = std::pair<c10::DeviceIndex, c10::StreamId>;
+
+/// One record of an event. A task waits for the record that was the last when it was enqueued.
+struct Record {
+  StreamKey stream;
+  bool done = false;
+};
 
 struct Event {
-  int64_t recorded = 0;  // versions
-  int64_t done = 0;
+  std::shared_ptr<Record> last;
+};
+
+struct Task {
+  std::function<void()> run;
+  std::shared_ptr<const Record> awaited;  // null: nothing
 };
 
 struct State {
-  std::recursive_mutex mutex;  // guards the rest; recursive, since tasks run under it
-  std::map<std::pair<c10::DeviceIndex, c10::StreamId>, std::deque<Task>> streams;
+  std::recursive_mutex mutex;  // guards the rest; recursive, since a task may enqueue
+  std::map<StreamKey, std::deque<Task>> streams;
   Counts counts;
   bool eager = false;
   bool runs = false;
   c10::StreamId next_of_pool = 0;
+  c10::StreamId next_new = 1 + kPoolStreams;
 };
 
 State& state() {
@@ -42,24 +56,68 @@ thread_local int uncounted = 0;
 thread_local c10::DeviceIndex current_device = 0;
 thread_local std::array<c10::StreamId, kNumDevices> current_streams{};
 
+/// While tasks run. The lock is held.
+class Running {
+ public:
+  Running() {
+    TORCH_CHECK(!state().runs, "a task of the fake device must not wait for the device");
+    state().runs = true;
+  }
+  ~Running() { state().runs = false; }
+
+ private:
+  // A device knows nothing of version counters and of the inference mode of the thread that enqueued.
+  const at::AutoDispatchBelowADInplaceOrView no_autograd_;
+};
+
+StreamKey key_of(const c10::Stream& stream) {
+  return {stream.device_index(), stream.id()};
+}
+
+c10::Device with_index(c10::Device device) {
+  const c10::DeviceIndex index = device.has_index() ? device.index() : current_device;
+  TORCH_CHECK(index < kNumDevices, "device must be 0 .. ", kNumDevices - 1, ", got ", index);
+  return {kType, index};
+}
+
+void run_until(const Record& record);
+
+void run_front(StreamKey key) {
+  std::deque<Task>& tasks = state().streams[key];
+  // A copy of the pointer: the record's own task drops it.
+  if (const auto awaited = tasks.front().awaited) run_until(*awaited);
+  const Task task = std::move(tasks.front());
+  tasks.pop_front();  // also if it throws
+  if (task.run) task.run();
+}
+
+void run_until(const Record& record) {
+  while (!record.done) {
+    TORCH_INTERNAL_ASSERT(!state().streams[record.stream].empty(), "an event was recorded, and its task is lost");
+    run_front(record.stream);
+  }
+}
+
 void push(const c10::Stream& stream, Task task) {
   State& all = state();
   const std::lock_guard lock(all.mutex);
-  all.streams[{stream.device_index(), stream.id()}].push_back(std::move(task));
+  all.streams[key_of(stream)].push_back(std::move(task));
   if (all.eager && !all.runs) run_until_idle();
 }
 
-Event& event_of(void* event) {
-  return **static_cast<std::shared_ptr<Event>*>(event);
+std::shared_ptr<Record> push_record(const c10::Stream& stream) {
+  const auto record = std::make_shared<Record>(Record{key_of(stream)});
+  push(stream, Task{[record] { record->done = true; }, nullptr});
+  return record;
 }
 
 struct GuardImpl final : c10::impl::DeviceGuardImplInterface {
   c10::DeviceType type() const override { return kType; }
   c10::Device exchangeDevice(c10::Device device) const override {
-    return {kType, std::exchange(current_device, device.index())};
+    return {kType, std::exchange(current_device, with_index(device).index())};
   }
   c10::Device getDevice() const override { return {kType, current_device}; }
-  void setDevice(c10::Device device) const override { current_device = device.index(); }
+  void setDevice(c10::Device device) const override { current_device = with_index(device).index(); }
   void uncheckedSetDevice(c10::Device device) const noexcept override { current_device = device.index(); }
   c10::DeviceIndex deviceCount() const noexcept override { return kNumDevices; }
 
@@ -71,6 +129,10 @@ struct GuardImpl final : c10::impl::DeviceGuardImplInterface {
     const std::lock_guard lock(state().mutex);
     return c10::Stream(c10::Stream::UNSAFE, with_index(device), 1 + state().next_of_pool++ % kPoolStreams);
   }
+  c10::Stream getNewStream(c10::Device device, int /*priority*/) const override {
+    const std::lock_guard lock(state().mutex);
+    return c10::Stream(c10::Stream::UNSAFE, with_index(device), state().next_new++);
+  }
   c10::Stream exchangeStream(c10::Stream stream) const override {
     c10::StreamId& current = current_streams.at(static_cast<size_t>(stream.device_index()));
     return c10::Stream(c10::Stream::UNSAFE, stream.device(), std::exchange(current, stream.id()));
@@ -79,42 +141,41 @@ struct GuardImpl final : c10::impl::DeviceGuardImplInterface {
   void record(void** event, const c10::Stream& stream, c10::DeviceIndex /*device*/,
               c10::EventFlag /*flag*/) const override {
     const std::lock_guard lock(state().mutex);
-    if (*event == nullptr) *event = new std::shared_ptr<Event>(std::make_shared<Event>());
-    const auto recorded = *static_cast<std::shared_ptr<Event>*>(*event);
-    const int64_t version = ++recorded->recorded;
-    push(stream, [recorded, version] {
-      recorded->done = std::max(recorded->done, version);
-      return true;
-    });
+    if (*event == nullptr) *event = new Event;
+    static_cast<Event*>(*event)->last = push_record(stream);
   }
   void block(void* event, const c10::Stream& stream) const override {
-    if (event == nullptr) return;
     const std::lock_guard lock(state().mutex);
-    const auto awaited = *static_cast<std::shared_ptr<Event>*>(event);
-    const int64_t version = awaited->recorded;
-    push(stream, [awaited, version] { return awaited->done >= version; });
+    if (event != nullptr) push(stream, Task{nullptr, static_cast<Event*>(event)->last});
   }
   bool queryEvent(void* event) const override {
-    if (event == nullptr) return true;
     const std::lock_guard lock(state().mutex);
-    return event_of(event).done >= event_of(event).recorded;
+    return event == nullptr || static_cast<Event*>(event)->last->done;
   }
   void destroyEvent(void* event, const c10::DeviceIndex /*device*/) const noexcept override {
-    delete static_cast<std::shared_ptr<Event>*>(event);
+    const std::lock_guard lock(state().mutex);
+    delete static_cast<Event*>(event);
   }
   void synchronizeEvent(void* event) const override {
-    if (event != nullptr) wait_for_everything();
+    count(&Counts::synchronizations);
+    const std::lock_guard lock(state().mutex);
+    const Running running;
+    if (event == nullptr) return;
+    const auto awaited = static_cast<Event*>(event)->last;
+    run_until(*awaited);
   }
   bool queryStream(const c10::Stream& stream) const override {
     const std::lock_guard lock(state().mutex);
-    return state().streams[{stream.device_index(), stream.id()}].empty();
+    return state().streams[key_of(stream)].empty();
   }
-  void synchronizeStream(const c10::Stream& /*stream*/) const override { wait_for_everything(); }
-  void synchronizeDevice(const c10::DeviceIndex /*device*/) const override { wait_for_everything(); }
-
- private:
-  static c10::Device with_index(c10::Device device) {
-    return {kType, device.has_index() ? device.index() : current_device};
+  void synchronizeStream(const c10::Stream& stream) const override { wait_for(stream); }
+  void synchronizeDevice(const c10::DeviceIndex device) const override {
+    count(&Counts::synchronizations);
+    const std::lock_guard lock(state().mutex);
+    const Running running;
+    for (const auto& [key, tasks] : state().streams) {
+      while (key.first == device && !tasks.empty()) run_front(key);
+    }
   }
 };
 
@@ -134,13 +195,50 @@ Uncounted::~Uncounted() {
 }
 
 c10::Stream current_stream(c10::Device device) {
-  const c10::DeviceIndex index = device.has_index() ? device.index() : current_device;
-  return c10::Stream(c10::Stream::UNSAFE, {kType, index}, current_streams.at(static_cast<size_t>(index)));
+  const c10::Device indexed = with_index(device);
+  return c10::Stream(c10::Stream::UNSAFE, indexed, current_streams.at(static_cast<size_t>(indexed.index())));
 }
 
-void wait_for_everything() {
+void push(const c10::Stream& stream, std::function<void()> task) {
+  push(stream, Task{std::move(task), nullptr});
+}
+
+void enqueue(const c10::Stream& stream, std::function<void()> task) {
+  count(&Counts::kernels);
+  push(stream, std::move(task));
+}
+
+void put_behind(const c10::Stream& later, const c10::Stream& earlier) {
+  if (later == earlier) return;
+  const std::lock_guard lock(state().mutex);
+  push(later, Task{nullptr, push_record(earlier)});
+}
+
+void wait_for(const c10::Stream& stream) {
   count(&Counts::synchronizations);
-  run_until_idle();
+  const std::lock_guard lock(state().mutex);
+  const Running running;
+  const auto& tasks = state().streams[key_of(stream)];
+  while (!tasks.empty()) run_front(key_of(stream));
+}
+
+bool run_next(const c10::Stream& stream) {
+  const std::lock_guard lock(state().mutex);
+  const Running running;
+  if (state().streams[key_of(stream)].empty()) return false;
+  run_front(key_of(stream));
+  return true;
+}
+
+void run_until_idle() {
+  const std::lock_guard lock(state().mutex);
+  const Running running;
+  for (bool went_on = true; went_on;) {  // again, since a task may enqueue on a stream that was passed
+    went_on = false;
+    for (const auto& [key, tasks] : state().streams) {
+      for (; !tasks.empty(); went_on = true) run_front(key);
+    }
+  }
 }
 
 Counts counts() {
@@ -156,30 +254,7 @@ void reset_counts() {
 void set_eager(bool eager) {
   const std::lock_guard lock(state().mutex);
   state().eager = eager;
-}
-
-void run_until_idle() {
-  State& all = state();
-  const std::lock_guard lock(all.mutex);
-  if (all.runs) return;
-  all.runs = true;
-  for (bool went_on = true; went_on;) {
-    went_on = false;
-    for (auto& [id, tasks] : all.streams) {
-      while (!tasks.empty() && tasks.front()()) {
-        tasks.pop_front();
-        went_on = true;
-      }
-    }
-  }
-  all.runs = false;
-}
-
-void enqueue(const c10::Stream& stream, std::function<void()> task) {
-  push(stream, [task = std::move(task)] {
-    task();
-    return true;
-  });
+  if (eager) run_until_idle();
 }
 
 void install_streams() {

@@ -8,20 +8,29 @@
 
 namespace moetap::fake_device {
 
-/// The counts of this process, to be added to. Guarded by the lock that it returns.
+/// Adds one to a count of the process.
 void count(int64_t Counts::*which);
 
-/// What is counted is LibTorch's own while one of these lives on the thread.
+/// While one of these lives on a thread, what the thread does is LibTorch's own and is not counted.
 class Uncounted {
  public:
   Uncounted();
   ~Uncounted();
+  Uncounted(const Uncounted&) = delete;
+  Uncounted& operator=(const Uncounted&) = delete;
 };
 
+/// Of this thread. A device without an index is the current one.
 c10::Stream current_stream(c10::Device device);
 
+/// As `enqueue`, but not counted as a kernel.
+void push(const c10::Stream& stream, std::function<void()> task);
+
+/// What is enqueued on `later` from now on runs behind what is enqueued on `earlier` so far.
+void put_behind(const c10::Stream& later, const c10::Stream& earlier);
+
 /// Waits as a host does, which is counted.
-void wait_for_everything();
+void wait_for(const c10::Stream& stream);
 
 /// Registers the streams and events with LibTorch.
 void install_streams();
