@@ -184,8 +184,8 @@ void ForwardRecorder::observe(const analysis::RouterCall& call, HostCopies& copi
   sums.has_pairs = sums.layout().pair_words() > 0;
   sums.words = copies.zeros(device, {sums.layout().words()}, at::kLong);
   if (options_.per_token) {
-    record.selected = copies.zeros(device, {num_tokens, top_k}, at::kInt);
-    if (call.weights.defined()) record.weights = copies.zeros(device, {num_tokens, top_k}, at::kFloat);
+    record.selected = copies.empty(device, {num_tokens, top_k}, at::kInt);
+    if (call.weights.defined()) record.weights = copies.empty(device, {num_tokens, top_k}, at::kFloat);
   }
   const RouterBefore before = router_before(router);
   router.first_slot_stays =
@@ -195,7 +195,7 @@ void ForwardRecorder::observe(const analysis::RouterCall& call, HostCopies& copi
     router.first_slot = at::empty({num_tokens}, call.selected.options().dtype(at::kInt));
     copies.keep(router.first_slot);
   } else {
-    router.first_slot = copies.zeros(device, {num_tokens}, at::kInt);
+    router.first_slot = copies.empty(device, {num_tokens}, at::kInt);
   }
   analysis::TransitionFrom transition;
   if (before.first_slot.defined() && (router.first_slot_stays || before.first_slot_stays)) {

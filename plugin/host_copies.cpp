@@ -40,6 +40,11 @@ at::Tensor HostCopies::piece(c10::Device device, at::IntArrayRef sizes, at::Scal
   return {};
 }
 
+at::Tensor HostCopies::empty(c10::Device device, at::IntArrayRef sizes, at::ScalarType dtype) {
+  at::Tensor tensor = device.is_cpu() ? at::Tensor() : piece(device, sizes, dtype);
+  return tensor.defined() ? tensor : at::empty(sizes, at::TensorOptions().dtype(dtype).device(device));
+}
+
 at::Tensor HostCopies::zeros(c10::Device device, at::IntArrayRef sizes, at::ScalarType dtype) {
   at::Tensor tensor = device.is_cpu() ? at::Tensor() : piece(device, sizes, dtype);
   return tensor.defined() ? tensor : at::zeros(sizes, at::TensorOptions().dtype(dtype).device(device));

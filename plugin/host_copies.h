@@ -24,7 +24,8 @@ class HostCopies {
   HostCopies(const HostCopies&) = delete;
   HostCopies& operator=(const HostCopies&) = delete;
 
-  /// Zeros on `device`.
+  /// On `device`, with any values.
+  at::Tensor empty(c10::Device device, at::IntArrayRef sizes, at::ScalarType dtype);
   at::Tensor zeros(c10::Device device, at::IntArrayRef sizes, at::ScalarType dtype);
   /// A contiguous copy on the tensor's device, which the model may not change; undefined for an undefined tensor.
   at::Tensor snapshot(const at::Tensor& tensor, at::ScalarType dtype);
