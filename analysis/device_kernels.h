@@ -21,6 +21,9 @@ class DeviceKernels {
  public:
   virtual ~DeviceKernels() = default;
 
+  /// False for a device that they were not compiled for.
+  virtual bool runs_on(c10::Device device) const = 0;
+
   /// As `observe_into` of token_outputs.h, in one launch on the current stream of the call's device. Does not block and
   /// does not allocate. The arguments are checked, and `kernel_takes(call)`.
   virtual void observe_router(const RouterSums& sums, const RouterCall& call, const TokenRows& rows,

@@ -3,6 +3,7 @@
 #include <ATen/core/Tensor.h>
 #include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAFunctions.h>
+#include <c10/cuda/CUDAGraphsC10Utils.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
 #include <cuda_runtime_api.h>
@@ -48,10 +49,19 @@ Kernel kernel_of(int32_t experts_of_lane) {
   }
 }
 
-/// Asked once a device: the attribute takes a microsecond.
+/// What is asked once a device, since asking takes microseconds.
+struct KnownDevice {
+  std::atomic<int> num_processors = 0;  // 0: not asked
+  std::atomic<int> runs = -1;           // -1: not asked
+};
+
+KnownDevice& known_device(c10::DeviceIndex device) {
+  static std::array<KnownDevice, 64> devices;
+  return devices.at(static_cast<size_t>(device));
+}
+
 int64_t num_processors(c10::DeviceIndex device) {
-  static std::array<std::atomic<int>, 64> known{};
-  std::atomic<int>& number = known.at(static_cast<size_t>(device));
+  std::atomic<int>& number = known_device(device).num_processors;
   if (number == 0) {
     int value = 0;
     C10_CUDA_CHECK(cudaDeviceGetAttribute(&value, cudaDevAttrMultiProcessorCount, device));
@@ -64,18 +74,20 @@ __global__ void count_one_kernel(int64_t* counter) {
   *counter += 1;
 }
 
-/// See cudaThreadExchangeStreamCaptureMode.
-class RelaxedCaptureMode {
- public:
-  RelaxedCaptureMode() { C10_CUDA_CHECK(cudaThreadExchangeStreamCaptureMode(&mode_)); }
-  ~RelaxedCaptureMode() { C10_CUDA_CHECK_WARN(cudaThreadExchangeStreamCaptureMode(&mode_)); }
-
- private:
-  cudaStreamCaptureMode mode_ = cudaStreamCaptureModeRelaxed;
-};
-
 class CudaKernels : public DeviceKernels {
  public:
+  bool runs_on(c10::Device device) const override {
+    std::atomic<int>& runs = known_device(device.index()).runs;
+    if (runs < 0) {
+      const c10::cuda::CUDAGuard on_device(device);
+      cudaFuncAttributes attributes{};
+      const bool found = cudaFuncGetAttributes(&attributes, observe_router_kernel<1>) == cudaSuccess;
+      if (!found) static_cast<void>(cudaGetLastError());  // else the host's next check would report it
+      runs = found ? 1 : 0;
+    }
+    return runs == 1;
+  }
+
   void observe_router(const RouterSums& sums, const RouterCall& call, const TokenRows& rows,
                       const TokenOutputs& outputs, const TransitionFrom& transition) const override {
     const c10::cuda::CUDAGuard on_device(call.selected.device());
@@ -95,7 +107,9 @@ class CudaKernels : public DeviceKernels {
     return status != cudaStreamCaptureStatusNone;
   }
 
-  std::shared_ptr<void> outside_captures() const override { return std::make_shared<RelaxedCaptureMode>(); }
+  std::shared_ptr<void> outside_captures() const override {
+    return std::make_shared<c10::cuda::CUDAStreamCaptureModeGuard>(cudaStreamCaptureModeRelaxed);
+  }
 
   void count_one(const at::Tensor& counter) const override {
     const c10::cuda::CUDAGuard on_device(counter.device());

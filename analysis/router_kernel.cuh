@@ -42,7 +42,7 @@ class RouterMeter {
   MOETAP_DEVICE void run() {
     const int64_t tokens_of_block = call_.tokens_of_warp * memory_.num_warps;
     const int64_t block_begin = warp::block() * tokens_of_block;
-    block_row_ = place(block_begin).row;
+    block_row_ = first_row(block_begin, block_begin + tokens_of_block);
     const int32_t words = BlockMemoryLayout::kNumCounts * call_.num_experts + memory_.num_pairs();
     for (int32_t i = warp::thread_of_block(); i < words; i += warp::threads_of_block()) counts_[i] = 0;
     warp::wait_for_block();
@@ -90,6 +90,16 @@ class RouterMeter {
     const int64_t token = call_.interleaved ? (n - row * tokens_of_row) * call_.num_rows + row : n;
     const bool is_valid = call_.valid == nullptr || call_.valid[token * call_.valid_stride];
     return {token, is_valid ? row : kMasked};
+  }
+
+  /// The row of the first valid token of those that are visited from `begin` to `end`.
+  MOETAP_DEVICE int64_t first_row(int64_t begin, int64_t end) const {
+    for (int64_t n = begin; n < end && n < call_.num_tokens; n += 32) {
+      const int64_t mine = n + warp::lane();
+      const unsigned found = warp::ballot(mine < end && place(mine).row != kMasked);
+      if (found != 0) return place(n + warp::lowest_bit(found)).row;
+    }
+    return kMasked;
   }
 
   /// The first slot of the last valid token of `row` before the n-th.

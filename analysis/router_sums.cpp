@@ -154,7 +154,7 @@ void observe_into(RouterSums& sums, const RouterCall& call, const TokenRows& row
   if (call.selected.is_cpu()) {
     observe_on_cpu(sums, call, rows);
     write_tokens(call, rows, outputs, transition);
-  } else if (kernels != nullptr && kernel_takes(call)) {
+  } else if (kernels != nullptr && kernel_takes(call) && kernels->runs_on(call.selected.device())) {
     kernels->observe_router(sums, call, rows, outputs, transition);
     sums.pending_terms += terms;
   } else {

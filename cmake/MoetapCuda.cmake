@@ -1,19 +1,19 @@
 # Defines `moetap_add_cuda_library`: kernels lie in a shared library of their own, so that moetap itself links no CUDA
 # library (see analysis/device_kernels.h).
 #
-# nvcc is that of CUDACXX or of PATH, else the one that scripts/setup puts into .venv. It is called directly: CMake 3.25 (Debian 12)
+# nvcc is that of CUDACXX, else the one that scripts/setup puts into .venv, else that of PATH. It is called directly: CMake 3.25 (Debian 12)
 # knows no C++20 of nvcc, and links a static CUDA runtime where the wheels of PyPI bring a shared one.
 
 option(MOETAP_CUDA "Build the kernels for CUDA; needs nvcc 13" ON)
 set(MOETAP_CUDA_ARCHITECTURES "90;100;120" CACHE STRING
-    "Compute capabilities that the kernels are compiled for; the last one also as PTX, for newer devices")
+    "Compute capabilities that the kernels are compiled for; on others the driver compiles PTX of 7.5")
 
 if(NOT MOETAP_CUDA)
   return()
 endif()
 
 set(cuda_of_torch "${MOETAP_TORCH_DIR}/../nvidia/cu13")  # where the wheel of LibTorch has its CUDA
-find_program(MOETAP_NVCC nvcc HINTS "$ENV{CUDACXX}/.." PATHS "${cuda_of_torch}/bin" /usr/local/cuda/bin)
+find_program(MOETAP_NVCC nvcc HINTS "$ENV{CUDACXX}/.." "${cuda_of_torch}/bin" PATHS /usr/local/cuda/bin)
 if(NOT MOETAP_NVCC)
   message(FATAL_ERROR "moetap: nvcc is not installed. Run scripts/setup, or build without kernels for CUDA: the preset cpu, or "
                       "-DMOETAP_CUDA=OFF")
@@ -49,13 +49,16 @@ function(moetap_add_cuda_library name)
   foreach(architecture ${MOETAP_CUDA_ARCHITECTURES})
     list(APPEND options "--generate-code=arch=compute_${architecture},code=sm_${architecture}")
   endforeach()
-  list(GET MOETAP_CUDA_ARCHITECTURES -1 newest)
-  list(APPEND options "--generate-code=arch=compute_${newest},code=compute_${newest}" --threads=0)
+  list(APPEND options --generate-code=arch=compute_75,code=compute_75 --threads=0 "-ccbin=${CMAKE_CXX_COMPILER}")
+  set(launcher)
+  if(MOETAP_CCACHE)
+    set(launcher "${MOETAP_CCACHE}")
+  endif()
   foreach(source ${library_SOURCES})
     set(object "${CMAKE_CURRENT_BINARY_DIR}/${source}.o")
     add_custom_command(
       OUTPUT "${object}"
-      COMMAND ${MOETAP_CCACHE} "${MOETAP_NVCC}" ${options} -MD -MT "${object}" -MF "${object}.d"
+      COMMAND ${launcher} "${MOETAP_NVCC}" ${options} -MD -MT "${object}" -MF "${object}.d"
               -c "${CMAKE_CURRENT_SOURCE_DIR}/${source}" -o "${object}"
       DEPENDS "${source}" DEPFILE "${object}.d" COMMENT "Building CUDA object ${source}.o" VERBATIM)
     list(APPEND objects "${object}")

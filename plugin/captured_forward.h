@@ -5,10 +5,11 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
-#include "plugin/model_binding.h"
+#include "plugin/model_description.h"
 #include "plugin/pending_forward.h"
 
 namespace moetap::plugin {
@@ -28,29 +29,32 @@ namespace moetap::plugin {
 class CapturedForward {
  public:
   /// Made by `begin`, which keeps it until the process ends.
-  static std::shared_ptr<CapturedForward> begin(const ModelBinding& binding, std::string method, bool generation);
+  static std::shared_ptr<CapturedForward> begin(std::shared_ptr<const ModelDescription> model, std::string method,
+                                                bool generation);
 
   /// Zeros that replays add to; blocks until they are there.
   at::Tensor zeros(c10::Device device, at::IntArrayRef sizes, at::ScalarType dtype);
 
   /// A router call whose sums (and transitions) lie in such memory.
   void add(PendingRouter router);
-  /// The router call before it, if calls are added in the order of the model; null: none.
-  const PendingRouter* before(const PendingRouter& router) const;
+  /// The router call before it, if calls are added in the order of the model.
+  std::optional<PendingRouter> before(const PendingRouter& router) const;
 
-  /// The forward has been captured: enqueues what counts its replays.
+  /// The forward has been captured: enqueues what counts its replays. Lets go of what only the capture needed.
   void end();
 
   /// What replays added since the last call; null: nothing. Waits for the devices.
   std::unique_ptr<PendingForward> take_new();
 
  private:
-  CapturedForward(const ModelBinding& binding, std::string method, bool generation);
+  CapturedForward(std::shared_ptr<const ModelDescription> model, std::string method, bool generation);
 
   /// Memory of a device and what was taken from it already.
   struct Accumulator {
     at::Tensor on_device;
-    at::Tensor taken;  // on the host; undefined: nothing
+    at::Tensor now = {}, taken = {};  // on the host; undefined: nothing
+    void read();
+    /// What was added since it was taken before.
     at::Tensor take_new();
   };
   struct Router {
@@ -59,7 +63,6 @@ class CapturedForward {
   };
 
   const std::shared_ptr<const ModelDescription> model_;
-  const std::shared_ptr<BlockPools> block_pools_;
   const std::string method_;
   const bool generation_;
   mutable std::mutex mutex_;  // guards what follows

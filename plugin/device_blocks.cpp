@@ -1,13 +1,13 @@
 #include "plugin/device_blocks.h"
 
 #include <ATen/ATen.h>
+#include <c10/core/InferenceMode.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
 #include <c10/util/accumulate.h>
 
 #include <algorithm>
 
 #include "analysis/device_kernels.h"
-#include "plugin/device_stream.h"
 
 namespace moetap::plugin {
 namespace {
@@ -21,9 +21,13 @@ constexpr int64_t round_up(int64_t bytes, int64_t unit) {
 
 }  // namespace
 
-DeviceBlock::DeviceBlock(c10::Device device, int64_t capacity)
-    : bytes_(at::zeros({capacity}, at::TensorOptions().dtype(at::kByte).device(device))), reset_(device.type()) {
-  reset_.record(current_stream(device));
+DeviceBlock::DeviceBlock(c10::Stream stream, int64_t capacity) : reset_(stream.device_type()) {
+  // The host's mode is not that of the forwards that will use it. Of the stream that resets it, so that LibTorch gives
+  // the memory to nobody before a reset that is still to come.
+  const c10::InferenceMode no_inference_tensor(false);
+  const OnStream on_stream(stream);
+  bytes_ = at::zeros({capacity}, at::TensorOptions().dtype(at::kByte).device(stream.device()));
+  reset_.record(stream);
   reset_.synchronize();
 }
 
@@ -56,14 +60,19 @@ at::Tensor DeviceBlock::on_host(const at::Tensor& piece, const at::Tensor& host)
   return host.narrow(0, begin, static_cast<int64_t>(piece.nbytes())).view(piece.scalar_type()).view(piece.sizes());
 }
 
-void DeviceBlock::spoil() {
+void DeviceBlock::spoil() noexcept {
   spoiled_ = true;
-  const c10::impl::VirtualGuardImpl guard(bytes_.device().type());
-  guard.recordDataPtrOnStream(bytes_.storage().data_ptr(), guard.getStream(bytes_.device()));
+  try {
+    const c10::impl::VirtualGuardImpl guard(bytes_.device().type());
+    guard.recordDataPtrOnStream(bytes_.storage().data_ptr(), guard.getStream(bytes_.device()));
+  } catch (const std::exception&) {
+    // An allocator that keeps no account of streams: the block is still never used again.
+  }
 }
 
 bool DeviceBlock::reclaim() {
-  if (spoiled_ || bytes_.storage().use_count() > 1 || !reset_.query()) return false;
+  // Who spoils it holds a piece until it has said so.
+  if (bytes_.storage().use_count() > 1 || !reset_.query() || spoiled_) return false;
   asked_ = 0;
   return true;
 }
@@ -83,7 +92,7 @@ std::shared_ptr<DeviceBlock> BlockPool::take() {
     return false;
   });
   if (!found) {
-    found = std::make_shared<DeviceBlock>(device_, capacity_);
+    found = std::make_shared<DeviceBlock>(side_stream_, capacity_);
     blocks_.push_back(found);
   }
   return found;
@@ -99,6 +108,7 @@ at::Tensor BlockPool::take_host(int64_t bytes) {
     return false;
   });
   if (!found.defined()) {
+    const c10::InferenceMode no_inference_tensor(false);
     found = at::empty({std::max(bytes, capacity_)}, at::TensorOptions().dtype(at::kByte).pinned_memory(true));
     host_blocks_.push_back(found);
   }
@@ -108,12 +118,6 @@ at::Tensor BlockPool::take_host(int64_t bytes) {
 void BlockPool::asked(int64_t bytes) {
   const std::lock_guard lock(mutex_);
   capacity_ = std::max(capacity_, round_up(bytes, kGranularity));
-}
-
-c10::Stream BlockPool::side_stream() {
-  const std::lock_guard lock(mutex_);
-  if (!side_stream_) side_stream_ = c10::impl::VirtualGuardImpl(device_.type()).getStreamFromGlobalPool(device_);
-  return *side_stream_;
 }
 
 BlockPool& BlockPools::of(c10::Device device) {

@@ -8,9 +8,10 @@
 #include <map>
 #include <memory>
 #include <mutex>
-#include <optional>
 #include <utility>
 #include <vector>
+
+#include "plugin/device_stream.h"
 
 namespace moetap::plugin {
 
@@ -28,8 +29,8 @@ namespace moetap::plugin {
 /// several threads at once.
 class DeviceBlock {
  public:
-  /// Blocks until the zeros are there.
-  DeviceBlock(c10::Device device, int64_t capacity);
+  /// `stream`: of its device, where it will be reset. Blocks until the zeros are there.
+  DeviceBlock(c10::Stream stream, int64_t capacity);
 
   /// What a piece takes of a block.
   static int64_t bytes_for(at::IntArrayRef sizes, at::ScalarType dtype);
@@ -55,7 +56,7 @@ class DeviceBlock {
   /// True if nobody holds a piece and nothing is enqueued on it. Makes it ready to be cut again.
   bool reclaim();
   /// The current stream writes to a piece after the reset: the block is never reclaimed.
-  void spoil();
+  void spoil() noexcept;
   bool spoiled() const { return spoiled_; }
 
  private:
@@ -68,7 +69,7 @@ class DeviceBlock {
 /// The blocks of one device and their counterparts in pinned host memory. Thread-safe.
 class BlockPool {
  public:
-  explicit BlockPool(c10::Device device) : device_(device) {}
+  explicit BlockPool(c10::Device device) : device_(device), side_stream_(stream_for_copies(device)) {}
 
   /// A free block as large as any forward needed so far; null before the first has ended. Allocates one if none is
   /// free.
@@ -78,15 +79,15 @@ class BlockPool {
   /// A forward has asked for so many bytes.
   void asked(int64_t bytes);
   /// Where copies and resets are enqueued.
-  c10::Stream side_stream();
+  c10::Stream side_stream() const { return side_stream_; }
 
  private:
   const c10::Device device_;
+  const c10::Stream side_stream_;
   std::mutex mutex_;  // guards what follows
   int64_t capacity_ = 0;
   std::vector<std::shared_ptr<DeviceBlock>> blocks_;
   std::vector<at::Tensor> host_blocks_;
-  std::optional<c10::Stream> side_stream_;
 };
 
 /// The pools of all devices that forwards of one recording ran on. Thread-safe.

@@ -10,6 +10,11 @@ inline c10::Stream current_stream(c10::Device device) {
   return c10::impl::VirtualGuardImpl(device.type()).getStream(device);
 }
 
+/// A stream for copies beside the host's own: those of the pool of high priority are seldom a host's.
+inline c10::Stream stream_for_copies(c10::Device device) {
+  return c10::impl::VirtualGuardImpl(device.type()).getStreamFromGlobalPool(device, /*isHighPriority=*/true);
+}
+
 /// Makes a stream the current one of its device, on this thread, while it lives.
 class OnStream {
  public:

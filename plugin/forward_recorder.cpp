@@ -162,6 +162,7 @@ std::shared_ptr<TokenGroup> ForwardRecorder::new_token_group(TextOfComponent tex
     }
   }
   group->rows = rows_for(attribution, group->valid);
+  if (copies != nullptr) copies->mark_stream(device);
   return group;
 }
 
@@ -208,14 +209,17 @@ void ForwardRecorder::observe(const analysis::RouterCall& call, HostCopies& copi
 }
 
 void ForwardRecorder::observe_captured(const analysis::RouterCall& call, PendingRouter& router) {
-  TORCH_CHECK(analysis::kernel_takes(call), "a graph needs moetap's kernel, which takes at most ",
-              analysis::kMaxKernelExperts, " experts and ", analysis::kMaxKernelSlots, " slots");
+  if (!analysis::kernel_takes(call)) {
+    binding_->recording().notice(
+        "routers of more experts or slots than moetap's kernel takes are not recorded in graphs");
+    return;
+  }
   std::shared_ptr<CapturedForward> captured;
   {
     const std::lock_guard lock(mutex_);
     if (ended_) return;
     const bool generation = source_.label && source_.label->generation;
-    if (!captured_) captured_ = CapturedForward::begin(*binding_, method_, generation);
+    if (!captured_) captured_ = CapturedForward::begin(binding_->model(), method_, generation);
     captured = captured_;
   }
   const c10::Device device = call.selected.device();
@@ -225,7 +229,7 @@ void ForwardRecorder::observe_captured(const analysis::RouterCall& call, Pending
   sums.words = captured->zeros(device, {sums.layout().words()}, at::kLong);
   router.first_slot = at::empty({call.selected.size(0)}, call.selected.options().dtype(at::kInt));
   analysis::TransitionFrom transition;
-  if (const PendingRouter* before = captured->before(router)) {
+  if (const auto before = captured->before(router)) {
     router.transition_from = before->record.hook;
     router.transition_counts = captured->zeros(device, {before->record.sums.num_experts, call.num_experts}, at::kLong);
     transition = {before->first_slot, router.transition_counts};
@@ -268,6 +272,7 @@ void ForwardRecorder::capture(int64_t hook_id, const ReportedRouter& reported) {
   const CapturedRouter captured = capture_router(reported, hook);
   const c10::Device device = captured.call.selected.device();
   const bool in_graph = is_capturing(device);
+  if (!in_graph) copies->wait_for_marked(device);  // what routers on other streams made is used here
   router.group = token_group(text_of_component(hook.component), captured, in_graph ? nullptr : copies.get());
   if (in_graph) {
     observe_captured(captured.call, router);
@@ -275,6 +280,7 @@ void ForwardRecorder::capture(int64_t hook_id, const ReportedRouter& reported) {
   }
   router.out_of_range = captured.out_of_range;
   observe(captured.call, *copies, router);
+  copies->mark_stream(device);
   if (options_.full) {
     record.logits = copies->snapshot(captured.call.logits);
     record.scores = copies->snapshot(captured.call.scores);
@@ -352,6 +358,7 @@ void ForwardRecorder::end_captured() {
     host_values_->state = ForwardValues::State::kLost;
   }
   try {
+    TORCH_CHECK(captured_, "none of its routers was captured");
     captured_->end();
     binding_->recording().forward_captured(captured_);
   } catch (const std::exception& error) {
@@ -381,7 +388,10 @@ void ForwardRecorder::end() {
       }
     }
   }
-  if (captured_) {
+  const bool in_graph = (text.valid.defined() && is_capturing(text.valid.device())) ||
+                        std::any_of(pending->routers.begin(), pending->routers.end(),
+                                    [](const PendingRouter& router) { return is_capturing(router.group->device); });
+  if (captured_ || in_graph) {
     end_captured();
     return;
   }

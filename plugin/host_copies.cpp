@@ -13,9 +13,9 @@
 namespace moetap::plugin {
 HostCopies::~HostCopies() {
   for (const auto& place : devices_) {
-    if (!place->block || place->host.defined()) continue;
+    if (!place->block) continue;
     try {
-      join_streams(*place);
+      join(place->device, copy_stream(*place));
       const OnStream on_stream(copy_stream(*place));
       place->block->reset();
     } catch (const std::exception&) {
@@ -34,6 +34,7 @@ HostCopies::OnDevice& HostCopies::on(c10::Device device) {
 
 at::Tensor HostCopies::piece(c10::Device device, at::IntArrayRef sizes, at::ScalarType dtype) {
   const std::lock_guard lock(mutex_);
+  if (closed_) return {};
   OnDevice& place = on(device);
   if (place.block) return place.block->take(sizes, dtype);
   place.asked_without_block += DeviceBlock::bytes_for(sizes, dtype);
@@ -63,12 +64,16 @@ at::Tensor HostCopies::snapshot(const at::Tensor& tensor) {
 
 void HostCopies::keep(const at::Tensor& tensor) {
   const std::lock_guard lock(mutex_);
-  on(tensor.device()).kept.push_back(tensor);
+  if (!closed_) on(tensor.device()).kept.push_back(tensor);
 }
 
 void HostCopies::mark_stream(c10::Device device) {
   if (device.is_cpu()) return;
   const std::lock_guard lock(mutex_);
+  mark(device);
+}
+
+void HostCopies::mark(c10::Device device) {
   const auto stream = current_stream(device);
   auto origin = std::find_if(origins_.begin(), origins_.end(), [&](const Origin& o) { return o.stream == stream; });
   if (origin == origins_.end()) {
@@ -78,22 +83,27 @@ void HostCopies::mark_stream(c10::Device device) {
   origin->computed.record(stream);
 }
 
+void HostCopies::wait_for_marked(c10::Device device) {
+  if (device.is_cpu()) return;
+  const std::lock_guard lock(mutex_);
+  join(device, current_stream(device));
+}
+
+void HostCopies::join(c10::Device device, c10::Stream stream) const {
+  for (const auto& origin : origins_) {
+    if (origin.stream.device() == device && origin.stream != stream) origin.computed.block(stream);
+  }
+}
+
 c10::Stream HostCopies::copy_stream(const OnDevice& place) const {
   return pools_ ? pools_->of(place.device).side_stream() : current_stream(place.device);
 }
 
-void HostCopies::join_streams(const OnDevice& place) const {
-  const auto stream = copy_stream(place);
-  for (const auto& origin : origins_) {
-    if (origin.stream.device() == place.device && origin.stream != stream) origin.computed.block(stream);
-  }
-}
-
 void HostCopies::begin_copies(OnDevice& place) {
   if (place.copied) return;
-  mark_stream(place.device);  // what was computed since, on this thread
+  mark(place.device);  // what was computed since, on this thread
   place.copied.emplace(place.device.type());
-  join_streams(place);
+  join(place.device, copy_stream(place));
   if (!place.block) return;
   const OnStream on_stream(copy_stream(place));
   place.host = pools_->of(place.device).take_host(place.block->used());
@@ -102,6 +112,7 @@ void HostCopies::begin_copies(OnDevice& place) {
 
 at::Tensor HostCopies::copy(const at::Tensor& tensor) {
   if (!tensor.defined() || tensor.device().is_cpu()) return tensor;
+  const std::lock_guard lock(mutex_);
   OnDevice& place = on(tensor.device());
   begin_copies(place);
   if (place.block && place.block->holds(tensor) && tensor.is_contiguous())
@@ -114,6 +125,8 @@ at::Tensor HostCopies::copy(const at::Tensor& tensor) {
 }
 
 void HostCopies::finish_enqueuing() {
+  const std::lock_guard lock(mutex_);
+  closed_ = true;
   for (const auto& place : devices_) {
     begin_copies(*place);
     place->copied->record(copy_stream(*place));
@@ -131,6 +144,12 @@ void HostCopies::wrote_too_late(c10::Device device) {
     const auto block = place->block ? place->block : place->spent.lock();
     if (place->device == device && block) block->spoil();
   }
+}
+
+int64_t HostCopies::host_bytes() const {
+  int64_t bytes = 0;
+  for (const auto& place : devices_) bytes += place->host.defined() ? place->host.numel() : 0;
+  return bytes;
 }
 
 void HostCopies::wait() {

@@ -15,7 +15,8 @@ namespace moetap::plugin {
 
 /// The memory of one forward's results, and their way to the host without making it wait: see Note [Blocks of a
 /// forward]. CPU tensors pass as they are. Works with any device that LibTorch has streams for, without linking its
-/// library. `empty`, `zeros`, `snapshot` and `mark_stream` may be called on several threads at once; the rest by one.
+/// library. Thread-safe until `finish_enqueuing`, after which memory is no longer the forward's; `wait` and
+/// `host_bytes` are for one thread.
 class HostCopies {
  public:
   explicit HostCopies(std::shared_ptr<BlockPools> pools = nullptr) : pools_(std::move(pools)) {}
@@ -39,11 +40,16 @@ class HostCopies {
 
   /// Call it where a tensor was computed: marks the device's current stream, so that the copy waits for it.
   void mark_stream(c10::Device device);
+  /// Makes the device's current stream wait for what was marked on other streams of it.
+  void wait_for_marked(c10::Device device);
 
   /// Enqueues the copy; what it returns may be read after `wait`. An undefined tensor gives an undefined one.
   at::Tensor copy(const at::Tensor& tensor);
   /// Call it after the last `copy`.
   void finish_enqueuing();
+
+  /// Pinned memory of the blocks' copies.
+  int64_t host_bytes() const;
 
   /// Blocks until all copies are done. May be called on another thread.
   void wait();
@@ -64,16 +70,17 @@ class HostCopies {
     std::vector<at::Tensor> kept = {};      // their memory must not be given to another stream before
   };
 
-  OnDevice& on(c10::Device device);  // the caller holds mutex_
   at::Tensor piece(c10::Device device, at::IntArrayRef sizes, at::ScalarType dtype);
-  /// The stream that copies are enqueued on.
+  // The caller holds mutex_.
+  OnDevice& on(c10::Device device);
+  void mark(c10::Device device);
+  void join(c10::Device device, c10::Stream stream) const;
   c10::Stream copy_stream(const OnDevice& place) const;
-  /// Makes it wait for what was marked.
-  void join_streams(const OnDevice& place) const;
   void begin_copies(OnDevice& place);
 
   const std::shared_ptr<BlockPools> pools_;
-  std::mutex mutex_;  // guards what follows until the first `copy`
+  std::mutex mutex_;  // guards what follows
+  bool closed_ = false;
   std::vector<Origin> origins_;
   std::vector<std::unique_ptr<OnDevice>> devices_;
 };

@@ -118,7 +118,7 @@ void PendingForward::start_copies() {
 
 int64_t PendingForward::bytes() const {
   constexpr int64_t kBytesOfARecord = 1024;  // about what a record holds besides its tensors
-  int64_t bytes = kBytesOfARecord;
+  int64_t bytes = 0;
   for (const auto& router : routers) {
     const auto& record = router.record;
     for (const at::Tensor* tensor :
@@ -126,7 +126,8 @@ int64_t PendingForward::bytes() const {
       bytes += bytes_of(*tensor);
     }
   }
-  return bytes;
+  // A block has the size of the largest forward so far, whatever this one uses of it.
+  return kBytesOfARecord + std::max(bytes, copies->host_bytes());
 }
 
 FinishedForward PendingForward::finish() {

@@ -90,7 +90,7 @@ void WriterThread::flush_sink() {
 }
 
 void WriterThread::write(PendingForward& forward) {
-  const bool is_forward = !forward.record.values_only;
+  const int64_t forwards = forward.record.num_forwards();
   try {
     FinishedForward finished = forward.finish();
     {
@@ -111,10 +111,8 @@ void WriterThread::write(PendingForward& forward) {
   } catch (const std::exception& error) {
     failed(one_line(error));
   }
-  if (is_forward) {
-    const std::lock_guard lock(mutex_);
-    ++counted_.unwritten;
-  }
+  const std::lock_guard lock(mutex_);
+  counted_.unwritten += forwards;
 }
 
 void WriterThread::failed(const std::string& reason) {

@@ -76,7 +76,6 @@ class EmulatedBlock {
   std::vector<std::unique_ptr<Fiber>> fibers_;
   std::vector<Warp> warps_;
   jmp_buf scheduler_;
-  ucontext_t scheduler_context_;
   int running_ = 0;
   int waiting_for_block_ = 0;
   std::string error_;

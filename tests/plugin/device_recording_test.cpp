@@ -172,6 +172,15 @@ TEST_F(DeviceRecordingTest, KeepsForwardsApartThatOverlap) {
   });
 }
 
+TEST_F(DeviceRecordingTest, InferenceModeAndNormalModeShareMemory) {
+  expect_as_on_the_cpu(Config{}, 2, [](const std::string& model, at::Device device) {
+    for (int round = 0; round < 8; ++round) {
+      const c10::InferenceMode mode(round % 4 < 2);
+      report(model, Reports(2, 5, 2, static_cast<uint64_t>(round)).to(device));
+    }
+  });
+}
+
 TEST_F(DeviceRecordingTest, ReportsInAnyOrder) {
   expect_as_on_the_cpu(Config{}, 3, [](const std::string& model, at::Device device) {
     for (const int64_t length : {4, 4, 50, 50}) {

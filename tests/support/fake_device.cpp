@@ -109,6 +109,7 @@ struct Hooks final : at::PrivateUse1HooksInterface {
 
 class FakeKernels final : public analysis::DeviceKernels {
  public:
+  bool runs_on(c10::Device /*device*/) const override { return true; }
   void observe_router(const analysis::RouterSums& sums, const analysis::RouterCall& call,
                       const analysis::TokenRows& rows, const analysis::TokenOutputs& outputs,
                       const analysis::TransitionFrom& transition) const override {
