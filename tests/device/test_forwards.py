@@ -119,6 +119,49 @@ def test_outputs_have_the_same_bits(files, tmp_path, device, dtype):
     assert manifest["counters"]["failed_hooks"] == 0
 
 
+@pytest.fixture
+def fusing(device):
+    """The fuser of tensor expressions, which LibTorch uses by default on CUDA only; on the CPU it interprets them."""
+    if device == "cuda":
+        yield
+        return
+    before = torch._C._jit_can_fuse_on_cpu(), torch._C._jit_get_te_must_use_llvm_cpu()
+    torch._C._jit_override_can_fuse_on_cpu(True)
+    torch._C._jit_set_te_must_use_llvm_cpu(False)
+    yield
+    torch._C._jit_override_can_fuse_on_cpu(before[0])
+    torch._C._jit_set_te_must_use_llvm_cpu(before[1])
+
+
+def fused_groups(model: torch.jit.ScriptModule, arguments) -> list[list[str]]:
+    """The operations of each fused group of the optimised graph, in order."""
+    groups = []
+
+    def visit(block):
+        for node in block.nodes():
+            if node.kind() == "prim::TensorExprGroup":
+                operations = [inner.kind() for inner in node.g("Subgraph").nodes()]
+                groups.append([kind for kind in operations if kind != "prim::Constant"])
+            for inner in node.blocks():
+                visit(inner)
+
+    visit(model.graph_for(*arguments))
+    return groups
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_the_fuser_takes_the_same_operations_together(files, tmp_path, device, fusing):
+    plain, moe = (torch.jit.load(file, map_location=device).eval() for file in files)
+    session = Session(tmp_path / "run")
+    arguments = inputs(device, 2, 5)
+    for run in range(4):
+        assert torch.equal(plain(*arguments), moe(*arguments)), f"run {run}"
+    groups = fused_groups(plain, arguments)
+    assert len(groups) >= 4, "nothing is fused: the test shows nothing"
+    assert fused_groups(moe, arguments) == groups
+    session.close()
+
+
 def run_summary(files, folder, device, forwards, **config) -> dict:
     moe = torch.jit.load(files[1], map_location=device).eval()
     session = Session(folder, **config)
