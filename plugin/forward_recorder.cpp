@@ -22,6 +22,12 @@ bool is_capturing(c10::Device device) {
   return kernels != nullptr && kernels->is_capturing(device);
 }
 
+/// Whether the tokens' ways from layer to layer are counted on the device: they are fewer numbers than first slots.
+bool counts_ways_on_device(c10::Device device, int64_t num_tokens, int64_t num_experts) {
+  return !device.is_cpu() && num_tokens * static_cast<int64_t>(sizeof(int32_t)) >
+                                 num_experts * num_experts * static_cast<int64_t>(sizeof(int64_t));
+}
+
 /// The first `count` valid tokens of a group, then padding: int64 [count].
 at::Tensor first_tokens(const TokenGroup& group, int64_t count) {
   // A stable sort brings the valid tokens to the front without asking the device how many there are.
@@ -138,7 +144,11 @@ std::shared_ptr<TokenGroup> ForwardRecorder::token_group(TextOfComponent text, c
       return group;
     }
   }
-  groups_.push_back(new_token_group(text, attribution, num_tokens, device, copies));
+  const bool tells_tokens =
+      copies != nullptr &&
+      (options_.per_token || options_.full || !counts_ways_on_device(device, num_tokens, captured.call.num_experts));
+  groups_.push_back(new_token_group(text, attribution, num_tokens, device, tells_tokens ? copies : nullptr));
+  if (copies != nullptr) copies->mark_stream(device);
   return groups_.back();
 }
 
@@ -162,7 +172,6 @@ std::shared_ptr<TokenGroup> ForwardRecorder::new_token_group(TextOfComponent tex
     }
   }
   group->rows = rows_for(attribution, group->valid);
-  if (copies != nullptr) copies->mark_stream(device);
   return group;
 }
 
@@ -189,9 +198,7 @@ void ForwardRecorder::observe(const analysis::RouterCall& call, HostCopies& copi
     if (call.weights.defined()) record.weights = copies.empty(device, {num_tokens, top_k}, at::kFloat);
   }
   const RouterBefore before = router_before(router);
-  router.first_slot_stays =
-      !device.is_cpu() && num_tokens * static_cast<int64_t>(sizeof(int32_t)) >
-                              call.num_experts * call.num_experts * static_cast<int64_t>(sizeof(int64_t));
+  router.first_slot_stays = counts_ways_on_device(device, num_tokens, call.num_experts);
   if (router.first_slot_stays) {
     router.first_slot = at::empty({num_tokens}, call.selected.options().dtype(at::kInt));
     copies.keep(router.first_slot);

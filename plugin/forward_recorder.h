@@ -67,6 +67,7 @@ class ForwardRecorder {
   at::Tensor probed_logits(TokenGroup& group, const at::Tensor& logits);
   /// `copies` null: a graph is being captured, whose tensors are not copied.
   std::shared_ptr<TokenGroup> token_group(TextOfComponent text, const CapturedRouter& captured, HostCopies* copies);
+  /// `copies` null: nothing is told of single tokens, whose columns stay on the device.
   std::shared_ptr<TokenGroup> new_token_group(TextOfComponent text, const Attribution& attribution, int64_t num_tokens,
                                               c10::Device device, HostCopies* copies);
   const TextTokens* text_of(TextOfComponent text) const;

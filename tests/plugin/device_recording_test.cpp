@@ -285,6 +285,30 @@ TEST_F(DeviceRecordingTest, OneCopyAndNoWaitingAForward) {
   }
 }
 
+TEST_F(DeviceRecordingTest, WithoutSingleTokensTheBytesDoNotGrowWithThem) {
+  const auto bytes_of = [](int64_t length, bool log_per_token) {
+    Config config;
+    config.log_per_token = log_per_token;
+    config.probe_tokens = 0;
+    RecordedRun run(config);
+    const std::string model = run.bind(gates(3));
+    const Reports reports = Reports(2, length, 3, 1).to(at::Device(kType, 0));
+    const RunningDevice running;
+    for (int i = 0; i < 3; ++i) {
+      fake_device::reset_counts();
+      report(model, reports);
+      run.recording->flush();
+    }
+    return fake_device::counts().bytes_to_host;
+  };
+  const int64_t words = 3 * (2 * (33 + 8 * kExperts) + kExperts * (kExperts - 1) / 2) + 2 * kExperts * kExperts;
+  const int64_t bytes = bytes_of(64, false);
+  EXPECT_GE(bytes, words * 8);
+  EXPECT_LE(bytes, words * 8 + 5 * 64) << "pieces begin at multiples of 64 bytes";
+  EXPECT_EQ(bytes_of(640, false), bytes);
+  EXPECT_GE(bytes_of(640, true) - bytes, 3 * 640 * 2 * 2 * 8) << "ids and weights of each token";
+}
+
 TEST_F(DeviceRecordingTest, AHostThatRunsAheadOfTheDeviceIsNotStopped) {
   Config config;
   RecordedRun run(config);

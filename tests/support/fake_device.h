@@ -29,6 +29,7 @@ struct Counts {
   int64_t pinned_allocations = 0;  // of host memory
   int64_t synchronizations = 0;    // the host waited: for a stream, an event, the device, or by a copy
   int64_t copies_to_host = 0;
+  int64_t bytes_to_host = 0;  // of these copies
   int64_t copies_to_device = 0;
   int64_t copies_on_device = 0;  // also from one device to another
   int64_t fills = 0;

@@ -48,6 +48,7 @@ at::Tensor copy_from(const at::Tensor& from, const at::Tensor& to, bool non_bloc
   if (to.numel() == 0) return to;
   const bool to_host = to.is_cpu(), from_host = from.is_cpu();
   count(to_host ? &Counts::copies_to_host : from_host ? &Counts::copies_to_device : &Counts::copies_on_device);
+  if (to_host) count(&Counts::bytes_to_host, static_cast<int64_t>(to.nbytes()));
   // Memory that is not pinned is read before a copy returns, and may be changed then.
   const at::Tensor source = from_host && !is_pinned(from) ? from.clone() : on_cpu(from);
   const c10::Stream stream = current_stream(from_host ? to.device() : from.device());

@@ -181,10 +181,10 @@ struct GuardImpl final : c10::impl::DeviceGuardImplInterface {
 
 }  // namespace
 
-void count(int64_t Counts::*which) {
+void count(int64_t Counts::*which, int64_t number) {
   if (uncounted > 0) return;
   const std::lock_guard lock(state().mutex);
-  ++(state().counts.*which);
+  state().counts.*which += number;
 }
 
 Uncounted::Uncounted() {

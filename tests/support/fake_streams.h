@@ -9,7 +9,7 @@
 namespace moetap::fake_device {
 
 /// Adds one to a count of the process.
-void count(int64_t Counts::*which);
+void count(int64_t Counts::*which, int64_t number = 1);
 
 /// While one of these lives on a thread, what the thread does is LibTorch's own and is not counted.
 class Uncounted {
