@@ -1,6 +1,7 @@
 #include "analysis/device_kernels.h"
 
 #include <dlfcn.h>
+#include <fmt/format.h>
 
 #include <array>
 #include <atomic>
@@ -51,7 +52,7 @@ void load_cuda_kernels() {
     errors = error == nullptr ? "unknown error" : error;
   }
   const std::lock_guard lock(all.mutex);
-  all.cuda_error = errors.empty() ? std::string(kCudaLibrary) + " is not in " + folder.string() : errors;
+  all.cuda_error = errors.empty() ? fmt::format("{} is not in {}", kCudaLibrary, folder.string()) : errors;
 }
 
 }  // namespace
