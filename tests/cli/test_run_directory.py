@@ -143,6 +143,11 @@ def start():
         program.stderr.close()
 
 
+def state(thread: Path) -> str:
+    """Of a thread in /proc; T: stopped."""
+    return (thread / "stat").read_text().rpartition(")")[2].split()[0]
+
+
 @pytest.fixture
 def stopped_run(start, models, inputs):
     """Starts a run that takes its time and stops it (SIGSTOP) when it has begun to record."""
@@ -156,6 +161,10 @@ def stopped_run(start, models, inputs):
             assert time.monotonic() < deadline and program.poll() is None
             time.sleep(0.001)
         program.send_signal(signal.SIGSTOP)
+        # A thread that is in the middle of a write stops after it.
+        while any(state(thread) != "T" for thread in Path(f"/proc/{program.pid}/task").iterdir()):
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
         return program
 
     return begin
