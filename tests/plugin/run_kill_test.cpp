@@ -191,12 +191,12 @@ TEST_F(RunKill, AChildDoesNotKeepItsParentsLock) {
   const pid_t server = start([&] {
     record(config_for(run), 10, [&](int64_t flushed) {
       if (flushed != 10) return;
-      const pid_t worker = ::fork();  // outlives its parent
-      if (worker == 0) {
+      if (::fork() == 0) {  // outlives its parent
         ::alarm(60);
-        while (true) ::pause();
+        // Once it runs, it has let go of the lock.
+        const pid_t worker = ::getpid();
+        if (::write(ready[1], &worker, sizeof(worker)) < 0) ::_exit(4);
       }
-      if (::write(ready[1], &worker, sizeof(worker)) < 0) ::_exit(4);
       while (true) ::pause();
     });
   });
