@@ -45,15 +45,8 @@ void CapturedForward::add(PendingRouter router) {
 
 std::optional<PendingRouter> CapturedForward::before(const PendingRouter& router) const {
   const std::lock_guard lock(mutex_);
-  const auto& hooks = model_->hooks;
-  const auto component = [&](const PendingRouter& of) -> const std::string& {
-    return hooks.at(static_cast<size_t>(of.record.hook)).component;
-  };
-  const auto found = std::find_if(routers_.rbegin(), routers_.rend(), [&](const Router& known) {
-    const PendingRouter& other = known.router;
-    return other.group == router.group && other.record.hook < router.record.hook &&
-           other.record.call == router.record.call && component(other) == component(router);
-  });
+  const auto found = std::find_if(routers_.rbegin(), routers_.rend(),
+                                  [&](const Router& known) { return comes_before(known.router, router, *model_); });
   return found == routers_.rend() ? std::nullopt : std::optional(found->router);
 }
 

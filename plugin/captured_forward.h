@@ -22,8 +22,9 @@ namespace moetap::plugin {
 // summary, and not in the log or the dump.
 //
 // That memory is not the graph's: its zeros are written at once, not with each replay. It is never freed, since nobody
-// tells when the graph goes. A flush waits for the devices, so that all replays that were enqueued before are in it.
-// One is needed at least every 2^26 tokens, or sums may not fit their words.
+// tells when the graph goes. A flush waits for the devices, so that all replays that were enqueued before are in it;
+// CUDA forbids that while another graph is being captured. One is needed at least every 2^26 selections of a router
+// (kMaxTermsPerCall), or its sums may not fit their words.
 
 /// What a forward that was captured into a graph adds up. Thread-safe.
 class CapturedForward {

@@ -247,16 +247,11 @@ void ForwardRecorder::observe_captured(const analysis::RouterCall& call, Pending
 }
 
 ForwardRecorder::RouterBefore ForwardRecorder::router_before(const PendingRouter& router) {
-  const auto& hooks = binding_->model()->hooks;
-  const auto component = [&](int64_t hook) -> const std::string& {
-    return hooks.at(static_cast<size_t>(hook)).component;
-  };
   const std::lock_guard lock(mutex_);
   if (ended_) return {};
   const auto& routers = pending_->routers;
   const auto found = std::find_if(routers.rbegin(), routers.rend(), [&](const PendingRouter& known) {
-    return known.group == router.group && known.record.hook < router.record.hook &&
-           known.record.call == router.record.call && component(known.record.hook) == component(router.record.hook);
+    return comes_before(known, router, *binding_->model());
   });
   if (found == routers.rend()) return {};
   return {found->record.hook, found->record.sums.num_experts, found->first_slot, found->first_slot_stays};
@@ -299,7 +294,8 @@ void ForwardRecorder::capture(int64_t hook_id, const ReportedRouter& reported) {
     copies->wrote_too_late(device);
     return;
   }
-  copies->mark_stream(device);
+  if (record.logits.defined() || record.scores.defined())
+    copies->mark_stream(device);  // snapshots since the mark above
   pending_->routers.push_back(std::move(router));
 }
 

@@ -11,6 +11,7 @@
 #include "plugin/device_stream.h"
 
 namespace moetap::plugin {
+
 HostCopies::~HostCopies() {
   for (const auto& place : devices_) {
     if (!place->block) continue;
@@ -51,15 +52,10 @@ at::Tensor HostCopies::zeros(c10::Device device, at::IntArrayRef sizes, at::Scal
   return tensor.defined() ? tensor : at::zeros(sizes, at::TensorOptions().dtype(dtype).device(device));
 }
 
-at::Tensor HostCopies::snapshot(const at::Tensor& tensor, at::ScalarType dtype) {
-  if (!tensor.defined()) return {};
-  at::Tensor copied = tensor.is_cpu() ? at::Tensor() : piece(tensor.device(), tensor.sizes(), dtype);
-  if (copied.defined()) return copied.copy_(tensor, /*non_blocking=*/true);
-  return tensor.to(dtype, /*non_blocking=*/false, /*copy=*/true, at::MemoryFormat::Contiguous);
-}
-
 at::Tensor HostCopies::snapshot(const at::Tensor& tensor) {
-  return tensor.defined() ? snapshot(tensor, tensor.scalar_type()) : tensor;
+  if (!tensor.defined()) return {};
+  at::Tensor copied = tensor.is_cpu() ? at::Tensor() : piece(tensor.device(), tensor.sizes(), tensor.scalar_type());
+  return copied.defined() ? copied.copy_(tensor, /*non_blocking=*/true) : tensor.clone(at::MemoryFormat::Contiguous);
 }
 
 void HostCopies::keep(const at::Tensor& tensor) {

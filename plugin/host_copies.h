@@ -29,7 +29,6 @@ class HostCopies {
   at::Tensor empty(c10::Device device, at::IntArrayRef sizes, at::ScalarType dtype);
   at::Tensor zeros(c10::Device device, at::IntArrayRef sizes, at::ScalarType dtype);
   /// A contiguous copy on the tensor's device, which the model may not change; undefined for an undefined tensor.
-  at::Tensor snapshot(const at::Tensor& tensor, at::ScalarType dtype);
   at::Tensor snapshot(const at::Tensor& tensor);
   /// Keeps a tensor that was allocated elsewhere until its stream is done with it.
   void keep(const at::Tensor& tensor);

@@ -42,7 +42,20 @@ bool see_same_tokens(const TokenGroup& a, const TokenGroup& b) {
   return a.text == b.text && a.num_tokens == b.num_tokens && a.attribution == b.attribution;
 }
 
+/// Then the columns of its tokens are needed.
+bool tells_of_single_tokens(const PendingRouter& router) {
+  return router.first_slot.defined() || router.record.selected.defined() || router.record.logits.defined();
+}
+
 }  // namespace
+
+bool comes_before(const PendingRouter& known, const PendingRouter& router, const ModelDescription& model) {
+  const auto component = [&](const PendingRouter& of) -> const std::string& {
+    return model.hooks.at(static_cast<size_t>(of.record.hook)).component;
+  };
+  return known.group == router.group && known.record.hook < router.record.hook &&
+         known.record.call == router.record.call && component(known) == component(router);
+}
 
 CustomValue custom_value(const at::Tensor& scalar) {
   if (scalar.scalar_type() == at::kBool) {
@@ -96,13 +109,12 @@ void PendingForward::start_copies() {
           &router.record.scores, &router.out_of_range, &router.transition_counts}) {
       copy(*tensor);
     }
-    // What is told of single tokens needs the columns of their group.
     if (router.first_slot_stays) {
       router.first_slot = at::Tensor();
     } else {
       copy(router.first_slot);
     }
-    if (!router.first_slot.defined() && !router.record.selected.defined() && !router.record.logits.defined()) continue;
+    if (!tells_of_single_tokens(router)) continue;
     if (std::find(with_columns.begin(), with_columns.end(), router.group.get()) == with_columns.end()) {
       with_columns.push_back(router.group.get());
       copy(router.group->valid);
@@ -146,7 +158,7 @@ FinishedForward PendingForward::finish() {
     finished.out_of_range += router.out_of_range.defined() ? router.out_of_range.item<int64_t>()
                                                            : record.sums.counter(analysis::kInvalidIds);
     finished.tokens = std::max(finished.tokens, record.sums.tokens());
-    if (!router.first_slot.defined() && !record.selected.defined() && !record.logits.defined()) continue;
+    if (!tells_of_single_tokens(router)) continue;
     auto& columns = columns_of[&group];
     if (!columns.row.defined()) {
       columns = make_columns(group);

@@ -39,6 +39,9 @@ struct PendingRouter {
   at::Tensor transition_counts;   // int64 [E before, E]; undefined: none
 };
 
+/// Whether `known` stands before `router` in its component, in the same call, and saw the same tokens.
+bool comes_before(const PendingRouter& known, const PendingRouter& router, const ModelDescription& model);
+
 /// A value that the model logged as a tensor of one element.
 struct PendingValue {
   std::pair<std::string, std::string> place;  // component, layer

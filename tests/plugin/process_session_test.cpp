@@ -33,6 +33,19 @@ bool forward(const std::string& description, int64_t expert = 0) {
   return true;
 }
 
+/// A forward on each of so many threads, which begin together.
+void forward_at_once(const std::string& description, int num_threads) {
+  std::barrier together(num_threads);
+  std::vector<std::thread> threads;
+  for (int i = 0; i < num_threads; ++i) {
+    threads.emplace_back([&] {
+      together.arrive_and_wait();
+      forward(description);
+    });
+  }
+  for (auto& thread : threads) thread.join();
+}
+
 class ProcessSessionTest : public testing::Test {
  protected:
   std::string config(const std::string& keys = "") const {
@@ -264,15 +277,7 @@ TEST_F(ProcessSessionTest, ThreadsThatBeginAtOnceAreAllRecorded) {
     const pid_t child = fork();
     if (child == 0) {
       ::setenv("MOETAP_OUTPUT_DIR", folder.c_str(), 1);
-      std::barrier together(kThreads);
-      std::vector<std::thread> threads;
-      for (int i = 0; i < kThreads; ++i) {
-        threads.emplace_back([&] {
-          together.arrive_and_wait();
-          forward(model);
-        });
-      }
-      for (auto& thread : threads) thread.join();
+      forward_at_once(model, kThreads);
       std::exit(0);
     }
     int status = 0;
@@ -291,15 +296,7 @@ TEST_F(ProcessSessionTest, ThreadsThatBeginAtOnceSayOnceWhatIsWrong) {
       static int lines = 0;  // the handler is called by one thread at a time
       set_notice_handler([](const std::string&) { ++lines; });
       ::setenv("MOETAP_CONFIG", folder.file("missing.json").c_str(), 1);
-      std::barrier together(kThreads);
-      std::vector<std::thread> threads;
-      for (int i = 0; i < kThreads; ++i) {
-        threads.emplace_back([&] {
-          together.arrive_and_wait();
-          forward(model);
-        });
-      }
-      for (auto& thread : threads) thread.join();
+      forward_at_once(model, kThreads);
       ::_exit(lines);
     }
     int status = 0;

@@ -1,4 +1,5 @@
 #include "fake_device.h"
+#include "plugin/device_stream.h"
 
 #include <ATen/ATen.h>
 #include <c10/core/Event.h>
@@ -16,6 +17,8 @@
 
 namespace moetap::fake_device {
 namespace {
+
+using plugin::OnStream;
 
 const at::TensorOptions kLongs = at::kLong;
 const at::TensorOptions kPinned = kLongs.pinned_memory(true);
@@ -45,19 +48,6 @@ class FakeDeviceTest : public testing::Test {
 
   const at::NoGradGuard no_gradients_;
   const at::Device device_{kType, 0}, other_device_{kType, 1};
-};
-
-/// Makes a stream the current one of its device, on this thread.
-class OnStream {
- public:
-  explicit OnStream(c10::Stream stream) : guard_(kType), before_(guard_.exchangeStream(stream)) {}
-  ~OnStream() { guard_.exchangeStream(before_); }
-  OnStream(const OnStream&) = delete;
-  OnStream& operator=(const OnStream&) = delete;
-
- private:
-  c10::impl::VirtualGuardImpl guard_;
-  const c10::Stream before_;
 };
 
 TEST_F(FakeDeviceTest, NothingRunsBeforeSomebodyWaits) {

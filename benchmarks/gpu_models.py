@@ -1,0 +1,166 @@
+"""Decoders shaped like well-known Mixture-of-Experts models, with random weights, for gpu_overhead.py."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+VOCABULARY = 1024
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Of a decoder's layers."""
+
+    name: str
+    hidden: int
+    experts: int
+    top_k: int
+    intermediate: int
+    heads: int
+    key_value_heads: int
+    layers: int
+    sigmoid: bool = False  # sigmoid scores, a bias for the choice, the best groups of experts
+    head_width: int = 128
+
+    def layer_bytes(self) -> int:
+        return 2 * 3 * self.experts * self.hidden * self.intermediate
+
+
+SHAPES = [
+    Shape("Mixtral-8x7B", 4096, 8, 2, 14336, 32, 8, layers=4),
+    Shape("Qwen3-30B-A3B", 2048, 128, 8, 768, 32, 4, layers=4),
+    Shape("DeepSeek-V3", 7168, 256, 8, 2048, 128, 8, layers=2, sigmoid=True),
+]
+CASES = [("prefill", 1, 1024), ("prefill", 4, 1024), ("decode", 1, 1), ("decode", 16, 1), ("decode", 64, 1)]
+GROUPS, CHOSEN_GROUPS = 8, 4
+FORWARD = "the forward"  # in a profile
+
+
+class Norm(nn.Module):
+    def __init__(self, shape: Shape):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(shape.hidden))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.rms_norm(x, [x.size(-1)], self.weight, 1e-6)
+
+
+class Attention(nn.Module):
+    def __init__(self, shape: Shape):
+        super().__init__()
+        self.heads, self.key_value_heads = shape.heads, shape.key_value_heads
+        self.query = nn.Linear(shape.hidden, shape.heads * shape.head_width, bias=False)
+        self.key = nn.Linear(shape.hidden, shape.key_value_heads * shape.head_width, bias=False)
+        self.value = nn.Linear(shape.hidden, shape.key_value_heads * shape.head_width, bias=False)
+        self.out = nn.Linear(shape.heads * shape.head_width, shape.hidden, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        batch, length = x.size(0), x.size(1)
+        query = self.query(x).view(batch, length, self.heads, -1).transpose(1, 2)
+        key = self.key(x).view(batch, length, self.key_value_heads, -1).transpose(1, 2)
+        value = self.value(x).view(batch, length, self.key_value_heads, -1).transpose(1, 2)
+        mixed = functional.scaled_dot_product_attention(query, key, value, is_causal=length > 1, enable_gqa=True)
+        return self.out(mixed.transpose(1, 2).reshape(batch, length, -1))
+
+
+class SoftmaxRouter(nn.Module):
+    def __init__(self, shape: Shape):
+        super().__init__()
+        self.top_k = shape.top_k
+        self.gate = nn.Linear(shape.hidden, shape.experts, bias=False)
+
+    def forward(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """tokens [T, D] -> logits [T, E], weights [T, K], ids [T, K]."""
+        logits = self.gate(tokens)
+        weights, ids = torch.topk(torch.softmax(logits, dim=-1, dtype=torch.float), self.top_k, dim=-1)
+        return logits, (weights / weights.sum(dim=-1, keepdim=True)).to(tokens.dtype), ids
+
+
+class SigmoidRouter(nn.Module):
+    def __init__(self, shape: Shape):
+        super().__init__()
+        self.top_k, self.groups, self.chosen_groups = shape.top_k, GROUPS, CHOSEN_GROUPS
+        self.gate = nn.Linear(shape.hidden, shape.experts, bias=False)
+        self.bias = nn.Parameter(torch.zeros(shape.experts))
+
+    def forward(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """tokens [T, D] -> logits [T, E], weights [T, K], ids [T, K]."""
+        logits = self.gate(tokens)
+        scores = logits.float().sigmoid()
+        for_choice = scores + self.bias.float()
+        of_group = for_choice.view(tokens.size(0), self.groups, -1)
+        group_scores = of_group.topk(2, dim=-1)[0].sum(dim=-1)
+        chosen = torch.topk(group_scores, self.chosen_groups, dim=-1, sorted=False)[1]
+        group_mask = torch.zeros_like(group_scores).scatter_(1, chosen, 1.0)
+        mask = group_mask.unsqueeze(-1).expand_as(of_group).reshape(tokens.size(0), -1)
+        ids = torch.topk(for_choice.masked_fill(mask == 0, 0.0), self.top_k, dim=-1, sorted=False)[1]
+        weights = scores.gather(1, ids)
+        weights = weights / (weights.sum(dim=-1, keepdim=True) + 1e-20) * 2.5
+        return logits, weights.to(tokens.dtype), ids
+
+
+class Experts(nn.Module):
+    """Of a forward without a synchronisation with the host: every size is known before."""
+
+    def __init__(self, shape: Shape):
+        super().__init__()
+        self.gate_up = nn.Parameter(torch.zeros(shape.experts, shape.hidden, 2 * shape.intermediate))
+        self.down = nn.Parameter(torch.zeros(shape.experts, shape.intermediate, shape.hidden))
+
+    def mix(self, gathered: torch.Tensor) -> torch.Tensor:
+        gate, up = torch.chunk(gathered, 2, dim=-1)
+        return functional.silu(gate) * up
+
+    def forward(self, tokens: torch.Tensor, weights: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+        num_tokens, top_k, experts = tokens.size(0), ids.size(1), self.gate_up.size(0)
+        chosen = ids.reshape(-1)
+        if 3 * num_tokens * top_k <= experts or num_tokens == 1:
+            # Copying the chosen experts moves less than reading all of them.
+            spread = tokens.unsqueeze(1).expand(-1, top_k, -1).reshape(num_tokens * top_k, 1, -1)
+            made = torch.bmm(self.mix(torch.bmm(spread, self.gate_up[chosen])), self.down[chosen])
+            return (made.view(num_tokens, top_k, -1) * weights.unsqueeze(-1)).sum(dim=1)
+        # Each expert has a slice for `capacity` tokens; those beyond are dropped, rows left over repeat one.
+        capacity = num_tokens
+        if num_tokens > 64:
+            capacity = min(num_tokens, 2 * num_tokens * top_k // experts)
+        order = torch.argsort(chosen)
+        of_expert = chosen[order]
+        begins = torch.searchsorted(of_expert, torch.arange(experts, device=tokens.device))
+        places = begins.unsqueeze(1) + torch.arange(capacity, device=tokens.device)
+        inputs = tokens[order[places.clamp(max=num_tokens * top_k - 1)] // top_k]
+        made = torch.bmm(self.mix(torch.bmm(inputs, self.gate_up)), self.down).view(experts * capacity, -1)
+        place = torch.arange(num_tokens * top_k, device=tokens.device) - begins[of_expert]
+        made = made[of_expert * capacity + place.clamp(max=capacity - 1)]
+        made = made * (weights.reshape(-1)[order] * (place < capacity)).unsqueeze(-1)
+        return torch.zeros_like(tokens).index_add(0, order // top_k, made)
+
+
+class Layer(nn.Module):
+    def __init__(self, shape: Shape):
+        super().__init__()
+        self.attention_norm = Norm(shape)
+        self.attention = Attention(shape)
+        self.norm = Norm(shape)
+        self.router = SigmoidRouter(shape) if shape.sigmoid else SoftmaxRouter(shape)
+        self.experts = Experts(shape)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x + self.attention(self.attention_norm(x))
+        tokens = self.norm(x).view(-1, x.size(-1))
+        _, weights, ids = self.router(tokens)
+        return x + self.experts(tokens, weights, ids).view_as(x)
+
+
+class Decoder(nn.Module):
+    def __init__(self, shape: Shape):
+        super().__init__()
+        self.embedding = nn.Embedding(VOCABULARY, shape.hidden)
+        self.layers = nn.ModuleList(Layer(shape) for _ in range(shape.layers))
+
+    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+        x = self.embedding(input_ids)
+        for layer in self.layers:
+            x = layer(x)
+        return x
