@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "plugin/process_rank.h"
+#include "plugin/process/process_rank.h"
 #include "plugin/run_owner.h"
 #include "plugin/run_paths.h"
 

@@ -2,7 +2,7 @@
 #include <stdexcept>
 #include <string>
 
-#include "plugin/error_text.h"
+#include "plugin/process/error_text.h"
 #include "plugin/moetap.h"
 #include "plugin/process_session.h"
 

@@ -10,7 +10,7 @@
 #include "analysis/router_kernel_arguments.h"
 #include "analysis/router_sums.h"
 #include "analysis/token_outputs.h"
-#include "plugin/error_text.h"
+#include "plugin/process/error_text.h"
 #include "plugin/recording.h"
 
 namespace moetap::plugin {

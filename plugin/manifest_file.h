@@ -11,7 +11,7 @@
 #include "plugin/layer_table.h"
 #include "plugin/log_entry.h"
 #include "plugin/model_description.h"
-#include "plugin/process_rank.h"
+#include "plugin/process/process_rank.h"
 #include "plugin/record_sink.h"
 
 namespace moetap::plugin {

@@ -6,7 +6,7 @@
 #include <stdexcept>
 #include <vector>
 
-#include "plugin/fork_local.h"
+#include "plugin/process/fork_local.h"
 #include "plugin/recording.h"
 
 namespace moetap::plugin {

@@ -11,9 +11,9 @@
 #include <memory>
 
 #include "hooks/operator_schemas.h"
-#include "plugin/error_text.h"
+#include "plugin/process/error_text.h"
 #include "plugin/forward_recorder.h"
-#include "plugin/libtorch_version.h"
+#include "plugin/process/libtorch_version.h"
 #include "plugin/model_registry.h"
 #include "plugin/process_session.h"
 #include "plugin/recording.h"

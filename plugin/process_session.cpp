@@ -8,12 +8,12 @@
 #include <filesystem>
 #include <stdexcept>
 
-#include "plugin/environment.h"
-#include "plugin/error_text.h"
-#include "plugin/fork_local.h"
+#include "plugin/process/environment.h"
+#include "plugin/process/error_text.h"
+#include "plugin/process/fork_local.h"
 #include "plugin/model_registry.h"
-#include "plugin/notices.h"
-#include "plugin/process_rank.h"
+#include "plugin/process/notices.h"
+#include "plugin/process/process_rank.h"
 #include "plugin/recording.h"
 #include "plugin/run_files.h"
 #include "plugin/run_journal.h"

@@ -4,8 +4,8 @@
 
 #include <algorithm>
 
-#include "plugin/error_text.h"
-#include "plugin/notices.h"
+#include "plugin/process/error_text.h"
+#include "plugin/process/notices.h"
 
 namespace moetap::plugin {
 

@@ -12,8 +12,8 @@
 #include <stdexcept>
 #include <utility>
 
-#include "plugin/error_text.h"
-#include "plugin/process_rank.h"
+#include "plugin/process/error_text.h"
+#include "plugin/process/process_rank.h"
 #include "plugin/run_journal.h"
 #include "plugin/run_outputs.h"
 #include "plugin/run_paths.h"

@@ -9,9 +9,9 @@
 #include <stdexcept>
 
 #include "plugin/atomic_file.h"
-#include "plugin/error_text.h"
+#include "plugin/process/error_text.h"
 #include "plugin/log_file.h"
-#include "plugin/notices.h"
+#include "plugin/process/notices.h"
 
 namespace moetap::plugin {
 namespace {

@@ -10,7 +10,7 @@
 #include <optional>
 #include <stdexcept>
 
-#include "plugin/error_text.h"
+#include "plugin/process/error_text.h"
 #include "plugin/run_outputs.h"
 
 namespace moetap::plugin {

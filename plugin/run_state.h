@@ -15,7 +15,7 @@
 #include "plugin/layer_table.h"
 #include "plugin/model_description.h"
 #include "plugin/probe_file.h"
-#include "plugin/process_rank.h"
+#include "plugin/process/process_rank.h"
 #include "plugin/record_sink.h"
 #include "plugin/run_journal.h"
 #include "plugin/run_paths.h"

@@ -3,8 +3,8 @@
 #include <pthread.h>
 #include <signal.h>
 
-#include "plugin/error_text.h"
-#include "plugin/notices.h"
+#include "plugin/process/error_text.h"
+#include "plugin/process/notices.h"
 
 namespace moetap::plugin {
 namespace {

@@ -15,7 +15,7 @@
 
 #include "plugin/forward_recorder.h"
 #include "plugin/moetap.h"
-#include "plugin/notices.h"
+#include "plugin/process/notices.h"
 #include "plugin/operators.h"
 #include "tests/plugin/recorded_run.h"
 #include "tests/plugin/synthetic_forward.h"

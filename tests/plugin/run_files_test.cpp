@@ -11,7 +11,7 @@
 
 #include "analysis/router_metrics.h"
 #include "plugin/frame_log.h"
-#include "plugin/notices.h"
+#include "plugin/process/notices.h"
 #include "plugin/run_journal.h"
 #include "plugin/safetensors.h"
 #include "synthetic_forward.h"

@@ -1,4 +1,4 @@
-#include "plugin/libtorch_version.h"
+#include "plugin/process/libtorch_version.h"
 
 #include <dlfcn.h>
 #include <torch/headeronly/version.h>

@@ -1,10 +1,10 @@
-#include "plugin/notices.h"
+#include "plugin/process/notices.h"
 
 #include <cstdio>
 #include <mutex>
 #include <utility>
 
-#include "plugin/fork_local.h"
+#include "plugin/process/fork_local.h"
 
 namespace moetap::plugin {
 namespace {

@@ -1,4 +1,4 @@
-#include "plugin/environment.h"
+#include "plugin/process/environment.h"
 
 #include <dlfcn.h>
 

@@ -1,4 +1,4 @@
-#include "plugin/process_rank.h"
+#include "plugin/process/process_rank.h"
 
 #include <charconv>
 #include <cstdlib>

@@ -1,4 +1,4 @@
-#include "plugin/error_text.h"
+#include "plugin/process/error_text.h"
 
 #include <c10/util/Exception.h>
 
