@@ -10,7 +10,7 @@
 #include <string_view>
 
 #include "cli/command_error.h"
-#include "plugin/safetensors.h"
+#include "plugin/formats/safetensors.h"
 
 namespace moetap::cli {
 namespace {

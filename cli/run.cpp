@@ -24,14 +24,14 @@
 #include "cli/run_directory.h"
 #include "cli/run_options.h"
 #include "hooks/instrument.h"
-#include "plugin/atomic_file.h"
+#include "plugin/formats/atomic_file.h"
 #include "plugin/hook_spec_json.h"
 #include "plugin/model_description.h"
 #include "plugin/process/notices.h"
 #include "plugin/process/process_rank.h"
 #include "plugin/run_paths.h"
 #include "plugin/run_state.h"
-#include "plugin/safetensors.h"
+#include "plugin/formats/safetensors.h"
 #include "plugin/session.h"
 
 namespace moetap::cli {

@@ -9,7 +9,7 @@
 #include <stdexcept>
 
 #include "plugin/hook_spec_json.h"
-#include "plugin/json_text.h"
+#include "plugin/formats/json_text.h"
 
 namespace moetap::plugin {
 namespace {

@@ -8,8 +8,8 @@
 #include <optional>
 #include <stdexcept>
 
-#include "plugin/random_access_file.h"
-#include "plugin/safetensors.h"
+#include "plugin/formats/random_access_file.h"
+#include "plugin/formats/safetensors.h"
 
 namespace moetap::plugin {
 namespace {

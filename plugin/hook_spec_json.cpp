@@ -10,7 +10,7 @@
 #include <stdexcept>
 #include <string_view>
 
-#include "plugin/json_text.h"
+#include "plugin/formats/json_text.h"
 
 namespace moetap::plugin {
 namespace {

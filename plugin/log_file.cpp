@@ -7,7 +7,7 @@
 #include <numeric>
 #include <vector>
 
-#include "plugin/atomic_file.h"
+#include "plugin/formats/atomic_file.h"
 #include "plugin/json_keys.h"
 
 namespace moetap::plugin {

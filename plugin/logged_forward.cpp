@@ -8,7 +8,7 @@
 #include <stdexcept>
 
 #include "analysis/slot_ranking.h"
-#include "plugin/byte_stream.h"
+#include "plugin/formats/byte_stream.h"
 
 namespace moetap::plugin {
 namespace {

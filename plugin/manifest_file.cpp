@@ -9,7 +9,7 @@
 #include <optional>
 #include <vector>
 
-#include "plugin/atomic_file.h"
+#include "plugin/formats/atomic_file.h"
 #include "plugin/json_keys.h"
 
 namespace moetap::plugin {

@@ -6,8 +6,8 @@
 #include <algorithm>
 #include <cstring>
 
-#include "plugin/byte_stream.h"
-#include "plugin/safetensors.h"
+#include "plugin/formats/byte_stream.h"
+#include "plugin/formats/safetensors.h"
 
 namespace moetap::plugin {
 

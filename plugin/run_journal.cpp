@@ -6,7 +6,7 @@
 #include <limits>
 #include <stdexcept>
 
-#include "plugin/byte_stream.h"
+#include "plugin/formats/byte_stream.h"
 
 namespace moetap::plugin {
 namespace {

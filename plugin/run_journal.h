@@ -9,9 +9,9 @@
 #include <vector>
 
 #include "plugin/config.h"
-#include "plugin/frame_log.h"
+#include "plugin/formats/frame_log.h"
 #include "plugin/logged_forward.h"
-#include "plugin/random_access_file.h"
+#include "plugin/formats/random_access_file.h"
 #include "plugin/run_owner.h"
 
 namespace moetap::plugin {

@@ -8,7 +8,7 @@
 #include <functional>
 #include <stdexcept>
 
-#include "plugin/atomic_file.h"
+#include "plugin/formats/atomic_file.h"
 #include "plugin/process/error_text.h"
 #include "plugin/log_file.h"
 #include "plugin/process/notices.h"

@@ -17,7 +17,7 @@
 #include <filesystem>
 #include <stdexcept>
 
-#include "plugin/file_error.h"
+#include "plugin/formats/file_error.h"
 
 namespace moetap::plugin {
 namespace {

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "analysis/router_metrics.h"
-#include "plugin/atomic_file.h"
+#include "plugin/formats/atomic_file.h"
 #include "plugin/json_keys.h"
 
 namespace moetap::plugin {

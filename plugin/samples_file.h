@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "plugin/random_access_file.h"
+#include "plugin/formats/random_access_file.h"
 
 namespace moetap::plugin {
 

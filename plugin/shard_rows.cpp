@@ -11,7 +11,7 @@
 #include <optional>
 #include <stdexcept>
 
-#include "plugin/atomic_file.h"
+#include "plugin/formats/atomic_file.h"
 
 namespace moetap::plugin {
 namespace {

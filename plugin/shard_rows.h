@@ -8,8 +8,8 @@
 #include <string>
 #include <vector>
 
-#include "plugin/frame_log.h"
-#include "plugin/safetensors_header.h"
+#include "plugin/formats/frame_log.h"
+#include "plugin/formats/safetensors_header.h"
 
 namespace moetap::plugin {
 

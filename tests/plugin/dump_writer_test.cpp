@@ -2,7 +2,7 @@
 
 #include <gtest/gtest.h>
 
-#include "plugin/safetensors.h"
+#include "plugin/formats/safetensors.h"
 #include "synthetic_forward.h"
 
 namespace moetap::plugin {

@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "plugin/safetensors.h"
+#include "plugin/formats/safetensors.h"
 #include "temporary_folder.h"
 
 namespace moetap::plugin {

@@ -10,10 +10,10 @@
 #include <set>
 
 #include "analysis/router_metrics.h"
-#include "plugin/frame_log.h"
+#include "plugin/formats/frame_log.h"
 #include "plugin/process/notices.h"
 #include "plugin/run_journal.h"
-#include "plugin/safetensors.h"
+#include "plugin/formats/safetensors.h"
 #include "synthetic_forward.h"
 
 namespace moetap::plugin {

@@ -9,9 +9,9 @@
 #include <set>
 
 #include "plugin/dump_series.h"
-#include "plugin/frame_log.h"
+#include "plugin/formats/frame_log.h"
 #include "plugin/run_journal.h"
-#include "plugin/safetensors.h"
+#include "plugin/formats/safetensors.h"
 #include "run_contents.h"
 #include "synthetic_forward.h"
 

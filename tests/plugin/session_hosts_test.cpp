@@ -12,7 +12,7 @@
 #include <sstream>
 #include <thread>
 
-#include "plugin/safetensors.h"
+#include "plugin/formats/safetensors.h"
 #include "plugin/session.h"
 #include "tests/plugin/recorded_run.h"
 #include "tests/plugin/scripted_moe.h"

@@ -1,4 +1,4 @@
-#include "plugin/atomic_file.h"
+#include "plugin/formats/atomic_file.h"
 
 #include <fcntl.h>
 #include <unistd.h>
@@ -10,7 +10,7 @@
 #include <stdexcept>
 #include <system_error>
 
-#include "plugin/file_error.h"
+#include "plugin/formats/file_error.h"
 
 namespace moetap::plugin {
 namespace {

@@ -1,4 +1,4 @@
-#include "plugin/random_access_file.h"
+#include "plugin/formats/random_access_file.h"
 
 #include <fcntl.h>
 #include <sys/stat.h>
@@ -8,7 +8,7 @@
 #include <stdexcept>
 #include <utility>
 
-#include "plugin/file_error.h"
+#include "plugin/formats/file_error.h"
 
 namespace moetap::plugin {
 

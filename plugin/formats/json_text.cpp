@@ -1,4 +1,4 @@
-#include "plugin/json_text.h"
+#include "plugin/formats/json_text.h"
 
 namespace moetap::plugin {
 

@@ -1,4 +1,4 @@
-#include "plugin/safetensors.h"
+#include "plugin/formats/safetensors.h"
 
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
@@ -7,7 +7,7 @@
 #include <cstring>
 #include <functional>
 
-#include "temporary_folder.h"
+#include "tests/plugin/temporary_folder.h"
 
 namespace moetap::plugin {
 namespace {

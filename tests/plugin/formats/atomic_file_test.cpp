@@ -1,4 +1,4 @@
-#include "plugin/atomic_file.h"
+#include "plugin/formats/atomic_file.h"
 
 #include <gtest/gtest.h>
 #include <sys/resource.h>
@@ -6,7 +6,7 @@
 #include <csignal>
 #include <stdexcept>
 
-#include "temporary_folder.h"
+#include "tests/plugin/temporary_folder.h"
 
 namespace moetap::plugin {
 namespace {

@@ -1,4 +1,4 @@
-#include "plugin/byte_stream.h"
+#include "plugin/formats/byte_stream.h"
 
 #include <cstring>
 #include <stdexcept>

@@ -1,4 +1,4 @@
-#include "plugin/frame_log.h"
+#include "plugin/formats/frame_log.h"
 
 #include <fcntl.h>
 #include <sys/stat.h>
@@ -10,7 +10,7 @@
 #include <cstring>
 #include <stdexcept>
 
-#include "plugin/file_error.h"
+#include "plugin/formats/file_error.h"
 
 namespace moetap::plugin {
 namespace {

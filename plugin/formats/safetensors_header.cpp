@@ -1,4 +1,4 @@
-#include "plugin/safetensors_header.h"
+#include "plugin/formats/safetensors_header.h"
 
 #include <c10/util/ArrayRef.h>
 #include <c10/util/StringUtil.h>

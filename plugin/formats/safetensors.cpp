@@ -1,4 +1,4 @@
-#include "plugin/safetensors.h"
+#include "plugin/formats/safetensors.h"
 
 #include <ATen/ops/empty.h>
 #include <c10/util/StringUtil.h>
@@ -8,9 +8,9 @@
 #include <utility>
 #include <vector>
 
-#include "plugin/atomic_file.h"
-#include "plugin/random_access_file.h"
-#include "plugin/safetensors_header.h"
+#include "plugin/formats/atomic_file.h"
+#include "plugin/formats/random_access_file.h"
+#include "plugin/formats/safetensors_header.h"
 
 namespace moetap::plugin {
 namespace {
