@@ -9,7 +9,7 @@
 #include "cli/commands.h"
 #include "cli/model_file.h"
 #include "hooks/instrument.h"
-#include "plugin/model_description.h"
+#include "plugin/records/model_description.h"
 
 namespace moetap::cli {
 namespace {

@@ -14,8 +14,8 @@
 #include "cli/sha256.h"
 #include "hooks/entry_methods.h"
 #include "hooks/no_router.h"
-#include "plugin/hook_spec_json.h"
-#include "plugin/model_description.h"
+#include "plugin/records/hook_spec_json.h"
+#include "plugin/records/model_description.h"
 
 namespace moetap::cli {
 namespace {

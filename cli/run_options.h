@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "plugin/config.h"
+#include "plugin/records/config.h"
 
 namespace moetap::cli {
 

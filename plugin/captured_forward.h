@@ -9,7 +9,7 @@
 #include <string>
 #include <vector>
 
-#include "plugin/model_description.h"
+#include "plugin/records/model_description.h"
 #include "plugin/pending_forward.h"
 
 namespace moetap::plugin {

@@ -6,10 +6,10 @@
 #include <string>
 #include <vector>
 
-#include "plugin/config.h"
+#include "plugin/records/config.h"
 #include "plugin/dump_series.h"
-#include "plugin/forward_record.h"
-#include "plugin/layer_table.h"
+#include "plugin/records/forward_record.h"
+#include "plugin/records/layer_table.h"
 
 namespace moetap::plugin {
 

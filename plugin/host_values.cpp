@@ -4,7 +4,7 @@
 
 #include <stdexcept>
 
-#include "plugin/layer_table.h"
+#include "plugin/records/layer_table.h"
 #include "plugin/recording.h"
 
 namespace moetap::plugin {

@@ -10,7 +10,7 @@
 #include <utility>
 #include <vector>
 
-#include "plugin/forward_record.h"
+#include "plugin/records/forward_record.h"
 #include "plugin/generation.h"
 #include "plugin/session.h"
 

@@ -7,8 +7,8 @@
 #include <string>
 #include <vector>
 
-#include "plugin/config.h"
-#include "plugin/layer_table.h"
+#include "plugin/records/config.h"
+#include "plugin/records/layer_table.h"
 #include "plugin/logged_forward.h"
 
 namespace moetap::plugin {

@@ -2,7 +2,7 @@
 
 #include <string>
 
-#include "plugin/counters.h"
+#include "plugin/records/counters.h"
 #include "plugin/log_entry.h"
 #include "plugin/run_journal.h"
 #include "plugin/samples_file.h"

@@ -9,9 +9,9 @@
 
 #include "analysis/router_sums.h"
 #include "analysis/transition_sums.h"
-#include "plugin/config.h"
-#include "plugin/forward_record.h"
-#include "plugin/layer_table.h"
+#include "plugin/records/config.h"
+#include "plugin/records/forward_record.h"
+#include "plugin/records/layer_table.h"
 
 namespace moetap::plugin {
 

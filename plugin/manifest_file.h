@@ -6,13 +6,13 @@
 #include <string>
 #include <vector>
 
-#include "plugin/config.h"
-#include "plugin/counters.h"
-#include "plugin/layer_table.h"
+#include "plugin/records/config.h"
+#include "plugin/records/counters.h"
+#include "plugin/records/layer_table.h"
 #include "plugin/log_entry.h"
-#include "plugin/model_description.h"
+#include "plugin/records/model_description.h"
 #include "plugin/process/process_rank.h"
-#include "plugin/record_sink.h"
+#include "plugin/records/record_sink.h"
 
 namespace moetap::plugin {
 

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "plugin/device_blocks.h"
-#include "plugin/model_description.h"
+#include "plugin/records/model_description.h"
 #include "plugin/token_rows.h"
 
 namespace moetap::plugin {

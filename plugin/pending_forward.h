@@ -8,7 +8,7 @@
 #include <utility>
 #include <vector>
 
-#include "plugin/forward_record.h"
+#include "plugin/records/forward_record.h"
 #include "plugin/host_copies.h"
 #include "plugin/model_binding.h"
 #include "plugin/token_rows.h"

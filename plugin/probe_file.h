@@ -7,8 +7,8 @@
 #include <string>
 #include <vector>
 
-#include "plugin/forward_record.h"
-#include "plugin/layer_table.h"
+#include "plugin/records/forward_record.h"
+#include "plugin/records/layer_table.h"
 
 namespace moetap::plugin {
 

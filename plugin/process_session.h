@@ -10,8 +10,8 @@
 #include <string_view>
 #include <vector>
 
-#include "plugin/config.h"
-#include "plugin/counters.h"
+#include "plugin/records/config.h"
+#include "plugin/records/counters.h"
 #include "plugin/host_values.h"
 #include "plugin/model_binding.h"
 #include "plugin/session.h"

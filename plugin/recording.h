@@ -13,8 +13,8 @@
 #include <vector>
 
 #include "plugin/captured_forward.h"
-#include "plugin/config.h"
-#include "plugin/counters.h"
+#include "plugin/records/config.h"
+#include "plugin/records/counters.h"
 #include "plugin/host_values.h"
 #include "plugin/model_binding.h"
 #include "plugin/pending_forward.h"

@@ -2,8 +2,8 @@
 
 #include <memory>
 
-#include "plugin/config.h"
-#include "plugin/record_sink.h"
+#include "plugin/records/config.h"
+#include "plugin/records/record_sink.h"
 
 namespace moetap::plugin {
 

@@ -8,7 +8,7 @@
 #include <unordered_map>
 #include <vector>
 
-#include "plugin/config.h"
+#include "plugin/records/config.h"
 #include "plugin/formats/frame_log.h"
 #include "plugin/logged_forward.h"
 #include "plugin/formats/random_access_file.h"

@@ -4,9 +4,9 @@
 #include <optional>
 #include <string>
 
-#include "plugin/counters.h"
+#include "plugin/records/counters.h"
 #include "plugin/manifest_file.h"
-#include "plugin/record_sink.h"
+#include "plugin/records/record_sink.h"
 #include "plugin/run_journal.h"
 #include "plugin/run_paths.h"
 #include "plugin/run_state.h"

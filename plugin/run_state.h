@@ -9,14 +9,14 @@
 #include <utility>
 #include <vector>
 
-#include "plugin/config.h"
-#include "plugin/counters.h"
+#include "plugin/records/config.h"
+#include "plugin/records/counters.h"
 #include "plugin/dump_writer.h"
-#include "plugin/layer_table.h"
-#include "plugin/model_description.h"
+#include "plugin/records/layer_table.h"
+#include "plugin/records/model_description.h"
 #include "plugin/probe_file.h"
 #include "plugin/process/process_rank.h"
-#include "plugin/record_sink.h"
+#include "plugin/records/record_sink.h"
 #include "plugin/run_journal.h"
 #include "plugin/run_paths.h"
 #include "plugin/run_summary.h"

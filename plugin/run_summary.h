@@ -8,7 +8,7 @@
 #include "analysis/router_sums.h"
 #include "analysis/transition_sums.h"
 #include "plugin/formats/atomic_file.h"
-#include "plugin/layer_table.h"
+#include "plugin/records/layer_table.h"
 #include "plugin/logged_forward.h"
 
 namespace moetap::plugin {

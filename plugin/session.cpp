@@ -9,7 +9,7 @@
 
 #include "hooks/instrument.h"
 #include "hooks/no_router.h"
-#include "plugin/hook_spec_json.h"
+#include "plugin/records/hook_spec_json.h"
 #include "plugin/model_registry.h"
 #include "plugin/recording.h"
 #include "plugin/run_files.h"

@@ -9,11 +9,11 @@
 #include <string_view>
 #include <vector>
 
-#include "plugin/config.h"
-#include "plugin/counters.h"
-#include "plugin/forward_record.h"
-#include "plugin/model_description.h"
-#include "plugin/record_sink.h"
+#include "plugin/records/config.h"
+#include "plugin/records/counters.h"
+#include "plugin/records/forward_record.h"
+#include "plugin/records/model_description.h"
+#include "plugin/records/record_sink.h"
 
 namespace moetap::plugin {
 

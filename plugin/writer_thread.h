@@ -9,9 +9,9 @@
 #include <string>
 #include <thread>
 
-#include "plugin/counters.h"
+#include "plugin/records/counters.h"
 #include "plugin/record_queue.h"
-#include "plugin/record_sink.h"
+#include "plugin/records/record_sink.h"
 
 namespace moetap::plugin {
 

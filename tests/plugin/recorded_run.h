@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "plugin/model_registry.h"
-#include "plugin/record_sink.h"
+#include "plugin/records/record_sink.h"
 #include "plugin/recording.h"
 
 namespace moetap::plugin {

@@ -9,7 +9,7 @@
 
 #include "analysis/router_sums.h"
 #include "analysis/slot_ranking.h"
-#include "plugin/forward_record.h"
+#include "plugin/records/forward_record.h"
 #include "plugin/run_files.h"
 #include "temporary_folder.h"
 

@@ -5,8 +5,8 @@
 #include <memory>
 #include <vector>
 
-#include "plugin/counters.h"
-#include "plugin/forward_record.h"
+#include "plugin/records/counters.h"
+#include "plugin/records/forward_record.h"
 
 namespace moetap::plugin {
 

@@ -1,4 +1,4 @@
-#include "plugin/config.h"
+#include "plugin/records/config.h"
 
 #include <gtest/gtest.h>
 

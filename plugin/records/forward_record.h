@@ -12,7 +12,7 @@
 
 #include "analysis/router_sums.h"
 #include "analysis/transition_sums.h"
-#include "plugin/model_description.h"
+#include "plugin/records/model_description.h"
 
 namespace moetap::plugin {
 

@@ -1,4 +1,4 @@
-#include "plugin/layer_table.h"
+#include "plugin/records/layer_table.h"
 
 #include <algorithm>
 

@@ -1,4 +1,4 @@
-#include "plugin/hook_spec_json.h"
+#include "plugin/records/hook_spec_json.h"
 
 #include <fmt/format.h>
 

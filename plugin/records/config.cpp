@@ -1,4 +1,4 @@
-#include "plugin/config.h"
+#include "plugin/records/config.h"
 
 #include <fmt/format.h>
 
@@ -8,7 +8,7 @@
 #include <sstream>
 #include <stdexcept>
 
-#include "plugin/hook_spec_json.h"
+#include "plugin/records/hook_spec_json.h"
 #include "plugin/formats/json_text.h"
 
 namespace moetap::plugin {

@@ -9,7 +9,7 @@
 #include <utility>
 #include <vector>
 
-#include "plugin/model_description.h"
+#include "plugin/records/model_description.h"
 
 namespace moetap::plugin {
 
