@@ -12,12 +12,12 @@
 #include <string>
 #include <vector>
 
-#include "plugin/captured_forward.h"
+#include "plugin/capture/graph_replays.h"
 #include "plugin/host_values.h"
 #include "plugin/model_binding.h"
-#include "plugin/pending_forward.h"
+#include "plugin/capture/pending_forward.h"
 #include "plugin/recording.h"
-#include "plugin/router_capture.h"
+#include "plugin/capture/router_report.h"
 
 namespace moetap::plugin {
 

@@ -7,9 +7,9 @@
 #include <string>
 #include <vector>
 
-#include "plugin/device_blocks.h"
+#include "plugin/capture/device_blocks.h"
 #include "plugin/records/model_description.h"
-#include "plugin/token_rows.h"
+#include "plugin/capture/token_rows.h"
 
 namespace moetap::plugin {
 

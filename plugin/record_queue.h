@@ -10,7 +10,7 @@
 #include <mutex>
 #include <optional>
 
-#include "plugin/pending_forward.h"
+#include "plugin/capture/pending_forward.h"
 
 namespace moetap::plugin {
 

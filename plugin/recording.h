@@ -12,12 +12,12 @@
 #include <string_view>
 #include <vector>
 
-#include "plugin/captured_forward.h"
+#include "plugin/capture/graph_replays.h"
 #include "plugin/records/config.h"
 #include "plugin/records/counters.h"
 #include "plugin/host_values.h"
 #include "plugin/model_binding.h"
-#include "plugin/pending_forward.h"
+#include "plugin/capture/pending_forward.h"
 #include "plugin/record_queue.h"
 #include "plugin/session.h"
 #include "plugin/writer_thread.h"

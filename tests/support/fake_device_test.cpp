@@ -1,5 +1,5 @@
 #include "fake_device.h"
-#include "plugin/device_stream.h"
+#include "plugin/capture/device_stream.h"
 
 #include <ATen/ATen.h>
 #include <c10/core/Event.h>

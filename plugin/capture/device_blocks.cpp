@@ -1,4 +1,4 @@
-#include "plugin/device_blocks.h"
+#include "plugin/capture/device_blocks.h"
 
 #include <ATen/ATen.h>
 #include <c10/core/InferenceMode.h>

@@ -1,4 +1,4 @@
-#include "plugin/token_rows.h"
+#include "plugin/capture/token_rows.h"
 
 #include <ATen/ATen.h>
 #include <fmt/format.h>

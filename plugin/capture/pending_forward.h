@@ -9,9 +9,9 @@
 #include <vector>
 
 #include "plugin/records/forward_record.h"
-#include "plugin/host_copies.h"
+#include "plugin/capture/host_copies.h"
 #include "plugin/model_binding.h"
-#include "plugin/token_rows.h"
+#include "plugin/capture/token_rows.h"
 
 namespace moetap::plugin {
 

@@ -1,4 +1,4 @@
-#include "plugin/pending_forward.h"
+#include "plugin/capture/pending_forward.h"
 
 #include <ATen/ATen.h>
 

@@ -1,4 +1,4 @@
-#include "plugin/router_capture.h"
+#include "plugin/capture/router_report.h"
 
 #include <ATen/ATen.h>
 

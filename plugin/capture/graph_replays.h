@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "plugin/records/model_description.h"
-#include "plugin/pending_forward.h"
+#include "plugin/capture/pending_forward.h"
 
 namespace moetap::plugin {
 

@@ -11,7 +11,7 @@
 #include <utility>
 #include <vector>
 
-#include "plugin/device_stream.h"
+#include "plugin/capture/device_stream.h"
 
 namespace moetap::plugin {
 

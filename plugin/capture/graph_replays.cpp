@@ -1,4 +1,4 @@
-#include "plugin/captured_forward.h"
+#include "plugin/capture/graph_replays.h"
 
 #include <ATen/ATen.h>
 #include <c10/core/Event.h>
@@ -9,7 +9,7 @@
 
 #include "analysis/device_kernels.h"
 #include "analysis/fixed_point.h"
-#include "plugin/device_stream.h"
+#include "plugin/capture/device_stream.h"
 
 namespace moetap::plugin {
 

@@ -9,7 +9,7 @@
 #include <optional>
 #include <vector>
 
-#include "plugin/device_blocks.h"
+#include "plugin/capture/device_blocks.h"
 
 namespace moetap::plugin {
 

@@ -1,4 +1,4 @@
-#include "plugin/host_copies.h"
+#include "plugin/capture/host_copies.h"
 
 #include <ATen/ATen.h>
 
@@ -8,7 +8,7 @@
 #include <utility>
 
 #include "analysis/device_kernels.h"
-#include "plugin/device_stream.h"
+#include "plugin/capture/device_stream.h"
 
 namespace moetap::plugin {
 
