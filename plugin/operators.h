@@ -3,7 +3,7 @@
 #include <memory>
 #include <string_view>
 
-#include "plugin/model_binding.h"
+#include "plugin/session/model_binding.h"
 
 namespace moetap::plugin {
 

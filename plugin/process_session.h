@@ -12,8 +12,8 @@
 
 #include "plugin/records/config.h"
 #include "plugin/records/counters.h"
-#include "plugin/host_values.h"
-#include "plugin/model_binding.h"
+#include "plugin/session/host_values.h"
+#include "plugin/session/model_binding.h"
 #include "plugin/session.h"
 
 namespace moetap::plugin {

@@ -10,8 +10,8 @@
 #include "hooks/instrument.h"
 #include "hooks/no_router.h"
 #include "plugin/records/hook_spec_json.h"
-#include "plugin/model_registry.h"
-#include "plugin/recording.h"
+#include "plugin/session/model_registry.h"
+#include "plugin/session/recording.h"
 #include "plugin/run_files.h"
 
 namespace moetap::plugin {

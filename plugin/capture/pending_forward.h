@@ -10,7 +10,7 @@
 
 #include "plugin/records/forward_record.h"
 #include "plugin/capture/host_copies.h"
-#include "plugin/model_binding.h"
+#include "plugin/session/model_binding.h"
 #include "plugin/capture/token_rows.h"
 
 namespace moetap::plugin {

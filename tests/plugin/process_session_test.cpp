@@ -13,7 +13,7 @@
 #include <filesystem>
 #include <thread>
 
-#include "plugin/forward_recorder.h"
+#include "plugin/session/forward_recorder.h"
 #include "plugin/moetap.h"
 #include "plugin/process/notices.h"
 #include "plugin/operators.h"

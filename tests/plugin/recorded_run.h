@@ -7,9 +7,9 @@
 #include <string>
 #include <vector>
 
-#include "plugin/model_registry.h"
+#include "plugin/session/model_registry.h"
 #include "plugin/records/record_sink.h"
-#include "plugin/recording.h"
+#include "plugin/session/recording.h"
 
 namespace moetap::plugin {
 

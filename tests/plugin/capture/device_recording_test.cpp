@@ -6,7 +6,7 @@
 #include <atomic>
 #include <thread>
 
-#include "plugin/forward_recorder.h"
+#include "plugin/session/forward_recorder.h"
 #include "plugin/operators.h"
 #include "tests/plugin/recorded_run.h"
 #include "tests/plugin/scripted_moe.h"

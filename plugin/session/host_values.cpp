@@ -1,11 +1,11 @@
-#include "plugin/host_values.h"
+#include "plugin/session/host_values.h"
 
 #include <fmt/format.h>
 
 #include <stdexcept>
 
 #include "plugin/records/layer_table.h"
-#include "plugin/recording.h"
+#include "plugin/session/recording.h"
 
 namespace moetap::plugin {
 

@@ -1,4 +1,4 @@
-#include "plugin/generation.h"
+#include "plugin/session/generation.h"
 
 #include <algorithm>
 

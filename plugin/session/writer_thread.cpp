@@ -1,4 +1,4 @@
-#include "plugin/writer_thread.h"
+#include "plugin/session/writer_thread.h"
 
 #include <pthread.h>
 #include <signal.h>

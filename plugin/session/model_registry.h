@@ -7,7 +7,7 @@
 #include <string>
 #include <string_view>
 
-#include "plugin/model_binding.h"
+#include "plugin/session/model_binding.h"
 
 namespace moetap::plugin {
 

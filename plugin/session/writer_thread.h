@@ -10,7 +10,7 @@
 #include <thread>
 
 #include "plugin/records/counters.h"
-#include "plugin/record_queue.h"
+#include "plugin/session/forward_queue.h"
 #include "plugin/records/record_sink.h"
 
 namespace moetap::plugin {

@@ -13,10 +13,10 @@
 #include <vector>
 
 #include "plugin/capture/graph_replays.h"
-#include "plugin/host_values.h"
-#include "plugin/model_binding.h"
+#include "plugin/session/host_values.h"
+#include "plugin/session/model_binding.h"
 #include "plugin/capture/pending_forward.h"
-#include "plugin/recording.h"
+#include "plugin/session/recording.h"
 #include "plugin/capture/router_report.h"
 
 namespace moetap::plugin {

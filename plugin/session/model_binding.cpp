@@ -1,8 +1,8 @@
-#include "plugin/model_binding.h"
+#include "plugin/session/model_binding.h"
 
 #include <c10/util/Exception.h>
 
-#include "plugin/recording.h"
+#include "plugin/session/recording.h"
 
 namespace moetap::plugin {
 

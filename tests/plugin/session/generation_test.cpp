@@ -1,9 +1,9 @@
-#include "plugin/generation.h"
+#include "plugin/session/generation.h"
 
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
-#include "plugin/forward_recorder.h"
+#include "plugin/session/forward_recorder.h"
 #include "tests/plugin/recorded_run.h"
 
 namespace moetap::plugin {

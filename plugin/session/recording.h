@@ -15,12 +15,12 @@
 #include "plugin/capture/graph_replays.h"
 #include "plugin/records/config.h"
 #include "plugin/records/counters.h"
-#include "plugin/host_values.h"
-#include "plugin/model_binding.h"
+#include "plugin/session/host_values.h"
+#include "plugin/session/model_binding.h"
 #include "plugin/capture/pending_forward.h"
-#include "plugin/record_queue.h"
+#include "plugin/session/forward_queue.h"
 #include "plugin/session.h"
-#include "plugin/writer_thread.h"
+#include "plugin/session/writer_thread.h"
 
 namespace moetap::plugin {
 

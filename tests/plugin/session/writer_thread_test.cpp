@@ -1,5 +1,5 @@
 // When the writer thread flushes its sink.
-#include "plugin/writer_thread.h"
+#include "plugin/session/writer_thread.h"
 
 #include <gtest/gtest.h>
 
@@ -8,7 +8,7 @@
 #include <memory>
 #include <thread>
 
-#include "plugin/record_queue.h"
+#include "plugin/session/forward_queue.h"
 
 namespace moetap::plugin {
 namespace {

@@ -1,4 +1,4 @@
-#include "plugin/record_queue.h"
+#include "plugin/session/forward_queue.h"
 
 namespace moetap::plugin {
 

@@ -1,5 +1,5 @@
 // Sessions beside the graph: the queue, labels, values of the host, threads, failures of the files, fork and exit.
-#include "plugin/recording.h"
+#include "plugin/session/recording.h"
 
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
@@ -11,7 +11,7 @@
 #include <numeric>
 #include <thread>
 
-#include "plugin/forward_recorder.h"
+#include "plugin/session/forward_recorder.h"
 #include "tests/plugin/recorded_run.h"
 
 namespace moetap::plugin {

@@ -1,4 +1,4 @@
-#include "plugin/recording.h"
+#include "plugin/session/recording.h"
 
 #include <unistd.h>
 

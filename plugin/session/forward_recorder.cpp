@@ -1,4 +1,4 @@
-#include "plugin/forward_recorder.h"
+#include "plugin/session/forward_recorder.h"
 
 #include <ATen/ATen.h>
 #include <fmt/format.h>
@@ -11,7 +11,7 @@
 #include "analysis/router_sums.h"
 #include "analysis/token_outputs.h"
 #include "plugin/process/error_text.h"
-#include "plugin/recording.h"
+#include "plugin/session/recording.h"
 
 namespace moetap::plugin {
 namespace {

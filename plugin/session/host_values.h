@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "plugin/records/forward_record.h"
-#include "plugin/generation.h"
+#include "plugin/session/generation.h"
 #include "plugin/session.h"
 
 namespace moetap::plugin {

@@ -1,4 +1,4 @@
-#include "plugin/model_registry.h"
+#include "plugin/session/model_registry.h"
 
 #include <fmt/format.h>
 
@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "plugin/process/fork_local.h"
-#include "plugin/recording.h"
+#include "plugin/session/recording.h"
 
 namespace moetap::plugin {
 namespace {
