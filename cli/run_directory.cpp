@@ -7,8 +7,8 @@
 #include <nlohmann/json.hpp>
 
 #include "cli/command_error.h"
-#include "plugin/run_journal.h"
-#include "plugin/run_owner.h"
+#include "plugin/journal/run_journal.h"
+#include "plugin/journal/journal_lock.h"
 #include "plugin/run_state.h"
 
 namespace moetap::cli {

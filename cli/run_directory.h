@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "plugin/process/process_rank.h"
-#include "plugin/run_owner.h"
+#include "plugin/journal/journal_lock.h"
 #include "plugin/run_paths.h"
 
 namespace moetap::cli {

@@ -9,7 +9,7 @@
 
 #include "plugin/records/config.h"
 #include "plugin/records/layer_table.h"
-#include "plugin/logged_forward.h"
+#include "plugin/journal/logged_forward.h"
 
 namespace moetap::plugin {
 

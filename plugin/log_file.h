@@ -4,7 +4,7 @@
 
 #include "plugin/records/counters.h"
 #include "plugin/log_entry.h"
-#include "plugin/run_journal.h"
+#include "plugin/journal/run_journal.h"
 #include "plugin/samples_file.h"
 
 namespace moetap::plugin {

@@ -16,7 +16,7 @@
 #include "plugin/process/process_rank.h"
 #include "plugin/session/recording.h"
 #include "plugin/run_files.h"
-#include "plugin/run_journal.h"
+#include "plugin/journal/run_journal.h"
 #include "plugin/run_paths.h"
 #include "plugin/run_state.h"
 

@@ -14,7 +14,7 @@
 
 #include "plugin/process/error_text.h"
 #include "plugin/process/process_rank.h"
-#include "plugin/run_journal.h"
+#include "plugin/journal/run_journal.h"
 #include "plugin/run_outputs.h"
 #include "plugin/run_paths.h"
 #include "plugin/run_state.h"

@@ -7,7 +7,7 @@
 #include "plugin/records/counters.h"
 #include "plugin/manifest_file.h"
 #include "plugin/records/record_sink.h"
-#include "plugin/run_journal.h"
+#include "plugin/journal/run_journal.h"
 #include "plugin/run_paths.h"
 #include "plugin/run_state.h"
 #include "plugin/samples_file.h"

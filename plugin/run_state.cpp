@@ -4,7 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include "plugin/json_keys.h"
-#include "plugin/logged_forward.h"
+#include "plugin/journal/logged_forward.h"
 
 namespace moetap::plugin {
 namespace {

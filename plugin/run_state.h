@@ -17,7 +17,7 @@
 #include "plugin/probe_file.h"
 #include "plugin/process/process_rank.h"
 #include "plugin/records/record_sink.h"
-#include "plugin/run_journal.h"
+#include "plugin/journal/run_journal.h"
 #include "plugin/run_paths.h"
 #include "plugin/run_summary.h"
 

@@ -9,7 +9,7 @@
 #include "analysis/transition_sums.h"
 #include "plugin/formats/atomic_file.h"
 #include "plugin/records/layer_table.h"
-#include "plugin/logged_forward.h"
+#include "plugin/journal/logged_forward.h"
 
 namespace moetap::plugin {
 

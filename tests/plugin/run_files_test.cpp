@@ -12,7 +12,7 @@
 #include "analysis/router_metrics.h"
 #include "plugin/formats/frame_log.h"
 #include "plugin/process/notices.h"
-#include "plugin/run_journal.h"
+#include "plugin/journal/run_journal.h"
 #include "plugin/formats/safetensors.h"
 #include "synthetic_forward.h"
 

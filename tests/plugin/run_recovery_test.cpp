@@ -10,7 +10,7 @@
 
 #include "plugin/dump_series.h"
 #include "plugin/formats/frame_log.h"
-#include "plugin/run_journal.h"
+#include "plugin/journal/run_journal.h"
 #include "plugin/formats/safetensors.h"
 #include "run_contents.h"
 #include "synthetic_forward.h"

@@ -1,4 +1,4 @@
-#include "plugin/run_journal.h"
+#include "plugin/journal/run_journal.h"
 
 #include <algorithm>
 #include <cstring>

@@ -1,4 +1,4 @@
-#include "plugin/logged_forward.h"
+#include "plugin/journal/logged_forward.h"
 
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>

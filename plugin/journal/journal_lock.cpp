@@ -1,4 +1,4 @@
-#include "plugin/run_owner.h"
+#include "plugin/journal/journal_lock.h"
 
 #include <errno.h>
 #include <fcntl.h>

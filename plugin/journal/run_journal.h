@@ -10,9 +10,9 @@
 
 #include "plugin/records/config.h"
 #include "plugin/formats/frame_log.h"
-#include "plugin/logged_forward.h"
+#include "plugin/journal/logged_forward.h"
 #include "plugin/formats/random_access_file.h"
-#include "plugin/run_owner.h"
+#include "plugin/journal/journal_lock.h"
 
 namespace moetap::plugin {
 
