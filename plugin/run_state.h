@@ -11,7 +11,7 @@
 
 #include "plugin/records/config.h"
 #include "plugin/records/counters.h"
-#include "plugin/dump_writer.h"
+#include "plugin/dump/dump_writer.h"
 #include "plugin/records/layer_table.h"
 #include "plugin/records/model_description.h"
 #include "plugin/probe_file.h"

@@ -8,7 +8,7 @@
 #include <map>
 #include <set>
 
-#include "plugin/dump_series.h"
+#include "plugin/dump/dump_series.h"
 #include "plugin/formats/frame_log.h"
 #include "plugin/journal/run_journal.h"
 #include "plugin/formats/safetensors.h"

@@ -1,4 +1,4 @@
-#include "plugin/shard_rows.h"
+#include "plugin/dump/shard_rows.h"
 
 #include <c10/util/StringUtil.h>
 

@@ -1,9 +1,9 @@
-#include "plugin/dump_writer.h"
+#include "plugin/dump/dump_writer.h"
 
 #include <gtest/gtest.h>
 
 #include "plugin/formats/safetensors.h"
-#include "synthetic_forward.h"
+#include "tests/plugin/synthetic_forward.h"
 
 namespace moetap::plugin {
 namespace {

@@ -1,4 +1,4 @@
-#include "plugin/dump_series.h"
+#include "plugin/dump/dump_series.h"
 
 #include <algorithm>
 #include <charconv>

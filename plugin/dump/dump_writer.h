@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "plugin/records/config.h"
-#include "plugin/dump_series.h"
+#include "plugin/dump/dump_series.h"
 #include "plugin/records/forward_record.h"
 #include "plugin/records/layer_table.h"
 

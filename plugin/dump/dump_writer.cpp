@@ -1,4 +1,4 @@
-#include "plugin/dump_writer.h"
+#include "plugin/dump/dump_writer.h"
 
 #include <ATen/ops/cat.h>
 #include <ATen/ops/equal.h>

@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "plugin/shard_rows.h"
+#include "plugin/dump/shard_rows.h"
 
 namespace moetap::plugin {
 
