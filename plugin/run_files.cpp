@@ -18,7 +18,7 @@
 #include "plugin/run_outputs.h"
 #include "plugin/run_paths.h"
 #include "plugin/run_state.h"
-#include "plugin/samples_file.h"
+#include "plugin/results/samples_file.h"
 
 namespace moetap::plugin {
 namespace {

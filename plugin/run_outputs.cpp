@@ -10,7 +10,7 @@
 
 #include "plugin/formats/atomic_file.h"
 #include "plugin/process/error_text.h"
-#include "plugin/log_file.h"
+#include "plugin/results/log_file.h"
 #include "plugin/process/notices.h"
 
 namespace moetap::plugin {

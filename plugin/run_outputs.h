@@ -5,12 +5,12 @@
 #include <string>
 
 #include "plugin/records/counters.h"
-#include "plugin/manifest_file.h"
+#include "plugin/results/manifest_file.h"
 #include "plugin/records/record_sink.h"
 #include "plugin/journal/run_journal.h"
 #include "plugin/run_paths.h"
 #include "plugin/run_state.h"
-#include "plugin/samples_file.h"
+#include "plugin/results/samples_file.h"
 
 namespace moetap::plugin {
 

@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-#include "plugin/manifest_file.h"
+#include "plugin/results/manifest_file.h"
 
 namespace moetap::plugin {
 

@@ -5,7 +5,7 @@
 #include <optional>
 #include <stdexcept>
 
-#include "plugin/json_keys.h"
+#include "plugin/results/json_keys.h"
 #include "plugin/run_state.h"
 
 namespace moetap::plugin {

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
-#include "plugin/json_keys.h"
+#include "plugin/results/json_keys.h"
 #include "plugin/journal/logged_forward.h"
 
 namespace moetap::plugin {

@@ -14,12 +14,12 @@
 #include "plugin/dump/dump_writer.h"
 #include "plugin/records/layer_table.h"
 #include "plugin/records/model_description.h"
-#include "plugin/probe_file.h"
+#include "plugin/results/probe_file.h"
 #include "plugin/process/process_rank.h"
 #include "plugin/records/record_sink.h"
 #include "plugin/journal/run_journal.h"
 #include "plugin/run_paths.h"
-#include "plugin/run_summary.h"
+#include "plugin/results/run_summary.h"
 
 namespace moetap::plugin {
 

@@ -1,6 +1,6 @@
 # Tests of the files that a run writes.
 moetap_add_test(NAME plugin_atomic_file_test SOURCES formats/atomic_file_test.cpp LIBRARIES moetap::plugin)
-moetap_add_test(NAME plugin_run_log_test SOURCES run_log_test.cpp LIBRARIES moetap::plugin)
+moetap_add_test(NAME plugin_run_log_test SOURCES results/run_log_test.cpp LIBRARIES moetap::plugin)
 moetap_add_test(NAME plugin_dump_writer_test SOURCES dump/dump_writer_test.cpp LIBRARIES moetap::plugin)
 moetap_add_test(NAME plugin_writer_thread_test SOURCES session/writer_thread_test.cpp LIBRARIES moetap::plugin)
 moetap_add_test(NAME plugin_run_recovery_test SOURCES run_recovery_test.cpp LIBRARIES moetap::plugin)

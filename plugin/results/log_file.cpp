@@ -1,4 +1,4 @@
-#include "plugin/log_file.h"
+#include "plugin/results/log_file.h"
 
 #include <fmt/format.h>
 
@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "plugin/formats/atomic_file.h"
-#include "plugin/json_keys.h"
+#include "plugin/results/json_keys.h"
 
 namespace moetap::plugin {
 namespace {

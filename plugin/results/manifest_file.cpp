@@ -1,4 +1,4 @@
-#include "plugin/manifest_file.h"
+#include "plugin/results/manifest_file.h"
 
 #include <fmt/chrono.h>
 #include <fmt/format.h>
@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "plugin/formats/atomic_file.h"
-#include "plugin/json_keys.h"
+#include "plugin/results/json_keys.h"
 
 namespace moetap::plugin {
 namespace {

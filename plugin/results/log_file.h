@@ -3,9 +3,9 @@
 #include <string>
 
 #include "plugin/records/counters.h"
-#include "plugin/log_entry.h"
+#include "plugin/results/log_entry.h"
 #include "plugin/journal/run_journal.h"
-#include "plugin/samples_file.h"
+#include "plugin/results/samples_file.h"
 
 namespace moetap::plugin {
 

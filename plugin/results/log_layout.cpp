@@ -2,8 +2,8 @@
 #include <set>
 #include <stdexcept>
 
-#include "plugin/json_keys.h"
-#include "plugin/log_entry.h"
+#include "plugin/results/json_keys.h"
+#include "plugin/results/log_entry.h"
 
 namespace moetap::plugin {
 namespace {

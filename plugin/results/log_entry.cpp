@@ -1,10 +1,10 @@
-#include "plugin/log_entry.h"
+#include "plugin/results/log_entry.h"
 
 #include <algorithm>
 #include <cmath>
 
 #include "analysis/router_metrics.h"
-#include "plugin/json_keys.h"
+#include "plugin/results/json_keys.h"
 
 namespace moetap::plugin {
 namespace {

@@ -7,7 +7,7 @@
 #include <numeric>
 #include <set>
 
-#include "synthetic_forward.h"
+#include "tests/plugin/synthetic_forward.h"
 
 namespace moetap::plugin {
 namespace {

@@ -1,4 +1,4 @@
-#include "plugin/samples_file.h"
+#include "plugin/results/samples_file.h"
 
 #include <algorithm>
 #include <fstream>
@@ -6,7 +6,7 @@
 #include <stdexcept>
 
 #include "plugin/formats/atomic_file.h"
-#include "plugin/json_keys.h"
+#include "plugin/results/json_keys.h"
 
 namespace moetap::plugin {
 namespace {

@@ -1,4 +1,4 @@
-#include "plugin/run_summary.h"
+#include "plugin/results/run_summary.h"
 
 #include <fmt/format.h>
 
@@ -9,7 +9,7 @@
 
 #include "analysis/router_metrics.h"
 #include "plugin/formats/atomic_file.h"
-#include "plugin/json_keys.h"
+#include "plugin/results/json_keys.h"
 
 namespace moetap::plugin {
 namespace {

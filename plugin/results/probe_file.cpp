@@ -1,4 +1,4 @@
-#include "plugin/probe_file.h"
+#include "plugin/results/probe_file.h"
 
 #include <ATen/ops/empty.h>
 #include <ATen/ops/softmax.h>
