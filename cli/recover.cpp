@@ -5,7 +5,7 @@
 
 #include "cli/command_error.h"
 #include "cli/commands.h"
-#include "plugin/run_recovery.h"
+#include "plugin/run/run_recovery.h"
 
 namespace moetap::cli {
 namespace {

@@ -29,8 +29,8 @@
 #include "plugin/records/model_description.h"
 #include "plugin/process/notices.h"
 #include "plugin/process/process_rank.h"
-#include "plugin/run_paths.h"
-#include "plugin/run_state.h"
+#include "plugin/run/run_paths.h"
+#include "plugin/run/run_state.h"
 #include "plugin/formats/safetensors.h"
 #include "plugin/session.h"
 

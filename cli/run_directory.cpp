@@ -9,7 +9,7 @@
 #include "cli/command_error.h"
 #include "plugin/journal/run_journal.h"
 #include "plugin/journal/journal_lock.h"
-#include "plugin/run_state.h"
+#include "plugin/run/run_state.h"
 
 namespace moetap::cli {
 

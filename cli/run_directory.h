@@ -7,7 +7,7 @@
 
 #include "plugin/process/process_rank.h"
 #include "plugin/journal/journal_lock.h"
-#include "plugin/run_paths.h"
+#include "plugin/run/run_paths.h"
 
 namespace moetap::cli {
 

@@ -15,10 +15,10 @@
 #include "plugin/process/notices.h"
 #include "plugin/process/process_rank.h"
 #include "plugin/session/recording.h"
-#include "plugin/run_files.h"
+#include "plugin/run/run_files.h"
 #include "plugin/journal/run_journal.h"
-#include "plugin/run_paths.h"
-#include "plugin/run_state.h"
+#include "plugin/run/run_paths.h"
+#include "plugin/run/run_state.h"
 
 namespace moetap::plugin {
 namespace {

@@ -12,7 +12,7 @@
 #include "plugin/records/hook_spec_json.h"
 #include "plugin/session/model_registry.h"
 #include "plugin/session/recording.h"
-#include "plugin/run_files.h"
+#include "plugin/run/run_files.h"
 
 namespace moetap::plugin {
 namespace {

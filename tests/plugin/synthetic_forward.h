@@ -10,7 +10,7 @@
 #include "analysis/router_sums.h"
 #include "analysis/slot_ranking.h"
 #include "plugin/records/forward_record.h"
-#include "plugin/run_files.h"
+#include "plugin/run/run_files.h"
 #include "temporary_folder.h"
 
 namespace moetap::plugin {

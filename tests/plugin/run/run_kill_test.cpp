@@ -15,9 +15,9 @@
 #include <random>
 #include <thread>
 
-#include "plugin/run_recovery.h"
+#include "plugin/run/run_recovery.h"
 #include "plugin/session.h"
-#include "run_contents.h"
+#include "tests/plugin/run_contents.h"
 
 namespace moetap::plugin {
 namespace {

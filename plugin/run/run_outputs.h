@@ -8,8 +8,8 @@
 #include "plugin/results/manifest_file.h"
 #include "plugin/records/record_sink.h"
 #include "plugin/journal/run_journal.h"
-#include "plugin/run_paths.h"
-#include "plugin/run_state.h"
+#include "plugin/run/run_paths.h"
+#include "plugin/run/run_state.h"
 #include "plugin/results/samples_file.h"
 
 namespace moetap::plugin {

@@ -6,7 +6,7 @@
 #include <stdexcept>
 
 #include "plugin/results/json_keys.h"
-#include "plugin/run_state.h"
+#include "plugin/run/run_state.h"
 
 namespace moetap::plugin {
 namespace {

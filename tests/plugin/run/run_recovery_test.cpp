@@ -1,5 +1,5 @@
 // What a process that died left is rebuilt, or gone on with, to the same files as those of a run that nobody disturbed.
-#include "plugin/run_recovery.h"
+#include "plugin/run/run_recovery.h"
 
 #include <gtest/gtest.h>
 #include <unistd.h>
@@ -12,8 +12,8 @@
 #include "plugin/formats/frame_log.h"
 #include "plugin/journal/run_journal.h"
 #include "plugin/formats/safetensors.h"
-#include "run_contents.h"
-#include "synthetic_forward.h"
+#include "tests/plugin/run_contents.h"
+#include "tests/plugin/synthetic_forward.h"
 
 namespace moetap::plugin {
 namespace {

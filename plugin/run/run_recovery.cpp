@@ -1,4 +1,4 @@
-#include "plugin/run_recovery.h"
+#include "plugin/run/run_recovery.h"
 
 #include <signal.h>
 
@@ -11,7 +11,7 @@
 #include <stdexcept>
 
 #include "plugin/process/error_text.h"
-#include "plugin/run_outputs.h"
+#include "plugin/run/run_outputs.h"
 
 namespace moetap::plugin {
 namespace {

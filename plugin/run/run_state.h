@@ -18,7 +18,7 @@
 #include "plugin/process/process_rank.h"
 #include "plugin/records/record_sink.h"
 #include "plugin/journal/run_journal.h"
-#include "plugin/run_paths.h"
+#include "plugin/run/run_paths.h"
 #include "plugin/results/run_summary.h"
 
 namespace moetap::plugin {

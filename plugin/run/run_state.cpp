@@ -1,4 +1,4 @@
-#include "plugin/run_state.h"
+#include "plugin/run/run_state.h"
 
 #include <algorithm>
 #include <nlohmann/json.hpp>

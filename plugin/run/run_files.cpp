@@ -1,4 +1,4 @@
-#include "plugin/run_files.h"
+#include "plugin/run/run_files.h"
 
 #include <fmt/format.h>
 
@@ -15,9 +15,9 @@
 #include "plugin/process/error_text.h"
 #include "plugin/process/process_rank.h"
 #include "plugin/journal/run_journal.h"
-#include "plugin/run_outputs.h"
-#include "plugin/run_paths.h"
-#include "plugin/run_state.h"
+#include "plugin/run/run_outputs.h"
+#include "plugin/run/run_paths.h"
+#include "plugin/run/run_state.h"
 #include "plugin/results/samples_file.h"
 
 namespace moetap::plugin {

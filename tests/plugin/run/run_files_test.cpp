@@ -1,4 +1,4 @@
-#include "plugin/run_files.h"
+#include "plugin/run/run_files.h"
 
 #include <gtest/gtest.h>
 #include <sys/resource.h>
@@ -14,7 +14,7 @@
 #include "plugin/process/notices.h"
 #include "plugin/journal/run_journal.h"
 #include "plugin/formats/safetensors.h"
-#include "synthetic_forward.h"
+#include "tests/plugin/synthetic_forward.h"
 
 namespace moetap::plugin {
 namespace {

@@ -1,4 +1,4 @@
-#include "plugin/run_outputs.h"
+#include "plugin/run/run_outputs.h"
 
 #include <fmt/chrono.h>
 #include <fmt/format.h>
