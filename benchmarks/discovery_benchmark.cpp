@@ -21,7 +21,7 @@
 #include "benchmarks/process_usage.h"
 #include "benchmarks/report.h"
 #include "hooks/instrument.h"
-#include "hooks/method_graph.h"
+#include "hooks/graph/method_graph.h"
 
 namespace moetap::benchmarks {
 namespace {

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <limits>
 
-#include "hooks/op_traits.h"
+#include "hooks/graph/op_traits.h"
 
 namespace moetap::hooks {
 namespace jit = torch::jit;

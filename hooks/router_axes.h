@@ -1,6 +1,6 @@
 #pragma once
 
-#include "hooks/method_graph.h"
+#include "hooks/graph/method_graph.h"
 #include "hooks/router_fact.h"
 
 namespace moetap::hooks {

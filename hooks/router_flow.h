@@ -6,10 +6,10 @@
 #include <unordered_map>
 #include <vector>
 
-#include "hooks/method_graph.h"
-#include "hooks/op_traits.h"
+#include "hooks/graph/method_graph.h"
+#include "hooks/graph/op_traits.h"
 #include "hooks/router_fact.h"
-#include "hooks/value_origins.h"
+#include "hooks/graph/value_origins.h"
 
 namespace moetap::hooks {
 

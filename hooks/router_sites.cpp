@@ -6,7 +6,7 @@
 #include <map>
 #include <set>
 
-#include "hooks/entry_methods.h"
+#include "hooks/graph/entry_methods.h"
 #include "hooks/hook_names.h"
 #include "hooks/spec_sites.h"
 

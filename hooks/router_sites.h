@@ -6,7 +6,7 @@
 
 #include "hooks/hook_point.h"
 #include "hooks/hook_spec.h"
-#include "hooks/method_graph.h"
+#include "hooks/graph/method_graph.h"
 #include "hooks/router_decision.h"
 
 namespace moetap::hooks {

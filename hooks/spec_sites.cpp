@@ -9,7 +9,7 @@
 #include <set>
 
 #include "hooks/hook_names.h"
-#include "hooks/near_misses.h"
+#include "hooks/graph/near_misses.h"
 #include "hooks/value_reference.h"
 
 namespace moetap::hooks {

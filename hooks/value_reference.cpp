@@ -7,8 +7,8 @@
 #include <regex>
 #include <vector>
 
-#include "hooks/near_misses.h"
-#include "hooks/op_traits.h"
+#include "hooks/graph/near_misses.h"
+#include "hooks/graph/op_traits.h"
 
 namespace moetap::hooks {
 namespace jit = torch::jit;

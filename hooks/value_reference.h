@@ -4,7 +4,7 @@
 #include <string>
 
 #include "hooks/hook_spec.h"
-#include "hooks/method_graph.h"
+#include "hooks/graph/method_graph.h"
 
 namespace moetap::hooks {
 

@@ -8,7 +8,7 @@
 #include <random>
 #include <stdexcept>
 
-#include "hooks/entry_methods.h"
+#include "hooks/graph/entry_methods.h"
 #include "hooks/hook_names.h"
 
 namespace moetap::plugin {

@@ -6,7 +6,7 @@
 #include <torch/csrc/jit/passes/freeze_module.h>
 
 #include "hooks/instrument.h"
-#include "hooks/near_misses.h"
+#include "hooks/graph/near_misses.h"
 #include "moe_sources.h"
 #include "router_patterns.h"
 

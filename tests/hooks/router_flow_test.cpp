@@ -7,7 +7,7 @@
 #include <memory>
 #include <string>
 
-#include "graph_values.h"
+#include "tests/hooks/graph/graph_values.h"
 #include "moe_sources.h"
 
 namespace moetap::hooks::testing {

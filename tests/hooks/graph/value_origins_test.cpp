@@ -1,4 +1,4 @@
-#include "hooks/value_origins.h"
+#include "hooks/graph/value_origins.h"
 
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
@@ -6,8 +6,8 @@
 #include <string>
 #include <vector>
 
-#include "graph_values.h"
-#include "moe_sources.h"
+#include "tests/hooks/graph/graph_values.h"
+#include "tests/hooks/moe_sources.h"
 
 namespace moetap::hooks::testing {
 namespace {

@@ -1,4 +1,4 @@
-#include "hooks/module_calls.h"
+#include "hooks/graph/module_calls.h"
 
 #include <torch/csrc/jit/api/function_impl.h>
 #include <torch/csrc/jit/passes/constant_pooling.h>
@@ -11,7 +11,7 @@
 #include <optional>
 
 #include "hooks/hook_names.h"
-#include "hooks/method_graph.h"
+#include "hooks/graph/method_graph.h"
 
 namespace moetap::hooks {
 namespace jit = torch::jit;

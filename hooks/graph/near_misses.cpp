@@ -1,4 +1,4 @@
-#include "hooks/near_misses.h"
+#include "hooks/graph/near_misses.h"
 
 #include <algorithm>
 #include <cctype>

@@ -10,7 +10,7 @@
 #include <unordered_map>
 #include <vector>
 
-#include "hooks/module_calls.h"
+#include "hooks/graph/module_calls.h"
 
 namespace moetap::hooks {
 

@@ -1,8 +1,8 @@
-#include "hooks/value_origins.h"
+#include "hooks/graph/value_origins.h"
 
 #include <algorithm>
 
-#include "hooks/op_traits.h"
+#include "hooks/graph/op_traits.h"
 
 namespace moetap::hooks {
 namespace jit = torch::jit;

@@ -1,4 +1,4 @@
-#include "hooks/method_graph.h"
+#include "hooks/graph/method_graph.h"
 
 #include <torch/csrc/jit/api/function_impl.h>
 #include <torch/csrc/jit/ir/constants.h>
@@ -9,7 +9,7 @@
 #include <algorithm>
 #include <sstream>
 
-#include "hooks/op_traits.h"
+#include "hooks/graph/op_traits.h"
 
 namespace moetap::hooks {
 namespace jit = torch::jit;

@@ -1,5 +1,5 @@
 // Which methods a host calls, those of submodules included.
-#include "hooks/entry_methods.h"
+#include "hooks/graph/entry_methods.h"
 
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
@@ -8,8 +8,8 @@
 #include <stdexcept>
 
 #include "hooks/instrument.h"
-#include "moe_sources.h"
-#include "router_patterns.h"
+#include "tests/hooks/moe_sources.h"
+#include "tests/hooks/router_patterns.h"
 
 namespace moetap::hooks::testing {
 namespace {

@@ -1,4 +1,4 @@
-#include "hooks/method_graph.h"
+#include "hooks/graph/method_graph.h"
 
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
@@ -7,8 +7,8 @@
 #include <string>
 #include <vector>
 
-#include "graph_values.h"
-#include "moe_sources.h"
+#include "tests/hooks/graph/graph_values.h"
+#include "tests/hooks/moe_sources.h"
 
 namespace moetap::hooks::testing {
 namespace {

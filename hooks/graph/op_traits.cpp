@@ -1,4 +1,4 @@
-#include "hooks/op_traits.h"
+#include "hooks/graph/op_traits.h"
 
 #include <unordered_map>
 

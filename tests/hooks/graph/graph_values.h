@@ -5,7 +5,7 @@
 #include <stdexcept>
 #include <string>
 
-#include "hooks/method_graph.h"
+#include "hooks/graph/method_graph.h"
 
 namespace moetap::hooks::testing {
 

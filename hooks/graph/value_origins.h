@@ -2,7 +2,7 @@
 
 #include <unordered_map>
 
-#include "hooks/method_graph.h"
+#include "hooks/graph/method_graph.h"
 
 namespace moetap::hooks {
 

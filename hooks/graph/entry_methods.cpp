@@ -1,4 +1,4 @@
-#include "hooks/entry_methods.h"
+#include "hooks/graph/entry_methods.h"
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -12,8 +12,8 @@
 #include <utility>
 
 #include "hooks/hook_names.h"
-#include "hooks/method_graph.h"
-#include "hooks/near_misses.h"
+#include "hooks/graph/method_graph.h"
+#include "hooks/graph/near_misses.h"
 
 namespace moetap::hooks {
 namespace jit = torch::jit;
