@@ -13,7 +13,7 @@
 #include "cli/command_error.h"
 #include "cli/sha256.h"
 #include "hooks/graph/entry_methods.h"
-#include "hooks/no_router.h"
+#include "hooks/points/no_router.h"
 #include "plugin/records/hook_spec_json.h"
 #include "plugin/records/model_description.h"
 

@@ -6,8 +6,8 @@
 #include <string>
 #include <vector>
 
-#include "hooks/hook_point.h"
-#include "hooks/hook_spec.h"
+#include "hooks/points/hook_point.h"
+#include "hooks/points/hook_spec.h"
 
 namespace moetap::hooks {
 

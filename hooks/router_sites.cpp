@@ -7,7 +7,7 @@
 #include <set>
 
 #include "hooks/graph/entry_methods.h"
-#include "hooks/hook_names.h"
+#include "hooks/points/hook_names.h"
 #include "hooks/spec_sites.h"
 
 namespace moetap::hooks {

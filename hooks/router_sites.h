@@ -4,8 +4,8 @@
 #include <string>
 #include <vector>
 
-#include "hooks/hook_point.h"
-#include "hooks/hook_spec.h"
+#include "hooks/points/hook_point.h"
+#include "hooks/points/hook_spec.h"
 #include "hooks/graph/method_graph.h"
 #include "hooks/router_decision.h"
 

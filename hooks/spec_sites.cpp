@@ -8,7 +8,7 @@
 #include <regex>
 #include <set>
 
-#include "hooks/hook_names.h"
+#include "hooks/points/hook_names.h"
 #include "hooks/graph/near_misses.h"
 #include "hooks/value_reference.h"
 

@@ -2,7 +2,7 @@
 
 #include <vector>
 
-#include "hooks/hook_spec.h"
+#include "hooks/points/hook_spec.h"
 #include "hooks/router_sites.h"
 
 namespace moetap::hooks {

@@ -3,7 +3,7 @@
 #include <regex>
 #include <string>
 
-#include "hooks/hook_spec.h"
+#include "hooks/points/hook_spec.h"
 #include "hooks/graph/method_graph.h"
 
 namespace moetap::hooks {

@@ -10,7 +10,7 @@
 #include <cstdio>
 #include <memory>
 
-#include "hooks/operator_schemas.h"
+#include "hooks/points/operator_schemas.h"
 #include "plugin/process/error_text.h"
 #include "plugin/session/forward_recorder.h"
 #include "plugin/process/libtorch_version.h"

@@ -8,7 +8,7 @@
 #include <stdexcept>
 
 #include "hooks/instrument.h"
-#include "hooks/no_router.h"
+#include "hooks/points/no_router.h"
 #include "plugin/records/hook_spec_json.h"
 #include "plugin/session/model_registry.h"
 #include "plugin/session/recording.h"

@@ -11,7 +11,7 @@
 #include <unordered_map>
 #include <utility>
 
-#include "hooks/hook_names.h"
+#include "hooks/points/hook_names.h"
 #include "hooks/graph/method_graph.h"
 #include "hooks/graph/near_misses.h"
 

@@ -10,7 +10,7 @@
 #include <algorithm>
 #include <optional>
 
-#include "hooks/hook_names.h"
+#include "hooks/points/hook_names.h"
 #include "hooks/graph/method_graph.h"
 
 namespace moetap::hooks {

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "analysis/router_call.h"
-#include "hooks/hook_point.h"
+#include "hooks/points/hook_point.h"
 
 namespace moetap::plugin {
 

@@ -3,7 +3,7 @@
 #include <nlohmann/json.hpp>
 #include <string>
 
-#include "hooks/hook_spec.h"
+#include "hooks/points/hook_spec.h"
 
 namespace moetap::plugin {
 

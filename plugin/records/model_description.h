@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "hooks/hook_point.h"
+#include "hooks/points/hook_point.h"
 
 namespace torch::jit {
 struct Module;

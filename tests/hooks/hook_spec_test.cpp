@@ -1,5 +1,5 @@
 // Hook specs by hand: what they add to discovery, change and leave out, and what they say when they do not fit.
-#include "hooks/hook_spec.h"
+#include "hooks/points/hook_spec.h"
 
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>

@@ -8,7 +8,7 @@
 #include <mutex>
 #include <stdexcept>
 
-#include "hooks/operator_schemas.h"
+#include "hooks/points/operator_schemas.h"
 
 namespace moetap::hooks::testing {
 namespace {

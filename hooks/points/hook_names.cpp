@@ -1,4 +1,4 @@
-#include "hooks/hook_names.h"
+#include "hooks/points/hook_names.h"
 
 #include <fmt/format.h>
 
@@ -8,7 +8,7 @@
 #include <sstream>
 #include <tuple>
 
-#include "hooks/hook_spec.h"
+#include "hooks/points/hook_spec.h"
 
 namespace moetap::hooks {
 

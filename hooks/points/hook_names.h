@@ -3,7 +3,7 @@
 #include <string>
 #include <vector>
 
-#include "hooks/hook_point.h"
+#include "hooks/points/hook_point.h"
 
 namespace moetap::hooks {
 

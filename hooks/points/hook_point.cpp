@@ -1,4 +1,4 @@
-#include "hooks/hook_point.h"
+#include "hooks/points/hook_point.h"
 
 namespace moetap::hooks {
 

@@ -1,4 +1,4 @@
-#include "hooks/hook_names.h"
+#include "hooks/points/hook_names.h"
 
 #include <gtest/gtest.h>
 

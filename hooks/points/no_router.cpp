@@ -1,4 +1,4 @@
-#include "hooks/no_router.h"
+#include "hooks/points/no_router.h"
 
 #include <fmt/format.h>
 

@@ -4,7 +4,7 @@
 
 #include <string>
 
-#include "hooks/hook_point.h"
+#include "hooks/points/hook_point.h"
 
 namespace moetap::hooks {
 
