@@ -7,7 +7,7 @@
 #include "hooks/points/hook_point.h"
 #include "hooks/points/hook_spec.h"
 #include "hooks/graph/method_graph.h"
-#include "hooks/router_decision.h"
+#include "hooks/routers/router_decision.h"
 
 namespace moetap::hooks {
 

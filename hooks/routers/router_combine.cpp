@@ -2,7 +2,7 @@
 // projection].
 #include <algorithm>
 
-#include "hooks/router_flow.h"
+#include "hooks/routers/router_flow.h"
 
 namespace moetap::hooks {
 namespace jit = torch::jit;

@@ -1,8 +1,8 @@
 // Transfer functions of RouterFlow for operators of one followed value. See Note [Following a projection].
 #include <limits>
 
-#include "hooks/router_axes.h"
-#include "hooks/router_flow.h"
+#include "hooks/routers/router_axes.h"
+#include "hooks/routers/router_flow.h"
 
 namespace moetap::hooks {
 namespace jit = torch::jit;

@@ -1,7 +1,7 @@
 #pragma once
 
 #include "hooks/graph/method_graph.h"
-#include "hooks/router_fact.h"
+#include "hooks/routers/router_fact.h"
 
 namespace moetap::hooks {
 

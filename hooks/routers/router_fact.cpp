@@ -1,4 +1,4 @@
-#include "hooks/router_fact.h"
+#include "hooks/routers/router_fact.h"
 
 #include <algorithm>
 

@@ -8,7 +8,7 @@
 
 #include "hooks/graph/method_graph.h"
 #include "hooks/graph/op_traits.h"
-#include "hooks/router_fact.h"
+#include "hooks/routers/router_fact.h"
 #include "hooks/graph/value_origins.h"
 
 namespace moetap::hooks {

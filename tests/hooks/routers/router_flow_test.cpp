@@ -1,4 +1,4 @@
-#include "hooks/router_flow.h"
+#include "hooks/routers/router_flow.h"
 
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
@@ -8,7 +8,7 @@
 #include <string>
 
 #include "tests/hooks/graph/graph_values.h"
-#include "moe_sources.h"
+#include "tests/hooks/moe_sources.h"
 
 namespace moetap::hooks::testing {
 namespace {

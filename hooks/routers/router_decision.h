@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-#include "hooks/router_flow.h"
+#include "hooks/routers/router_flow.h"
 
 namespace moetap::hooks {
 

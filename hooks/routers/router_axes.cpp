@@ -1,4 +1,4 @@
-#include "hooks/router_axes.h"
+#include "hooks/routers/router_axes.h"
 
 #include <algorithm>
 #include <limits>

@@ -1,4 +1,4 @@
-#include "hooks/router_decision.h"
+#include "hooks/routers/router_decision.h"
 
 #include <algorithm>
 

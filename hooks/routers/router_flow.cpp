@@ -1,4 +1,4 @@
-#include "hooks/router_flow.h"
+#include "hooks/routers/router_flow.h"
 
 #include <algorithm>
 
