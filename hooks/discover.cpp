@@ -1,5 +1,5 @@
 #include "hooks/instrument.h"
-#include "hooks/router_sites.h"
+#include "hooks/sites/router_sites.h"
 
 namespace moetap::hooks {
 

@@ -8,7 +8,7 @@
 #include <stdexcept>
 #include <unordered_map>
 
-#include "hooks/router_sites.h"
+#include "hooks/sites/router_sites.h"
 
 namespace moetap::hooks {
 namespace jit = torch::jit;

@@ -1,4 +1,4 @@
-#include "hooks/spec_sites.h"
+#include "hooks/sites/spec_sites.h"
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -10,7 +10,7 @@
 
 #include "hooks/points/hook_names.h"
 #include "hooks/graph/near_misses.h"
-#include "hooks/value_reference.h"
+#include "hooks/sites/value_reference.h"
 
 namespace moetap::hooks {
 namespace jit = torch::jit;

@@ -1,4 +1,4 @@
-#include "hooks/router_sites.h"
+#include "hooks/sites/router_sites.h"
 
 #include <fmt/format.h>
 
@@ -8,7 +8,7 @@
 
 #include "hooks/graph/entry_methods.h"
 #include "hooks/points/hook_names.h"
-#include "hooks/spec_sites.h"
+#include "hooks/sites/spec_sites.h"
 
 namespace moetap::hooks {
 namespace jit = torch::jit;

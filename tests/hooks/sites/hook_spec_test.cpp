@@ -7,8 +7,8 @@
 
 #include "hooks/instrument.h"
 #include "hooks/graph/near_misses.h"
-#include "moe_sources.h"
-#include "router_patterns.h"
+#include "tests/hooks/moe_sources.h"
+#include "tests/hooks/router_patterns.h"
 
 namespace moetap::hooks::testing {
 namespace {

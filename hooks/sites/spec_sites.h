@@ -3,7 +3,7 @@
 #include <vector>
 
 #include "hooks/points/hook_spec.h"
-#include "hooks/router_sites.h"
+#include "hooks/sites/router_sites.h"
 
 namespace moetap::hooks {
 

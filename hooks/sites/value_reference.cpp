@@ -1,4 +1,4 @@
-#include "hooks/value_reference.h"
+#include "hooks/sites/value_reference.h"
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
