@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <optional>
 
-#include "analysis/fixed_point.h"
+#include "analysis/numbers/fixed_point.h"
 #include "analysis/router_kernel_memory.h"
 
 namespace moetap::analysis {

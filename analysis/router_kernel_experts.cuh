@@ -6,10 +6,10 @@
 #include <cmath>
 #include <limits>
 
-#include "analysis/fixed_point.h"
+#include "analysis/numbers/fixed_point.h"
 #include "analysis/router_kernel_arguments.h"
-#include "analysis/vector_math.h"
-#include "analysis/warp.cuh"
+#include "analysis/numbers/vector_math.h"
+#include "analysis/numbers/warp.cuh"
 
 // What one warp computes of the experts of one token. Lane l holds the experts l, l + 32, ... in registers; a sum over
 // experts is each lane's own, in that order, then a butterfly over the lanes: one fixed order, whatever the launch.

@@ -2,7 +2,7 @@
 
 #include <cstdint>
 
-#include "analysis/host_device.h"
+#include "analysis/numbers/host_device.h"
 #include "analysis/router_sums_layout.h"
 
 namespace moetap::analysis {

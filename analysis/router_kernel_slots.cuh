@@ -2,7 +2,7 @@
 
 #include "analysis/router_kernel_arguments.h"
 #include "analysis/router_kernel_experts.cuh"
-#include "analysis/warp.cuh"
+#include "analysis/numbers/warp.cuh"
 
 // What one warp finds in the slots of one token: lane k holds slot k. See Note [Slots are ranked by gate weight].
 namespace moetap::analysis::router_kernel {

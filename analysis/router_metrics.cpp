@@ -7,7 +7,7 @@
 #include <limits>
 #include <numeric>
 
-#include "analysis/fixed_point.h"
+#include "analysis/numbers/fixed_point.h"
 
 namespace moetap::analysis {
 namespace {

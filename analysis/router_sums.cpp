@@ -7,7 +7,7 @@
 #include <algorithm>
 
 #include "analysis/device_kernels.h"
-#include "analysis/fixed_point.h"
+#include "analysis/numbers/fixed_point.h"
 #include "analysis/observe_paths.h"
 #include "analysis/router_kernel_arguments.h"
 #include "analysis/token_outputs.h"

@@ -8,11 +8,11 @@
 #include <mutex>
 #include <vector>
 
-#include "analysis/fixed_point.h"
+#include "analysis/numbers/fixed_point.h"
 #include "analysis/observe_paths.h"
 #include "analysis/router_sums.h"
-#include "analysis/token_kernels.h"
-#include "analysis/token_ranges.h"
+#include "analysis/numbers/token_kernels.h"
+#include "analysis/numbers/token_ranges.h"
 
 // Note [The CPU path]
 // A thread takes neighbouring tokens and adds them, one after the other, into a block of rows in the layout of the

@@ -4,7 +4,7 @@
 
 #include <algorithm>
 
-#include "analysis/fixed_point.h"
+#include "analysis/numbers/fixed_point.h"
 #include "analysis/router_sums.h"
 
 namespace moetap::analysis {

@@ -16,7 +16,7 @@
 
 #include <algorithm>
 
-#include "analysis/fixed_point.h"
+#include "analysis/numbers/fixed_point.h"
 #include "analysis/observe_paths.h"
 #include "analysis/router_sums.h"
 #include "analysis/slot_ranking.h"

@@ -8,7 +8,7 @@
 #include <algorithm>
 
 #include "analysis/device_kernels.h"
-#include "analysis/fixed_point.h"
+#include "analysis/numbers/fixed_point.h"
 #include "plugin/capture/device_stream.h"
 
 namespace moetap::plugin {

@@ -12,7 +12,7 @@
 #include <type_traits>
 #include <vector>
 
-#include "analysis/host_device.h"
+#include "analysis/numbers/host_device.h"
 
 // Note [Emulated warps]
 // Kernels are compiled for the host here, with other bodies for the functions of analysis/warp.cuh: each thread of a

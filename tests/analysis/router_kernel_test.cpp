@@ -4,7 +4,7 @@
 #include <cmath>
 #include <limits>
 
-#include "analysis/fixed_point.h"
+#include "analysis/numbers/fixed_point.h"
 #include "analysis/slot_ranking.h"
 #include "analysis/token_outputs.h"
 #include "analysis/transition_sums.h"

@@ -9,7 +9,7 @@
 #include <memory>
 #include <set>
 
-#include "analysis/fixed_point.h"
+#include "analysis/numbers/fixed_point.h"
 #include "analysis/router_metrics.h"
 #include "analysis/slot_ranking.h"
 #include "analysis/transition_sums.h"

@@ -14,7 +14,7 @@
 #include <string_view>
 #include <thread>
 
-#include "analysis/token_ranges.h"
+#include "analysis/numbers/token_ranges.h"
 
 namespace {
 

@@ -4,7 +4,7 @@
 #include <cmath>
 #include <cstdint>
 
-#include "analysis/host_device.h"
+#include "analysis/numbers/host_device.h"
 
 namespace moetap::analysis {
 

@@ -1,4 +1,4 @@
-#include "analysis/token_ranges.h"
+#include "analysis/numbers/token_ranges.h"
 
 #include <ATen/TensorIterator.h>
 #include <ATen/ops/empty.h>

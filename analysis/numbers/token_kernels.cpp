@@ -1,10 +1,10 @@
-#include "analysis/token_kernels.h"
+#include "analysis/numbers/token_kernels.h"
 
 #include <bit>
 #include <limits>
 
-#include "analysis/fixed_point.h"
-#include "analysis/vector_math.h"
+#include "analysis/numbers/fixed_point.h"
+#include "analysis/numbers/vector_math.h"
 
 // Note [Lanes]
 // A sum over experts is eight partial sums, lane l over the experts l, l + 8, ..., joined in one fixed order. This is

@@ -1,4 +1,4 @@
-#include "analysis/token_kernels.h"
+#include "analysis/numbers/token_kernels.h"
 
 #include <gtest/gtest.h>
 
@@ -8,7 +8,7 @@
 #include <random>
 #include <vector>
 
-#include "analysis/vector_math.h"
+#include "analysis/numbers/vector_math.h"
 
 namespace moetap::analysis {
 namespace {

@@ -1,4 +1,4 @@
-#include "analysis/token_ranges.h"
+#include "analysis/numbers/token_ranges.h"
 
 #include <ATen/Parallel.h>
 #include <gtest/gtest.h>

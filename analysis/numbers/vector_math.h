@@ -3,7 +3,7 @@
 #include <bit>
 #include <cstdint>
 
-#include "analysis/host_device.h"
+#include "analysis/numbers/host_device.h"
 
 namespace moetap::analysis {
 

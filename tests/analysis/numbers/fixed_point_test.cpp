@@ -1,4 +1,4 @@
-#include "analysis/fixed_point.h"
+#include "analysis/numbers/fixed_point.h"
 
 #include <gtest/gtest.h>
 
