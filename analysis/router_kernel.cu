@@ -12,7 +12,7 @@
 #include <atomic>
 #include <memory>
 
-#include "analysis/device_kernels.h"
+#include "analysis/devices/device_kernels.h"
 #include "analysis/router_kernel_arguments.h"
 
 namespace moetap::analysis {

@@ -6,7 +6,7 @@
 
 #include <algorithm>
 
-#include "analysis/device_kernels.h"
+#include "analysis/devices/device_kernels.h"
 #include "analysis/numbers/fixed_point.h"
 #include "analysis/observe_paths.h"
 #include "analysis/router_kernel_arguments.h"

@@ -5,7 +5,7 @@
 
 #include <filesystem>
 
-#include "analysis/device_kernels.h"
+#include "analysis/devices/device_kernels.h"
 
 namespace moetap::analysis {
 namespace {

@@ -1,5 +1,5 @@
 # Defines `moetap_add_cuda_library`: kernels lie in a shared library of their own, so that moetap itself links no CUDA
-# library (see analysis/device_kernels.h).
+# library (see analysis/devices/device_kernels.h).
 #
 # nvcc is that of CUDACXX, else the one that scripts/setup puts into .venv, else that of PATH. It is called directly: CMake 3.25 (Debian 12)
 # knows no C++20 of nvcc, and links a static CUDA runtime where the wheels of PyPI bring a shared one.

@@ -7,7 +7,7 @@
 
 #include <algorithm>
 
-#include "analysis/device_kernels.h"
+#include "analysis/devices/device_kernels.h"
 
 namespace moetap::plugin {
 namespace {

@@ -7,7 +7,7 @@
 
 #include <algorithm>
 
-#include "analysis/device_kernels.h"
+#include "analysis/devices/device_kernels.h"
 #include "analysis/numbers/fixed_point.h"
 #include "plugin/capture/device_stream.h"
 

@@ -7,7 +7,7 @@
 #include <thread>
 #include <utility>
 
-#include "analysis/device_kernels.h"
+#include "analysis/devices/device_kernels.h"
 #include "plugin/capture/device_stream.h"
 
 namespace moetap::plugin {

@@ -6,7 +6,7 @@
 #include <algorithm>
 #include <utility>
 
-#include "analysis/device_kernels.h"
+#include "analysis/devices/device_kernels.h"
 #include "analysis/router_kernel_arguments.h"
 #include "analysis/router_sums.h"
 #include "analysis/token_outputs.h"

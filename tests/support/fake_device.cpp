@@ -13,7 +13,7 @@
 #include <utility>
 #include <vector>
 
-#include "analysis/device_kernels.h"
+#include "analysis/devices/device_kernels.h"
 #include "analysis/observe_paths.h"
 #include "fake_operators.h"
 #include "fake_streams.h"

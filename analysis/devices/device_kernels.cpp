@@ -1,4 +1,4 @@
-#include "analysis/device_kernels.h"
+#include "analysis/devices/device_kernels.h"
 
 #include <dlfcn.h>
 #include <fmt/format.h>
