@@ -17,9 +17,9 @@
 #include <string_view>
 #include <vector>
 
-#include "analysis/observe_paths.h"
-#include "analysis/router_sums.h"
-#include "analysis/token_outputs.h"
+#include "analysis/routers/observe_paths.h"
+#include "analysis/routers/router_sums.h"
+#include "analysis/routers/token_outputs.h"
 #include "benchmarks/cuda_device.h"
 #include "benchmarks/report.h"
 

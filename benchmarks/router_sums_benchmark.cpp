@@ -6,9 +6,9 @@
 #include <ATen/ATen.h>
 #include <benchmark/benchmark.h>
 
-#include "analysis/observe_paths.h"
-#include "analysis/router_sums.h"
-#include "analysis/slot_ranking.h"
+#include "analysis/routers/observe_paths.h"
+#include "analysis/routers/router_sums.h"
+#include "analysis/routers/slot_ranking.h"
 
 namespace moetap::analysis {
 namespace {

@@ -6,7 +6,7 @@
 #include <string_view>
 #include <vector>
 
-#include "analysis/router_call.h"
+#include "analysis/routers/router_call.h"
 #include "hooks/points/hook_point.h"
 
 namespace moetap::plugin {

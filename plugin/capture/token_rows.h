@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "analysis/router_call.h"
+#include "analysis/routers/router_call.h"
 
 namespace moetap::plugin {
 

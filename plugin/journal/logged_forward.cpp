@@ -7,7 +7,7 @@
 #include <span>
 #include <stdexcept>
 
-#include "analysis/slot_ranking.h"
+#include "analysis/routers/slot_ranking.h"
 #include "plugin/formats/byte_stream.h"
 
 namespace moetap::plugin {

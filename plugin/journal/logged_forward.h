@@ -7,8 +7,8 @@
 #include <utility>
 #include <vector>
 
-#include "analysis/router_sums.h"
-#include "analysis/transition_sums.h"
+#include "analysis/routers/router_sums.h"
+#include "analysis/routers/transition_sums.h"
 #include "plugin/records/config.h"
 #include "plugin/records/forward_record.h"
 #include "plugin/records/layer_table.h"

@@ -10,8 +10,8 @@
 #include <variant>
 #include <vector>
 
-#include "analysis/router_sums.h"
-#include "analysis/transition_sums.h"
+#include "analysis/routers/router_sums.h"
+#include "analysis/routers/transition_sums.h"
 #include "plugin/records/model_description.h"
 
 namespace moetap::plugin {

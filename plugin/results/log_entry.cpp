@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "analysis/router_metrics.h"
+#include "analysis/routers/router_metrics.h"
 #include "plugin/results/json_keys.h"
 
 namespace moetap::plugin {

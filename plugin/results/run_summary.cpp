@@ -7,7 +7,7 @@
 #include <span>
 #include <vector>
 
-#include "analysis/router_metrics.h"
+#include "analysis/routers/router_metrics.h"
 #include "plugin/formats/atomic_file.h"
 #include "plugin/results/json_keys.h"
 

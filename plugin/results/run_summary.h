@@ -5,8 +5,8 @@
 #include <utility>
 #include <vector>
 
-#include "analysis/router_sums.h"
-#include "analysis/transition_sums.h"
+#include "analysis/routers/router_sums.h"
+#include "analysis/routers/transition_sums.h"
 #include "plugin/formats/atomic_file.h"
 #include "plugin/records/layer_table.h"
 #include "plugin/journal/logged_forward.h"

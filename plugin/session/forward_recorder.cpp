@@ -7,9 +7,9 @@
 #include <utility>
 
 #include "analysis/devices/device_kernels.h"
-#include "analysis/router_kernel_arguments.h"
-#include "analysis/router_sums.h"
-#include "analysis/token_outputs.h"
+#include "analysis/routers/router_kernel_arguments.h"
+#include "analysis/routers/router_sums.h"
+#include "analysis/routers/token_outputs.h"
 #include "plugin/process/error_text.h"
 #include "plugin/session/recording.h"
 

@@ -4,7 +4,7 @@
 
 #include "emulated_warp.h"
 // The functions of warp.cuh must be there already.
-#include "analysis/router_kernel.cuh"
+#include "analysis/routers/router_kernel.cuh"
 
 namespace moetap::analysis {
 namespace {

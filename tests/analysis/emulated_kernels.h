@@ -1,6 +1,6 @@
 #pragma once
 
-#include "analysis/router_kernel_arguments.h"
+#include "analysis/routers/router_kernel_arguments.h"
 
 namespace moetap::analysis {
 

@@ -7,8 +7,8 @@
 #include <string>
 #include <vector>
 
-#include "analysis/router_sums.h"
-#include "analysis/slot_ranking.h"
+#include "analysis/routers/router_sums.h"
+#include "analysis/routers/slot_ranking.h"
 #include "plugin/records/forward_record.h"
 #include "plugin/run/run_files.h"
 #include "temporary_folder.h"

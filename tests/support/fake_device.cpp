@@ -14,7 +14,7 @@
 #include <vector>
 
 #include "analysis/devices/device_kernels.h"
-#include "analysis/observe_paths.h"
+#include "analysis/routers/observe_paths.h"
 #include "fake_operators.h"
 #include "fake_streams.h"
 

@@ -9,7 +9,7 @@
 #include <cstring>
 #include <set>
 
-#include "analysis/router_metrics.h"
+#include "analysis/routers/router_metrics.h"
 #include "plugin/formats/frame_log.h"
 #include "plugin/process/notices.h"
 #include "plugin/journal/run_journal.h"

@@ -2,8 +2,8 @@
 
 #include <ATen/core/Tensor.h>
 
-#include "analysis/router_call.h"
-#include "analysis/router_sums.h"
+#include "analysis/routers/router_call.h"
+#include "analysis/routers/router_sums.h"
 
 namespace moetap::analysis {
 

@@ -1,10 +1,10 @@
-#include "analysis/router_metrics.h"
+#include "analysis/routers/router_metrics.h"
 
 #include <gtest/gtest.h>
 
 #include <cmath>
 
-#include "router_calls.h"
+#include "tests/analysis/routers/router_calls.h"
 
 namespace moetap::analysis {
 namespace {

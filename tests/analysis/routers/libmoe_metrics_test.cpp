@@ -5,9 +5,9 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
-#include "analysis/router_metrics.h"
-#include "analysis/slot_ranking.h"
-#include "router_calls.h"
+#include "analysis/routers/router_metrics.h"
+#include "analysis/routers/slot_ranking.h"
+#include "tests/analysis/routers/router_calls.h"
 
 namespace moetap::analysis {
 namespace {

@@ -1,4 +1,4 @@
-#include "analysis/router_kernel.cuh"
+#include "analysis/routers/router_kernel.cuh"
 
 #include <ATen/core/Tensor.h>
 #include <c10/cuda/CUDAException.h>
@@ -13,7 +13,7 @@
 #include <memory>
 
 #include "analysis/devices/device_kernels.h"
-#include "analysis/router_kernel_arguments.h"
+#include "analysis/routers/router_kernel_arguments.h"
 
 namespace moetap::analysis {
 namespace {

@@ -5,7 +5,7 @@
 #include <algorithm>
 
 #include "analysis/numbers/fixed_point.h"
-#include "analysis/router_sums.h"
+#include "analysis/routers/router_sums.h"
 
 namespace moetap::analysis {
 namespace {

@@ -4,7 +4,7 @@
 #include <optional>
 #include <vector>
 
-#include "analysis/router_sums.h"
+#include "analysis/routers/router_sums.h"
 
 namespace moetap::analysis {
 

@@ -2,7 +2,7 @@
 
 #include <ATen/core/Tensor.h>
 
-#include "analysis/router_call.h"
+#include "analysis/routers/router_call.h"
 
 namespace moetap::analysis {
 

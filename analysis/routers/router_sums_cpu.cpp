@@ -9,8 +9,8 @@
 #include <vector>
 
 #include "analysis/numbers/fixed_point.h"
-#include "analysis/observe_paths.h"
-#include "analysis/router_sums.h"
+#include "analysis/routers/observe_paths.h"
+#include "analysis/routers/router_sums.h"
 #include "analysis/numbers/token_kernels.h"
 #include "analysis/numbers/token_ranges.h"
 

@@ -8,10 +8,10 @@
 #include <string>
 #include <vector>
 
-#include "analysis/observe_paths.h"
-#include "analysis/router_sums.h"
-#include "devices.h"
-#include "emulated_kernels.h"
+#include "analysis/routers/observe_paths.h"
+#include "analysis/routers/router_sums.h"
+#include "tests/analysis/devices.h"
+#include "tests/analysis/emulated_kernels.h"
 
 namespace moetap::analysis {
 

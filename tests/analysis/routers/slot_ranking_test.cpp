@@ -1,4 +1,4 @@
-#include "analysis/slot_ranking.h"
+#include "analysis/routers/slot_ranking.h"
 
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
@@ -8,7 +8,7 @@
 #include <random>
 #include <vector>
 
-#include "analysis/observe_paths.h"
+#include "analysis/routers/observe_paths.h"
 
 namespace moetap::analysis {
 namespace {

@@ -3,7 +3,7 @@
 #include <cstdint>
 
 #include "analysis/numbers/host_device.h"
-#include "analysis/router_sums_layout.h"
+#include "analysis/routers/router_sums_layout.h"
 
 namespace moetap::analysis {
 

@@ -1,4 +1,4 @@
-#include "analysis/router_kernel_arguments.h"
+#include "analysis/routers/router_kernel_arguments.h"
 
 #include <c10/util/Exception.h>
 
@@ -6,7 +6,7 @@
 #include <optional>
 
 #include "analysis/numbers/fixed_point.h"
-#include "analysis/router_kernel_memory.h"
+#include "analysis/routers/router_kernel_memory.h"
 
 namespace moetap::analysis {
 namespace {

@@ -1,10 +1,10 @@
 #pragma once
 
 #include "analysis/numbers/fixed_point.h"
-#include "analysis/router_kernel_arguments.h"
-#include "analysis/router_kernel_experts.cuh"
-#include "analysis/router_kernel_memory.h"
-#include "analysis/router_kernel_slots.cuh"
+#include "analysis/routers/router_kernel_arguments.h"
+#include "analysis/routers/router_kernel_experts.cuh"
+#include "analysis/routers/router_kernel_memory.h"
+#include "analysis/routers/router_kernel_slots.cuh"
 #include "analysis/numbers/warp.cuh"
 
 // Note [The router kernel]

@@ -7,7 +7,7 @@
 #include <limits>
 
 #include "analysis/numbers/fixed_point.h"
-#include "analysis/router_kernel_arguments.h"
+#include "analysis/routers/router_kernel_arguments.h"
 #include "analysis/numbers/vector_math.h"
 #include "analysis/numbers/warp.cuh"
 

@@ -4,8 +4,8 @@
 
 #include <cstdint>
 
-#include "analysis/router_call.h"
-#include "analysis/router_sums_layout.h"
+#include "analysis/routers/router_call.h"
+#include "analysis/routers/router_sums_layout.h"
 
 namespace moetap::analysis {
 

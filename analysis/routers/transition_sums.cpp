@@ -1,10 +1,10 @@
-#include "analysis/transition_sums.h"
+#include "analysis/routers/transition_sums.h"
 
 #include <ATen/ops/where.h>
 #include <ATen/ops/zeros.h>
 #include <c10/util/Exception.h>
 
-#include "analysis/observe_paths.h"
+#include "analysis/routers/observe_paths.h"
 
 namespace moetap::analysis {
 namespace {

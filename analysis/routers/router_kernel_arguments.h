@@ -2,9 +2,9 @@
 
 #include <cstdint>
 
-#include "analysis/router_call.h"
-#include "analysis/router_sums.h"
-#include "analysis/token_outputs.h"
+#include "analysis/routers/router_call.h"
+#include "analysis/routers/router_sums.h"
+#include "analysis/routers/token_outputs.h"
 
 namespace moetap::analysis {
 

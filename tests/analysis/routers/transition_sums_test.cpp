@@ -1,4 +1,4 @@
-#include "analysis/transition_sums.h"
+#include "analysis/routers/transition_sums.h"
 
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>

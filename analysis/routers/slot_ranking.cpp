@@ -1,4 +1,4 @@
-#include "analysis/slot_ranking.h"
+#include "analysis/routers/slot_ranking.h"
 
 #include <ATen/ops/arange.h>
 #include <ATen/ops/empty.h>
@@ -11,7 +11,7 @@
 #include <cmath>
 #include <limits>
 
-#include "analysis/observe_paths.h"
+#include "analysis/routers/observe_paths.h"
 
 namespace moetap::analysis {
 namespace {

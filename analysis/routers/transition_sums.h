@@ -4,7 +4,7 @@
 
 #include <cstdint>
 
-#include "analysis/router_call.h"
+#include "analysis/routers/router_call.h"
 
 namespace moetap::analysis {
 

@@ -17,9 +17,9 @@
 #include <algorithm>
 
 #include "analysis/numbers/fixed_point.h"
-#include "analysis/observe_paths.h"
-#include "analysis/router_sums.h"
-#include "analysis/slot_ranking.h"
+#include "analysis/routers/observe_paths.h"
+#include "analysis/routers/router_sums.h"
+#include "analysis/routers/slot_ranking.h"
 
 // Note [The path of operations]
 // Any device, in LibTorch operations only. Nothing may make the host wait for the device, so no shape depends on a

@@ -1,10 +1,10 @@
-#include "analysis/token_outputs.h"
+#include "analysis/routers/token_outputs.h"
 
 #include <ATen/ATen.h>
 
-#include "analysis/observe_paths.h"
-#include "analysis/slot_ranking.h"
-#include "analysis/transition_sums.h"
+#include "analysis/routers/observe_paths.h"
+#include "analysis/routers/slot_ranking.h"
+#include "analysis/routers/transition_sums.h"
 
 namespace moetap::analysis {
 namespace {

@@ -4,8 +4,8 @@
 #include <limits>
 #include <numeric>
 
-#include "analysis/router_sums.h"
-#include "router_calls.h"
+#include "analysis/routers/router_sums.h"
+#include "tests/analysis/routers/router_calls.h"
 
 namespace moetap::analysis {
 namespace {

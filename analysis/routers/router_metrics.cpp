@@ -1,4 +1,4 @@
-#include "analysis/router_metrics.h"
+#include "analysis/routers/router_metrics.h"
 
 #include <c10/util/Exception.h>
 

@@ -5,10 +5,10 @@
 #include <limits>
 
 #include "analysis/numbers/fixed_point.h"
-#include "analysis/slot_ranking.h"
-#include "analysis/token_outputs.h"
-#include "analysis/transition_sums.h"
-#include "router_calls.h"
+#include "analysis/routers/slot_ranking.h"
+#include "analysis/routers/token_outputs.h"
+#include "analysis/routers/transition_sums.h"
+#include "tests/analysis/routers/router_calls.h"
 
 namespace moetap::analysis {
 namespace {

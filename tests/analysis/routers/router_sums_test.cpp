@@ -1,4 +1,4 @@
-#include "analysis/router_sums.h"
+#include "analysis/routers/router_sums.h"
 
 #include <ATen/Parallel.h>
 #include <ATen/record_function.h>
@@ -10,10 +10,10 @@
 #include <set>
 
 #include "analysis/numbers/fixed_point.h"
-#include "analysis/router_metrics.h"
-#include "analysis/slot_ranking.h"
-#include "analysis/transition_sums.h"
-#include "router_calls.h"
+#include "analysis/routers/router_metrics.h"
+#include "analysis/routers/slot_ranking.h"
+#include "analysis/routers/transition_sums.h"
+#include "tests/analysis/routers/router_calls.h"
 
 namespace moetap::analysis {
 namespace {

@@ -1,4 +1,4 @@
-#include "analysis/router_sums.h"
+#include "analysis/routers/router_sums.h"
 
 #include <ATen/ops/arange.h>
 #include <ATen/ops/zeros.h>
@@ -8,9 +8,9 @@
 
 #include "analysis/devices/device_kernels.h"
 #include "analysis/numbers/fixed_point.h"
-#include "analysis/observe_paths.h"
-#include "analysis/router_kernel_arguments.h"
-#include "analysis/token_outputs.h"
+#include "analysis/routers/observe_paths.h"
+#include "analysis/routers/router_kernel_arguments.h"
+#include "analysis/routers/token_outputs.h"
 
 namespace moetap::analysis {
 namespace {
