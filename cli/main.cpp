@@ -5,7 +5,7 @@
 #include <string>
 
 #include "cli/command_error.h"
-#include "cli/commands.h"
+#include "cli/commands/commands.h"
 
 namespace {
 

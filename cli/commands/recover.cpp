@@ -4,7 +4,7 @@
 #include <string>
 
 #include "cli/command_error.h"
-#include "cli/commands.h"
+#include "cli/commands/commands.h"
 #include "plugin/run/run_recovery.h"
 
 namespace moetap::cli {

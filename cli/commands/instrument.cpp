@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "cli/command_error.h"
-#include "cli/commands.h"
+#include "cli/commands/commands.h"
 #include "cli/model_file.h"
 
 namespace moetap::cli {

@@ -6,7 +6,7 @@
 #include <string>
 
 #include "cli/command_error.h"
-#include "cli/commands.h"
+#include "cli/commands/commands.h"
 #include "cli/model_file.h"
 #include "hooks/instrument.h"
 #include "plugin/records/model_description.h"

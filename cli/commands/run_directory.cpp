@@ -1,4 +1,4 @@
-#include "cli/run_directory.h"
+#include "cli/commands/run_directory.h"
 
 #include <fmt/format.h>
 

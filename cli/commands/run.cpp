@@ -14,15 +14,15 @@
 #include <vector>
 
 #include "cli/command_error.h"
-#include "cli/commands.h"
+#include "cli/commands/commands.h"
 #include "cli/device.h"
 #include "cli/input_file.h"
 #include "cli/interrupt.h"
 #include "cli/model_file.h"
 #include "cli/progress.h"
 #include "cli/routing_table.h"
-#include "cli/run_directory.h"
-#include "cli/run_options.h"
+#include "cli/commands/run_directory.h"
+#include "cli/commands/run_options.h"
 #include "hooks/instrument.h"
 #include "plugin/formats/atomic_file.h"
 #include "plugin/records/hook_spec_json.h"

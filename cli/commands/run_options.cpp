@@ -1,4 +1,4 @@
-#include "cli/run_options.h"
+#include "cli/commands/run_options.h"
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
