@@ -7,7 +7,7 @@
 
 #include "cli/command_error.h"
 #include "cli/commands/commands.h"
-#include "cli/model_file.h"
+#include "cli/inputs/model_file.h"
 #include "hooks/instrument.h"
 #include "plugin/records/model_description.h"
 

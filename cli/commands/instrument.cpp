@@ -8,7 +8,7 @@
 
 #include "cli/command_error.h"
 #include "cli/commands/commands.h"
-#include "cli/model_file.h"
+#include "cli/inputs/model_file.h"
 
 namespace moetap::cli {
 namespace {

@@ -15,10 +15,10 @@
 
 #include "cli/command_error.h"
 #include "cli/commands/commands.h"
-#include "cli/device.h"
-#include "cli/input_file.h"
+#include "cli/inputs/device.h"
+#include "cli/inputs/input_file.h"
 #include "cli/interrupt.h"
-#include "cli/model_file.h"
+#include "cli/inputs/model_file.h"
 #include "cli/progress.h"
 #include "cli/routing_table.h"
 #include "cli/commands/run_directory.h"

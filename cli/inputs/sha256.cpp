@@ -1,4 +1,4 @@
-#include "cli/sha256.h"
+#include "cli/inputs/sha256.h"
 
 #include <fmt/format.h>
 

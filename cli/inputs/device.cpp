@@ -1,4 +1,4 @@
-#include "cli/device.h"
+#include "cli/inputs/device.h"
 
 #include <ATen/Context.h>
 #include <ATen/detail/CUDAHooksInterface.h>

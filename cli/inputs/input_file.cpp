@@ -1,4 +1,4 @@
-#include "cli/input_file.h"
+#include "cli/inputs/input_file.h"
 
 #include <fmt/format.h>
 #include <torch/csrc/jit/serialization/pickle.h>

@@ -1,4 +1,4 @@
-#include "cli/model_file.h"
+#include "cli/inputs/model_file.h"
 
 #include <caffe2/serialize/inline_container.h>
 #include <fmt/format.h>
@@ -11,7 +11,7 @@
 #include <string_view>
 
 #include "cli/command_error.h"
-#include "cli/sha256.h"
+#include "cli/inputs/sha256.h"
 #include "hooks/graph/entry_methods.h"
 #include "hooks/points/no_router.h"
 #include "plugin/records/hook_spec_json.h"
