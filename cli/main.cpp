@@ -4,7 +4,7 @@
 #include <cstdio>
 #include <string>
 
-#include "cli/command_error.h"
+#include "cli/terminal/command_error.h"
 #include "cli/commands/commands.h"
 
 namespace {

@@ -5,7 +5,7 @@
 #include <nlohmann/json.hpp>
 #include <string>
 
-#include "cli/command_error.h"
+#include "cli/terminal/command_error.h"
 #include "cli/commands/commands.h"
 #include "cli/inputs/model_file.h"
 #include "hooks/instrument.h"

@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "cli/command_error.h"
+#include "cli/terminal/command_error.h"
 #include "cli/commands/commands.h"
 #include "cli/inputs/model_file.h"
 

@@ -3,7 +3,7 @@
 #include <memory>
 #include <string>
 
-#include "cli/command_error.h"
+#include "cli/terminal/command_error.h"
 #include "cli/commands/commands.h"
 #include "plugin/run/run_recovery.h"
 

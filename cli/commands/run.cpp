@@ -13,14 +13,14 @@
 #include <string>
 #include <vector>
 
-#include "cli/command_error.h"
+#include "cli/terminal/command_error.h"
 #include "cli/commands/commands.h"
 #include "cli/inputs/device.h"
 #include "cli/inputs/input_file.h"
-#include "cli/interrupt.h"
+#include "cli/terminal/interrupt.h"
 #include "cli/inputs/model_file.h"
-#include "cli/progress.h"
-#include "cli/routing_table.h"
+#include "cli/terminal/progress.h"
+#include "cli/terminal/routing_table.h"
 #include "cli/commands/run_directory.h"
 #include "cli/commands/run_options.h"
 #include "hooks/instrument.h"

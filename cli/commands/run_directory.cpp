@@ -6,7 +6,7 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
-#include "cli/command_error.h"
+#include "cli/terminal/command_error.h"
 #include "plugin/journal/run_journal.h"
 #include "plugin/journal/journal_lock.h"
 #include "plugin/run/run_state.h"

@@ -7,7 +7,7 @@
 #include <nlohmann/json.hpp>
 #include <stdexcept>
 
-#include "cli/command_error.h"
+#include "cli/terminal/command_error.h"
 
 namespace moetap::cli {
 namespace {

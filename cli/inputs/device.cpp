@@ -7,7 +7,7 @@
 
 #include <optional>
 
-#include "cli/command_error.h"
+#include "cli/terminal/command_error.h"
 
 namespace moetap::cli {
 

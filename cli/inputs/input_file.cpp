@@ -9,7 +9,7 @@
 #include <set>
 #include <string_view>
 
-#include "cli/command_error.h"
+#include "cli/terminal/command_error.h"
 #include "plugin/formats/safetensors.h"
 
 namespace moetap::cli {

@@ -10,7 +10,7 @@
 #include <future>
 #include <string_view>
 
-#include "cli/command_error.h"
+#include "cli/terminal/command_error.h"
 #include "cli/inputs/sha256.h"
 #include "hooks/graph/entry_methods.h"
 #include "hooks/points/no_router.h"

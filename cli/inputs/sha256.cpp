@@ -8,7 +8,7 @@
 #include <fstream>
 #include <vector>
 
-#include "cli/command_error.h"
+#include "cli/terminal/command_error.h"
 
 namespace moetap::cli {
 namespace {

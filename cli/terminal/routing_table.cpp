@@ -1,4 +1,4 @@
-#include "cli/routing_table.h"
+#include "cli/terminal/routing_table.h"
 
 #include <fmt/format.h>
 

@@ -1,4 +1,4 @@
-#include "cli/command_error.h"
+#include "cli/terminal/command_error.h"
 
 #include <c10/util/Exception.h>
 
