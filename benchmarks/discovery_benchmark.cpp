@@ -20,8 +20,8 @@
 #include "benchmarks/moe_model.h"
 #include "benchmarks/process_usage.h"
 #include "benchmarks/report.h"
-#include "hooks/instrument.h"
 #include "hooks/graph/method_graph.h"
+#include "hooks/instrument.h"
 
 namespace moetap::benchmarks {
 namespace {

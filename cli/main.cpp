@@ -4,8 +4,8 @@
 #include <cstdio>
 #include <string>
 
-#include "cli/terminal/command_error.h"
 #include "cli/commands/commands.h"
+#include "cli/terminal/command_error.h"
 
 namespace {
 

@@ -56,6 +56,8 @@ function(moetap_add_cuda_library name)
   endif()
   foreach(source ${library_SOURCES})
     set(object "${CMAKE_CURRENT_BINARY_DIR}/${source}.o")
+    cmake_path(GET object PARENT_PATH object_folder)
+    file(MAKE_DIRECTORY "${object_folder}")
     add_custom_command(
       OUTPUT "${object}"
       COMMAND ${launcher} "${MOETAP_NVCC}" ${options} -MD -MT "${object}" -MF "${object}.d"

@@ -2,8 +2,8 @@
 #include <stdexcept>
 #include <string>
 
-#include "plugin/process/error_text.h"
 #include "plugin/moetap.h"
+#include "plugin/process/error_text.h"
 #include "plugin/process_session.h"
 
 // Whose fields a caller of the first version of the header has; later versions add behind them.

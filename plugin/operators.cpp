@@ -12,10 +12,10 @@
 
 #include "hooks/points/operator_schemas.h"
 #include "plugin/process/error_text.h"
-#include "plugin/session/forward_recorder.h"
 #include "plugin/process/libtorch_version.h"
-#include "plugin/session/model_registry.h"
 #include "plugin/process_session.h"
+#include "plugin/session/forward_recorder.h"
+#include "plugin/session/model_registry.h"
 #include "plugin/session/recording.h"
 
 namespace moetap::plugin {

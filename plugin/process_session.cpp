@@ -8,17 +8,17 @@
 #include <filesystem>
 #include <stdexcept>
 
+#include "plugin/journal/run_journal.h"
 #include "plugin/process/environment.h"
 #include "plugin/process/error_text.h"
 #include "plugin/process/fork_local.h"
-#include "plugin/session/model_registry.h"
 #include "plugin/process/notices.h"
 #include "plugin/process/process_rank.h"
-#include "plugin/session/recording.h"
 #include "plugin/run/run_files.h"
-#include "plugin/journal/run_journal.h"
 #include "plugin/run/run_paths.h"
 #include "plugin/run/run_state.h"
+#include "plugin/session/model_registry.h"
+#include "plugin/session/recording.h"
 
 namespace moetap::plugin {
 namespace {

@@ -12,9 +12,9 @@
 
 #include "plugin/records/config.h"
 #include "plugin/records/counters.h"
+#include "plugin/session.h"
 #include "plugin/session/host_values.h"
 #include "plugin/session/model_binding.h"
-#include "plugin/session.h"
 
 namespace moetap::plugin {
 

@@ -14,6 +14,7 @@
 #include "plugin/records/forward_record.h"
 #include "plugin/records/model_description.h"
 #include "plugin/records/record_sink.h"
+#include "plugin/session/forward_label.h"
 
 namespace moetap::plugin {
 
@@ -26,12 +27,6 @@ struct AttachOptions {
   /// Methods to record besides those that are recorded anyway: ones that other methods of the model call, and ones of
   /// submodules ("encoder.forward") that the host calls itself although a method of the model calls them, too.
   std::vector<std::string> methods = {};
-};
-
-/// Which samples a forward holds.
-struct ForwardLabel {
-  std::vector<int64_t> samples;  // the sample number of each sequence of the batch, all >= 0
-  bool generation = false;       // phase of the forward's tokens: false prompt, true generation
 };
 
 /// Records what the routers of attached models do, into one run directory.

@@ -1,13 +1,10 @@
 #pragma once
 
+#include <ATen/core/Tensor.h>
 #include <c10/core/Device.h>
 
 #include <memory>
 #include <string>
-
-#include "analysis/routers/router_call.h"
-#include "analysis/routers/router_sums.h"
-#include "analysis/routers/token_outputs.h"
 
 namespace moetap::analysis {
 
@@ -16,18 +13,16 @@ namespace moetap::analysis {
 // device is observed. So moetap itself links no CUDA library, and one build serves hosts with and without it. Where
 // that library is not there, or cannot be loaded, LibTorch's operations do the same work.
 
-/// Kernels of moetap's own for one type of device. Thread-safe.
+class RouterKernels;
+
+/// What moetap has of its own for one type of device: the kernels of each kind of hook, and the state of graphs.
+/// Thread-safe.
 class DeviceKernels {
  public:
   virtual ~DeviceKernels() = default;
 
-  /// False for a device that they were not compiled for.
-  virtual bool runs_on(c10::Device device) const = 0;
-
-  /// As `observe_into` of token_outputs.h, in one launch on the current stream of the call's device. Does not block and
-  /// does not allocate. The arguments are checked, and `kernel_takes(call)`.
-  virtual void observe_router(const RouterSums& sums, const RouterCall& call, const TokenRows& rows,
-                              const TokenOutputs& outputs, const TransitionFrom& transition) const = 0;
+  /// What measures router calls: see routers/router_kernels.h.
+  virtual const RouterKernels& routers() const = 0;
 
   /// True while a graph is being captured on the device's current stream: what is enqueued does not run now, but each
   /// time that the graph is replayed.

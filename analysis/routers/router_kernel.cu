@@ -3,17 +3,16 @@
 #include <ATen/core/Tensor.h>
 #include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAFunctions.h>
-#include <c10/cuda/CUDAGraphsC10Utils.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
 #include <cuda_runtime_api.h>
 
 #include <array>
 #include <atomic>
-#include <memory>
 
-#include "analysis/devices/device_kernels.h"
+#include "analysis/devices/cuda_kernels.h"
 #include "analysis/routers/router_kernel_arguments.h"
+#include "analysis/routers/router_kernels.h"
 
 namespace moetap::analysis {
 namespace {
@@ -70,11 +69,7 @@ int64_t num_processors(c10::DeviceIndex device) {
   return number;
 }
 
-__global__ void count_one_kernel(int64_t* counter) {
-  *counter += 1;
-}
-
-class CudaKernels : public DeviceKernels {
+class CudaRouterKernels : public RouterKernels {
  public:
   bool runs_on(c10::Device device) const override {
     std::atomic<int>& runs = known_device(device.index()).runs;
@@ -88,8 +83,8 @@ class CudaKernels : public DeviceKernels {
     return runs == 1;
   }
 
-  void observe_router(const RouterSums& sums, const RouterCall& call, const TokenRows& rows,
-                      const TokenOutputs& outputs, const TransitionFrom& transition) const override {
+  void observe(const RouterSums& sums, const RouterCall& call, const TokenRows& rows, const TokenOutputs& outputs,
+               const TransitionFrom& transition) const override {
     const c10::cuda::CUDAGuard on_device(call.selected.device());
     const RouterKernelLaunch launch =
         router_kernel_launch(sums, call, rows, outputs, transition, num_processors(call.selected.device().index()));
@@ -100,29 +95,13 @@ class CudaKernels : public DeviceKernels {
         launch.arguments);
     C10_CUDA_KERNEL_LAUNCH_CHECK();
   }
-
-  bool is_capturing(c10::Device device) const override {
-    cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
-    C10_CUDA_CHECK(cudaStreamIsCapturing(c10::cuda::getCurrentCUDAStream(device.index()), &status));
-    return status != cudaStreamCaptureStatusNone;
-  }
-
-  std::shared_ptr<void> outside_captures() const override {
-    return std::make_shared<c10::cuda::CUDAStreamCaptureModeGuard>(cudaStreamCaptureModeRelaxed);
-  }
-
-  void count_one(const at::Tensor& counter) const override {
-    const c10::cuda::CUDAGuard on_device(counter.device());
-    count_one_kernel<<<1, 1, 0, c10::cuda::getCurrentCUDAStream()>>>(counter.mutable_data_ptr<int64_t>());
-    C10_CUDA_KERNEL_LAUNCH_CHECK();
-  }
 };
 
 }  // namespace
-}  // namespace moetap::analysis
 
-/// What libmoetap looks up: see analysis/device_kernels.cpp. Never destroyed.
-extern "C" __attribute__((visibility("default"))) const moetap::analysis::DeviceKernels* moetap_cuda_kernels() {
-  static const auto* kernels = new moetap::analysis::CudaKernels;
-  return kernels;
+const RouterKernels& cuda_router_kernels() {
+  static const auto* kernels = new CudaRouterKernels;
+  return *kernels;
 }
+
+}  // namespace moetap::analysis

@@ -1,11 +1,11 @@
 #pragma once
 
 #include "analysis/numbers/fixed_point.h"
+#include "analysis/numbers/warp.cuh"
 #include "analysis/routers/router_kernel_arguments.h"
 #include "analysis/routers/router_kernel_experts.cuh"
 #include "analysis/routers/router_kernel_memory.h"
 #include "analysis/routers/router_kernel_slots.cuh"
-#include "analysis/numbers/warp.cuh"
 
 // Note [The router kernel]
 // One launch measures a router call and adds it to the sums.

@@ -7,9 +7,9 @@
 #include <limits>
 
 #include "analysis/numbers/fixed_point.h"
-#include "analysis/routers/router_kernel_arguments.h"
 #include "analysis/numbers/vector_math.h"
 #include "analysis/numbers/warp.cuh"
+#include "analysis/routers/router_kernel_arguments.h"
 
 // What one warp computes of the experts of one token. Lane l holds the experts l, l + 32, ... in registers; a sum over
 // experts is each lane's own, in that order, then a butterfly over the lanes: one fixed order, whatever the launch.

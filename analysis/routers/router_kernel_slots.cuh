@@ -1,8 +1,8 @@
 #pragma once
 
+#include "analysis/numbers/warp.cuh"
 #include "analysis/routers/router_kernel_arguments.h"
 #include "analysis/routers/router_kernel_experts.cuh"
-#include "analysis/numbers/warp.cuh"
 
 // What one warp finds in the slots of one token: lane k holds slot k. See Note [Slots are ranked by gate weight].
 namespace moetap::analysis::router_kernel {

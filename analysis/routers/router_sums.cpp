@@ -10,6 +10,7 @@
 #include "analysis/numbers/fixed_point.h"
 #include "analysis/routers/observe_paths.h"
 #include "analysis/routers/router_kernel_arguments.h"
+#include "analysis/routers/router_kernels.h"
 #include "analysis/routers/token_outputs.h"
 
 namespace moetap::analysis {
@@ -154,8 +155,8 @@ void observe_into(RouterSums& sums, const RouterCall& call, const TokenRows& row
   if (call.selected.is_cpu()) {
     observe_on_cpu(sums, call, rows);
     write_tokens(call, rows, outputs, transition);
-  } else if (kernels != nullptr && kernel_takes(call) && kernels->runs_on(call.selected.device())) {
-    kernels->observe_router(sums, call, rows, outputs, transition);
+  } else if (kernels != nullptr && kernel_takes(call) && kernels->routers().runs_on(call.selected.device())) {
+    kernels->routers().observe(sums, call, rows, outputs, transition);
     sums.pending_terms += terms;
   } else {
     observe_with_operations(sums, call, rows);

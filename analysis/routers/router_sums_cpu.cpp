@@ -9,10 +9,10 @@
 #include <vector>
 
 #include "analysis/numbers/fixed_point.h"
-#include "analysis/routers/observe_paths.h"
-#include "analysis/routers/router_sums.h"
 #include "analysis/numbers/token_kernels.h"
 #include "analysis/numbers/token_ranges.h"
+#include "analysis/routers/observe_paths.h"
+#include "analysis/routers/router_sums.h"
 
 // Note [The CPU path]
 // A thread takes neighbouring tokens and adds them, one after the other, into a block of rows in the layout of the

@@ -5,9 +5,9 @@
 #include <nlohmann/json.hpp>
 #include <string>
 
-#include "cli/terminal/command_error.h"
 #include "cli/commands/commands.h"
 #include "cli/inputs/model_file.h"
+#include "cli/terminal/command_error.h"
 #include "hooks/instrument.h"
 #include "plugin/records/model_description.h"
 

@@ -6,9 +6,9 @@
 #include <string>
 #include <vector>
 
-#include "cli/terminal/command_error.h"
 #include "cli/commands/commands.h"
 #include "cli/inputs/model_file.h"
+#include "cli/terminal/command_error.h"
 
 namespace moetap::cli {
 namespace {

@@ -3,8 +3,8 @@
 #include <memory>
 #include <string>
 
-#include "cli/terminal/command_error.h"
 #include "cli/commands/commands.h"
+#include "cli/terminal/command_error.h"
 #include "plugin/run/run_recovery.h"
 
 namespace moetap::cli {

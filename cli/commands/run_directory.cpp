@@ -7,8 +7,8 @@
 #include <nlohmann/json.hpp>
 
 #include "cli/terminal/command_error.h"
-#include "plugin/journal/run_journal.h"
 #include "plugin/journal/journal_lock.h"
+#include "plugin/journal/run_journal.h"
 #include "plugin/run/run_state.h"
 
 namespace moetap::cli {
@@ -104,7 +104,7 @@ std::vector<RunDirectory::LockedJournal> RunDirectory::lock_journals() const {
   std::vector<LockedJournal> journals;
   for (const fs::path& folder : folders) {
     try {
-      journals.push_back({folder, std::make_unique<plugin::RunOwner>(folder.string())});
+      journals.push_back({folder, std::make_unique<plugin::JournalLock>(folder.string())});
     } catch (const std::runtime_error& error) {
       throw CommandError(useful_line(error));
     }

@@ -5,8 +5,8 @@
 #include <string>
 #include <vector>
 
-#include "plugin/process/process_rank.h"
 #include "plugin/journal/journal_lock.h"
+#include "plugin/process/process_rank.h"
 #include "plugin/run/run_paths.h"
 
 namespace moetap::cli {
@@ -42,7 +42,7 @@ class RunDirectory {
  private:
   struct LockedJournal {
     std::filesystem::path folder;
-    std::unique_ptr<plugin::RunOwner> owner;
+    std::unique_ptr<plugin::JournalLock> owner;
   };
 
   bool holds_run() const;

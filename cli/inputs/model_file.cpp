@@ -10,8 +10,8 @@
 #include <future>
 #include <string_view>
 
-#include "cli/terminal/command_error.h"
 #include "cli/inputs/sha256.h"
+#include "cli/terminal/command_error.h"
 #include "hooks/graph/entry_methods.h"
 #include "hooks/points/no_router.h"
 #include "plugin/records/hook_spec_json.h"

@@ -11,8 +11,8 @@
 #include <unordered_map>
 #include <utility>
 
-#include "hooks/points/hook_names.h"
 #include "hooks/graph/method_graph.h"
+#include "hooks/graph/module_path.h"
 #include "hooks/graph/near_misses.h"
 
 namespace moetap::hooks {

@@ -10,8 +10,8 @@
 #include <algorithm>
 #include <optional>
 
-#include "hooks/points/hook_names.h"
 #include "hooks/graph/method_graph.h"
+#include "hooks/graph/module_path.h"
 
 namespace moetap::hooks {
 namespace jit = torch::jit;

@@ -5,19 +5,14 @@
 #include <algorithm>
 #include <map>
 #include <set>
-#include <sstream>
 #include <tuple>
 
+#include "hooks/graph/module_path.h"
 #include "hooks/points/hook_spec.h"
 
 namespace moetap::hooks {
 
 namespace {
-
-bool is_number(const std::string& element) {
-  return !element.empty() &&
-         std::all_of(element.begin(), element.end(), [](unsigned char c) { return std::isdigit(c); });
-}
 
 std::vector<std::string> elements_before_layer(const std::string& name) {
   auto elements = path_elements(name);
@@ -72,19 +67,6 @@ bool is_component_name(const std::string& text) {
 
 bool is_layer_id(const std::string& text) {
   return text == "mm_projector" || is_number(text);
-}
-
-std::vector<std::string> path_elements(const std::string& path) {
-  std::vector<std::string> elements;
-  std::stringstream stream(path);
-  for (std::string element; std::getline(stream, element, '.');) elements.push_back(element);
-  return elements;
-}
-
-std::string join_path(const std::vector<std::string>& elements) {
-  std::string path;
-  for (const auto& element : elements) path += (path.empty() ? "" : ".") + element;
-  return path;
 }
 
 void name_hooks(std::vector<HookPoint>& hooks) {

@@ -16,10 +16,4 @@ void name_hooks(std::vector<HookPoint>& hooks);
 bool is_component_name(const std::string& text);
 bool is_layer_id(const std::string& text);
 
-/// Elements of a dotted path.
-std::vector<std::string> path_elements(const std::string& path);
-
-/// The dotted path of its elements.
-std::string join_path(const std::vector<std::string>& elements);
-
 }  // namespace moetap::hooks

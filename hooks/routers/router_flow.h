@@ -8,8 +8,8 @@
 
 #include "hooks/graph/method_graph.h"
 #include "hooks/graph/op_traits.h"
-#include "hooks/routers/router_fact.h"
 #include "hooks/graph/value_origins.h"
+#include "hooks/routers/router_fact.h"
 
 namespace moetap::hooks {
 

@@ -7,6 +7,7 @@
 #include <set>
 
 #include "hooks/graph/entry_methods.h"
+#include "hooks/graph/module_path.h"
 #include "hooks/points/hook_names.h"
 #include "hooks/sites/spec_sites.h"
 

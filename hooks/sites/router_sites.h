@@ -4,9 +4,9 @@
 #include <string>
 #include <vector>
 
+#include "hooks/graph/method_graph.h"
 #include "hooks/points/hook_point.h"
 #include "hooks/points/hook_spec.h"
-#include "hooks/graph/method_graph.h"
 #include "hooks/routers/router_decision.h"
 
 namespace moetap::hooks {

@@ -8,8 +8,8 @@
 #include <regex>
 #include <set>
 
-#include "hooks/points/hook_names.h"
 #include "hooks/graph/near_misses.h"
+#include "hooks/points/hook_names.h"
 #include "hooks/sites/value_reference.h"
 
 namespace moetap::hooks {

@@ -3,8 +3,8 @@
 #include <regex>
 #include <string>
 
-#include "hooks/points/hook_spec.h"
 #include "hooks/graph/method_graph.h"
+#include "hooks/points/hook_spec.h"
 
 namespace moetap::hooks {
 

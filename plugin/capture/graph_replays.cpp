@@ -13,20 +13,19 @@
 
 namespace moetap::plugin {
 
-CapturedForward::CapturedForward(std::shared_ptr<const ModelDescription> model, std::string method, bool generation)
+GraphReplays::GraphReplays(std::shared_ptr<const ModelDescription> model, std::string method, bool generation)
     : model_(std::move(model)), method_(std::move(method)), generation_(generation) {}
 
-std::shared_ptr<CapturedForward> CapturedForward::begin(std::shared_ptr<const ModelDescription> model,
-                                                        std::string method, bool generation) {
+std::shared_ptr<GraphReplays> GraphReplays::begin(std::shared_ptr<const ModelDescription> model, std::string method,
+                                                  bool generation) {
   static auto* const mutex = new std::mutex;
-  static auto* const kept = new std::vector<std::shared_ptr<CapturedForward>>;
+  static auto* const kept = new std::vector<std::shared_ptr<GraphReplays>>;
   const std::lock_guard lock(*mutex);
-  kept->push_back(
-      std::shared_ptr<CapturedForward>(new CapturedForward(std::move(model), std::move(method), generation)));
+  kept->push_back(std::shared_ptr<GraphReplays>(new GraphReplays(std::move(model), std::move(method), generation)));
   return kept->back();
 }
 
-at::Tensor CapturedForward::zeros(c10::Device device, at::IntArrayRef sizes, at::ScalarType dtype) {
+at::Tensor GraphReplays::zeros(c10::Device device, at::IntArrayRef sizes, at::ScalarType dtype) {
   const auto outside = analysis::device_kernels(device.type())->outside_captures();
   const c10::InferenceMode no_inference_tensor(false);
   const OnStream on_stream(stream_for_copies(device));
@@ -37,20 +36,20 @@ at::Tensor CapturedForward::zeros(c10::Device device, at::IntArrayRef sizes, at:
   return memory;
 }
 
-void CapturedForward::add(PendingRouter router) {
+void GraphReplays::add(PendingRouter router) {
   const std::lock_guard lock(mutex_);
   Accumulator sums{router.record.sums.words}, transitions{router.transition_counts};
   routers_.push_back({std::move(router), std::move(sums), std::move(transitions)});
 }
 
-std::optional<PendingRouter> CapturedForward::before(const PendingRouter& router) const {
+std::optional<PendingRouter> GraphReplays::before(const PendingRouter& router) const {
   const std::lock_guard lock(mutex_);
   const auto found = std::find_if(routers_.rbegin(), routers_.rend(),
                                   [&](const Router& known) { return comes_before(known.router, router, *model_); });
   return found == routers_.rend() ? std::nullopt : std::optional(found->router);
 }
 
-void CapturedForward::end() {
+void GraphReplays::end() {
   const std::lock_guard lock(mutex_);
   if (routers_.empty()) return;
   const c10::Device device = routers_.front().sums.on_device.device();
@@ -70,18 +69,18 @@ void CapturedForward::end() {
   }
 }
 
-void CapturedForward::Accumulator::read() {
+void GraphReplays::Accumulator::read() {
   if (on_device.defined()) now = on_device.to(at::kCPU);
 }
 
-at::Tensor CapturedForward::Accumulator::take_new() {
+at::Tensor GraphReplays::Accumulator::take_new() {
   if (!now.defined()) return {};
   const at::Tensor added = taken.defined() ? now - taken : now.clone();
   taken = now;
   return added;
 }
 
-std::unique_ptr<PendingForward> CapturedForward::take_new() {
+std::unique_ptr<PendingForward> GraphReplays::take_new() {
   const std::lock_guard lock(mutex_);
   if (!replays_.on_device.defined()) return nullptr;
   const auto outside = analysis::device_kernels(replays_.on_device.device().type())->outside_captures();

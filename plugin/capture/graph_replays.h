@@ -9,8 +9,8 @@
 #include <string>
 #include <vector>
 
-#include "plugin/records/model_description.h"
 #include "plugin/capture/pending_forward.h"
+#include "plugin/records/model_description.h"
 
 namespace moetap::plugin {
 
@@ -27,11 +27,11 @@ namespace moetap::plugin {
 // (kMaxTermsPerCall), or its sums may not fit their words.
 
 /// What a forward that was captured into a graph adds up. Thread-safe.
-class CapturedForward {
+class GraphReplays {
  public:
   /// Made by `begin`, which keeps it until the process ends.
-  static std::shared_ptr<CapturedForward> begin(std::shared_ptr<const ModelDescription> model, std::string method,
-                                                bool generation);
+  static std::shared_ptr<GraphReplays> begin(std::shared_ptr<const ModelDescription> model, std::string method,
+                                             bool generation);
 
   /// Zeros that replays add to; blocks until they are there.
   at::Tensor zeros(c10::Device device, at::IntArrayRef sizes, at::ScalarType dtype);
@@ -48,7 +48,7 @@ class CapturedForward {
   std::unique_ptr<PendingForward> take_new();
 
  private:
-  CapturedForward(std::shared_ptr<const ModelDescription> model, std::string method, bool generation);
+  GraphReplays(std::shared_ptr<const ModelDescription> model, std::string method, bool generation);
 
   /// Memory of a device and what was taken from it already.
   struct Accumulator {

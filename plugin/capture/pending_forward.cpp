@@ -169,7 +169,7 @@ FinishedForward PendingForward::finish() {
     record.scores = keep(record.scores, columns);
     if (group.probed.defined() && record.logits.defined()) {
       record.logits = record.logits.narrow(0, 0, std::min(record.logits.size(0), columns.num_kept));
-      binding->add_probed_tokens(record.hook, record.logits.size(0));
+      probed_tokens->add(record.hook, record.logits.size(0));
     } else {
       record.logits = keep(record.logits, columns);
     }

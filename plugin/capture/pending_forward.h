@@ -8,10 +8,10 @@
 #include <utility>
 #include <vector>
 
-#include "plugin/records/forward_record.h"
 #include "plugin/capture/host_copies.h"
-#include "plugin/session/model_binding.h"
+#include "plugin/capture/probed_tokens.h"
 #include "plugin/capture/token_rows.h"
+#include "plugin/records/forward_record.h"
 
 namespace moetap::plugin {
 
@@ -59,10 +59,10 @@ struct FinishedForward {
 /// A forward that has ended, on its way to the writer thread.
 class PendingForward {
  public:
-  ForwardRecord record;                   // without samples, routers and tensor values
-  int64_t num_samples = 1;                // B
-  std::shared_ptr<ModelBinding> binding;  // null for values of the host alone
-  std::vector<PendingRouter> routers;     // any order
+  ForwardRecord record;                         // without samples, routers and tensor values
+  int64_t num_samples = 1;                      // B
+  std::shared_ptr<ProbedTokens> probed_tokens;  // of the model; null for values of the host alone
+  std::vector<PendingRouter> routers;           // any order
   std::vector<PendingValue> values;
   at::Tensor text_tokens;  // int64 []: valid tokens of the text; undefined: the forward has no text
   std::shared_ptr<HostCopies> copies = std::make_shared<HostCopies>();

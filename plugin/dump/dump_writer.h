@@ -6,8 +6,8 @@
 #include <string>
 #include <vector>
 
-#include "plugin/records/config.h"
 #include "plugin/dump/dump_series.h"
+#include "plugin/records/config.h"
 #include "plugin/records/forward_record.h"
 #include "plugin/records/layer_table.h"
 

@@ -87,7 +87,7 @@ std::string or_unknown(const std::string& owner) {
 
 }  // namespace
 
-RunOwner::RunOwner(const std::string& folder) : path_(folder + "/owner"), process_(::getpid()) {
+JournalLock::JournalLock(const std::string& folder) : path_(folder + "/owner"), process_(::getpid()) {
   // Once more if the run that wrote there ended, and removed the folders, between the steps.
   constexpr int kAttempts = 10;
   for (int attempt = 1; attempt <= kAttempts; ++attempt) {
@@ -104,7 +104,7 @@ RunOwner::RunOwner(const std::string& folder) : path_(folder + "/owner"), proces
   throw std::runtime_error("cannot write " + path_ + ": it is removed again and again");
 }
 
-bool RunOwner::lock_file() {
+bool JournalLock::lock_file() {
   descriptor_ = ::open(path_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
   if (descriptor_ < 0 && errno == ENOENT) return false;
   if (descriptor_ < 0) throw_file_error("write", path_, errno);
@@ -125,7 +125,7 @@ bool RunOwner::lock_file() {
   return false;
 }
 
-void RunOwner::claim(const std::string& keep_predecessor) {
+void JournalLock::claim(const std::string& keep_predecessor) {
   std::string line = describe_this_process() + "\n";
   if (!keep_predecessor.empty()) line += keep_predecessor + "\n";
   if (::ftruncate(descriptor_, 0) != 0 ||
@@ -134,7 +134,7 @@ void RunOwner::claim(const std::string& keep_predecessor) {
   }
 }
 
-RunOwner::~RunOwner() {
+JournalLock::~JournalLock() {
   if (::getpid() != process_) return;  // Note [Locks and fork]
   unregister_lock(descriptor_);
   ::close(descriptor_);

@@ -10,14 +10,14 @@ namespace moetap::plugin {
 /// The file `owner` of a journal's folder: locked (flock) by the session that writes there while it lives, and one line
 /// that tells who that is: "pid N on HOST since TIME (COMMAND)". The lock goes with the process, also after kill -9; a
 /// child process after `fork` does not keep it. Errors are std::runtime_error with one line.
-class RunOwner {
+class JournalLock {
  public:
   /// Creates the folder and locks it. Throws if it cannot be written, or if another session, of this process too,
   /// writes there: the message names it.
-  explicit RunOwner(const std::string& folder);
-  RunOwner(const RunOwner&) = delete;
-  RunOwner& operator=(const RunOwner&) = delete;
-  ~RunOwner();
+  explicit JournalLock(const std::string& folder);
+  JournalLock(const JournalLock&) = delete;
+  JournalLock& operator=(const JournalLock&) = delete;
+  ~JournalLock();
 
   /// Who left a journal in the folder and lives no more; empty: nobody.
   const std::string& predecessor() const { return predecessor_; }

@@ -57,7 +57,7 @@ ForwardTally decode_tally(std::string_view encoded) {
 
 RunJournal::RunJournal(std::string folder, Left left) : folder_(std::move(folder)) {
   const bool existed = fs::exists(folder_);
-  owner_ = std::make_unique<RunOwner>(folder_);
+  owner_ = std::make_unique<JournalLock>(folder_);
   left_by_ = owner_->predecessor();
   if (left_by_.empty() && existed && fs::exists(frames_path())) left_by_ = "an unknown process";
   if (!left_by_.empty() && left == Left::kRefuse) {

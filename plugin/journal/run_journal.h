@@ -8,18 +8,18 @@
 #include <unordered_map>
 #include <vector>
 
-#include "plugin/records/config.h"
 #include "plugin/formats/frame_log.h"
-#include "plugin/journal/logged_forward.h"
 #include "plugin/formats/random_access_file.h"
 #include "plugin/journal/journal_lock.h"
+#include "plugin/journal/logged_forward.h"
+#include "plugin/records/config.h"
 
 namespace moetap::plugin {
 
 // Note [Journal]
 // While a run goes on, RUN_DIR/moetap/journal/rankR/ holds all that its files are made of:
 //
-//   owner                 who writes, or wrote (run_owner.h)
+//   owner                 who writes, or wrote (journal_lock.h)
 //   forwards.frames       Note [Frames], see JournalFrame
 //   samples.jsonl         a copy of the samples file
 //   SERIES-NNNNNN.rows    rows of the dump that are not in a finished shard yet (shard_rows.h)
@@ -141,7 +141,7 @@ class RunJournal {
 
   std::string folder_;
   std::string left_by_;
-  std::unique_ptr<RunOwner> owner_;
+  std::unique_ptr<JournalLock> owner_;
   std::unique_ptr<FrameLog> log_;
   std::unique_ptr<RandomAccessFile> reader_;
   std::vector<JournalEntry> entries_;

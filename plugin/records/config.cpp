@@ -8,8 +8,8 @@
 #include <sstream>
 #include <stdexcept>
 
-#include "plugin/records/hook_spec_json.h"
 #include "plugin/formats/json_text.h"
+#include "plugin/records/hook_spec_json.h"
 
 namespace moetap::plugin {
 namespace {

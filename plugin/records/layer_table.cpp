@@ -4,10 +4,6 @@
 
 namespace moetap::plugin {
 
-bool is_number(const std::string& layer) {
-  return !layer.empty() && layer.find_first_not_of("0123456789") == std::string::npos;
-}
-
 bool layer_id_less(const std::string& a, const std::string& b) {
   const auto rank = [](const std::string& id) {
     const size_t first = is_number(id) ? std::min(id.find_first_not_of('0'), id.size()) : 0;

@@ -9,9 +9,15 @@
 #include <utility>
 #include <vector>
 
+#include "hooks/graph/module_path.h"
+#include "hooks/points/hook_names.h"
 #include "plugin/records/model_description.h"
 
 namespace moetap::plugin {
+
+// Layer ids mean the same in a run as in discovery.
+using hooks::is_layer_id;
+using hooks::is_number;
 
 /// A router as the files of a run know it.
 struct RunLayer {
@@ -63,8 +69,5 @@ class LayerTable {
 
 /// True if `a` comes before `b`: numbers by value, before everything else.
 bool layer_id_less(const std::string& a, const std::string& b);
-
-/// True if the id is decimal digits.
-bool is_number(const std::string& layer);
 
 }  // namespace moetap::plugin

@@ -9,7 +9,7 @@
 #include <stdexcept>
 
 #include "hooks/graph/entry_methods.h"
-#include "hooks/points/hook_names.h"
+#include "hooks/graph/module_path.h"
 
 namespace moetap::plugin {
 namespace {

@@ -7,9 +7,9 @@
 #include <string>
 #include <vector>
 
+#include "plugin/journal/logged_forward.h"
 #include "plugin/records/config.h"
 #include "plugin/records/layer_table.h"
-#include "plugin/journal/logged_forward.h"
 
 namespace moetap::plugin {
 

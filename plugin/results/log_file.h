@@ -2,9 +2,9 @@
 
 #include <string>
 
+#include "plugin/journal/run_journal.h"
 #include "plugin/records/counters.h"
 #include "plugin/results/log_entry.h"
-#include "plugin/journal/run_journal.h"
 #include "plugin/results/samples_file.h"
 
 namespace moetap::plugin {

@@ -6,13 +6,13 @@
 #include <string>
 #include <vector>
 
+#include "plugin/process/process_rank.h"
 #include "plugin/records/config.h"
 #include "plugin/records/counters.h"
 #include "plugin/records/layer_table.h"
-#include "plugin/results/log_entry.h"
 #include "plugin/records/model_description.h"
-#include "plugin/process/process_rank.h"
 #include "plugin/records/record_sink.h"
+#include "plugin/results/log_entry.h"
 
 namespace moetap::plugin {
 

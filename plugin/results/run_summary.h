@@ -8,8 +8,8 @@
 #include "analysis/routers/router_sums.h"
 #include "analysis/routers/transition_sums.h"
 #include "plugin/formats/atomic_file.h"
-#include "plugin/records/layer_table.h"
 #include "plugin/journal/logged_forward.h"
+#include "plugin/records/layer_table.h"
 
 namespace moetap::plugin {
 

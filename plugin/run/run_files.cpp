@@ -12,13 +12,13 @@
 #include <stdexcept>
 #include <utility>
 
+#include "plugin/journal/run_journal.h"
 #include "plugin/process/error_text.h"
 #include "plugin/process/process_rank.h"
-#include "plugin/journal/run_journal.h"
+#include "plugin/results/samples_file.h"
 #include "plugin/run/run_outputs.h"
 #include "plugin/run/run_paths.h"
 #include "plugin/run/run_state.h"
-#include "plugin/results/samples_file.h"
 
 namespace moetap::plugin {
 namespace {

@@ -10,8 +10,8 @@
 
 #include "plugin/formats/atomic_file.h"
 #include "plugin/process/error_text.h"
-#include "plugin/results/log_file.h"
 #include "plugin/process/notices.h"
+#include "plugin/results/log_file.h"
 
 namespace moetap::plugin {
 namespace {

@@ -4,13 +4,13 @@
 #include <optional>
 #include <string>
 
-#include "plugin/records/counters.h"
-#include "plugin/results/manifest_file.h"
-#include "plugin/records/record_sink.h"
 #include "plugin/journal/run_journal.h"
+#include "plugin/records/counters.h"
+#include "plugin/records/record_sink.h"
+#include "plugin/results/manifest_file.h"
+#include "plugin/results/samples_file.h"
 #include "plugin/run/run_paths.h"
 #include "plugin/run/run_state.h"
-#include "plugin/results/samples_file.h"
 
 namespace moetap::plugin {
 

@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
-#include "plugin/results/json_keys.h"
 #include "plugin/journal/logged_forward.h"
+#include "plugin/results/json_keys.h"
 
 namespace moetap::plugin {
 namespace {

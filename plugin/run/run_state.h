@@ -9,17 +9,17 @@
 #include <utility>
 #include <vector>
 
+#include "plugin/dump/dump_writer.h"
+#include "plugin/journal/run_journal.h"
+#include "plugin/process/process_rank.h"
 #include "plugin/records/config.h"
 #include "plugin/records/counters.h"
-#include "plugin/dump/dump_writer.h"
 #include "plugin/records/layer_table.h"
 #include "plugin/records/model_description.h"
-#include "plugin/results/probe_file.h"
-#include "plugin/process/process_rank.h"
 #include "plugin/records/record_sink.h"
-#include "plugin/journal/run_journal.h"
-#include "plugin/run/run_paths.h"
+#include "plugin/results/probe_file.h"
 #include "plugin/results/run_summary.h"
+#include "plugin/run/run_paths.h"
 
 namespace moetap::plugin {
 

@@ -2,8 +2,8 @@
 
 namespace moetap::plugin {
 
-RecordQueue::Pushed RecordQueue::push(std::unique_ptr<PendingForward> forward, WhenFull when_full,
-                                      const std::function<void(PendingForward&)>& number) {
+ForwardQueue::Pushed ForwardQueue::push(std::unique_ptr<PendingForward> forward, WhenFull when_full,
+                                        const std::function<void(PendingForward&)>& number) {
   const int64_t bytes = forward->bytes();
   std::unique_lock lock(mutex_);
   const auto fits = [&] { return closed_ || bytes_ == 0 || bytes_ + bytes <= capacity_bytes_; };
@@ -22,7 +22,7 @@ RecordQueue::Pushed RecordQueue::push(std::unique_ptr<PendingForward> forward, W
   return Pushed::kTaken;
 }
 
-std::future<void> RecordQueue::request_flush() {
+std::future<void> ForwardQueue::request_flush() {
   auto requested = std::make_shared<std::promise<void>>();
   auto flushed = requested->get_future();
   const std::lock_guard lock(mutex_);
@@ -35,7 +35,7 @@ std::future<void> RecordQueue::request_flush() {
   return flushed;
 }
 
-RecordQueue::Popped RecordQueue::pop(Item& item, const Deadline& deadline) {
+ForwardQueue::Popped ForwardQueue::pop(Item& item, const Deadline& deadline) {
   std::unique_lock lock(mutex_);
   const auto ready = [&] { return closed_ || !items_.empty(); };
   if (deadline) {
@@ -53,13 +53,13 @@ RecordQueue::Popped RecordQueue::pop(Item& item, const Deadline& deadline) {
   return Popped::kItem;
 }
 
-void RecordQueue::written(int64_t bytes) {
+void ForwardQueue::written(int64_t bytes) {
   const std::lock_guard lock(mutex_);
   bytes_ -= bytes;
   has_room_.notify_all();
 }
 
-void RecordQueue::close() {
+void ForwardQueue::close() {
   const std::lock_guard lock(mutex_);
   closed_ = true;
   has_room_.notify_all();

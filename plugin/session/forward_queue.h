@@ -16,7 +16,7 @@ namespace moetap::plugin {
 
 /// Forwards on their way from the host's threads to the writer thread, in order. Bounded in bytes; what the writer is
 /// working on counts until `written`. A forward larger than the bound is taken when nothing else is there. Thread-safe.
-class RecordQueue {
+class ForwardQueue {
  public:
   enum class WhenFull { kWait, kRefuse };
   enum class Pushed { kTaken, kFull, kClosed };
@@ -27,7 +27,7 @@ class RecordQueue {
     int64_t bytes = 0;
   };
 
-  explicit RecordQueue(int64_t capacity_bytes) : capacity_bytes_(capacity_bytes) {}
+  explicit ForwardQueue(int64_t capacity_bytes) : capacity_bytes_(capacity_bytes) {}
 
   /// `number` is called once it is certain that the forward is taken, in the order of the queue and under its lock.
   Pushed push(std::unique_ptr<PendingForward> forward, WhenFull when_full,

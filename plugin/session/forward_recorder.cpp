@@ -221,12 +221,12 @@ void ForwardRecorder::observe_captured(const analysis::RouterCall& call, Pending
         "routers of more experts or slots than moetap's kernel takes are not recorded in graphs");
     return;
   }
-  std::shared_ptr<CapturedForward> captured;
+  std::shared_ptr<GraphReplays> captured;
   {
     const std::lock_guard lock(mutex_);
     if (ended_) return;
     const bool generation = source_.label && source_.label->generation;
-    if (!captured_) captured_ = CapturedForward::begin(binding_->model(), method_, generation);
+    if (!captured_) captured_ = GraphReplays::begin(binding_->model(), method_, generation);
     captured = captured_;
   }
   const c10::Device device = call.selected.device();
@@ -286,7 +286,7 @@ void ForwardRecorder::capture(int64_t hook_id, const ReportedRouter& reported) {
   if (options_.full) {
     record.logits = copies->snapshot(captured.call.logits);
     record.scores = copies->snapshot(captured.call.scores);
-  } else if (captured.call.logits.defined() && binding_->probed_tokens(hook_id) < options_.probe_tokens) {
+  } else if (captured.call.logits.defined() && binding_->probed_tokens()->of(hook_id) < options_.probe_tokens) {
     record.logits = probed_logits(*router.group, captured.call.logits);
   }
   const std::lock_guard lock(mutex_);
@@ -399,7 +399,7 @@ void ForwardRecorder::end() {
     return;
   }
   pending->num_samples = batch;
-  pending->binding = binding_;
+  pending->probed_tokens = binding_->probed_tokens();
   pending->record.model = binding_->model();
   pending->record.method = method_;
   pending->record.duration_s = std::chrono::duration<double>(std::chrono::steady_clock::now() - began_).count();

@@ -13,11 +13,11 @@
 #include <vector>
 
 #include "plugin/capture/graph_replays.h"
+#include "plugin/capture/pending_forward.h"
+#include "plugin/capture/router_report.h"
 #include "plugin/session/host_values.h"
 #include "plugin/session/model_binding.h"
-#include "plugin/capture/pending_forward.h"
 #include "plugin/session/recording.h"
-#include "plugin/capture/router_report.h"
 
 namespace moetap::plugin {
 
@@ -89,7 +89,7 @@ class ForwardRecorder {
   std::vector<std::shared_ptr<TokenGroup>> groups_;
   std::map<int64_t, int64_t> calls_;  // of each hook
   std::unique_ptr<PendingForward> pending_ = std::make_unique<PendingForward>();
-  std::shared_ptr<CapturedForward> captured_;  // a graph is being captured; null: it is not
+  std::shared_ptr<GraphReplays> captured_;  // a graph is being captured; null: it is not
 };
 
 }  // namespace moetap::plugin

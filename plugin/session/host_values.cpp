@@ -37,7 +37,7 @@ void HostThreads::clear_label() {
 
 void HostThreads::log(std::string_view layer, std::string_view name, CustomValue value) {
   const std::string layer_id(layer);
-  if (layer_id != "mm_projector" && !is_number(layer_id)) {
+  if (!is_layer_id(layer_id)) {
     throw std::invalid_argument(fmt::format("layer must be decimal digits or mm_projector, got \"{}\"", layer_id));
   }
   if (name.empty()) {

@@ -11,12 +11,13 @@
 #include <vector>
 
 #include "plugin/records/forward_record.h"
+#include "plugin/session/forward_label.h"
 #include "plugin/session/generation.h"
-#include "plugin/session.h"
 
 namespace moetap::plugin {
 
 class ModelBinding;
+class Recording;
 
 using CustomValues = std::map<std::pair<std::string, std::string>, std::map<std::string, CustomValue>>;
 

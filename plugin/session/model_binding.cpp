@@ -7,7 +7,10 @@
 namespace moetap::plugin {
 
 ModelBinding::ModelBinding(std::shared_ptr<Recording> recording, std::shared_ptr<const ModelDescription> model)
-    : recording_(std::move(recording)), model_(std::move(model)), hooks_(model_->hooks.size()) {
+    : recording_(std::move(recording)),
+      model_(std::move(model)),
+      stopped_(model_->hooks.size()),
+      probed_tokens_(std::make_shared<ProbedTokens>(model_->hooks.size())) {
   const Config& config = recording_->config();
   for (const auto& [method, names] : model_->method_arguments) {
     text_arguments_[method] = find_text_arguments(names, config.token_ids, config.token_mask);
@@ -20,8 +23,8 @@ TextArguments ModelBinding::text_arguments(const std::string& method) const {
 }
 
 size_t ModelBinding::checked(int64_t hook) const {
-  TORCH_CHECK(hook >= 0 && hook < static_cast<int64_t>(hooks_.size()), "hook must be in [0, ", hooks_.size(), "), got ",
-              hook);
+  TORCH_CHECK(hook >= 0 && hook < static_cast<int64_t>(stopped_.size()), "hook must be in [0, ", stopped_.size(),
+              "), got ", hook);
   return static_cast<size_t>(hook);
 }
 

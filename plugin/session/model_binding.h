@@ -8,8 +8,9 @@
 #include <vector>
 
 #include "plugin/capture/device_blocks.h"
-#include "plugin/records/model_description.h"
+#include "plugin/capture/probed_tokens.h"
 #include "plugin/capture/token_rows.h"
+#include "plugin/records/model_description.h"
 
 namespace moetap::plugin {
 
@@ -31,27 +32,21 @@ class ModelBinding {
   TextArguments text_arguments(const std::string& method) const;
 
   /// True once the hook has failed: it reports no more.
-  bool stopped(int64_t hook) const { return hooks_[checked(hook)].stopped.load(std::memory_order_relaxed); }
+  bool stopped(int64_t hook) const { return stopped_[checked(hook)].load(std::memory_order_relaxed); }
   /// Returns true for the first to stop it.
-  bool stop(int64_t hook) { return !hooks_[checked(hook)].stopped.exchange(true); }
+  bool stop(int64_t hook) { return !stopped_[checked(hook)].exchange(true); }
 
-  /// Tokens of the hook that were handed to the writer with their probabilities.
-  int64_t probed_tokens(int64_t hook) const { return hooks_[checked(hook)].probed_tokens.load(); }
-  void add_probed_tokens(int64_t hook, int64_t tokens) { hooks_[checked(hook)].probed_tokens += tokens; }
+  const std::shared_ptr<ProbedTokens>& probed_tokens() const { return probed_tokens_; }
 
  private:
-  struct HookState {
-    std::atomic<bool> stopped = false;
-    std::atomic<int64_t> probed_tokens = 0;
-  };
-
   size_t checked(int64_t hook) const;  // throws c10::Error for an id that the model does not have
 
   std::shared_ptr<Recording> recording_;
   std::shared_ptr<const ModelDescription> model_;
   const std::shared_ptr<BlockPools> block_pools_ = std::make_shared<BlockPools>();
   std::map<std::string, TextArguments> text_arguments_;
-  std::vector<HookState> hooks_;
+  std::vector<std::atomic<bool>> stopped_;  // by hook
+  const std::shared_ptr<ProbedTokens> probed_tokens_;
 };
 
 }  // namespace moetap::plugin

@@ -76,7 +76,7 @@ void Recording::forward_ended(std::unique_ptr<PendingForward> forward, const Sam
   values.method = forward->record.method;
 
   const auto when_full =
-      config_.on_overflow == OnOverflow::kDrop ? RecordQueue::WhenFull::kRefuse : RecordQueue::WhenFull::kWait;
+      config_.on_overflow == OnOverflow::kDrop ? ForwardQueue::WhenFull::kRefuse : ForwardQueue::WhenFull::kWait;
   bool is_step_without_prompt = false;
   const auto pushed = queue_.push(std::move(forward), when_full, [&](PendingForward& taken) {
     const std::lock_guard lock(mutex_);
@@ -91,7 +91,7 @@ void Recording::forward_ended(std::unique_ptr<PendingForward> forward, const Sam
     notice(
         "forwards of one token a sequence continue no prompt that is known: they are samples of their own; label them");
   }
-  if (pushed == RecordQueue::Pushed::kTaken) {
+  if (pushed == ForwardQueue::Pushed::kTaken) {
     values.state = ForwardValues::State::kRecorded;
     return;
   }
@@ -103,7 +103,7 @@ void Recording::forward_ended(std::unique_ptr<PendingForward> forward, const Sam
     ForwardRecord dropped;
     take_samples(dropped, num_samples, source, Fate::kEnded);
   }
-  if (pushed == RecordQueue::Pushed::kFull) {
+  if (pushed == ForwardQueue::Pushed::kFull) {
     notice("the queue is full: forwards are dropped (raise queue_bytes, or set on_overflow to block)");
   }
 }
@@ -119,13 +119,13 @@ void Recording::forward_aborted(int64_t num_samples, const SampleSource& source)
   take_samples(aborted, num_samples, source, Fate::kAborted);
 }
 
-void Recording::forward_captured(std::shared_ptr<CapturedForward> captured) {
+void Recording::forward_captured(std::shared_ptr<GraphReplays> captured) {
   const std::lock_guard lock(mutex_);
   captured_.push_back(std::move(captured));
 }
 
 void Recording::record_replays() {
-  std::vector<std::shared_ptr<CapturedForward>> captured;
+  std::vector<std::shared_ptr<GraphReplays>> captured;
   {
     const std::lock_guard lock(mutex_);
     captured = captured_;
@@ -134,7 +134,7 @@ void Recording::record_replays() {
     try {
       auto replays = forward->take_new();
       if (!replays) continue;
-      queue_.push(std::move(replays), RecordQueue::WhenFull::kWait, [&](PendingForward& taken) {
+      queue_.push(std::move(replays), ForwardQueue::WhenFull::kWait, [&](PendingForward& taken) {
         const std::lock_guard lock(mutex_);
         const int64_t number = taken.record.replays;
         taken.record.index = next_forward_;
@@ -188,8 +188,8 @@ void Recording::log_value(ForwardValues& values, const std::string& layer, const
     forward->record.samples = values.samples;
     forward->record.custom[{"", layer}].insert_or_assign(name, value);
     const auto when_full =
-        config_.on_overflow == OnOverflow::kDrop ? RecordQueue::WhenFull::kRefuse : RecordQueue::WhenFull::kWait;
-    if (queue_.push(std::move(forward), when_full, [](PendingForward&) {}) == RecordQueue::Pushed::kTaken) {
+        config_.on_overflow == OnOverflow::kDrop ? ForwardQueue::WhenFull::kRefuse : ForwardQueue::WhenFull::kWait;
+    if (queue_.push(std::move(forward), when_full, [](PendingForward&) {}) == ForwardQueue::Pushed::kTaken) {
       return;
     }
   }

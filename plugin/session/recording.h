@@ -13,13 +13,13 @@
 #include <vector>
 
 #include "plugin/capture/graph_replays.h"
+#include "plugin/capture/pending_forward.h"
 #include "plugin/records/config.h"
 #include "plugin/records/counters.h"
+#include "plugin/session/forward_label.h"
+#include "plugin/session/forward_queue.h"
 #include "plugin/session/host_values.h"
 #include "plugin/session/model_binding.h"
-#include "plugin/capture/pending_forward.h"
-#include "plugin/session/forward_queue.h"
-#include "plugin/session.h"
 #include "plugin/session/writer_thread.h"
 
 namespace moetap::plugin {
@@ -57,7 +57,7 @@ class Recording {
   void forward_aborted(int64_t num_samples, const SampleSource& source);
 
   /// A graph has captured a forward: what its replays add is recorded with each `flush` and with `close`.
-  void forward_captured(std::shared_ptr<CapturedForward> captured);
+  void forward_captured(std::shared_ptr<GraphReplays> captured);
 
   /// Stops the hook, says so once and counts it.
   void hook_failed(ModelBinding& binding, int64_t hook, const std::string& reason);
@@ -96,9 +96,9 @@ class Recording {
   Counters counters_;
   int64_t next_forward_ = 0;
   int64_t next_sample_ = 0;
-  std::vector<std::shared_ptr<CapturedForward>> captured_;
+  std::vector<std::shared_ptr<GraphReplays>> captured_;
 
-  RecordQueue queue_;
+  ForwardQueue queue_;
   WriterThread writer_;
 };
 

@@ -33,7 +33,7 @@ std::thread start_without_signals(std::function<void()> body) {
 
 }  // namespace
 
-WriterThread::WriterThread(std::unique_ptr<RecordSink> sink, RecordQueue& queue, std::function<Counters()> counters)
+WriterThread::WriterThread(std::unique_ptr<RecordSink> sink, ForwardQueue& queue, std::function<Counters()> counters)
     : queue_(queue), sink_(std::move(sink)), session_counters_(std::move(counters)) {
   times_.opened = std::chrono::system_clock::now();
   thread_ = start_without_signals([this] { run(); });
@@ -49,9 +49,9 @@ WriterThread::~WriterThread() {
 
 void WriterThread::run() {
   while (true) {
-    RecordQueue::Item item;
+    ForwardQueue::Item item;
     const auto popped = queue_.pop(item, next_sync_);
-    if (popped == RecordQueue::Popped::kClosed) {
+    if (popped == ForwardQueue::Popped::kClosed) {
       break;
     }
     if (item.forward) {

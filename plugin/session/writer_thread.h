@@ -10,8 +10,8 @@
 #include <thread>
 
 #include "plugin/records/counters.h"
-#include "plugin/session/forward_queue.h"
 #include "plugin/records/record_sink.h"
+#include "plugin/session/forward_queue.h"
 
 namespace moetap::plugin {
 
@@ -24,7 +24,7 @@ inline constexpr std::chrono::milliseconds kSyncInterval{1000};
 class WriterThread {
  public:
   /// `queue` must outlive it. `counters` is called on the thread, before each flush and at the end.
-  WriterThread(std::unique_ptr<RecordSink> sink, RecordQueue& queue, std::function<Counters()> counters);
+  WriterThread(std::unique_ptr<RecordSink> sink, ForwardQueue& queue, std::function<Counters()> counters);
   ~WriterThread();
   WriterThread(const WriterThread&) = delete;
   WriterThread& operator=(const WriterThread&) = delete;
@@ -45,7 +45,7 @@ class WriterThread {
   void complete_sink();
   void failed(const std::string& reason);
 
-  RecordQueue& queue_;
+  ForwardQueue& queue_;
   std::unique_ptr<RecordSink> sink_;
   RunTimes times_;
   const std::function<Counters()> session_counters_;

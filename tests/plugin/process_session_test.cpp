@@ -13,10 +13,10 @@
 #include <filesystem>
 #include <thread>
 
-#include "plugin/session/forward_recorder.h"
 #include "plugin/moetap.h"
-#include "plugin/process/notices.h"
 #include "plugin/operators.h"
+#include "plugin/process/notices.h"
+#include "plugin/session/forward_recorder.h"
 #include "tests/plugin/recorded_run.h"
 #include "tests/plugin/synthetic_forward.h"
 

@@ -7,8 +7,8 @@
 #include <string>
 #include <vector>
 
-#include "plugin/session/model_registry.h"
 #include "plugin/records/record_sink.h"
+#include "plugin/session/model_registry.h"
 #include "plugin/session/recording.h"
 
 namespace moetap::plugin {

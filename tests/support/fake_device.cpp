@@ -15,6 +15,7 @@
 
 #include "analysis/devices/device_kernels.h"
 #include "analysis/routers/observe_paths.h"
+#include "analysis/routers/router_kernels.h"
 #include "fake_operators.h"
 #include "fake_streams.h"
 
@@ -107,12 +108,22 @@ struct Hooks final : at::PrivateUse1HooksInterface {
   static const c10::impl::DeviceGuardImplInterface& guard() { return *c10::impl::getDeviceGuardImpl(kType); }
 };
 
-class FakeKernels final : public analysis::DeviceKernels {
+/// The graph that this thread captures; null: none.
+thread_local std::shared_ptr<std::vector<std::function<void()>>> captured_graph;
+
+void run_or_capture(c10::Device device, const std::function<void()>& task) {
+  if (captured_graph) {
+    captured_graph->push_back(task);
+  } else {
+    enqueue(current_stream(device), task);
+  }
+}
+
+class FakeRouterKernels final : public analysis::RouterKernels {
  public:
   bool runs_on(c10::Device /*device*/) const override { return true; }
-  void observe_router(const analysis::RouterSums& sums, const analysis::RouterCall& call,
-                      const analysis::TokenRows& rows, const analysis::TokenOutputs& outputs,
-                      const analysis::TransitionFrom& transition) const override {
+  void observe(const analysis::RouterSums& sums, const analysis::RouterCall& call, const analysis::TokenRows& rows,
+               const analysis::TokenOutputs& outputs, const analysis::TransitionFrom& transition) const override {
     const auto task = [sums = host(sums), call = host(call), rows = host(rows), outputs = host(outputs),
                        transition = host(transition)]() mutable {
       analysis::observe_on_cpu(sums, call, rows);
@@ -120,22 +131,8 @@ class FakeKernels final : public analysis::DeviceKernels {
     };
     run_or_capture(call.selected.device(), task);
   }
-  void count_one(const at::Tensor& counter) const override {
-    run_or_capture(counter.device(), [host = on_cpu(counter)] { ++*host.mutable_data_ptr<int64_t>(); });
-  }
-  std::shared_ptr<void> outside_captures() const override { return nullptr; }
-  bool is_capturing(c10::Device /*device*/) const override { return captured_ != nullptr; }
-
-  static inline thread_local std::shared_ptr<std::vector<std::function<void()>>> captured_;
 
  private:
-  static void run_or_capture(c10::Device device, const std::function<void()>& task) {
-    if (captured_) {
-      captured_->push_back(task);
-    } else {
-      enqueue(current_stream(device), task);
-    }
-  }
   static analysis::RouterSums host(analysis::RouterSums sums) {
     sums.words = on_cpu(sums.words);
     return sums;
@@ -155,14 +152,27 @@ class FakeKernels final : public analysis::DeviceKernels {
   }
 };
 
+class FakeKernels final : public analysis::DeviceKernels {
+ public:
+  const analysis::RouterKernels& routers() const override { return routers_; }
+  void count_one(const at::Tensor& counter) const override {
+    run_or_capture(counter.device(), [host = on_cpu(counter)] { ++*host.mutable_data_ptr<int64_t>(); });
+  }
+  std::shared_ptr<void> outside_captures() const override { return nullptr; }
+  bool is_capturing(c10::Device /*device*/) const override { return captured_graph != nullptr; }
+
+ private:
+  FakeRouterKernels routers_;
+};
+
 }  // namespace
 
 void begin_capture() {
-  FakeKernels::captured_ = std::make_shared<std::vector<std::function<void()>>>();
+  captured_graph = std::make_shared<std::vector<std::function<void()>>>();
 }
 
 std::function<void()> end_capture() {
-  return [captured = std::exchange(FakeKernels::captured_, nullptr)] {
+  return [captured = std::exchange(captured_graph, nullptr)] {
     for (const auto& task : *captured) task();
   };
 }

@@ -180,11 +180,5 @@ TEST(HookNames, CountEachMethodAndKindAlone) {
   EXPECT_EQ(found[2].name, "layers.0.gate") << "a call in another method is no second call";
 }
 
-TEST(PathElements, AreSeparatedByDots) {
-  EXPECT_EQ(path_elements("model.layers.0.gate"), (std::vector<std::string>{"model", "layers", "0", "gate"}));
-  EXPECT_EQ(path_elements("gate"), std::vector<std::string>{"gate"});
-  EXPECT_TRUE(path_elements("").empty());
-}
-
 }  // namespace
 }  // namespace moetap::hooks

@@ -5,8 +5,8 @@
 #include <gtest/gtest.h>
 #include <torch/csrc/jit/passes/freeze_module.h>
 
-#include "hooks/instrument.h"
 #include "hooks/graph/near_misses.h"
+#include "hooks/instrument.h"
 #include "tests/hooks/moe_sources.h"
 #include "tests/hooks/router_patterns.h"
 

@@ -6,8 +6,8 @@
 #include <atomic>
 #include <thread>
 
-#include "plugin/session/forward_recorder.h"
 #include "plugin/operators.h"
+#include "plugin/session/forward_recorder.h"
 #include "tests/plugin/recorded_run.h"
 #include "tests/plugin/scripted_moe.h"
 #include "tests/support/fake_device.h"

@@ -11,9 +11,9 @@
 
 #include "analysis/routers/router_metrics.h"
 #include "plugin/formats/frame_log.h"
-#include "plugin/process/notices.h"
-#include "plugin/journal/run_journal.h"
 #include "plugin/formats/safetensors.h"
+#include "plugin/journal/run_journal.h"
+#include "plugin/process/notices.h"
 #include "tests/plugin/synthetic_forward.h"
 
 namespace moetap::plugin {

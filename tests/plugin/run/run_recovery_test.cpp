@@ -10,8 +10,8 @@
 
 #include "plugin/dump/dump_series.h"
 #include "plugin/formats/frame_log.h"
-#include "plugin/journal/run_journal.h"
 #include "plugin/formats/safetensors.h"
+#include "plugin/journal/run_journal.h"
 #include "tests/plugin/run_contents.h"
 #include "tests/plugin/synthetic_forward.h"
 

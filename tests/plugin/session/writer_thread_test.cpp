@@ -48,7 +48,7 @@ class WriterThreadTest : public ::testing::Test {
     auto forward = std::make_unique<PendingForward>();
     forward->record.model = std::make_shared<const ModelDescription>();
     forward->record.values_only = true;
-    queue_.push(std::move(forward), RecordQueue::WhenFull::kWait, [](PendingForward&) {});
+    queue_.push(std::move(forward), ForwardQueue::WhenFull::kWait, [](PendingForward&) {});
   }
 
   bool flushed_within(int times, milliseconds limit) const {
@@ -61,7 +61,7 @@ class WriterThreadTest : public ::testing::Test {
   static constexpr milliseconds kAtMost = kSyncInterval + milliseconds(3000);
 
   std::shared_ptr<Seen> seen_ = std::make_shared<Seen>();
-  RecordQueue queue_{1 << 20};
+  ForwardQueue queue_{1 << 20};
   WriterThread writer_;
 };
 
