@@ -10,6 +10,7 @@
 
 #include "hooks/graph/entry_methods.h"
 #include "hooks/graph/module_path.h"
+#include "hooks/points/hook_names.h"
 
 namespace moetap::plugin {
 namespace {

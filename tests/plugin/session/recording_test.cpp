@@ -11,6 +11,7 @@
 #include <numeric>
 #include <thread>
 
+#include "plugin/session.h"
 #include "plugin/session/forward_recorder.h"
 #include "tests/plugin/recorded_run.h"
 
