@@ -34,7 +34,7 @@
 #include "benchmarks/process_usage.h"
 #include "benchmarks/report.h"
 #include "plugin/session.h"
-#include "tests/plugin/temporary_folder.h"
+#include "tests/plugin/support/temporary_folder.h"
 
 namespace moetap::benchmarks {
 namespace {

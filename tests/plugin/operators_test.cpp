@@ -14,7 +14,7 @@
 #include <filesystem>
 #include <thread>
 
-#include "tests/plugin/recorded_run.h"
+#include "tests/plugin/support/recorded_run.h"
 
 namespace moetap::plugin {
 namespace {

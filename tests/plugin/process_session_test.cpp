@@ -17,8 +17,8 @@
 #include "plugin/operators.h"
 #include "plugin/process/notices.h"
 #include "plugin/session/forward_recorder.h"
-#include "tests/plugin/recorded_run.h"
-#include "tests/plugin/synthetic_forward.h"
+#include "tests/plugin/support/recorded_run.h"
+#include "tests/plugin/support/synthetic_forward.h"
 
 namespace moetap::plugin {
 namespace {

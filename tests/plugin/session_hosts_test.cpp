@@ -14,9 +14,9 @@
 
 #include "plugin/formats/safetensors.h"
 #include "plugin/session.h"
-#include "tests/plugin/recorded_run.h"
-#include "tests/plugin/scripted_moe.h"
-#include "tests/plugin/synthetic_forward.h"
+#include "tests/plugin/support/recorded_run.h"
+#include "tests/plugin/support/scripted_moe.h"
+#include "tests/plugin/support/synthetic_forward.h"
 
 namespace moetap::plugin {
 namespace {

@@ -9,8 +9,8 @@
 
 #include <sstream>
 
-#include "tests/plugin/recorded_run.h"
-#include "tests/plugin/scripted_moe.h"
+#include "tests/plugin/support/recorded_run.h"
+#include "tests/plugin/support/scripted_moe.h"
 
 namespace moetap::plugin {
 namespace {

@@ -8,8 +8,8 @@
 
 #include "plugin/operators.h"
 #include "plugin/session/forward_recorder.h"
-#include "tests/plugin/recorded_run.h"
-#include "tests/plugin/scripted_moe.h"
+#include "tests/plugin/support/recorded_run.h"
+#include "tests/plugin/support/scripted_moe.h"
 #include "tests/support/fake_device.h"
 
 namespace moetap::plugin {

@@ -3,7 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "plugin/formats/safetensors.h"
-#include "tests/plugin/synthetic_forward.h"
+#include "tests/plugin/support/synthetic_forward.h"
 
 namespace moetap::plugin {
 namespace {

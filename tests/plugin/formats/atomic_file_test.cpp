@@ -6,7 +6,7 @@
 #include <csignal>
 #include <stdexcept>
 
-#include "tests/plugin/temporary_folder.h"
+#include "tests/plugin/support/temporary_folder.h"
 
 namespace moetap::plugin {
 namespace {

@@ -7,7 +7,7 @@
 #include <cstring>
 #include <functional>
 
-#include "tests/plugin/temporary_folder.h"
+#include "tests/plugin/support/temporary_folder.h"
 
 namespace moetap::plugin {
 namespace {

@@ -4,7 +4,7 @@
 
 #include <fstream>
 
-#include "tests/plugin/temporary_folder.h"
+#include "tests/plugin/support/temporary_folder.h"
 
 namespace moetap::plugin {
 namespace {

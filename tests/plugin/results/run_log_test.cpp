@@ -7,7 +7,7 @@
 #include <numeric>
 #include <set>
 
-#include "tests/plugin/synthetic_forward.h"
+#include "tests/plugin/support/synthetic_forward.h"
 
 namespace moetap::plugin {
 namespace {

@@ -14,7 +14,7 @@
 #include "plugin/formats/safetensors.h"
 #include "plugin/journal/run_journal.h"
 #include "plugin/process/notices.h"
-#include "tests/plugin/synthetic_forward.h"
+#include "tests/plugin/support/synthetic_forward.h"
 
 namespace moetap::plugin {
 namespace {

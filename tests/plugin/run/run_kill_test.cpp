@@ -17,7 +17,7 @@
 
 #include "plugin/run/run_recovery.h"
 #include "plugin/session.h"
-#include "tests/plugin/run_contents.h"
+#include "tests/plugin/support/run_contents.h"
 
 namespace moetap::plugin {
 namespace {

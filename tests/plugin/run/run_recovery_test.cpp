@@ -12,8 +12,8 @@
 #include "plugin/formats/frame_log.h"
 #include "plugin/formats/safetensors.h"
 #include "plugin/journal/run_journal.h"
-#include "tests/plugin/run_contents.h"
-#include "tests/plugin/synthetic_forward.h"
+#include "tests/plugin/support/run_contents.h"
+#include "tests/plugin/support/synthetic_forward.h"
 
 namespace moetap::plugin {
 namespace {

@@ -4,7 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "plugin/session/forward_recorder.h"
-#include "tests/plugin/recorded_run.h"
+#include "tests/plugin/support/recorded_run.h"
 
 namespace moetap::plugin {
 namespace {

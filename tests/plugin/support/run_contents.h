@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "plugin/formats/safetensors.h"
-#include "temporary_folder.h"
+#include "tests/plugin/support/temporary_folder.h"
 
 namespace moetap::plugin {
 

@@ -11,7 +11,7 @@
 #include "analysis/routers/slot_ranking.h"
 #include "plugin/records/forward_record.h"
 #include "plugin/run/run_files.h"
-#include "temporary_folder.h"
+#include "tests/plugin/support/temporary_folder.h"
 
 namespace moetap::plugin {
 
