@@ -142,11 +142,11 @@ int64_t PendingForward::bytes() const {
   return kBytesOfARecord + std::max(bytes, copies->host_bytes());
 }
 
-FinishedForward PendingForward::finish() {
+ForwardRecord PendingForward::finish() {
   copies->wait();
-  FinishedForward finished{std::move(record), 0, 0};
+  ForwardRecord finished = std::move(record);
   for (const auto& value : values) {
-    finished.record.custom[value.place].insert_or_assign(value.name, custom_value(value.value));
+    finished.custom[value.place].insert_or_assign(value.name, custom_value(value.value));
   }
   std::map<const TokenGroup*, Columns> columns_of;
   for (auto& router : routers) {
@@ -178,9 +178,9 @@ FinishedForward PendingForward::finish() {
     record.position = columns.position;
     record.token_id = columns.token_id;
   }
-  if (!routers.empty()) add_transitions(finished.record);
+  if (!routers.empty()) add_transitions(finished);
   for (auto& router : routers) {
-    finished.record.routers.push_back(std::move(router.record));
+    finished.routers.push_back(std::move(router.record));
   }
   if (text_tokens.defined()) {
     finished.tokens = text_tokens.item<int64_t>();

@@ -49,13 +49,6 @@ struct PendingValue {
   at::Tensor value;
 };
 
-/// What is known of a forward once its tensors can be read.
-struct FinishedForward {
-  ForwardRecord record;
-  int64_t tokens = 0;
-  int64_t out_of_range = 0;
-};
-
 /// A forward that has ended, on its way to the writer thread.
 class PendingForward {
  public:
@@ -75,7 +68,7 @@ class PendingForward {
 
   /// On the writer thread: waits for the copies, drops the rows of padding and fills in the columns. Leaves this object
   /// empty.
-  FinishedForward finish();
+  ForwardRecord finish();
 
  private:
   void add_transitions(ForwardRecord& finished);

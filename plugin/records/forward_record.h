@@ -57,8 +57,8 @@ struct ForwardRecord {
   bool labelled = false;              // the host labelled the forward: its samples may have had forwards before
   bool generation = false;            // phase: false prompt, true generation
   double duration_s = 0;              // wall time from begin to end
-  int64_t tokens = 0;                 // as in Counters; set by the writer
-  int64_t out_of_range = 0;           // as in Counters; set by the writer
+  int64_t tokens = 0;                 // as in Counters
+  int64_t out_of_range = 0;           // as in Counters
   std::vector<RouterRecord> routers;  // in order of hooks, then of calls
   std::vector<TransitionRecord> transitions;
   // (component, layer) -> name -> value; component "": the log's component

@@ -3,6 +3,7 @@
 #include <chrono>
 #include <cstdint>
 #include <memory>
+#include <stdexcept>
 #include <vector>
 
 #include "plugin/records/counters.h"
@@ -30,12 +31,23 @@ struct ResumedRun {
   std::vector<int64_t> samples;  // recorded sample numbers, ascending, each once
 };
 
+/// One record cannot be written, and the sink can take the next: a frame that is too large, a value that the format has
+/// no place for. `what()` is one line that says what was wrong with the record. A sink throws it before it has changed
+/// anything.
+class RecordError : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
 /// Where a session's records go: the files of a run directory (`RunFiles`), or whatever a host makes of them. Every
 /// call comes from the session's writer thread, one at a time; nothing of it runs in a forward pass.
 ///
-/// Errors: each function throws std::runtime_error with one line that says which file, what was wrong and what to do.
-/// After the first failure the session reports it once, writes no more records, and still calls `close`; what was
-/// written stays readable.
+/// Errors:
+/// - `add_model` and `write` throw RecordError for one record. The session counts its forwards as `unwritten`, says so
+///   once in a notice, and goes on with the next record.
+/// - Each function throws any other std::exception (as a rule std::runtime_error), with one line that says which file,
+///   what was wrong and what to do, where nothing more can be written. After the first the session reports it once,
+///   writes no more records, and still calls `close`; what was written stays readable.
 class RecordSink {
  public:
   virtual ~RecordSink() = default;
@@ -46,7 +58,8 @@ class RecordSink {
   /// What the session counted so far. Called before each `flush`.
   virtual void count(const Counters& /*counters*/) {}
 
-  /// A model whose forwards may follow. Called once for each model, before its first record.
+  /// A model whose forwards may follow. Called for each model before its first record; again before the next one if it
+  /// threw RecordError.
   virtual void add_model(std::shared_ptr<const ModelDescription> model) = 0;
 
   /// Takes in one record; records come in the order of `ForwardRecord::index`. One whose `values_only` is set is no

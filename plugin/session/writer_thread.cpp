@@ -92,27 +92,44 @@ void WriterThread::flush_sink() {
 void WriterThread::write(PendingForward& forward) {
   const int64_t forwards = forward.record.num_forwards();
   try {
-    FinishedForward finished = forward.finish();
+    const ForwardRecord record = forward.finish();
     {
       const std::lock_guard lock(mutex_);
-      counted_.tokens += finished.tokens;
-      counted_.out_of_range += finished.out_of_range;
+      counted_.tokens += record.tokens;
+      counted_.out_of_range += record.out_of_range;
     }
-    if (!error()) {
-      ForwardRecord& record = finished.record;
-      record.tokens = finished.tokens;
-      record.out_of_range = finished.out_of_range;
-      if (known_models_.insert(record.model->instance).second) {
-        sink_->add_model(record.model);
-      }
-      sink_->write(record);
-      return;
-    }
+    if (!error() && give_to_sink(record)) return;
   } catch (const std::exception& error) {
-    failed(one_line(error));
+    lost(one_line(error));
   }
   const std::lock_guard lock(mutex_);
   counted_.unwritten += forwards;
+}
+
+bool WriterThread::give_to_sink(const ForwardRecord& record) {
+  try {
+    if (!known_models_.contains(record.model->instance)) {
+      sink_->add_model(record.model);
+      known_models_.insert(record.model->instance);
+    }
+    sink_->write(record);
+    return true;
+  } catch (const RecordError&) {
+    throw;
+  } catch (const std::exception& error) {
+    failed(one_line(error));
+    return false;
+  }
+}
+
+void WriterThread::lost(const std::string& reason) {
+  static constexpr const char* kNotice = "a forward could not be recorded, the next ones are";
+  bool first = false;
+  {
+    const std::lock_guard lock(mutex_);
+    first = ++counted_.notices[kNotice] == 1;
+  }
+  if (first) notify(std::string(kNotice) + ": " + reason);
 }
 
 void WriterThread::failed(const std::string& reason) {

@@ -32,15 +32,18 @@ class WriterThread {
   /// Closes the queue, waits until its items are written, completes the sink and ends the thread. Once.
   void finish(RunEnd end);
 
-  /// The first error of the sink, one line.
+  /// The error of the sink that ended the recording, one line. Errors of single records are none: they are counted.
   std::optional<std::string> error() const;
 
-  /// Adds what only the writer knows: tokens, out_of_range, unwritten.
+  /// Adds what only the writer knows: tokens, out_of_range, unwritten, and its notices.
   void add_to(Counters& counters) const;
 
  private:
   void run();
   void write(PendingForward& forward);
+  /// False if the sink failed for good; throws RecordError if only this record is lost.
+  bool give_to_sink(const ForwardRecord& record);
+  void lost(const std::string& reason);
   void flush_sink();
   void complete_sink();
   void failed(const std::string& reason);

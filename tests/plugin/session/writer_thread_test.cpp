@@ -1,12 +1,18 @@
-// When the writer thread flushes its sink.
+// When the writer thread flushes its sink, and what an error costs.
 #include "plugin/session/writer_thread.h"
 
+#include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
 #include <atomic>
 #include <chrono>
+#include <functional>
+#include <map>
 #include <memory>
+#include <stdexcept>
+#include <string>
 #include <thread>
+#include <vector>
 
 #include "plugin/session/forward_queue.h"
 
@@ -20,16 +26,27 @@ struct Seen {
   std::atomic<int> written = 0;
   std::atomic<int> flushed = 0;
   std::atomic<int64_t> dropped = -1;  // as counted before the last flush
+  std::atomic<int> models = 0;
+  int closed = 0;
+  // Called by `write`, and by `add_model`; may throw.
+  std::function<void(const ForwardRecord&)> on_write = [](const ForwardRecord&) {};
+  std::function<void()> on_model = [] {};
 };
 
 class SeeingSink final : public RecordSink {
  public:
   explicit SeeingSink(std::shared_ptr<Seen> seen) : seen_(std::move(seen)) {}
-  void add_model(std::shared_ptr<const ModelDescription>) override {}
-  void write(const ForwardRecord&) override { ++seen_->written; }
+  void add_model(std::shared_ptr<const ModelDescription>) override {
+    seen_->on_model();
+    ++seen_->models;
+  }
+  void write(const ForwardRecord& record) override {
+    seen_->on_write(record);
+    ++seen_->written;
+  }
   void count(const Counters& counters) override { seen_->dropped = counters.dropped; }
   void flush() override { ++seen_->flushed; }
-  void close(const Counters&, const RunTimes&) override {}
+  void close(const Counters&, const RunTimes&) override { ++seen_->closed; }
 
  private:
   std::shared_ptr<Seen> seen_;
@@ -49,6 +66,21 @@ class WriterThreadTest : public ::testing::Test {
     forward->record.model = std::make_shared<const ModelDescription>();
     forward->record.values_only = true;
     queue_.push(std::move(forward), ForwardQueue::WhenFull::kWait, [](PendingForward&) {});
+  }
+
+  /// A forward, not only values.
+  void push_forward(int64_t index, std::vector<PendingValue> values = {}) {
+    auto forward = std::make_unique<PendingForward>();
+    forward->record.model = std::make_shared<const ModelDescription>();
+    forward->record.index = index;
+    forward->values = std::move(values);
+    queue_.push(std::move(forward), ForwardQueue::WhenFull::kWait, [](PendingForward&) {});
+  }
+
+  Counters counted() const {
+    Counters counters;
+    writer_.add_to(counters);
+    return counters;
   }
 
   bool flushed_within(int times, milliseconds limit) const {
@@ -93,6 +125,69 @@ TEST_F(WriterThreadTest, AHostsFlushIsDoneAtOnce) {
   EXPECT_LT(steady_clock::now() - before, kSyncInterval);
   EXPECT_EQ(seen_->flushed, 1);
   writer_.finish(RunEnd::kDone);
+}
+
+const std::map<std::string, int64_t> kTwoLost = {{"a forward could not be recorded, the next ones are", 2}};
+
+TEST_F(WriterThreadTest, ARecordThatTheSinkRefusesIsLostAlone) {
+  seen_->on_write = [](const ForwardRecord& record) {
+    if (record.index % 2 == 1) throw RecordError("a frame may have 4 GiB, got more");
+  };
+  testing::internal::CaptureStderr();
+  for (int64_t index = 0; index < 5; ++index) push_forward(index);
+  writer_.finish(RunEnd::kDone);
+  EXPECT_EQ(testing::internal::GetCapturedStderr(),
+            "moetap: a forward could not be recorded, the next ones are: a frame may have 4 GiB, got more\n");
+  EXPECT_EQ(seen_->written, 3);
+  EXPECT_EQ(counted().unwritten, 2);
+  EXPECT_EQ(counted().notices, kTwoLost);
+  EXPECT_FALSE(writer_.error());
+  EXPECT_EQ(seen_->closed, 1);
+}
+
+TEST_F(WriterThreadTest, AForwardThatCannotBeFinishedIsLostAlone) {
+  const PendingValue not_a_number{{"", "0"}, "x", at::ones({2})};
+  testing::internal::CaptureStderr();
+  for (int64_t index = 0; index < 4; ++index) {
+    push_forward(index, index < 2 ? std::vector{not_a_number} : std::vector<PendingValue>());
+  }
+  writer_.finish(RunEnd::kDone);
+  testing::internal::GetCapturedStderr();
+  EXPECT_EQ(seen_->written, 2);
+  EXPECT_EQ(counted().unwritten, 2);
+  EXPECT_EQ(counted().notices, kTwoLost);
+  EXPECT_FALSE(writer_.error());
+}
+
+TEST_F(WriterThreadTest, AModelThatTheSinkRefusesIsOfferedAgain) {
+  int offered = 0;
+  seen_->on_model = [&] {
+    if (++offered == 1) throw RecordError("layer 99999999999999999999 is too large");
+  };
+  testing::internal::CaptureStderr();
+  for (int64_t index = 0; index < 3; ++index) push_forward(index);
+  writer_.finish(RunEnd::kDone);
+  testing::internal::GetCapturedStderr();
+  EXPECT_EQ(offered, 2);
+  EXPECT_EQ(seen_->models, 1);
+  EXPECT_EQ(seen_->written, 2);
+  EXPECT_EQ(counted().unwritten, 1);
+}
+
+TEST_F(WriterThreadTest, AnErrorOfTheDiskEndsTheRecording) {
+  seen_->on_write = [](const ForwardRecord& record) {
+    if (record.index == 1) throw std::runtime_error("journal.bin: no space left on device");
+  };
+  testing::internal::CaptureStderr();
+  for (int64_t index = 0; index < 4; ++index) push_forward(index);
+  writer_.finish(RunEnd::kDone);
+  EXPECT_EQ(testing::internal::GetCapturedStderr(),
+            "moetap: journal.bin: no space left on device; nothing more is recorded, the model runs on\n");
+  EXPECT_EQ(writer_.error(), "journal.bin: no space left on device");
+  EXPECT_EQ(seen_->written, 1);
+  EXPECT_EQ(counted().unwritten, 3);
+  EXPECT_TRUE(counted().notices.empty());
+  EXPECT_EQ(seen_->closed, 1);
 }
 
 }  // namespace
