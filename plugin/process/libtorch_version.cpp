@@ -1,7 +1,7 @@
 #include "plugin/process/libtorch_version.h"
 
 #include <dlfcn.h>
-#include <torch/headeronly/version.h>
+#include <torch/version.h>
 
 #include <cstdint>
 
@@ -12,8 +12,9 @@ std::optional<std::string> libtorch_mismatch() {
   using Version = uint64_t();
   auto* version = reinterpret_cast<Version*>(dlsym(RTLD_DEFAULT, "aoti_torch_abi_version"));
   const uint64_t found = version == nullptr ? 0 : version();
-  constexpr int kMinorShift = 48;  // major and minor are the two highest bytes
-  if (found >> kMinorShift == TORCH_ABI_VERSION >> kMinorShift) return std::nullopt;
+  constexpr uint64_t kBuiltFor = TORCH_ABI_VERSION;  // some versions write the macro without parentheses
+  constexpr int kMinorShift = 48;                    // major and minor are the two highest bytes
+  if (found >> kMinorShift == kBuiltFor >> kMinorShift) return std::nullopt;
   const std::string other = found == 0 ? "an older one"
                                        : "LibTorch " + std::to_string(found >> (kMinorShift + 8)) + "." +
                                              std::to_string(found >> kMinorShift & 0xff);
