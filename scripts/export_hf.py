@@ -3,6 +3,8 @@
 
   export_hf.py --family qwen3_moe --tiny -o DIR      a small model with random weights
   export_hf.py CHECKPOINT_DIR -o DIR                 a local checkpoint
+  export_hf.py ... -o DIR --with-cache               a decoder that generates with a key-value cache; generate with
+                                                     examples/generation/generate.py DIR/model.pt TOKENS
   export_hf.py --list                                families known to work with --tiny
 
 Writes DIR/model.pt and DIR/inputs/*.safetensors, whose names are the names of the forward's arguments, and compares the
@@ -36,6 +38,11 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--freeze", action="store_true", help="freeze the trace, where freezing keeps the model's output"
     )
+    parser.add_argument(
+        "--with-cache",
+        action="store_true",
+        help="forward(input_ids, attention_mask, cache) returns the last position's logits and the longer cache",
+    )
     parser.add_argument("--oracle", action="store_true", help="also write what the eager model's routers did")
     parser.add_argument(
         "--for-conformance", action="store_true", help="write NAME.* in the layout of scripts/conformance"
@@ -50,6 +57,8 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
             parser.error("--family needs --tiny: a full-size model with random weights is of no use")
         if not options.output:
             parser.error("-o DIR is missing")
+        if options.with_cache and (options.freeze or options.oracle or options.for_conformance):
+            parser.error("--with-cache goes with none of --freeze, --oracle and --for-conformance")
     return options
 
 

@@ -1,16 +1,17 @@
 """Generates with a key-value cache, batch after batch:  generate.py MODEL.pt TOKENS [--label LIBRARY RUN_DIR]
 
-Without --label the program knows nothing of moetap; preloaded, moetap tells prompts from steps by its rule. With it,
-each forward says through moetap's C header which samples it holds. Prints the generated token ids, a line a prompt.
+MODEL.pt: what model.py writes, or scripts/export_hf.py --with-cache of a Hugging Face model. Without --label the
+program does not use moetap; preloaded, moetap tells prompts from steps by its rule. With --label it says through
+moetap's C header which samples each forward holds. Prints the generated token ids, a line a prompt.
 """
 
 import argparse
 
 import torch
-from model import VOCABULARY, empty_cache
 from moetap_session import MoetapSession
 
 PROMPT_LENGTHS = [[5, 3, 7], [4], [6, 6]]  # of each batch
+VOCABULARY = 64  # of the prompts; the model's may be larger
 
 
 def make_prompts(lengths: list[int], seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -20,9 +21,16 @@ def make_prompts(lengths: list[int], seed: int) -> tuple[torch.Tensor, torch.Ten
     return torch.randint(VOCABULARY, mask.shape, generator=generator) * mask, mask
 
 
+def empty_cache(model, batch: int) -> torch.Tensor:
+    """The cache of no positions, [layers, 2, B, heads, 0, head width]."""
+    layers, pair, _, heads, _, width = model.cache_shape
+    dtype = next(model.parameters()).dtype
+    return torch.zeros(layers, pair, batch, heads, 0, width, dtype=dtype)
+
+
 def generate(model, prompts: torch.Tensor, mask: torch.Tensor, num_tokens: int, before_forward) -> torch.Tensor:
     """Greedy. prompts, mask [B, S] -> token ids [B, num_tokens]. `before_forward` is told whether it is a step."""
-    token_ids, cache = prompts, empty_cache(len(prompts))
+    token_ids, cache = prompts, empty_cache(model, len(prompts))
     generated = []
     for step in range(num_tokens):
         before_forward(step > 0)

@@ -1,6 +1,6 @@
 """A decoder with a key-value cache and Mixture-of-Experts blocks, as TorchScript:  model.py MODEL.pt
 
-Random weights: what it says is noise, what it does is what a served model does.
+Its weights are random, so what it says is noise; its forwards are those of a served model.
 """
 
 import sys
@@ -60,12 +60,15 @@ class Layer(nn.Module):
 
 
 class Decoder(nn.Module):
+    cache_shape: list[int]  # with B = P = 0: what a host needs to make an empty cache
+
     def __init__(self):
         super().__init__()
         self.embedding = nn.Embedding(VOCABULARY, WIDTH)
         self.positions = nn.Embedding(MAX_POSITIONS, WIDTH)
         self.layers = nn.ModuleList(Layer() for _ in range(LAYERS))
         self.head = nn.Linear(WIDTH, VOCABULARY)
+        self.cache_shape = [LAYERS, 2, 0, HEADS, 0, HEAD_WIDTH]
 
     def forward(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor, cache: torch.Tensor
@@ -86,10 +89,6 @@ class Decoder(nn.Module):
             x, layer_cache = layer(x, mask, cache[index])
             caches.append(layer_cache)
         return self.head(x[:, -1]), torch.stack(caches)
-
-
-def empty_cache(batch: int) -> torch.Tensor:
-    return torch.zeros(LAYERS, 2, batch, HEADS, 0, HEAD_WIDTH, dtype=torch.double)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import os
 
 import torch
 
-from . import build, examples, layout, oracle, patches
+from . import build, cache, examples, layout, oracle, patches
 from .build import wrap
 from .trace import CannotTrace, Traced, frozen, trace
 
@@ -22,6 +22,8 @@ def export_model(options: argparse.Namespace) -> layout.Export:
             raise ValueError(f"checkpoint must be a directory, got '{options.checkpoint}'")
         model = build.load_checkpoint(options.checkpoint, options.attn, options.experts, dtype)
         name = options.name or os.path.basename(os.path.abspath(options.checkpoint))
+    if options.with_cache:
+        return _export_with_cache(model, name, options)
     trace_inputs, inputs = examples.example_inputs(model, options.seed)
     with patches.TraceableCalls() as calls:
         traced, inputs = _trace_checked(model, name, trace_inputs, inputs)
@@ -36,7 +38,28 @@ def export_model(options: argparse.Namespace) -> layout.Export:
             raise ValueError("the eager model gave two outputs for one input: it is not deterministic")
         records = routers.records
         print(f"{name}: {len(records)} routers: {', '.join(record.key for record in records)}")
-    facts = {
+    export = layout.Export(name, module, inputs, traced.output, records, _facts(model, inputs, traced, options))
+    if options.for_conformance:
+        files = layout.write_for_conformance(export, options.output)
+    else:
+        files = layout.write_plain(export, options.output, options.oracle)
+    print("\n".join(f"wrote {path}" for path in files))
+    return export
+
+
+def _export_with_cache(model, name: str, options: argparse.Namespace) -> layout.Export:
+    for line in patches.apply(model):
+        print(f"patched: {line}")
+    with patches.TraceableCalls():
+        module, inputs = cache.trace_with_cache(model, options.seed)
+    print(f"{name}: traced with a cache of shape {module.cache_shape}, checked at a prompt and a step")
+    export = layout.Export(name, module, inputs, torch.empty(0), [], {})
+    print("\n".join(f"wrote {path}" for path in layout.write_plain(export, options.output, with_oracle=False)))
+    return export
+
+
+def _facts(model, inputs: dict, traced: Traced, options: argparse.Namespace) -> dict:
+    return {
         "kind": "vlm" if "pixel_values" in inputs else "lm",
         "family": model.config.model_type,
         "pattern": "I" if model.config.model_type == "doge" else "",  # product keys, which captures may skip
@@ -46,13 +69,6 @@ def export_model(options: argparse.Namespace) -> layout.Export:
         "seed": options.seed,
         "max_diff_traced_vs_eager": traced.max_difference,
     }
-    export = layout.Export(name, module, inputs, traced.output, records, facts)
-    if options.for_conformance:
-        files = layout.write_for_conformance(export, options.output)
-    else:
-        files = layout.write_plain(export, options.output, options.oracle)
-    print("\n".join(f"wrote {path}" for path in files))
-    return export
 
 
 def _trace_checked(model, name: str, trace_inputs: dict, inputs: dict) -> tuple[Traced, dict]:

@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 EXAMPLE = ROOT / "examples" / "generation"
 sys.path.insert(0, str(EXAMPLE))
 
-from generate import PROMPT_LENGTHS, make_prompts  # noqa: E402
-from model import LAYERS, TOP_K, empty_cache  # noqa: E402
+from generate import PROMPT_LENGTHS, empty_cache, make_prompts  # noqa: E402
+from model import LAYERS, TOP_K  # noqa: E402
 
 NUM_TOKENS = 6
 NUM_SAMPLES = sum(map(len, PROMPT_LENGTHS))
@@ -96,10 +96,12 @@ def test_rows_are_those_of_a_forward_over_the_whole_text(model, runs, tmp_path):
     for seed, lengths in enumerate(PROMPT_LENGTHS):
         prompts, mask = make_prompts(lengths, seed)
         texts += [row[valid.bool()].tolist() for row, valid in zip(prompts, mask, strict=True)]
+    torch.ops.load_library(LIBRARY)
+    decoder = torch.jit.load(model)
     whole = [text + tokens[:-1] for text, tokens in zip(texts, runs["tokens"], strict=True)]
     for sample, text in enumerate(whole):
         ids = torch.tensor([text])
-        torch.save((ids, torch.ones_like(ids), empty_cache(1)), tmp_path / f"{sample}.pt")
+        torch.save((ids, torch.ones_like(ids), empty_cache(decoder, 1)), tmp_path / f"{sample}.pt")
     inputs = [tmp_path / f"{sample}.pt" for sample in range(NUM_SAMPLES)]
     reference = tmp_path / "run"
     done = run([MOETAP, "run", model, "--inputs", *inputs, "-o", reference, "--dump", "topk"], preload=False)
@@ -118,10 +120,10 @@ def test_another_batch_in_between_is_not_taken_for_a_step(model, tmp_path):
     code = f"""
 import sys, torch
 sys.path.insert(0, {str(EXAMPLE)!r})
-from model import empty_cache
+from generate import empty_cache
 model = torch.jit.load(sys.argv[1])
 prompts = [torch.arange(5)[None], torch.arange(9)[None]]
-caches = [model(ids, torch.ones_like(ids), empty_cache(1))[1] for ids in prompts]
+caches = [model(ids, torch.ones_like(ids), empty_cache(model, 1))[1] for ids in prompts]
 for ids, cache in zip(prompts, caches):
     model(torch.ones(1, 1).long(), torch.ones(1, ids.size(1) + 1).long(), cache)
 """
