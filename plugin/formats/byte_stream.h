@@ -21,7 +21,6 @@ class ByteWriter {
   /// Counters: long runs of zeros are short. The reader must know how many there are.
   void sparse(std::span<const int64_t> values);
 
-  const std::string& bytes() const { return bytes_; }
   std::string take() { return std::move(bytes_); }
 
  private:

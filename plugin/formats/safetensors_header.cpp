@@ -12,6 +12,8 @@
 #include <set>
 #include <stdexcept>
 
+#include "plugin/formats/json_text.h"
+
 namespace moetap::plugin {
 namespace {
 
@@ -48,8 +50,7 @@ constexpr size_t kMaxDimensions = 64;
 // Text of a file in one printable line of bounded length.
 std::string printable(const std::string& text) {
   constexpr size_t kLongest = 80;
-  std::string line =
-      nlohmann::json(text).dump(-1, ' ', /*ensure_ascii=*/true, nlohmann::json::error_handler_t::replace);
+  std::string line = ascii_text(nlohmann::json(text));
   return line.size() <= kLongest ? line : line.substr(0, kLongest) + "...\"";
 }
 
@@ -269,7 +270,7 @@ std::string serialize_safetensors_header(const SafetensorsHeader& header) {
                         {"shape", entry.shape},
                         {"data_offsets", {entry.begin, entry.end}}};
   }
-  std::string text = json.dump();
+  std::string text = compact_text(json);
   text.append((8 - text.size() % 8) % 8, ' ');
   const uint64_t length = text.size();
   std::string bytes(sizeof(length), '\0');

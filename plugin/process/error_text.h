@@ -5,7 +5,9 @@
 
 namespace moetap::plugin {
 
-/// The first line of an error's message, without LibTorch's backtrace.
+/// What an error says, on one line without blanks around it: the first line of its message, without LibTorch's
+/// backtrace. An error inside a TorchScript model reads "headline, traceback of the model's source, RuntimeError: what
+/// was wrong": of it, what was wrong.
 std::string one_line(const std::exception& error);
 
 }  // namespace moetap::plugin

@@ -4,11 +4,10 @@
 
 #include <algorithm>
 #include <charconv>
-#include <fstream>
-#include <sstream>
 #include <stdexcept>
 
 #include "plugin/formats/json_text.h"
+#include "plugin/formats/whole_file.h"
 #include "plugin/records/hook_spec_json.h"
 
 namespace moetap::plugin {
@@ -210,13 +209,13 @@ void Config::update_from_json_text(const std::string& text, const std::string& s
 }
 
 void Config::update_from_json_file(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  std::ostringstream text;
-  const bool is_empty = file.peek() == std::ifstream::traits_type::eof();
-  if (!file.is_open() || file.bad() || (!is_empty && !(text << file.rdbuf()))) {
+  std::string text;
+  try {
+    text = read_whole_file(path);
+  } catch (const std::runtime_error&) {
     throw std::invalid_argument(fmt::format("{}: the configuration cannot be read; it must be a JSON file", path));
   }
-  update_from_json_text(text.str(), path);
+  update_from_json_text(text, path);
 }
 
 Config Config::from_json(const nlohmann::json& object, const std::string& source) {

@@ -3,14 +3,13 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <fstream>
 #include <initializer_list>
 #include <regex>
-#include <sstream>
 #include <stdexcept>
 #include <string_view>
 
 #include "plugin/formats/json_text.h"
+#include "plugin/formats/whole_file.h"
 
 namespace moetap::plugin {
 namespace {
@@ -247,13 +246,14 @@ hooks::HookSpec hook_spec_from_json(const nlohmann::json& array, const std::stri
 }
 
 hooks::HookSpec hook_spec_from_file(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  std::ostringstream text;
-  if (!file || !(text << file.rdbuf())) {
+  std::string text;
+  try {
+    text = read_whole_file(path);
+  } catch (const std::runtime_error&) {
     throw std::invalid_argument(fmt::format("{}: the hook spec cannot be read; it must be a JSON file", path));
   }
   try {
-    return hook_spec_from_json(nlohmann::json::parse(text.str()), path);
+    return hook_spec_from_json(nlohmann::json::parse(text), path);
   } catch (const nlohmann::json::parse_error& error) {
     throw std::invalid_argument(fmt::format("{}: not valid JSON at byte {}", path, error.byte));
   }

@@ -31,5 +31,13 @@ TEST(JsonText, NoCharacterIsCut) {
   }
 }
 
+TEST(JsonText, BytesThatAreNoTextAreReplacedInEveryForm) {
+  const nlohmann::ordered_json value = {{"b", "\xFF"}, {"a", "\xE2\x82\xAC"}};
+  EXPECT_EQ(compact_text(value), "{\"b\":\"\xEF\xBF\xBD\",\"a\":\"\xE2\x82\xAC\"}");
+  EXPECT_EQ(ascii_text(value), R"({"b":"\ufffd","a":"\u20ac"})");
+  EXPECT_EQ(indented_text(value), "{\n \"b\": \"\xEF\xBF\xBD\",\n \"a\": \"\xE2\x82\xAC\"\n}\n");
+  EXPECT_EQ(quoted_text("a \"quote\""), R"("a \"quote\"")");
+}
+
 }  // namespace
 }  // namespace moetap::plugin
