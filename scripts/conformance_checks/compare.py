@@ -118,7 +118,7 @@ def _compare_call(result, oracle: OracleCall, captured: CapturedCall, valid, sha
 
 
 def _check(result, what: str, actual, expected, tolerance: float) -> float:
-    """The largest difference relative to the value, where a value is small to its row's mean magnitude."""
+    """The largest relative difference; a value below its row's mean magnitude is compared relative to that mean."""
     if actual is None or actual.shape != expected.shape:
         shape = None if actual is None else actual.shape
         result.problems.append(f"{what}: shape {shape}, oracle {expected.shape}")

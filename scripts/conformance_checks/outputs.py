@@ -8,7 +8,7 @@ import pathlib
 from .compare import bits_equal
 from .zoo import Method, Model
 
-RUNS = 4  # the profiling executor changes its mind in the first runs
+RUNS = 4  # the profiling executor optimises anew in the first runs
 
 
 def check_outputs(model: Model, library: pathlib.Path, instrumented: pathlib.Path, saved: dict) -> dict:
@@ -46,7 +46,7 @@ def _child(sender, model: Model, library: pathlib.Path, instrumented: pathlib.Pa
             _compare_plain(result, model, instrumented, method, saved.get(method.name))
         for name in ("freeze", "optimize_for_inference"):
             _compare_optimised(result, model, instrumented, name)
-    except Exception as error:  # what broke is the finding
+    except Exception as error:  # any error is a finding
         result["problems"].append(f"{type(error).__name__}: {' '.join(str(error).split())[-300:]}")
     sender.send(result)
 
@@ -94,7 +94,7 @@ def _compare_optimised(result: dict, model: Model, instrumented: pathlib.Path, n
         return  # frozen already
     try:
         plain = _run(transform(_load(model.file)), method)
-    except Exception:  # the pass itself cannot do this model
+    except Exception:  # PyTorch's pass does not support this model
         return
     reporting = _run(transform(_load(instrumented)), method)
     result["passes"].append(name)

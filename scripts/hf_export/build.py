@@ -42,7 +42,7 @@ def _instantiate(make, config, attention: str, experts: str):
         auto = getattr(transformers, name)
         if type(config) not in auto._model_mapping:
             continue
-        # Not every family has fused attention or a table of experts; the families themselves say so when asked.
+        # Families without fused attention or without a choice of expert kernels raise an error that says so.
         for kwargs in (
             {"attn_implementation": attention, "experts_implementation": experts},
             {"attn_implementation": "eager", "experts_implementation": experts},
@@ -62,7 +62,7 @@ def _has_vision(config) -> bool:
 
 
 def spread_routers(model: torch.nn.Module, seed: int) -> None:
-    """Makes the routing of random weights decided: initial gate weights are so small that experts almost tie."""
+    """Scales the random weights of gates up: initial ones are so small that the scores of experts almost tie."""
     generator = torch.Generator().manual_seed(seed + 1)
     for module in model.modules():
         kind = type(module).__name__

@@ -61,7 +61,7 @@ def with_length(model, inputs: dict[str, torch.Tensor], length: int) -> dict[str
     return language_inputs(model, batch, length, seed=300, padded=True)
 
 
-IMAGES = 2  # one an example sequence
+IMAGES = 2  # each example sequence has one
 
 
 def vision_language_inputs(model, length: int, seed: int, padded: bool) -> dict[str, torch.Tensor]:
@@ -131,7 +131,7 @@ def _tokens_per_image(model, pixels: dict[str, torch.Tensor]) -> int:
 
 
 def _position_ids(model, inputs: dict[str, torch.Tensor], pixels: dict[str, torch.Tensor]) -> torch.Tensor | None:
-    """Positions of families that compute them from the ids by data-dependent Python, which a trace would bake."""
+    """The positions, for families whose Python code computes them from the ids: a trace would fix them."""
     get_rope_index = getattr(getattr(model, "model", model), "get_rope_index", None) or getattr(
         model, "get_rope_index", None
     )

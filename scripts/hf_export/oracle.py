@@ -162,5 +162,5 @@ class RouterOracle:
 
 
 def is_experts(module: torch.nn.Module) -> bool:
-    """A module that computes the experts that it is told, by tokens, ids and weights. Shared experts are not told."""
+    """True for a module that computes the experts whose ids it gets. Shared experts get no ids."""
     return type(module).__name__.endswith("Experts") and len(inspect.signature(module.forward).parameters) >= 3

@@ -1,4 +1,4 @@
-"""Routers whose decision is not handed to an experts module as ids and weights: how to read theirs.
+"""Reads the decisions of routers that do not pass ids and weights to an experts module.
 
 Each reader gets the routing module, its inputs and its output, and returns what `oracle.RouterRecord.tensors` holds.
 """

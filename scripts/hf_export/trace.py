@@ -59,7 +59,7 @@ def frozen(traced: Traced, evaluation_inputs: dict[str, torch.Tensor]) -> torch.
                 f"torch.jit.freeze breaks this model: {one_line(error)}; export it without --freeze"
             ) from error
     difference = (actual.float() - traced.output.float()).abs().max().item()
-    # Freezing folds constants, which may change last bits; anything more is a broken model.
+    # Freezing folds constants, which may change the last bits. A larger difference is an error.
     limit = 1e-4 if actual.dtype is torch.float32 else 5e-2
     if not difference <= limit * max(1.0, traced.output.float().abs().max().item()):
         raise CannotTrace(
@@ -69,7 +69,7 @@ def frozen(traced: Traced, evaluation_inputs: dict[str, torch.Tensor]) -> torch.
 
 
 def one_line(error: BaseException) -> str:
-    """The last line of an error that says something: TorchScript's errors end in their cause."""
+    """The line of an error that names its cause: in TorchScript's errors, one of the last."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     wanted = [line for line in lines if "Error" in line or "expected" in line or "must" in line]
     return f"{type(error).__name__}: {((wanted or lines or ['no message'])[-1])[:240]}"
