@@ -47,6 +47,7 @@ void ByteWriter::reals(std::span<const float> values) {
   bytes_.append(reinterpret_cast<const char*>(values.data()), values.size_bytes());
 }
 
+// A run of zeros: a zero, then the length of the run.
 void ByteWriter::sparse(std::span<const int64_t> values) {
   for (size_t i = 0; i < values.size();) {
     if (values[i] != 0) {
@@ -71,6 +72,7 @@ uint64_t ByteReader::count() {
   uint64_t value = 0;
   for (int shift = 0; shift < 64; shift += 7) {
     const auto byte = static_cast<unsigned char>(bytes(1)[0]);
+    if (shift == 63 && byte > 1) break;  // 9 bytes hold 63 bits: the tenth has room for one
     value |= static_cast<uint64_t>(byte & 0x7F) << shift;
     if (byte < 0x80) return value;
   }
@@ -95,7 +97,11 @@ std::vector<int32_t> ByteReader::numbers() {
   const uint64_t size = count();
   if (size > rest_.size()) throw std::runtime_error("a frame of the journal ends early");
   std::vector<int32_t> values(size);
-  for (int32_t& value : values) value = static_cast<int32_t>(number());
+  for (int32_t& value : values) {
+    const int64_t read = number();
+    value = static_cast<int32_t>(read);
+    if (value != read) throw std::runtime_error("a frame of the journal holds a number of more than 32 bits");
+  }
   return values;
 }
 

@@ -2,6 +2,7 @@
 
 #include <charconv>
 #include <cstdlib>
+#include <limits>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -28,7 +29,9 @@ ProcessRank process_rank_from_environment() {
        {std::pair("RANK", "WORLD_SIZE"), std::pair("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE")}) {
     const std::optional<int64_t> number = number_in(rank);
     if (!number) continue;
-    const int64_t world_size = number_in(size).value_or(*number + 1);
+    // Without a size, this process counts as the last one; the largest number has none after it.
+    constexpr int64_t kLargest = std::numeric_limits<int64_t>::max();
+    const int64_t world_size = number_in(size).value_or(*number == kLargest ? kLargest : *number + 1);
     if (*number >= world_size) {
       throw std::runtime_error(std::string(rank) + " must be below " + size + ", got " + std::to_string(*number) +
                                " of " + std::to_string(world_size));

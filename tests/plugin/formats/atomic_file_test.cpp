@@ -1,11 +1,9 @@
 #include "plugin/formats/atomic_file.h"
 
 #include <gtest/gtest.h>
-#include <sys/resource.h>
 
-#include <csignal>
-#include <stdexcept>
-
+#include "tests/plugin/support/error_of.h"
+#include "tests/plugin/support/file_size_limit.h"
 #include "tests/plugin/support/temporary_folder.h"
 
 namespace moetap::plugin {
@@ -53,20 +51,10 @@ TEST(AtomicFileTest, WritesInAnyOrder) {
 TEST(AtomicFileTest, NamesTheFileThatDoesNotFit) {
   const TemporaryFolder folder;
   const std::string path = folder.file("a");
-  // The limit on a file's size stands for a full disk: a write that fails half-way.
-  std::signal(SIGXFSZ, SIG_IGN);
-  rlimit before{};
-  getrlimit(RLIMIT_FSIZE, &before);
-  rlimit limit = before;
-  limit.rlim_cur = 1 << 20;
-  setrlimit(RLIMIT_FSIZE, &limit);
-  std::string message;
-  try {
+  const auto message = error_of([&] {
+    const FileSizeLimit limit(1 << 20);
     write_file_atomically(path, std::string(4 << 20, 'x'));
-  } catch (const std::runtime_error& error) {
-    message = error.what();
-  }
-  setrlimit(RLIMIT_FSIZE, &before);
+  });
   EXPECT_EQ(message, "cannot write " + path + ": File too large");
   EXPECT_EQ(files_in(folder), 0u);
 }
@@ -74,12 +62,15 @@ TEST(AtomicFileTest, NamesTheFileThatDoesNotFit) {
 TEST(AtomicFileTest, NamesAFolderThatIsNotThere) {
   const TemporaryFolder folder;
   const std::string path = folder.file("none/a");
-  try {
-    AtomicFile file(path);
-    FAIL() << "opened";
-  } catch (const std::runtime_error& error) {
-    EXPECT_EQ(std::string(error.what()), "cannot write " + path + ": No such file or directory");
-  }
+  EXPECT_EQ(error_of([&] { AtomicFile file(path); }), "cannot write " + path + ": No such file or directory");
+}
+
+TEST(AtomicFileTest, DoesNotReplaceAFolder) {
+  const TemporaryFolder folder;
+  const std::string path = folder.file("a");
+  std::filesystem::create_directory(path);
+  EXPECT_EQ(error_of([&] { write_file_atomically(path, "text"); }), "cannot write " + path + ": Is a directory");
+  EXPECT_EQ(files_in(folder), 1u);
 }
 
 }  // namespace

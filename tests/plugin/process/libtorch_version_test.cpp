@@ -1,0 +1,14 @@
+#include "plugin/process/libtorch_version.h"
+
+#include <gtest/gtest.h>
+
+namespace moetap::plugin {
+namespace {
+
+// What is said beside another LibTorch is seen with scripts/test_libtorch only.
+TEST(LibTorchVersion, FitsTheOneThatItIsBuiltFor) {
+  EXPECT_EQ(libtorch_mismatch().value_or(""), "");
+}
+
+}  // namespace
+}  // namespace moetap::plugin
