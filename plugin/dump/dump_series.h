@@ -16,8 +16,8 @@ inline constexpr int64_t kMaxShardBytes = int64_t{256} << 20;
 /// The shards of one series: DUMP_FOLDER/NAME-000000.safetensors, ... All columns of a shard have the same rows; where
 /// the columns change, a new shard begins. Used by one thread. Errors are std::runtime_error with one line.
 ///
-/// Rows are appended to the journal (Note [Rows of an open shard]) and become shards in `settle` and `finish` only, so
-/// that no shard holds rows of a forward that the journal does not know yet.
+/// Rows are appended to the journal (Note [Rows of an open shard]) and become shards only in `settle` and `finish`, so
+/// that no shard holds rows of a forward that the journal does not hold yet.
 class DumpSeries {
  public:
   struct Place {
@@ -43,18 +43,18 @@ class DumpSeries {
   /// Turns all rows into shards.
   void finish();
 
-  /// The series of which one of the folders holds files.
+  /// Names of the series that have files in one of the folders.
   static std::set<std::string> names_in(const std::string& dump_folder, const std::string& journal_folder);
 
-  /// Finds what a process that died left of this series. Returns how many rows there are from the first one on without
-  /// a gap. `cut` must follow.
+  /// Finds what a killed process left of this series. Returns how many rows there are from the first one up to the
+  /// first gap. `cut` must follow.
   int64_t restore();
-  /// Goes on behind the first `num_rows` rows; those behind them are removed, also from finished shards. Returns how
-  /// many of the rows are not there.
+  /// Continues after the first `num_rows` rows; later rows are removed, also from finished shards. Returns how many of
+  /// the `num_rows` rows are missing.
   int64_t cut(int64_t num_rows);
 
  private:
-  /// What `restore` found: a finished shard, or the rows of one that is not (or of which it is not known).
+  /// What `restore` found: a finished shard, or the journal's rows of a shard.
   struct Piece {
     int64_t first_row = 0;
     int64_t num_rows = 0;
@@ -68,7 +68,7 @@ class DumpSeries {
   Place place_;
   int64_t next_number_ = 0;  // of the next shard to begin
   int64_t num_rows_ = 0;
-  std::vector<std::unique_ptr<ShardRows>> full_;  // in order; no row is added any more
+  std::vector<std::unique_ptr<ShardRows>> full_;  // in order; no rows are added to them
   std::unique_ptr<ShardRows> open_;               // null: none
   std::map<int64_t, Piece> restored_;             // by number; between `restore` and `cut`
 };

@@ -22,7 +22,7 @@ class AtomicFile {
   /// Appends to what `write` wrote before. Buffered.
   void write(std::string_view bytes);
 
-  /// Writes at a place in the file, in any order, beside the buffer of `write`. Places that nobody wrote are zero.
+  /// Writes at an offset, in any order. Does not use the buffer of `write`. Bytes that nobody wrote are zero.
   void write_at(int64_t offset_bytes, std::string_view bytes);
 
   /// Syncs the data to the disk, gives the file its name and syncs the folder. Replaces an older file of that name.

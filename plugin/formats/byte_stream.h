@@ -13,12 +13,13 @@ namespace moetap::plugin {
 class ByteWriter {
  public:
   void count(uint64_t value);
-  void number(int64_t value);  // small absolute values are short
+  void number(int64_t value);  // a value near zero takes one byte
   void real(double value);
   void text(std::string_view text);
   void numbers(std::span<const int32_t> values);
   void reals(std::span<const float> values);
-  /// Counters: long runs of zeros are short. The reader must know how many there are.
+  /// For counters: a run of zeros takes a few bytes, however long it is. The reader must know how many values there
+  /// are.
   void sparse(std::span<const int64_t> values);
 
   std::string take() { return std::move(bytes_); }
@@ -27,7 +28,8 @@ class ByteWriter {
   std::string bytes_;
 };
 
-/// Reads what ByteWriter wrote, in the same order. Throws std::runtime_error if the bytes end early.
+/// Reads what ByteWriter wrote, in the same order. Throws std::runtime_error if the bytes end early or hold a number
+/// that does not fit its type.
 class ByteReader {
  public:
   explicit ByteReader(std::string_view bytes) : rest_(bytes) {}

@@ -25,7 +25,7 @@ struct FrameHead {
 };
 static_assert(sizeof(FrameHead) == 24, "the head is written as it lies in memory");
 
-// Finds torn and stale bytes; it is no protection against someone who means harm.
+// Finds bytes that were not written or are old. It does not protect against a forged file.
 uint64_t checksum_of(uint32_t kind, std::string_view payload) {
   constexpr uint64_t kPrime = 0x9E3779B97F4A7C15;
   uint64_t sum = (payload.size() + 1) * kPrime ^ kind;

@@ -11,20 +11,20 @@
 namespace moetap::plugin {
 
 // Note [Frames]
-// A frame log is a file of frames, one behind the other:
+// A frame log is a file of frames, one after another:
 //
 //   u32 magic | u32 kind | u64 payload bytes | u64 checksum of kind and payload | payload
 //
-// A frame is one write, so a killed process leaves whole frames. A file that was cut anywhere (power, disk full) is
+// A frame is one write, so a killed process leaves whole frames. If the file was cut (power failure, full disk), it is
 // read up to the first frame that is not whole.
 
 /// Appends frames to a file that nobody else writes. Not thread-safe. Errors are std::runtime_error that names the
-/// file; a frame that could not be written whole is taken back, so that what was written before stays readable.
+/// file; a frame that could not be written whole is cut off again, so that more frames can follow.
 class FrameLog {
  public:
   /// Creates the file; it must not exist.
   explicit FrameLog(std::string path);
-  /// Goes on in a file that is there, behind its first `end_bytes` bytes; what lies behind them is cut off.
+  /// Continues a file that exists after its first `end_bytes` bytes; the rest of it is cut off.
   FrameLog(std::string path, int64_t end_bytes);
   FrameLog(const FrameLog&) = delete;
   FrameLog& operator=(const FrameLog&) = delete;
@@ -33,10 +33,10 @@ class FrameLog {
   const std::string& path() const { return path_; }
   int64_t next_payload() const;  // where the payload of the next frame will lie, in bytes from the start
   void append(uint32_t kind, std::string_view payload);
-  /// After it, the frames survive a power cut. Throws also if the file was removed or replaced meanwhile: frames in a
-  /// file without a name are lost.
+  /// Blocks until the frames would survive a power cut. Throws also if the file was removed or replaced: nobody could
+  /// read its frames any more.
   void sync();
-  /// Throws std::runtime_error if the file's name is gone or another file's.
+  /// Throws std::runtime_error if the path no longer leads to this file.
   void check_in_place() const;
 
  private:
@@ -56,10 +56,10 @@ class FrameReader {
  public:
   explicit FrameReader(std::string path) : file_(std::move(path)) {}
 
-  /// Empty at the end, or at a frame that is not whole.
+  /// Empty at the end of the file, or where a frame is not whole.
   std::optional<Frame> next();
 
-  /// Bytes of whole frames read so far; less than the file's size once `next` gave nothing: the file was cut.
+  /// Bytes of the frames read so far. Less than the file's size after `next` returned nothing: the file was cut.
   int64_t whole_bytes() const { return next_bytes_; }
   int64_t size_bytes() const { return file_.size_bytes(); }
 

@@ -5,11 +5,11 @@
 
 namespace moetap::plugin {
 
-/// A regular file open for reading at any place. Errors are std::runtime_error of one line that names the file.
+/// A regular file, open for reading at any offset. Errors are std::runtime_error of one line that names the file.
 /// Thread-safe once constructed; blocks on the disk.
 class RandomAccessFile {
  public:
-  /// Refuses what is no regular file without opening it: a pipe would wait for its other end.
+  /// Refuses anything but a regular file, without opening it: opening a pipe waits for its other end.
   explicit RandomAccessFile(std::string path);
   RandomAccessFile(const RandomAccessFile&) = delete;
   RandomAccessFile& operator=(const RandomAccessFile&) = delete;

@@ -20,7 +20,7 @@ SafetensorsFile read_safetensors(const std::string& path);
 
 /// Writes a safetensors file that appears whole or not at all (AtomicFile). Tensors of any device and strides; the
 /// largest elements come first, so that every tensor is aligned to its element size. Throws std::runtime_error if the
-/// disk or a dtype forbids it.
+/// file cannot be written or the format lacks a dtype.
 void write_safetensors(const std::string& path, const SafetensorsFile& file);
 
 }  // namespace moetap::plugin

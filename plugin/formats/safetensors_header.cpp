@@ -47,7 +47,7 @@ constexpr std::array kDtypes{
 // More than any model has; a list of millions of dimensions must not reach LibTorch.
 constexpr size_t kMaxDimensions = 64;
 
-// Text of a file in one printable line of bounded length.
+// Text from a file as one printable line of limited length.
 std::string printable(const std::string& text) {
   constexpr size_t kLongest = 80;
   std::string line = ascii_text(nlohmann::json(text));
@@ -58,8 +58,7 @@ std::string printable(const std::string& text) {
   throw std::runtime_error(message);
 }
 
-// Reads the header as it is parsed, so that neither depth, duplicates nor size of a hostile text build up anything in
-// memory that a header does not have.
+// Reads the header while it is parsed: deep nesting, duplicates or long lists in a hostile text take no memory.
 class HeaderReader : public nlohmann::json_sax<nlohmann::json> {
  public:
   SafetensorsHeader take() { return std::move(header_); }

@@ -20,7 +20,7 @@ struct SafetensorsEntry {
 };
 
 struct SafetensorsHeader {
-  std::vector<SafetensorsEntry> entries;  // by place in the file
+  std::vector<SafetensorsEntry> entries;  // in the order of their offsets
   std::map<std::string, std::string> metadata;
 };
 
@@ -28,7 +28,7 @@ struct SafetensorsHeader {
 const char* safetensors_dtype_name(at::ScalarType dtype);
 
 /// Reads the JSON text of a header and checks that the tensors fill `data_bytes` bytes exactly, without gap or overlap.
-/// Throws std::runtime_error with one line that names the tensor, what was expected and what was there (not the file).
+/// Throws std::runtime_error with one line that names the tensor, what was expected and what was found (not the file).
 SafetensorsHeader parse_safetensors_header(std::string_view json, int64_t data_bytes);
 
 /// The first bytes of a file up to its data: the length, the JSON text, spaces up to a multiple of 8 bytes.

@@ -12,7 +12,7 @@ struct Environment {
   bool asks_to_record() const { return !config_file.empty() || !output_dir.empty(); }
 };
 
-/// The environment as it was when the library was loaded; where it asked for nothing then, as it is now. Loading takes
+/// What the environment asked for when the library was loaded; if that was nothing, what it asks for now. Loading takes
 /// the library out of LD_PRELOAD, so that programs that the host starts do not load it too.
 Environment read_environment();
 

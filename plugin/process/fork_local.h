@@ -6,10 +6,11 @@
 
 namespace moetap::plugin {
 
-/// The one T of this process, made when first asked for and never destroyed, since forwards may run while the process
-/// exits. A child process that was forked has a new one: in its copy of the parent's another thread may have held the
-/// lock, for ever. It keeps that copy, unused, so that it is no leak. T must be of an unnamed namespace: else two
-/// copies of the library in one process would share it.
+/// The one T of this process. It is made at the first call and never destroyed, since forwards may run while the
+/// process exits. A forked child gets a new T: another thread may have held a lock in the parent's, and in the child
+/// nobody would release it. The child still points to its copy of the parent's T, so that leak checkers do not report
+/// it. T must be declared in an unnamed namespace: otherwise two copies of the library in one process would share one
+/// T. Thread-safe.
 template <typename T>
 T& fork_local() {
   struct Place {

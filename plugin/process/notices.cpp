@@ -33,7 +33,7 @@ void notify(const std::string& line) noexcept {
       return;
     }
   } catch (...) {
-    // A handler that fails must not stop the model; the line goes to stderr.
+    // A handler that throws must not stop the model: the line goes to stderr.
   }
   std::fprintf(stderr, "moetap: %s\n", line.c_str());
 }

@@ -6,7 +6,7 @@
 namespace moetap::plugin {
 
 /// Receives one line for the user: what a session could not use, what it lost. Called from any thread, one call at a
-/// time.
+/// time. It must not call `notify` or `set_notice_handler`: it is called with their lock held.
 using NoticeHandler = std::function<void(const std::string& line)>;
 
 /// Gives a line to the handler, or prints "moetap: LINE" on stderr where none is set. Never throws. Thread-safe.
