@@ -20,8 +20,8 @@
 #include "analysis/routers/observe_paths.h"
 #include "analysis/routers/router_sums.h"
 #include "analysis/routers/token_outputs.h"
-#include "benchmarks/cuda_device.h"
 #include "benchmarks/report.h"
+#include "tests/support/cuda_device.h"
 
 // Note [Device time of enqueued calls]
 // A call takes the device less time than the host needs to enqueue it, so that events around calls on an idle device

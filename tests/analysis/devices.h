@@ -4,7 +4,7 @@
 
 #include <string>
 
-#include "benchmarks/cuda_device.h"  // missing_cuda, for GTEST_SKIP
+#include "tests/support/cuda_device.h"  // missing_cuda, for GTEST_SKIP
 
 namespace moetap::analysis {
 

@@ -1,4 +1,4 @@
-#include "benchmarks/cuda_device.h"
+#include "tests/support/cuda_device.h"
 
 #include <ATen/ATen.h>
 #include <dlfcn.h>
@@ -10,7 +10,7 @@
 namespace moetap::analysis {
 namespace {
 
-/// It lies beside the rest of LibTorch.
+/// The library lies in the folder of the rest of LibTorch.
 void load_torch_cuda() {
   Dl_info torch{};
   if (::dladdr(reinterpret_cast<const void*>(&at::globalContext), &torch) == 0) return;
