@@ -1,12 +1,11 @@
-// How long a model takes to be looked into (hooks::discover) and to be rewritten (hooks::instrument, which looks
-// first), against its number of layers, for experts in a loop and for experts that are modules of their own (large
-// graphs).
+// Time of hooks::discover and of hooks::instrument (which discovers first) against the number of layers, for experts in
+// a loop and for experts that are modules of their own (large graphs).
 //
 //   discovery_benchmark           # prints the tables of RESULTS.md
 //   discovery_benchmark --smoke   # a second, few layers
 //
-// A main of its own rather than google-benchmark, whose Complexity() prints a table of another form. CPU time of the
-// one thread that works, fastest of several runs: other load only ever adds to it.
+// It does not use google-benchmark, whose Complexity() prints a different table. The figure is the CPU time of the one
+// thread that works, the fastest of several runs, since other load can only add to it.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -29,7 +28,7 @@ namespace {
 constexpr int64_t kLayersOfGoal = 48;
 constexpr double kGoalSeconds = 1;
 
-// Widths do not matter to what reads the graph.
+// Widths do not affect discovery, which reads the graph alone.
 MoeModelSize model_size(int64_t num_layers, ExpertLayout experts) {
   return {.vocabulary = 64,
           .hidden = 32,
@@ -52,7 +51,7 @@ double fastest_seconds(int runs, const Work& work) {
   return fastest;
 }
 
-/// Exponent p of seconds ~ layers^p, by least squares of the logarithms; 1: linear.
+/// Exponent p of seconds ~ layers^p, from a least-squares fit of the logarithms; 1 is linear.
 double growth_exponent(const std::vector<std::pair<double, double>>& layers_and_seconds) {
   double mean_x = 0, mean_y = 0, covariance = 0, variance = 0;
   const auto number = static_cast<double>(layers_and_seconds.size());

@@ -6,17 +6,17 @@
 //
 // The first prints the tables of RESULTS.md.
 //
-// A main of its own rather than google-benchmark, which runs one case after the other: what is looked for is smaller
-// than the drift of a shared machine. Here every recorded forward stands between two plain ones, and is compared with
-// their mean; the kinds take turns in an order that rotates. What is compared so:
+// It does not use google-benchmark, which runs one case after another: the differences are smaller than the drift of a
+// shared machine. Here each recorded forward runs between two plain ones and is compared with their mean; the order of
+// the cases rotates. This comparison is made for:
 //
 //   forward   wall time of the call, as the host sees it
 //   written   wall time until the forward is in the journal and on the disk: the writer thread's work as if nothing
 //             overlapped it
 //   CPU       processor time of the whole process until then
 //
-// Beside it the work itself is measured, which other load disturbs less: the wall time inside moetap's operators, and
-// the processor time of the writer thread. For that LibTorch calls an observer at every operator, of plain forwards
+// Two more figures measure the work itself, which other load disturbs less: the wall time inside moetap's operators and
+// the processor time of the writer thread. For them LibTorch calls an observer at every operator, in plain forwards
 // too.
 #include <ATen/ATen.h>
 #include <ATen/record_function.h>
@@ -43,7 +43,7 @@ struct Sizes {
   MoeModelSize model;
   int64_t batch = 4;
   int64_t long_sequence = 256;
-  double seconds_of_long = 95;  // rounds of 4 x 256 tokens are run until these have passed
+  double seconds_of_long = 95;  // rounds of 4 x 256 tokens run until these have passed
   double seconds_of_short = 20;
   size_t fewest_rounds = 3;
   int warm_up_forwards = 2;  // the executor profiles the first, and optimises in the second
@@ -96,7 +96,7 @@ struct Contestant {
   torch::jit::Module model;
   std::unique_ptr<Session> session;  // null: nothing is recorded
   std::vector<Measured> forwards = {};
-  std::vector<Measured> added = {};  // the first three times, as shares of the plain forwards beside
+  std::vector<Measured> added = {};  // the first three times, relative to the plain forwards before and after
 
   Measured run(const std::vector<c10::IValue>& input) {
     operators_s = 0;
@@ -132,7 +132,7 @@ class Race {
   explicit Race(const Sizes& sizes) : sizes_(sizes) {
     const torch::jit::Module model = make_moe_model(sizes.model);
     plain_ = {"plain", {}, model, nullptr};
-    // A twin as the recorded ones are, without operators: it shows what differs for no reason.
+    // A twin like the recorded ones, but without operators: its difference is noise.
     contestants_.push_back({"plain, a second twin", {}, model.clone(/*inplace=*/true), nullptr});
     add(model, "log (default)", 0.02, [](Config&) {});
     add(model, "log, log_per_token off", 0.02, [](Config& config) { config.log_per_token = false; });

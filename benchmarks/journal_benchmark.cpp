@@ -1,12 +1,12 @@
-// A long run: 100,000 samples of 16 tokens through a session into a run directory. Samples a second while they are
-// recorded and while the session closes, bytes on disk, and memory at every 10,000 samples, which must stay flat: the
-// journal is a file, not a list.
+// A long run: 100,000 samples of 16 tokens, recorded by a session into a run directory. It measures samples a second
+// while recording and while the session closes, bytes on disk, and memory after every 10,000 samples. Memory must not
+// grow, since the journal is on the disk.
 //
 //   journal_benchmark           # under three minutes, prints the tables of RESULTS.md
 //   journal_benchmark --smoke   # some seconds, 1,600 samples
 //
-// A main of its own rather than google-benchmark: one pass is the measurement. The model does little beside its
-// routers, so that what recording costs shows. Each case runs in a child process of its own, so that memory is its own.
+// It does not use google-benchmark, since one pass is the measurement. The model does little besides routing, so that
+// the cost of recording shows. Each case runs in a child process, so that its memory can be told apart.
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <fmt/format.h>
@@ -50,7 +50,7 @@ struct Case {
 
 constexpr Case kCases[] = {{1, true, false}, {1, false, false}, {8, true, false}, {8, false, false}, {8, true, true}};
 
-/// What a child process tells of its case.
+/// What a child process reports about its case.
 struct Outcome {
   double plain_s = 0;  // the same forwards without recording, scaled to the number of samples
   double record_s = 0, close_s = 0;
@@ -61,7 +61,7 @@ struct Outcome {
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(Outcome, plain_s, record_s, close_s, journal_bytes, run_bytes, resident, anonymous,
                                    peak_in_close)
 
-// Experts that scale: one indexed product a layer.
+// Each expert scales its input: one indexed product a layer.
 constexpr const char* kBlock = R"(
 def forward(self, x: Tensor) -> Tensor:
     scores = torch.softmax(torch.linear(x, self.gate), -1)
@@ -92,7 +92,7 @@ jit::Module make_router_model() {
 double run_forwards(jit::Module& model, const Case& run, int64_t first_sample, int64_t samples) {
   const double began = wall_seconds();
   for (int64_t sample = first_sample; sample < first_sample + samples; sample += run.batch) {
-    // Other tokens in every sample: what is written is not what compresses best.
+    // Different tokens in every sample, so that the journal is not unusually compact.
     model.forward({at::randint(kVocabulary, {run.batch, kSequence}, at::kLong)});
   }
   return wall_seconds() - began;
@@ -148,7 +148,7 @@ Outcome measure(const Case& run, int64_t samples) {
   return outcome;
 }
 
-/// Runs `measure` in a child. The parent has started no thread, so that a fork is all it takes.
+/// Runs `measure` in a child. The parent has started no thread, so a plain fork is safe.
 Outcome measure_in_child(const Case& run, int64_t samples) {
   int ends[2];
   if (::pipe(ends) != 0) throw std::runtime_error("no pipe to the child process");

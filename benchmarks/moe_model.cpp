@@ -119,8 +119,8 @@ jit::Module with_weight(const std::string& type, at::Tensor weight, const char* 
   return module;
 }
 
-// Keeps the variance of what it multiplies: the routers then see hidden states as a trained model's do, and choose
-// different experts for different tokens.
+// Weights that keep the variance of their input: the routers then see hidden states like those of a trained model, and
+// choose different experts for different tokens.
 at::Tensor projection(at::IntArrayRef sizes) {
   return at::randn(sizes).div_(std::sqrt(static_cast<double>(sizes.back())));
 }
@@ -172,7 +172,7 @@ jit::Module make_layer(const MoeModelSize& size) {
                      with_sizes(kLayer, size));
 }
 
-// A second layer of the same type with weights of its own.
+// Another layer of the same type, with weights of its own.
 jit::Module another_layer(const jit::Module& layer) {
   jit::Module other = layer.deepcopy();
   for (at::Tensor parameter : other.parameters()) {

@@ -7,10 +7,10 @@
 
 namespace moetap::benchmarks {
 
-/// How a block computes its experts. Both compute the chosen ones only.
+/// How a block computes its experts. Both ways compute only the experts that some token chose.
 enum class ExpertLayout {
   kLoop,       // stacked parameters, one loop over the experts: a small graph (prim::Loop)
-  kSubmodules  // a module each, called one after the other: the graph has every expert's operators
+  kSubmodules  // one module an expert, called in turn: the graph holds the operators of every expert
 };
 
 /// A decoder in the proportions of Phi-3.5-MoE (16 experts, top-2, intermediate / hidden = 1.5625, 4 query heads a
@@ -31,9 +31,9 @@ struct MoeModelSize {
 ///
 ///     forward(input_ids: int64 [B, S], attention_mask: int64 [B, S], 0 = padding) -> logits of the last tokens [B, V]
 ///
-/// Layers are pre-norm: rotary grouped-query attention (scaled_dot_product_attention), then a softmax router whose
-/// top-k weights are renormalised and SwiGLU experts that see the tokens that chose them. The layers share one class
-/// type, as those of a scripted model do; routers are "layers.I.mlp.gate".
+/// Layers are pre-norm: rotary grouped-query attention (scaled_dot_product_attention), then a softmax router with
+/// renormalised top-k weights and SwiGLU experts, each on the tokens that chose it. The layers share one class type, as
+/// in a scripted model. Routers are named "layers.I.mlp.gate".
 torch::jit::Module make_moe_model(const MoeModelSize& size);
 
 struct MoeModelInput {

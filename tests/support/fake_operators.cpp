@@ -1,4 +1,4 @@
-#include "fake_operators.h"
+#include "tests/support/fake_operators.h"
 
 #include <ATen/ATen.h>
 #include <ATen/EmptyTensor.h>
@@ -42,14 +42,14 @@ bool is_pinned(const at::Tensor& tensor) {
   return at::detail::getPrivateUse1Hooks().isPinnedPtr(tensor.data_ptr());
 }
 
-/// As CUDA's copies: between two devices the current streams of both wait for each other, and the host waits unless it
-/// is told not to and the host's memory is pinned.
+/// Copies as CUDA does. Between two devices, the current streams of both wait for each other. The host waits, unless
+/// the caller asks it not to and the host's memory is pinned.
 at::Tensor copy_from(const at::Tensor& from, const at::Tensor& to, bool non_blocking) {
   if (to.numel() == 0) return to;
   const bool to_host = to.is_cpu(), from_host = from.is_cpu();
   count(to_host ? &Counts::copies_to_host : from_host ? &Counts::copies_to_device : &Counts::copies_on_device);
   if (to_host) count(&Counts::bytes_to_host, static_cast<int64_t>(to.nbytes()));
-  // Memory that is not pinned is read before a copy returns, and may be changed then.
+  // Memory that is not pinned is read before the copy returns: the caller may change it right after.
   const at::Tensor source = from_host && !is_pinned(from) ? from.clone() : on_cpu(from);
   const c10::Stream stream = current_stream(from_host ? to.device() : from.device());
   const c10::Stream target_stream = to_host ? stream : current_stream(to.device());
@@ -74,7 +74,7 @@ const at::Tensor& resize_tensor(const at::Tensor& tensor, c10::IntArrayRef sizes
   return tensor;
 }
 
-/// What an operation that ran on the CPU wrote to its arguments.
+/// Copies to an argument what an operation that ran on the CPU wrote to it.
 at::Tensor copy_back(const at::Tensor& from, const at::Tensor& to) {
   if (from.sizes() != to.sizes()) resize_tensor(to, from.sizes(), std::nullopt);
   return copy_from(from, to, /*non_blocking=*/false);
@@ -104,7 +104,7 @@ at::Tensor strided(const at::Tensor& tensor, c10::IntArrayRef sizes, c10::IntArr
   return view;
 }
 
-/// The same tensor of the device as a view of `on_cpu(tensor)`.
+/// The view of the device's tensor with the sizes, strides and offset of `seen`, a view of `on_cpu(tensor)`.
 at::Tensor as_seen(const at::Tensor& tensor, const at::Tensor& seen) {
   return strided(tensor, seen.sizes(), seen.strides(), tensor.storage_offset() + seen.storage_offset());
 }
@@ -141,12 +141,13 @@ at::Tensor& set_tensor(at::Tensor& tensor, const at::Tensor& source) {
   return set_storage(tensor, source.storage(), source.storage_offset(), source.sizes(), source.strides());
 }
 
-/// `Module::to` asks this before it exchanges what is behind a parameter. LibTorch says no for devices of others.
+/// `Module::to` asks this before it replaces a parameter's data in place. LibTorch's default for PrivateUse1 is no.
 bool may_be_exchanged(const at::Tensor& tensor, const at::Tensor& other) {
   return tensor.layout() == at::kStrided && other.layout() == at::kStrided;
 }
 
-/// TorchScript's lists of indices have a type object of their own, by which `cpu_fallback` does not know them.
+/// TorchScript's lists of optional tensors carry a type object that `cpu_fallback` does not recognise: gives them the
+/// one that it does.
 void retype_optional_tensors(c10::IValue& argument) {
   if (!argument.isList() || argument.isTensorList() || argument.isOptionalTensorList()) return;
   const auto list = argument.toList();
@@ -156,14 +157,14 @@ void retype_optional_tensors(c10::IValue& argument) {
   argument = std::move(retyped);
 }
 
-/// LibTorch's operations run on the CPU, at once.
+/// Runs an operation of LibTorch on the CPU, before it returns.
 void run_on_cpu(const c10::OperatorHandle& operation, torch::jit::Stack* stack) {
   count(&Counts::operations);
   const Uncounted uncounted;
   for (c10::DeviceIndex device = 0; device < kNumDevices; ++device) wait_for(current_stream({kType, device}));
   const auto arguments = static_cast<std::ptrdiff_t>(operation.schema().arguments().size());
   std::for_each(stack->end() - arguments, stack->end(), retype_optional_tensors);
-  // A view would be a copy, silently.
+  // The fallback would silently return a copy in place of a view.
   at::native::cpu_fallback(operation, stack, /*error_on_views=*/true);
 }
 

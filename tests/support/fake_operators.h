@@ -4,10 +4,10 @@
 
 namespace moetap::fake_device {
 
-/// The same memory as a tensor of the CPU, which keeps it. Undefined stays undefined.
+/// A CPU tensor over the same memory; it keeps the memory alive. Undefined for an undefined tensor.
 at::Tensor on_cpu(const at::Tensor& tensor);
 
-/// Gives a storage of the device more memory, with its content. Waits until the device is idle, which is not counted.
+/// Enlarges a storage of the device and keeps its content. Waits until the device is idle; this wait is not counted.
 void grow(c10::StorageImpl& storage, size_t bytes);
 
 /// Registers LibTorch's operations for the device.
