@@ -24,15 +24,20 @@ struct SeriesFile {
   int64_t number = 0;
 };
 
-// NAME-000012.rows -> NAME, 12.
+std::string file_name(const std::string& series, int64_t number, const char* extension) {
+  char text[32];
+  std::snprintf(text, sizeof(text), "-%06lld", static_cast<long long>(number));
+  return series + text + extension;
+}
+
+// NAME-000012.rows -> NAME, 12. Empty for any other spelling, such as NAME-12.rows: the file is not ours.
 std::optional<SeriesFile> series_file(const fs::path& path, const char* extension) {
   const std::string stem = path.stem().string();
   const size_t dash = stem.rfind('-');
-  if (path.extension() != extension || dash == std::string::npos || dash == 0) return std::nullopt;
+  if (dash == std::string::npos || dash == 0) return std::nullopt;
   SeriesFile file{stem.substr(0, dash), 0};
-  const char* end = stem.data() + stem.size();
-  const auto read = std::from_chars(stem.data() + dash + 1, end, file.number);
-  if (read.ec != std::errc{} || read.ptr != end || file.number < 0) return std::nullopt;
+  const auto read = std::from_chars(stem.data() + dash + 1, stem.data() + stem.size(), file.number);
+  if (read.ec != std::errc{} || path.filename() != file_name(file.series, file.number, extension)) return std::nullopt;
   return file;
 }
 
@@ -45,12 +50,13 @@ std::vector<SeriesFile> series_files(const std::string& folder, const char* exte
   return files;
 }
 
-// Where a finished shard's rows lie; empty if it is none.
+// Which rows of its series a finished shard holds.
 struct ShardExtent {
   int64_t first_row = 0;
   int64_t num_rows = 0;
 };
 
+// Empty if the file is no shard.
 std::optional<ShardExtent> shard_extent(const std::string& path) {
   try {
     const RandomAccessFile file(path);
@@ -64,16 +70,14 @@ std::optional<ShardExtent> shard_extent(const std::string& path) {
     if (header.entries.empty() || header.entries.front().shape.empty()) return std::nullopt;
     return ShardExtent{std::stoll(header.metadata.at("first_row")), header.entries.front().shape.front()};
   } catch (const std::exception&) {
-    return std::nullopt;  // not one of ours; it stays as it is
+    return std::nullopt;  // not one of ours: it is left alone
   }
 }
 
 }  // namespace
 
 std::string DumpSeries::file_of(const std::string& folder, int64_t number, const char* extension) const {
-  char text[32];
-  std::snprintf(text, sizeof(text), "-%06lld", static_cast<long long>(number));
-  return folder + "/" + place_.name + text + extension;
+  return folder + "/" + file_name(place_.name, number, extension);
 }
 
 void DumpSeries::append(const std::vector<DumpColumn>& columns, const std::map<std::string, std::string>& hooks) {
@@ -108,7 +112,7 @@ void DumpSeries::sync() {
 }
 
 void DumpSeries::make_shard(ShardRows& rows) {
-  rows.check_in_place();  // else a run directory that was removed would be there again, with nothing but this
+  rows.check_in_place();  // otherwise a run directory that was removed would come back with this shard alone
   fs::create_directories(place_.dump_folder);
   rows.write_shard(file_of(place_.dump_folder, rows.head().number, kShardExtension));
   rows.remove();
@@ -146,7 +150,7 @@ int64_t DumpSeries::restore() {
     const std::string path = file_of(place_.journal_folder, file.number, kRowsExtension);
     auto rows = ShardRows::reopen(path, place_.max_shard_bytes);
     const auto shard = restored_.find(file.number);
-    // The process may have died between the shard's appearance and the removal of its rows.
+    // The process may have been killed after the shard was written and before its rows were removed.
     if (rows && (shard == restored_.end() || rows->num_rows() >= shard->second.num_rows)) {
       restored_[file.number] = {rows->head().first_row, rows->num_rows(), std::move(rows)};
     } else {
