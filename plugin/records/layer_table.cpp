@@ -3,6 +3,23 @@
 #include <algorithm>
 
 namespace moetap::plugin {
+namespace {
+
+// The number after one of any length, as layer ids may be.
+std::string next_number(std::string digits) {
+  digits.erase(0, std::min(digits.find_first_not_of('0'), digits.size() - 1));
+  for (auto digit = digits.rbegin(); digit != digits.rend(); ++digit) {
+    if (*digit != '9') {
+      ++*digit;
+      return digits;
+    }
+    *digit = '0';
+  }
+  digits.insert(digits.begin(), '1');
+  return digits;
+}
+
+}  // namespace
 
 bool layer_id_less(const std::string& a, const std::string& b) {
   const auto rank = [](const std::string& id) {
@@ -54,7 +71,7 @@ size_t LayerTable::add(const ModelDescription& model, const hooks::HookPoint& ho
     taken = taken || layer.layer == id;
     if (is_number(layer.layer) && (largest.empty() || layer_id_less(largest, layer.layer))) largest = layer.layer;
   }
-  if (taken) id = largest.empty() ? "0" : std::to_string(std::stoull(largest) + 1);
+  if (taken) id = largest.empty() ? "0" : next_number(largest);
   layers_.push_back({model.identity, hook.component, id, hook.name, hook.scoring, num_experts, hook.top_k});
   users_.emplace(layers_.size() - 1, model.instance, hook.method);
   return layers_.size() - 1;

@@ -1,0 +1,136 @@
+#include "plugin/records/layer_table.h"
+
+#include <gtest/gtest.h>
+
+namespace moetap::plugin {
+namespace {
+
+constexpr int64_t kExperts = 4;
+
+struct Router {
+  std::string layer;
+  std::string name;
+  std::string method = "forward";
+  std::string component = "language_model";
+};
+
+ModelDescription model_of(const std::string& identity, const std::vector<Router>& routers,
+                          const std::string& instance = "") {
+  ModelDescription model;
+  model.identity = identity;
+  model.instance = instance.empty() ? "instance of " + identity : instance;
+  for (const Router& router : routers) {
+    hooks::HookPoint hook;
+    hook.id = static_cast<int64_t>(model.hooks.size());
+    hook.kind = hooks::HookKind::kRouter;
+    hook.layer = router.layer;
+    hook.name = router.name;
+    hook.method = router.method;
+    hook.component = router.component;
+    model.hooks.push_back(hook);
+  }
+  return model;
+}
+
+std::vector<std::string> ids(const LayerTable& table) {
+  std::vector<std::string> ids;
+  for (const RunLayer& layer : table.layers()) ids.push_back(layer.layer);
+  return ids;
+}
+
+using Ids = std::vector<std::string>;
+
+TEST(LayerTableTest, AHookKeepsItsLayer) {
+  const ModelDescription model = model_of("a", {{"0", "layers.0"}, {"1", "layers.1"}});
+  LayerTable table;
+  EXPECT_FALSE(table.find(model.instance, 1).has_value());
+  EXPECT_EQ(table.place(model, 1, kExperts), 0u);  // in the order in which they report
+  EXPECT_EQ(table.place(model, 0, kExperts), 1u);
+  EXPECT_EQ(table.place(model, 1, kExperts), 0u);
+  EXPECT_EQ(table.find(model.instance, 1), std::optional<size_t>(0));
+  EXPECT_EQ(ids(table), (Ids{"1", "0"}));
+  EXPECT_EQ(table.layers()[0].name, "layers.1");
+  EXPECT_EQ(table.layers()[0].num_experts, kExperts);
+  ASSERT_EQ(table.placements().size(), 2u);
+  EXPECT_EQ(table.placements()[1].hook, 0);
+  EXPECT_EQ(table.placements()[1].place, 1u);
+}
+
+TEST(LayerTableTest, TwinsAndMethodsShareALayer) {
+  const std::vector<Router> routers = {{"0", "gate", "forward"}, {"0", "gate", "generate"}};
+  LayerTable table;
+  for (const std::string instance : {"first", "second"}) {
+    const ModelDescription twin = model_of("a", routers, instance);
+    EXPECT_EQ(table.place(twin, 0, kExperts), 0u);
+    EXPECT_EQ(table.place(twin, 1, kExperts), 0u);
+  }
+  EXPECT_EQ(table.placements().size(), 4u);
+}
+
+TEST(LayerTableTest, RoutersThatDifferNeverShareALayer) {
+  LayerTable table;
+  table.place(model_of("a", {{"0", "gate"}}), 0, kExperts);
+  table.place(model_of("b", {{"0", "gate"}}), 0, kExperts);               // another model
+  table.place(model_of("a", {{"0", "other"}}, "renamed"), 0, kExperts);   // another module
+  table.place(model_of("a", {{"0", "gate"}}, "wider"), 0, kExperts + 1);  // another number of experts
+  const ModelDescription twice = model_of("a", {{"0", "gate"}, {"0", "gate"}}, "twice");
+  table.place(twice, 0, kExperts);
+  table.place(twice, 1, kExperts);  // two hooks of one method
+  EXPECT_EQ(ids(table), (Ids{"0", "1", "2", "3", "4"}));
+  // Ids are taken within a component.
+  table.place(model_of("a", {{"0", "gate", "forward", "vision_tower"}}, "vision"), 0, kExperts);
+  EXPECT_EQ(table.layers().back().layer, "0");
+}
+
+TEST(LayerTableTest, AnIdThatIsTakenBecomesTheNumberAboveTheLargest) {
+  struct Case {
+    std::string largest, next;
+  };
+  for (const auto& [largest, next] :
+       {Case{"9", "10"}, Case{"007", "8"}, Case{"1999", "2000"}, Case{"000", "1"},
+        Case{"18446744073709551615", "18446744073709551616"}, Case{std::string(30, '9'), "1" + std::string(30, '0')}}) {
+    LayerTable table;
+    table.place(model_of("a", {{"x", "gate"}}), 0, kExperts);
+    table.place(model_of("b", {{largest, "gate"}}), 0, kExperts);
+    table.place(model_of("c", {{"x", "gate"}}), 0, kExperts);
+    EXPECT_EQ(ids(table), (Ids{"x", largest, next}));
+  }
+  LayerTable names;
+  names.place(model_of("a", {{"x", "gate"}}), 0, kExperts);
+  names.place(model_of("b", {{"x", "gate"}}), 0, kExperts);
+  EXPECT_EQ(ids(names), (Ids{"x", "0"}));
+}
+
+TEST(LayerTableTest, RoutersThatNeverReportedAreAdded) {
+  ModelDescription model = model_of("a", {{"0", "a"}, {"1", "b"}, {"2", "c", "generate"}});
+  model.hooks[1].num_experts = 6;
+  LayerTable table;
+  table.place(model, 0, kExperts);
+  table.add_silent(model, "forward");
+  table.add_silent(model, "forward");
+  table.add_silent(model_of("a", {{"0", "a"}, {"1", "b"}}, "twin"), "forward");
+  EXPECT_EQ(ids(table), (Ids{"0", "1"}));
+  EXPECT_EQ(table.layers()[1].num_experts, 6);
+  EXPECT_FALSE(table.find(model.instance, 1).has_value());
+}
+
+TEST(LayerTableTest, LayersOfAComponentComeByTheirIds) {
+  LayerTable table;
+  const ModelDescription model =
+      model_of("a", {{"head", "a"}, {"10", "b"}, {"2", "c"}, {"0", "d", "forward", "vision_tower"}});
+  for (int64_t hook = 0; hook < 4; ++hook) table.place(model, hook, kExperts);
+  EXPECT_EQ(table.by_component(),
+            (std::map<std::string, std::vector<size_t>>{{"language_model", {2, 1, 0}}, {"vision_tower", {3}}}));
+}
+
+TEST(LayerIds, NumbersComeByValueBeforeNames) {
+  const Ids ordered = {"0", "1", "02", "2", "10", "18446744073709551616", "99999999999999999999", "a", "b"};
+  for (size_t i = 0; i < ordered.size(); ++i) {
+    for (size_t k = 0; k < ordered.size(); ++k) {
+      EXPECT_EQ(layer_id_less(ordered[i], ordered[k]), i < k) << ordered[i] << " " << ordered[k];
+    }
+  }
+}
+
+}  // namespace
+}  // namespace moetap::plugin
