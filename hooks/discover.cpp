@@ -1,10 +1,10 @@
 #include "hooks/instrument.h"
-#include "hooks/sites/router_sites.h"
+#include "hooks/sites/model_sites.h"
 
 namespace moetap::hooks {
 
 Discovery discover(const torch::jit::Module& module, const std::vector<std::string>& methods, const HookSpec& spec) {
-  return find_router_sites(module, methods, spec).discovery;
+  return find_sites(module, methods, spec).discovery;
 }
 
 }  // namespace moetap::hooks

@@ -20,8 +20,8 @@ namespace moetap::hooks {
 Discovery discover(const torch::jit::Module& module, const std::vector<std::string>& methods = {},
                    const HookSpec& spec = {});
 
-/// Text that every `moetap::begin` of a twin carries: who the model is and what its hooks are. The caller writes it
-/// (JSON); `hooks` does not read it.
+/// Gives the text that every `moetap::begin` of a twin carries: which model it is and what its hooks are. The caller
+/// writes it (JSON); `hooks` does not read it.
 using DescribeModel = std::function<std::string(const Discovery&)>;
 
 struct Instrumented {
@@ -29,11 +29,11 @@ struct Instrumented {
   Discovery discovery;
 };
 
-/// Returns a twin of `module` whose routers report to the `moetap::` operators. The original is untouched, warm or
-/// cold. The operators must be registered. An already instrumented module is refused with std::invalid_argument: see
-/// `is_instrumented`.
-/// Methods, spec and errors: as of `discover`. A method without a router stays as it is where another has one. A method
-/// of a submodule ("encoder.forward") that is instrumented reports wherever it is called by a method that is not.
+/// Returns a twin of `module` whose routers report to the `moetap::` operators, which must be registered. The original
+/// is not touched, whether it has run or not. Throws std::invalid_argument if the module is instrumented already (see
+/// `is_instrumented`), or if ids and weights of a router are computed in different branches; and as `discover`.
+/// Methods and spec: as for `discover`. If some methods have routers, methods without one stay as they are. A method of
+/// a submodule ("encoder.forward") that is instrumented also reports where an uninstrumented method calls it.
 Instrumented instrument(const torch::jit::Module& module, const DescribeModel& describe,
                         const std::vector<std::string>& methods = {}, const HookSpec& spec = {});
 

@@ -41,7 +41,7 @@ void collect_calls(jit::Block* block, const jit::Graph& graph, ForkNodes& forks,
   }
 }
 
-/// Who calls whom among the modules of a model.
+/// Which methods of a model's modules call which.
 class CallTree {
  public:
   using Key = std::pair<const c10::ivalue::Object*, std::string>;  // a module and a method of it
@@ -62,7 +62,7 @@ class CallTree {
 
   static Key key(const jit::Module& module, const std::string& method) { return {module._ivalue().get(), method}; }
 
-  // Adds what a method calls, and what that calls.
+  // Adds the methods that a method calls, directly or through others.
   void reach(const jit::Module& module, const std::string& method, std::set<Key>& reached) {
     for (const auto& [callee, name] : callees(module, method)) {
       if (reached.insert(key(callee, name)).second) reach(callee, name, reached);
@@ -87,7 +87,7 @@ class CallTree {
           continue;
         }
       }
-      // The graph does not tell which module is called: any of this type may be.
+      // The graph does not tell which module is called: it may be any of this type.
       for (const auto& [path, candidate] : modules_) {
         if (candidate.type()->isSubtypeOf(*call.type)) found.emplace_back(candidate, call.method);
       }
@@ -153,11 +153,11 @@ std::vector<EntryMethod> entry_methods(const jit::Module& model, const std::vect
   }
   CallTree tree(model);
 
-  // What the model's own methods call is inlined into them.
+  // Methods that the model's own methods reach are inlined into those.
   std::set<CallTree::Key> reached;
   const auto own_methods = graph_methods(model);
   for (const auto& method : own_methods) tree.reach(model, method, reached);
-  // Of what they do not reach, what calls the rest.
+  // Of the other methods, those that one of them calls are no entries either.
   std::set<CallTree::Key> called;
   for (const auto& [path, module] : tree.modules()) {
     if (path.empty()) continue;

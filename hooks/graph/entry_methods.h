@@ -18,19 +18,20 @@ struct EntryMethod {
   std::string path;           // of the module that has it; "" for the model itself
   std::string method;         // "forward"
   torch::jit::Module module;  // the one at `path`
-  std::vector<std::string>
-      class_sharers;  // paths of other modules whose code is the same: a call does not tell which runs
+  // Paths of other modules of the same class, and so with the same code: a call does not tell which of them runs.
+  std::vector<std::string> class_sharers;
 
   std::string name() const { return path.empty() ? method : path + "." + method; }
 };
 
-/// The methods that a host calls, in the order of modules, `forward` first: those of the model that its other methods
-/// do not call, and those of its submodules that none of them reaches, as far as no other of these calls them. What is
-/// called through an interface counts as reached. `wanted` ("encode", "encoder.forward") are added in any case. Throws
-/// MethodError if one of them does not exist, with what there is.
+/// The methods that a host calls, in the order of modules, `forward` first:
+/// - `forward` of the model, and its other methods that none of its methods calls;
+/// - methods of submodules that no method of the model reaches, and no other such method either.
+/// A call through an interface reaches every module that has the interface. `wanted` ("encode", "encoder.forward") are
+/// added in any case. Throws MethodError if one of them does not exist, with the nearest names.
 std::vector<EntryMethod> entry_methods(const torch::jit::Module& model, const std::vector<std::string>& wanted);
 
-/// The module and the method that a name as "encoder.forward" stands for. Throws as above.
+/// The module and the method of a name such as "encoder.forward". Throws as above.
 EntryMethod find_entry_method(const torch::jit::Module& model, const std::string& name);
 
 }  // namespace moetap::hooks

@@ -16,7 +16,7 @@ namespace jit = torch::jit;
 
 namespace {
 
-// A copied graph shares the subgraphs of its forks with the original: give the copy its own before anything is edited.
+// A copied graph shares the subgraphs of its forks with the original: the copy gets its own before anything is edited.
 void inline_everywhere(jit::Graph& graph) {
   jit::Inline(graph);
   std::function<void(jit::Block*)> own_forks = [&](jit::Block* block) {
@@ -54,7 +54,7 @@ jit::Value* passed_to_fork(const jit::Value* value, const ForkNodes& forks) {
   if (node->kind() != jit::prim::Param) return nullptr;
   const jit::Graph* graph = node->owningGraph();
   const auto fork = forks.find(graph);
-  // The blocks of a loop have parameters of their own.
+  // Parameters of a loop's blocks are not inputs of the graph.
   if (fork == forks.end() || node->owningBlock() != graph->block()) return nullptr;
   return fork->second->input(value->offset());
 }

@@ -19,7 +19,7 @@ namespace jit = torch::jit;
 namespace {
 
 const jit::Symbol kCall = jit::Symbol::attr("moetap_call");  // number of the call
-const jit::Symbol kPath = jit::Symbol::attr("moetap_path");  // on the marker before a call, as are the next two
+const jit::Symbol kPath = jit::Symbol::attr("moetap_path");  // this and the next two: on the marker before a call
 const jit::Symbol kMethod = jit::Symbol::attr("moetap_method");
 const jit::Symbol kNames = jit::Symbol::attr("moetap_names");
 
@@ -120,7 +120,7 @@ void read_call_marker(jit::Node* marker, int64_t place, std::vector<ModuleCall>&
     call.argument_names = marker->ss(kNames);
     call.arguments.assign(values.begin(), values.end());
     call.first = place;
-    call.last = -marker->i(kCall) - 1;  // by this the marker behind it is known
+    call.last = -marker->i(kCall) - 1;  // until the marker behind the call is read, the call's number
     calls.push_back(std::move(call));
     return;
   }

@@ -9,34 +9,35 @@
 
 namespace moetap::hooks {
 
-/// A call of a method of a submodule, as it lies in the inlined graph of the method that reaches it.
+/// A call of a submodule's method in the inlined graph of the method that reaches it.
 struct ModuleCall {
-  std::string path;    // of the submodule, from the module whose method the graph is of; "" for that module itself
+  std::string path;    // from the module of the graph's method to the submodule; "" is that module itself
   std::string method;  // "forward"
-  int64_t first = 0;   // its nodes are those of the places [first, last) in the order of execution
+  int64_t first = 0;   // its nodes are MethodGraph::nodes() [first, last)
   int64_t last = 0;
   std::vector<std::string> argument_names;    // without self
   std::vector<torch::jit::Value*> arguments;  // one a name
-  std::vector<torch::jit::Value*> outputs;    // the elements of a tuple that is returned
+  std::vector<torch::jit::Value*> outputs;    // of a returned tuple its elements
 };
 
 // Note [Calls in the inlined graph]
-// LibTorch's inliner keeps of a call no more than the last element of its module's path, and nothing of what it took
-// and returned. So the calls are inlined one by one from the outside in, where the attribute chain that leads to a
-// module is whole, and a marker is put before and behind what is inlined. The markers are nodes with a side effect (a
-// `prim::Print` without text), so that the passes keep them in their place and keep their inputs alive; they are taken
-// out before the graph is read any further.
+// LibTorch's inliner keeps only the last element of the path of a called module, and neither the call's arguments nor
+// its results. So calls are inlined here one by one, from the outside in: then the attribute chain that leads to a
+// module is complete. A marker is put before and behind the inlined nodes. It is a node with a side effect (a
+// `prim::Print` without text), so that LibTorch's passes keep its place and its inputs. MethodGraph removes the markers
+// when it has read them.
 
 /// Inlines the calls of a method's graph, those in the subgraphs of forks included, with markers around each call of a
 /// submodule, and simplifies it as LibTorch's inliner does. The graph must be a copy; forks get subgraphs of their own.
 void inline_with_markers(torch::jit::Graph& graph);
 
-/// Gives markers the elements of the tuples that their calls return, once those are seen.
+/// Where a call returns a tuple, gives its marker the tuple's elements. Call it after LowerSimpleTuples.
 void spread_marked_tuples(torch::jit::Graph& graph);
 
 bool is_call_marker(const torch::jit::Node* node);
 
-/// Adds what a marker says to `calls`, in the order in which calls begin. `place` is that of the node that follows.
+/// Adds the call of a marker to `calls`, which are in the order in which they begin, or ends it. `place` is that of the
+/// next node.
 void read_call_marker(torch::jit::Node* marker, int64_t place, std::vector<ModuleCall>& calls);
 
 }  // namespace moetap::hooks

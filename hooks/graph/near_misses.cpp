@@ -11,7 +11,7 @@ namespace moetap::hooks {
 
 namespace {
 
-// What a path would look like that the pattern matches, with `#` for numbers.
+// A path that the pattern might match, with `#` for numbers.
 std::string as_plain_path(const std::string& pattern) {
   static const std::regex numbers(R"(\(?\??:?(\\d|\[0-9\]|\[\d(-\d)?\]|\d+)[+*?]?(\{\d*,?\d*\})?\)?)");
   static const std::regex marks(R"([\\^$()?+*])");

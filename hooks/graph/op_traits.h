@@ -7,10 +7,9 @@
 
 namespace moetap::hooks {
 
-/// What an operator does to a tensor of router scores, expert ids or gate weights; the vocabulary of the dataflow
-/// rules.
+/// What an operator does to a tensor of scores, expert ids or gate weights: the terms in which dataflow is followed.
 enum class OpKind {
-  kOther,        // nothing is known: what is derived through it is not followed
+  kOther,        // not known: its results are not followed
   kCopy,         // same elements in the same order, maybe another dtype or device: `to`, `contiguous`, `clone`
   kReshape,      // same elements in the same order: `view`, `unsqueeze`, `flatten`
   kMoveAxis,     // same elements in another order: `transpose`, `permute`
@@ -25,11 +24,11 @@ enum class OpKind {
   kCumulate,     // `cumsum`
   kPick,         // values or indices of the largest: `topk`, `argmax`, `sort`
   kContract,     // sums products over a shared axis: `linear`, `matmul`, `einsum`, convolutions
-  kMixOther,  // other operators through which a model's input becomes a hidden state: norms, attention, recurrent cells
-  kGather,    // `gather`, `take_along_dim`: (source, dim, index)
-  kIndex,     // `index`, `index_select`, `embedding`: part of the source chosen by indices
-  kScatter,   // `scatter`: (self, dim, index, source)
-  kIndexWrite,  // `index_put`, `index_add`, `index_copy`
+  kMixOther,     // others that make a hidden state of a model's input: norms, attention, recurrent cells
+  kGather,       // `gather`, `take_along_dim`: (source, dim, index)
+  kIndex,        // `index`, `index_select`, `embedding`: part of the source chosen by indices
+  kScatter,      // `scatter`: (self, dim, index, source)
+  kIndexWrite,   // `index_put`, `index_add`, `index_copy`
   kOneHot,
   kCompare,
   kLogical,
@@ -43,8 +42,7 @@ enum class OpKind {
 
 OpKind op_kind(const torch::jit::Node& node);
 
-/// The operator's name without name space and without the trailing underscore of an in-place operator: `aten::div_` is
-/// "div".
+/// The operator's name without its namespace and the trailing underscore of in-place operators: "div" for `aten::div_`.
 std::string base_name(const torch::jit::Node& node);
 
 /// True for a tensor, not for an optional one or a list.

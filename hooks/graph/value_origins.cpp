@@ -9,7 +9,7 @@ namespace jit = torch::jit;
 
 namespace {
 
-// True if a result of the operator is a hidden state when an operand comes from the method's arguments.
+// True if the operator makes a hidden state of a value that comes from the method's arguments.
 bool mixes(const jit::Node& node) {
   const OpKind kind = op_kind(node);
   return kind == OpKind::kContract || kind == OpKind::kMixOther || base_name(node) == "embedding";
@@ -90,7 +90,7 @@ bool ValueOrigins::visit(jit::Node* node) {
   const OpKind op = op_kind(*node);
   if (op == OpKind::kFresh) return false;
   Origin origin = Origin::kConstant;
-  // Of the others these take the shape, the type or the device of a second operand, not its elements.
+  // These take only the shape, the type or the device of a second operand.
   const bool first_only =
       op == OpKind::kCopy || op == OpKind::kReshape || op == OpKind::kRepeat || op == OpKind::kMoveAxis;
   for (const jit::Value* input : node->inputs()) {
@@ -107,8 +107,8 @@ bool ValueOrigins::visit(jit::Node* node) {
   return changed;
 }
 
-// An argument that is projected by a parameter or normalised (a model that takes embeddings or pixels) is a hidden
-// state itself.
+// An argument that is projected by a parameter or normalised is a hidden state itself: the model takes embeddings or
+// pixels.
 void ValueOrigins::mark_projected_inputs() {
   for (jit::Node* node : graph_.nodes()) {
     const OpKind op = op_kind(*node);

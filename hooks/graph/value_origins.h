@@ -6,12 +6,12 @@
 
 namespace moetap::hooks {
 
-/// What a value is made of. Ordered: a value made of several is the largest of them.
+/// What a value is computed from. Ordered: a value that is computed from several has the largest of their origins.
 enum class Origin {
-  kConstant,    // constants, sizes, fresh tensors
+  kConstant,    // constants, sizes, new tensors
   kParameter,   // parameters and buffers of the module, and what is computed from them alone
   kInput,       // the method's arguments, only reshaped, compared or scaled: masks, ids
-  kActivation,  // hidden states: an argument went through a projection, an embedding, a norm, attention
+  kActivation,  // hidden states: an argument after a projection, an embedding, a norm, attention
 };
 
 /// Origins of all values of a method graph, found in one pass in order of execution (two for loops).
@@ -32,8 +32,7 @@ class ValueOrigins {
   std::unordered_map<const torch::jit::Value*, Origin> origins_;
 };
 
-/// The parameter operand of a projection (weight, or what is computed from a parameter alone), and the projected
-/// activation.
+/// A projection of a hidden state by a parameter, or by a value that is computed from parameters alone.
 struct Projection {
   torch::jit::Node* node = nullptr;
   torch::jit::Value* parameter = nullptr;

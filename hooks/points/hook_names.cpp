@@ -9,6 +9,7 @@
 
 #include "hooks/graph/module_path.h"
 #include "hooks/points/hook_spec.h"
+#include "hooks/points/layer_number.h"
 
 namespace moetap::hooks {
 
@@ -50,10 +51,7 @@ std::string component_of(const HookPoint& hook, const std::set<HookKind>& split_
 std::string natural_layer(const HookPoint& hook) {
   if (hook.name.find('#') != std::string::npos) return "";  // a later call of the same module
   for (const auto& element : path_elements(hook.name)) {
-    if (is_number(element)) {
-      const auto first = element.find_first_not_of('0');
-      return first == std::string::npos ? "0" : element.substr(first);
-    }
+    if (is_number(element)) return without_leading_zeros(element);
   }
   return hook.component == "mm_projector" ? "mm_projector" : "";
 }
@@ -90,15 +88,17 @@ void name_hooks(std::vector<HookPoint>& hooks) {
   for (auto& hook : hooks) groups[{hook.method, hook.component, hook.kind}].push_back(&hook);
   for (auto& [key, members] : groups) {
     std::set<std::string> taken;
-    int64_t next = 0;
+    std::string next = "0";  // above all numbers that are taken
     auto take = [&](HookPoint* hook, const std::string& layer) {
       if (!taken.insert(layer).second) return false;
       hook->layer = layer;
-      if (is_number(layer) && layer.size() < 10) next = std::max<int64_t>(next, std::stoll(layer) + 1);
+      if (is_number(layer) && !is_smaller_number(layer, next)) next = next_number(layer);
       return true;
     };
     for (HookPoint* hook : members) {
-      if (hook->layer.empty() || take(hook, hook->layer)) continue;
+      if (hook->layer.empty()) continue;
+      if (is_number(hook->layer)) hook->layer = without_leading_zeros(hook->layer);
+      if (take(hook, hook->layer)) continue;
       throw HookSpecError(fmt::format("the hook spec gives layer {} of {} to two hooks of method {}; {} is one of them",
                                       hook->layer, hook->component, hook->method, hook->name));
     }
@@ -107,7 +107,7 @@ void name_hooks(std::vector<HookPoint>& hooks) {
       if (const std::string layer = natural_layer(*hook); !layer.empty()) take(hook, layer);
     }
     for (HookPoint* hook : members) {
-      if (hook->layer.empty()) hook->layer = std::to_string(next++);
+      if (hook->layer.empty()) take(hook, next);
     }
   }
 }

@@ -17,8 +17,9 @@ struct ValueReference {
     kVariable,  // a value by the name that the model's code gives it
   };
   Kind kind = Kind::kOutputOf;
-  std::string target;                 // path from the matched module ("": that module itself); "aten::topk"; a regular
-                                      // expression over names of variables
+  // kOutputOf, kInputOf: path from the matched module, "" for that module itself. kOperator: "aten::topk". kVariable: a
+  // regular expression over names of variables.
+  std::string target;
   std::string method;                 // of the submodule; "": any
   std::optional<int64_t> output;      // place among several outputs
   std::optional<int64_t> argument;    // place among the inputs, without self
@@ -26,8 +27,8 @@ struct ValueReference {
   std::optional<int64_t> occurrence;  // which of several calls or operators, in order of execution; -1: the last
 };
 
-/// One entry of a hook spec: what is known by hand of the routers in the modules that it matches. What is left empty
-/// stays as discovery found it.
+/// One entry of a hook spec: what the user says of the routers in the modules that it matches. What is empty stays as
+/// discovery found it.
 struct HookSpecEntry {
   std::string module;  // regular expression (ECMAScript) over the whole path of a called module or a hook
   std::optional<std::string> method;  // only where this method reaches it: "forward", "encoder.forward"
@@ -38,7 +39,7 @@ struct HookSpecEntry {
 
   std::optional<ValueReference> logits, scores;
   std::vector<ValueReference> selected, weights;  // several: a tensor a slot
-  bool selects_all = false;  // every token gets every expert (dense mixtures), weighed by `weights`
+  bool selects_all = false;  // every token gets every expert (dense mixtures); `weights` are their weights
 
   std::optional<std::string> scoring, form;  // of the operator: operator_schemas.h
   std::optional<int64_t> num_experts, top_k, expert_dim;

@@ -8,8 +8,7 @@
 
 namespace moetap::hooks {
 
-/// The one line for a module in which discovery found no router: which methods were looked at, what was skipped and
-/// why.
+/// One line for a module in which discovery found no router: which methods were looked at, what was skipped and why.
 std::string no_router_message(const torch::jit::Module& module, const Discovery& discovery);
 
 }  // namespace moetap::hooks

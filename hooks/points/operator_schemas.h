@@ -3,14 +3,14 @@
 // The operators that `hooks` inserts and `plugin` implements. `hooks` knows them by these names only.
 //
 // Note [Schemas of the operators]
-// `begin` returns a handle, a new int64 tensor of one element that owns the recorder of its forward; every operator of
-// the forward takes it, through forks, branches and loops, since one forward may run on several threads. Schemas say
-// what is true
-// (`FROM_SCHEMA`): `router` and `end` write to the handle and read the rest. What keeps them alive is `ended`, which
-// has side effects (`CONSERVATIVE`) and takes the number that `end` returns. It must not take the handle: LibTorch's
-// alias analysis then lets the handle alias every parameter of the model, no operation moves past a `router` any more,
-// and in training the differentiable subgraphs are cut in other places than in the plain model, which changes the last
-// bits of gradients.
+// `begin` returns a handle: a new int64 tensor of one element that owns the recorder of its forward. Every operator of
+// the forward takes it, also in forks, branches and loops, since one forward may run on several threads.
+//
+// The schemas say what is true (`FROM_SCHEMA`): `router` and `end` write to the handle and read the rest. `ended` keeps
+// them alive: it has side effects (`CONSERVATIVE`) and takes the number that `end` returns. It must not take the handle
+// itself. LibTorch's alias analysis would then let the handle alias every parameter of the model, and no operation
+// could move past a `router`. In training, differentiable subgraphs would be cut in other places than in the plain
+// model, which changes the last bits of gradients.
 namespace moetap::hooks {
 
 // description: the model's description (see DescribeModel). arguments: the method's Tensor and Tensor? arguments, in
@@ -20,25 +20,23 @@ inline constexpr const char* kBeginSchema = "moetap::begin(str description, str 
 // hook: HookPoint::id. logits, scores: experts lie along dimension `expert_dim` (negative: from the end).
 // form, how `selected` and `weights` are to be read:
 //   "slots"          one tensor with the slots along `expert_dim`, or one tensor a slot (no slot dimension, or size 1)
-//   "dense"          as slots, but weights[0] is laid out as logits: the weight of a slot is gathered by its id; or one
-//   such
-//                    tensor for each tensor of selected
-//   "variable"       as dense; a slot whose dense weight is 0 is unused (-1)
+//   "dense"          as slots, but weights[0] is laid out as logits, and the weight of a slot is gathered by its id; or
+//                    one such tensor for each tensor of selected
+//   "variable"       as dense; a slot whose dense weight is 0 is not used (-1)
 //   "expert_choice"  selected[0] is [E, C]: the tokens that each expert chose; weights[0] [E, C]
 // Weights may be empty where the model has none.
 inline constexpr const char* kRouterSchema =
     "moetap::router(Tensor(a!) forward, int hook, Tensor? logits, Tensor? scores, Tensor[] selected, Tensor[] weights, "
     "int expert_dim, str form) -> ()";
 
-// A value that the model itself reported by `torch.ops.moetap.log(name, value)`, rewritten to carry the forward and the
-// layer.
+// A value that the model itself reports by `torch.ops.moetap.log(name, value)`, with the forward and the layer added.
 inline constexpr const char* kLogInForwardSchema =
     "moetap::log_in_forward(Tensor(a!) forward, str component, str layer, str name, Any value) -> ()";
 
-// What a model calls, torch.ops.moetap.log(name, value). Does nothing in a model that is not instrumented. One overload
-// a type rather than `Any`, since `torch.jit.trace` records calls with these types only. Python takes the first
-// overload that its value converts to, and everything converts to bool: bool comes last, and a traced True is logged
-// as 1.
+// What a model calls: torch.ops.moetap.log(name, value). Does nothing in a model that is not instrumented. There is one
+// overload for each type instead of `Any`, since `torch.jit.trace` records calls with these types only. Python takes
+// the first overload that its value converts to. Everything converts to bool, so bool comes last, and a traced True is
+// logged as 1.
 inline constexpr const char* kLogSchemas[] = {
     "moetap::log.Tensor(str name, Tensor value) -> ()", "moetap::log.int(str name, int value) -> ()",
     "moetap::log.float(str name, float value) -> ()", "moetap::log.bool(str name, bool value) -> ()"};

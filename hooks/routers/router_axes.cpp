@@ -35,8 +35,8 @@ void move_axis(const MethodGraph& graph, const jit::Node& node, Fact& fact) {
     first = graph.constant_int(node.input(1)), second = graph.constant_int(node.input(2));
   }
   if (!first.has_value() || !second.has_value()) return;
-  // Dimensions counted from the front tell the rank where they name the last: that of the experts moves, or it would
-  // not matter.
+  // Dimensions counted from the front tell the rank if one of them is the last. It is taken to be: where the experts do
+  // not move, the rank does not matter.
   if (*first >= 0 && *second >= 0 && !fact.rank.has_value()) fact.rank = std::max(*first, *second) + 1;
   const int64_t old = from_end(fact.expert_dim, fact.rank);
   const int64_t a = from_end(*first, fact.rank), b = from_end(*second, fact.rank);

@@ -17,8 +17,8 @@ void RouterFlow::follow_pick(jit::Node* node) {
     if (!sorts) return;
     Fact order = own;
     if (own.role == Role::kIds && own.aligned && !own.flat && name == "sort") {
-      // Slots of each token in another order: the ids that come out are the ids, and what is gathered alike goes with
-      // them.
+      // The slots of each token in another order. The sorted ids are ids, and weights gathered by the same order are
+      // theirs.
       Fact sorted = derived(own, node, Role::kIds);
       sorted.ids = {node->output(0)};
       set(node->output(0), sorted);
@@ -241,7 +241,7 @@ void RouterFlow::follow_mask(jit::Node* node, OpKind kind) {
       const bool number = !is_tensor(other) || origins_.of(other) != Origin::kConstant ||
                           (graph_.constant(other).has_value() && graph_.constant(other)->isTensor() &&
                            graph_.constant(other)->toTensor().numel() == 1);
-      // A tensor to compare with holds all expert ids (arange); a number is one expert.
+      // Compared with a tensor, it is with all expert ids (`arange`); compared with a number, with one expert.
       mask.per_expert = number;
       mask.one_hot = !number && found->role == Role::kIds;
     }

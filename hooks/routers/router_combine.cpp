@@ -1,5 +1,5 @@
-// Transfer functions of RouterFlow where followed values meet each other, or hidden states. See Note [Following a
-// projection].
+// Transfer functions of RouterFlow for operators that combine followed values with each other or with hidden states.
+// See Note [Following a projection].
 #include <algorithm>
 
 #include "hooks/routers/router_flow.h"
@@ -177,7 +177,7 @@ void RouterFlow::follow_contract(jit::Node* node) {
       hidden = true;
   }
   if (facts.empty()) return;
-  // A hidden state that is multiplied by the chosen expert's matrix, weighed or masked.
+  // A hidden state is multiplied by the chosen expert's matrix, by weights or by a mask.
   if (hidden) {
     for (const Fact& own : facts) meet(node, own);
     return;
@@ -234,7 +234,7 @@ void RouterFlow::follow_concatenate(jit::Node* node) {
       if (!found->aligned) all_slots = false;
     }
   }
-  // Slots beside scores of experts that are not chosen (shared ones), which carry the projection's facts as well.
+  // Slots beside scores of experts that are not selected (shared ones), which come from the same projection.
   if (followed < parts.size() && first->role == Role::kSlot) result.mixed_at = first_at;
   if (followed < parts.size() && first->role == Role::kScore) {
     for (size_t i = 0; i < parts.size(); ++i) {

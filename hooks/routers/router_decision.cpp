@@ -24,7 +24,7 @@ const jit::Node* last_node(const RouterFlow& flow, EventKind kind) {
   return node;
 }
 
-// Ids that choose experts: the latest for each pick, so that ids which were rewritten after the pick win.
+// Ids that choose experts. The latest for each pick: ids that were rewritten after the pick replace it.
 std::vector<jit::Value*> chosen_ids(const MethodGraph& graph, const RouterFlow& flow) {
   std::vector<jit::Value*> candidates;
   for (const Event& event : flow.events()) {
@@ -86,7 +86,7 @@ std::vector<jit::Value*> applied_weights(const MethodGraph& graph, const RouterF
   std::sort(applied.begin(), applied.end(),
             [&](const jit::Value* a, const jit::Value* b) { return graph.order(a->node()) < graph.order(b->node()); });
   if (selected.size() <= 1) return {applied.back()};
-  // A weight a slot: the last that was made with the slot's ids.
+  // One tensor for each slot: the last weights that were made with the slot's ids.
   std::vector<jit::Value*> weights;
   for (jit::Value* ids : selected) {
     jit::Value* own = nullptr;
@@ -126,7 +126,7 @@ std::string scoring_name(const Fact& source, const Pick& pick, size_t picks) {
       pick.source.scoring.empty()) {
     return "sparsemixer";
   }
-  // Picked from logits, weighed by scores that were computed beside them.
+  // Picked from logits, with scores as weights that were computed beside them.
   if (pick.source.scoring.empty() && source.score != nullptr && !source.masked) return plain(source.scoring);
   if (pick.source.scoring.empty()) {
     const std::string& later = source.slot_scoring.empty() ? source.scoring : source.slot_scoring;
@@ -137,7 +137,8 @@ std::string scoring_name(const Fact& source, const Pick& pick, size_t picks) {
   return pick.source.biased ? name + "_bias" : name;
 }
 
-// Scores laid out as [.., experts, tokens] of which each expert picks tokens, and weighs what it makes of them.
+// Expert choice: scores laid out as [.., experts, tokens], from which each expert picks tokens, with weights for its
+// outputs.
 bool chooses_tokens_for_experts(const RouterFlow& flow) {
   if (flow.picks().size() != 1) return false;
   const Pick& pick = flow.picks()[0];
@@ -148,31 +149,31 @@ bool chooses_tokens_for_experts(const RouterFlow& flow) {
   return dim == -1 && tokens && has(flow, EventKind::kAppliesWeights);
 }
 
-RouterCapture expert_choice(const MethodGraph& graph, const RouterFlow& flow) {
+FoundRouter expert_choice(const MethodGraph& graph, const RouterFlow& flow) {
   const Pick& pick = flow.picks()[0];
-  RouterCapture capture;
-  capture.projection = flow.projection();
-  capture.selected = {pick.indices};
-  capture.weights = applied_weights(graph, flow, capture.selected);
-  capture.form = "expert_choice";
-  capture.logits = pick.source.logits;
-  capture.scores = pick.source.score;
-  capture.logits_dim = pick.source.logits_dim;
-  capture.scores_dim = pick.source.score_dim;
-  capture.expert_dim = -1;
-  capture.scoring = scoring_name(pick.source, pick, 1);
-  capture.num_experts = pick.source.num_experts;
-  capture.picks = {pick.node};
-  return capture;
+  FoundRouter router;
+  router.projection = flow.projection();
+  router.selected = {pick.indices};
+  router.weights = applied_weights(graph, flow, router.selected);
+  router.form = "expert_choice";
+  router.logits = pick.source.logits;
+  router.scores = pick.source.score;
+  router.logits_dim = pick.source.logits_dim;
+  router.scores_dim = pick.source.score_dim;
+  router.expert_dim = -1;
+  router.scoring = scoring_name(pick.source, pick, 1);
+  router.num_experts = pick.source.num_experts;
+  router.picks = {pick.node};
+  return router;
 }
 
-// Ids that a fork returns and weights that are made of them outside: both are captured outside.
-void leave_fork(const RouterFlow& flow, RouterCapture& capture) {
+// Ids that a fork returns and weights that are made of them outside: both are read outside.
+void leave_fork(const RouterFlow& flow, FoundRouter& router) {
   std::set<const jit::Graph*> graphs;
-  for (const jit::Value* value : capture.selected) graphs.insert(value->owningGraph());
-  for (const jit::Value* value : capture.weights) graphs.insert(value->owningGraph());
+  for (const jit::Value* value : router.selected) graphs.insert(value->owningGraph());
+  for (const jit::Value* value : router.weights) graphs.insert(value->owningGraph());
   if (graphs.size() < 2) return;
-  for (auto* values : {&capture.selected, &capture.weights}) {
+  for (auto* values : {&router.selected, &router.weights}) {
     for (jit::Value*& value : *values) {
       if (jit::Value* outside = flow.returned_as(value)) value = outside;
     }
@@ -183,8 +184,8 @@ void leave_fork(const RouterFlow& flow, RouterCapture& capture) {
 
 RouterDecision decide(const MethodGraph& graph, const RouterFlow& flow) {
   RouterDecision decision;
-  auto refuse = [&](const jit::Node* node, std::string reason) {
-    decision.refusal = RouterRefusal{const_cast<jit::Node*>(node), std::move(reason)};
+  auto skip = [&](const jit::Node* node, SkipReason reason) {
+    decision.skipped = SkippedNode{node, flow.projection().node, reason};
     return decision;
   };
   if (flow.picks().empty()) {
@@ -197,21 +198,19 @@ RouterDecision decide(const MethodGraph& graph, const RouterFlow& flow) {
           if (const Fact* found = flow.fact(element)) fact = found;
         }
       }
-      if (fact != nullptr && fact->scoring == "softmax")
-        return refuse(dense, "weighs everything and selects nothing (dense mixture)");
+      if (fact != nullptr && fact->scoring == "softmax") return skip(dense, SkipReason::kWeighsEverything);
     }
     return decision;
   }
   const Pick& last = flow.picks().back();
   if (chooses_tokens_for_experts(flow)) {
-    decision.capture = expert_choice(graph, flow);
+    decision.router = expert_choice(graph, flow);
     return decision;
   }
-  if (picks_other_axis(last))
-    return refuse(last.node, "picks tokens for each expert (expert choice), not experts for each token");
-  if (has(flow, EventKind::kChoosesTokens)) return refuse(last.node, "indexes tokens, not experts");
+  if (picks_other_axis(last)) return skip(last.node, SkipReason::kPicksTokens);
+  if (has(flow, EventKind::kChoosesTokens)) return skip(last.node, SkipReason::kIndexesTokens);
   const auto selected = chosen_ids(graph, flow);
-  // A choice among outputs may be a choice of boxes or labels: it takes weights to make it one of experts.
+  // Without weights, a choice among outputs may be one of boxes or labels.
   const bool weighs = has(flow, EventKind::kAppliesWeights);
   const bool strong = std::any_of(flow.events().begin(), flow.events().end(), [&](const Event& event) {
     return is_strong(event.kind) && !event.ids.empty() && (weighs || event.kind != EventKind::kChoosesOutputs);
@@ -219,52 +218,52 @@ RouterDecision decide(const MethodGraph& graph, const RouterFlow& flow) {
   if (!strong || selected.empty()) {
     if (std::all_of(flow.picks().begin(), flow.picks().end(), [](const Pick& pick) { return pick.foreign; }))
       return decision;
-    if (has(flow, EventKind::kSamples)) return refuse(last.node, "samples from what it picked, applies no expert");
-    if (has(flow, EventKind::kLooksUp)) return refuse(last.node, "looks up values, applies no expert");
-    return refuse(last.node, "what it picks selects no expert");
+    if (has(flow, EventKind::kSamples)) return skip(last.node, SkipReason::kSamples);
+    if (has(flow, EventKind::kLooksUp)) return skip(last.node, SkipReason::kLooksUpValues);
+    return skip(last.node, SkipReason::kSelectsNoExpert);
   }
-  RouterCapture capture;
-  capture.projection = flow.projection();
-  capture.selected = selected;
-  for (const Pick& pick : flow.picks()) capture.picks.push_back(pick.node);
+  FoundRouter router;
+  router.projection = flow.projection();
+  router.selected = selected;
+  for (const Pick& pick : flow.picks()) router.picks.push_back(pick.node);
   std::set<int> final_picks;
   for (const jit::Value* ids : selected) {
     const Fact* fact = flow.fact(ids);
-    if (fact->nested) return refuse(last.node, "picks from what was picked (product keys)");
+    if (fact->nested) return skip(last.node, SkipReason::kPicksFromPicked);
     final_picks.insert(fact->picks.begin(), fact->picks.end());
   }
-  capture.weights = applied_weights(graph, flow, selected);
-  const Fact* weights = capture.weights.empty() ? nullptr : flow.fact(capture.weights[0]);
-  if (weights != nullptr && weights->nested) return refuse(last.node, "picks from what was picked (product keys)");
+  router.weights = applied_weights(graph, flow, selected);
+  const Fact* weights = router.weights.empty() ? nullptr : flow.fact(router.weights[0]);
+  if (weights != nullptr && weights->nested) return skip(last.node, SkipReason::kPicksFromPicked);
   for (const Event& event : flow.events()) {
     if (event.kind == EventKind::kAppliesWeights && event.changed) {
-      return refuse(last.node, "its weights are computed with after they were put into another order");
+      return skip(last.node, SkipReason::kChangesSortedWeights);
     }
   }
   const Pick* pick = nullptr;
   for (int place : final_picks) {
     const Pick& candidate = flow.picks()[place];
-    if (candidate.source.grouped) return refuse(candidate.node, "picks inside groups of scores");
+    if (candidate.source.grouped) return skip(candidate.node, SkipReason::kPicksInGroups);
     if (pick != nullptr && pick->source.part != candidate.source.part) {
-      return refuse(candidate.node, "several routers share one projection");
+      return skip(candidate.node, SkipReason::kSharesProjection);
     }
     pick = &candidate;
   }
-  leave_fork(flow, capture);
+  leave_fork(flow, router);
   const bool dense = weights != nullptr && weights->role == Role::kScore;
   const Fact* ids = flow.fact(selected[0]);
   const bool variable = dense && pick->over_all && !ids->num_slots.has_value();
-  capture.form = variable ? "variable" : dense ? "dense" : "slots";
+  router.form = variable ? "variable" : dense ? "dense" : "slots";
 
   const Fact& source = weights != nullptr && weights->logits != nullptr ? *weights : pick->source;
-  capture.logits = source.logits != nullptr ? source.logits : pick->source.logits;
+  router.logits = source.logits != nullptr ? source.logits : pick->source.logits;
   const bool plain_scores = source.score != nullptr && !source.masked;
-  capture.scores = plain_scores ? source.score : pick->source.score;
-  capture.scoring = scoring_name(source, *pick, final_picks.size());
-  capture.expert_dim = pick->source.expert_dim;
-  capture.logits_dim = source.logits != nullptr ? source.logits_dim : pick->source.logits_dim;
-  capture.scores_dim = plain_scores ? source.score_dim : pick->source.score_dim;
-  capture.num_experts = pick->source.num_experts;
+  router.scores = plain_scores ? source.score : pick->source.score;
+  router.scoring = scoring_name(source, *pick, final_picks.size());
+  router.expert_dim = pick->source.expert_dim;
+  router.logits_dim = source.logits != nullptr ? source.logits_dim : pick->source.logits_dim;
+  router.scores_dim = plain_scores ? source.score_dim : pick->source.score_dim;
+  router.num_experts = pick->source.num_experts;
   int64_t top_k = 0;
   bool known = true;
   for (const jit::Value* value : selected) {
@@ -280,14 +279,15 @@ RouterDecision decide(const MethodGraph& graph, const RouterFlow& flow) {
       top_k += k.value_or(0);
     }
   }
-  if (known && !variable) capture.top_k = top_k;
-  decision.capture = std::move(capture);
+  if (known && !variable) router.top_k = top_k;
+  decision.router = std::move(router);
   return decision;
 }
 
 RouterDecision decide_hash(const MethodGraph& graph, const RouterFlow& flow, const HashIds& hash) {
   RouterDecision decision;
-  // A remainder may be anything: experts show by being compared one by one, or by their parameters being multiplied.
+  // A remainder may mean anything. It means experts if ids are compared with numbers one by one, or choose parameters
+  // that a hidden state is multiplied by.
   std::set<const jit::Node*> meetings;
   for (const Event& event : flow.events()) {
     const bool multiplied = event.kind == EventKind::kChoosesParameters && op_kind(*event.node) == OpKind::kContract;
@@ -297,23 +297,22 @@ RouterDecision decide_hash(const MethodGraph& graph, const RouterFlow& flow, con
   const auto selected = chosen_ids(graph, flow);
   if (meetings.size() < 2 || selected.size() != 1) return decision;
   if (!hash.num_experts.has_value()) {
-    decision.refusal = RouterRefusal{
-        hash.ids->node(), "ids of the arguments choose experts, and the graph does not tell how many there are"};
+    decision.skipped = SkippedNode{hash.ids->node(), hash.ids->node(), SkipReason::kUnknownNumExperts};
     return decision;
   }
-  RouterCapture capture;
-  capture.selected = selected;
-  capture.weights = applied_weights(graph, flow, selected);
-  capture.form = "slots";
-  capture.scoring = "hash";
-  capture.num_experts = hash.num_experts;
-  capture.top_k = hash.top_k;
-  capture.add_slot_dim = !hash.has_slots;
-  capture.picks = {hash.ids->node()};
+  FoundRouter router;
+  router.selected = selected;
+  router.weights = applied_weights(graph, flow, selected);
+  router.form = "slots";
+  router.scoring = "hash";
+  router.num_experts = hash.num_experts;
+  router.top_k = hash.top_k;
+  router.add_slot_dim = !hash.has_slots;
+  router.picks = {hash.ids->node()};
   for (const jit::Node* node : graph.nodes()) {
-    if (meetings.count(node)) capture.users.push_back(const_cast<jit::Node*>(node));
+    if (meetings.count(node)) router.users.push_back(const_cast<jit::Node*>(node));
   }
-  decision.capture = std::move(capture);
+  decision.router = std::move(router);
   return decision;
 }
 

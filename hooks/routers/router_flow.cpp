@@ -7,7 +7,7 @@ namespace jit = torch::jit;
 
 namespace {
 
-// A node in a loop is seen again when a carried value changes; more than a few times adds nothing.
+// A node in a loop is visited again when a carried value changes. More visits than these find nothing new.
 constexpr int kMaxVisits = 3;
 
 template <typename T>
@@ -122,7 +122,7 @@ void RouterFlow::follow(jit::Value* seed, Fact fact) {
   }
 }
 
-// Scores gathered by ids of the method's arguments: what follows is a router whose pick was made elsewhere.
+// Scores gathered by ids of the method's arguments: a router whose pick was made elsewhere.
 void RouterFlow::follow_foreign_ids(jit::Node* node, const Fact& scores, jit::Value* ids) {
   for (const Pick& pick : picks_) {
     if (pick.node == node) return;
@@ -190,7 +190,7 @@ bool RouterFlow::precedes_projection(const jit::Value* value) {
       }
     }
   }
-  // A view of what the projection sees is as old as what it sees.
+  // A view of a value from before the projection counts as one, too.
   while (!ancestors_.count(value)) {
     const OpKind kind = op_kind(*value->node());
     const bool view = kind == OpKind::kCopy || kind == OpKind::kReshape || kind == OpKind::kMoveAxis ||
@@ -213,8 +213,8 @@ void RouterFlow::pass(const jit::Value* from, jit::Value* to) {
   }
 }
 
-// Hands on one element of a tuple, through the arms of a branch and out of a fork. False if nothing is known of the
-// tuple.
+// Passes the fact of a tuple's element on, through the arms of a branch and out of a fork. False if nothing is known of
+// the tuple.
 bool RouterFlow::spread(jit::Value* tuple, size_t place, jit::Value* to) {
   const jit::Node* node = tuple->node();
   if (node->kind() == jit::prim::TupleConstruct) {
@@ -241,7 +241,7 @@ bool RouterFlow::spread(jit::Value* tuple, size_t place, jit::Value* to) {
   return false;
 }
 
-// What is known outside of a branch or a loop of a value that it returns as `output`.
+// The fact, outside of a branch or a loop, of a value that is returned as `output`.
 Fact RouterFlow::leaving(Fact outside, jit::Node* owner, jit::Value* output) const {
   if (outside.aligned) {
     if (outside.score == outside.base) outside.score = output;
@@ -249,7 +249,7 @@ Fact RouterFlow::leaving(Fact outside, jit::Node* owner, jit::Value* output) con
     outside.base = output;
   }
   if (owner->kind() == jit::prim::If) {
-    // The other arm may name the same scores: then both are the output.
+    // If the other arm returns a value of the same role, the output is either of them.
     if (const Fact* other = fact(output); other != nullptr && other->role == outside.role) {
       outside.picks.insert(other->picks.begin(), other->picks.end());
       if (!visible_from(outside.logits, owner)) outside.logits = other->logits;
@@ -271,14 +271,9 @@ Fact RouterFlow::leaving(Fact outside, jit::Node* owner, jit::Value* output) con
 void RouterFlow::visit_return(jit::Node* node) {
   jit::Node* owner = node->owningBlock()->owningNode();
   jit::Node* fork = owner == nullptr ? graph_.fork_of(node->owningGraph()) : nullptr;
-  if (owner == nullptr && fork == nullptr) {
-    for (const jit::Value* input : node->inputs()) {
-      if (const Fact* found = fact(input)) event(EventKind::kReturned, node, *found);
-    }
-    return;
-  }
+  if (owner == nullptr && fork == nullptr) return;  // the method's result
   if (fork != nullptr) {
-    // What a fork returns stays what it was inside: a hook may be put there.
+    // A fork's result keeps the fact that it has inside, so that the hook may be inserted there.
     if (fact(node->input(0)) != nullptr) returned_[node->input(0)] = fork->output();
     pass(node->input(0), fork->output());
     wake_users(fork->output());
@@ -299,7 +294,7 @@ void RouterFlow::visit_return(jit::Node* node) {
   }
 }
 
-// Tuples, lists, loops, forks: where values are handed on without being computed.
+// Tuples, lists, loops, forks: values are passed on, not computed.
 void RouterFlow::visit_structure(jit::Node* node) {
   const auto kind = node->kind();
   auto element = [&](const jit::Node* made, const jit::Value* index) -> const jit::Value* {

@@ -14,23 +14,22 @@
 namespace moetap::hooks {
 
 // Note [Following a projection]
-// What a router is cannot be read from a sequence of operators: a top-k over a vocabulary and a top-k over experts are
-// the same nodes. It is seen from what becomes of the result. So every projection by a parameter is followed forward,
-// and each value that derives from it gets a role: scores over the projected axis, ids picked from them, weights of the
-// picked, masks made of ids, and so on. Where such a value meets something else (a hidden state, a parameter, the
-// method's result), that is an event. The decision (router_decision.h) reads the events: a router's ids choose
-// parameters, rows or outputs of experts, and its weights multiply hidden states.
+// A sequence of operators does not tell what a router is: a top-k over a vocabulary and a top-k over experts are the
+// same nodes. The use of the result does. So every projection by a parameter is followed forward, and each value that
+// is computed from it gets a role: scores over the projected axis, ids picked from them, weights of the picked experts,
+// masks made of ids, and so on. Where such a value is combined with something else (a hidden state, a parameter), that
+// is an event. The decision (router_decision.h) reads the events: a router's ids choose parameters, rows or outputs of
+// experts, and its weights multiply hidden states.
 
 enum class EventKind {
   kAppliesWeights,     // weights multiply a hidden state
-  kChoosesParameters,  // ids pick parameters that then meet a hidden state
-  kDispatches,         // ids choose the rows of a hidden state that an expert sees, or mask what it gave
-  kChoosesOutputs,     // ids pick among outputs computed for all
-  kChoosesTokens,      // ids pick rows of a hidden state that was there before the projection
+  kChoosesParameters,  // ids pick parameters that a hidden state is then multiplied by
+  kDispatches,         // ids choose the rows of a hidden state that an expert sees, or mask its output
+  kChoosesOutputs,     // ids pick among outputs that were computed for all experts
+  kChoosesTokens,      // ids pick rows of a hidden state from before the projection
   kSamples,            // weights are sampled from
   kLooksUp,            // picked parameters are themselves weighted and summed
   kDenseWeights,       // scores without any pick multiply a hidden state
-  kReturned,           // reaches the method's result
 };
 
 struct Event {
@@ -38,7 +37,7 @@ struct Event {
   torch::jit::Node* node;
   std::vector<torch::jit::Value*> ids;
   std::vector<torch::jit::Value*> weights;
-  bool changed = false;  // what was applied is no longer what `weights` holds
+  bool changed = false;  // other numbers were applied than `weights` holds
 };
 
 /// A pick among the followed scores.
@@ -60,10 +59,10 @@ struct HashIds {
   bool has_slots = false;  // the last dimension is that of the slots
 };
 
-/// True if the node computes such ids, and fills `hash`. Whether they choose experts shows when they are followed.
+/// True if the node computes such ids; fills `hash`. Whether the ids choose experts is seen when they are followed.
 bool match_hash_ids(torch::jit::Node* node, const MethodGraph& graph, const ValueOrigins& origins, HashIds& hash);
 
-/// Everything that derives from one projection, or from ids that come without one.
+/// All values that are computed from one projection, or from ids that come without one.
 class RouterFlow {
  public:
   RouterFlow(const MethodGraph& graph, const ValueOrigins& origins, const Projection& projection,
@@ -91,7 +90,7 @@ class RouterFlow {
   void set(torch::jit::Value* value, Fact fact);
   void event(EventKind kind, torch::jit::Node* node, const Fact& fact);
 
-  // One for each kind of operator; `node` has at least one input with a fact.
+  // One for each kind of operator. `node` has at least one input with a fact.
   void follow_same(torch::jit::Node* node, OpKind kind);
   void follow_part(torch::jit::Node* node, OpKind kind);
   void follow_scoring(torch::jit::Node* node);

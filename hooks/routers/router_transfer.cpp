@@ -9,7 +9,7 @@ namespace jit = torch::jit;
 
 namespace {
 
-// True for one of as many slices, each one place wide, as there are experts.
+// True for a slice of one place if there is such a slice for each expert.
 bool is_expert_column(const MethodGraph& graph, const jit::Node& node, std::optional<int64_t> num_experts) {
   if (base_name(node) != "slice" || !num_experts.has_value()) return false;
   const auto dim = graph.constant_int(node.input(1));
@@ -189,7 +189,7 @@ void RouterFlow::follow_part(jit::Node* node, OpKind kind) {
     const auto end = name == "slice" ? graph_.constant(node->input(3)) : std::nullopt;
     const bool from_start = start.has_value() && (start->isNone() || (start->isInt() && start->toInt() == 0));
     if (result.role == Role::kSlot && result.mixed_at >= 0) {
-      // Slots that stood beside others: the part that holds them is the weights again.
+      // Slots that were concatenated with other values: the part that holds them is the weights again.
       if (from_start != (result.mixed_at == 0)) return;
       result.mixed_at = -1;
     }
@@ -238,7 +238,7 @@ void RouterFlow::follow_part(jit::Node* node, OpKind kind) {
     return;
   }
   if (result.role == Role::kScore && result.picks.empty()) {
-    // One row of the tokens, or one expert's column: still scores.
+    // The scores of one token, or of one expert for all tokens.
     result.aligned = true;
     result.base = nullptr;
   } else {
@@ -323,8 +323,8 @@ void RouterFlow::follow_elementwise(jit::Node* node, OpKind kind) {
       }
       break;
     case Role::kIds:
-      // Arithmetic on ids makes another index.
-      // A clamp only keeps an index of experts that have no parameters (identity experts) inside the table.
+      // Arithmetic on ids makes another index. A clamp keeps ids of experts without parameters (identity experts)
+      // inside the table.
       result = own;
       if (name == "floor_divide" || name == "div" || name == "remainder" || name == "fmod") result.nested = true;
       lose_alignment(result);
@@ -356,7 +356,7 @@ void RouterFlow::follow_reduce(jit::Node* node, OpKind kind) {
   switch (own.role) {
     case Role::kScore:
       if (own.one_hot && name == "sum" && own.aligned) {
-        // Scores where one expert a slot is set: what the slot weighs.
+        // Scores that are masked to one expert for each slot: their sum is the slot's weight.
         result.role = Role::kSlot;
         result.one_hot = false;
       } else if (own.per_expert) {

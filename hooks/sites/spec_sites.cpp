@@ -8,8 +8,11 @@
 #include <regex>
 #include <set>
 
+#include "hooks/graph/module_path.h"
 #include "hooks/graph/near_misses.h"
+#include "hooks/graph/op_traits.h"
 #include "hooks/points/hook_names.h"
+#include "hooks/points/layer_number.h"
 #include "hooks/sites/value_reference.h"
 
 namespace moetap::hooks {
@@ -34,7 +37,7 @@ std::string without_call_number(const std::string& name) {
   return name.substr(0, name.find('#'));
 }
 
-bool holds(const Place& place, const RouterCapture& router) {
+bool holds(const Place& place, const FoundRouter& router) {
   if (place.call == nullptr) return without_call_number(router.owner) == place.path;
   const int64_t order = place.graph().order(router.anchor());
   if (place.call->first <= order && order < place.call->last) return true;
@@ -169,24 +172,17 @@ class EntryApplication {
 
   size_t skip(const Place& place) {
     std::vector<SkippedNode>& skipped = place.sites->skipped;
-    return std::erase_if(place.sites->routers, [&](const RouterCapture& router) {
+    return std::erase_if(place.sites->routers, [&](const FoundRouter& router) {
       if (!holds(place, router)) return false;
       const jit::Node* pick = router.picks.empty() ? router.anchor() : router.picks.back();
-      skipped.push_back({pick, router.anchor(), "skipped by the hook spec"});
-      sort_skipped(*place.sites);
+      skipped.push_back({pick, router.anchor(), SkipReason::kSkippedByHookSpec});
       return true;
-    });
-  }
-
-  static void sort_skipped(MethodSites& sites) {
-    std::stable_sort(sites.skipped.begin(), sites.skipped.end(), [&](const SkippedNode& a, const SkippedNode& b) {
-      return sites.graph->order(a.node) < sites.graph->order(b.node);
     });
   }
 
   size_t change(const Place& place) {
     size_t num_routers = 0;
-    for (RouterCapture& router : place.sites->routers) {
+    for (FoundRouter& router : place.sites->routers) {
       if (!holds(place, router)) continue;
       describe(router, place);
       ++num_routers;
@@ -194,7 +190,7 @@ class EntryApplication {
     return num_routers;
   }
 
-  void describe(RouterCapture& router, const Place& place) const {
+  void describe(FoundRouter& router, const Place& place) const {
     if (entry_.name.has_value()) {
       router.owner = expanded(*entry_.name, place);
       if (router.owner.empty()) fail("name must not be empty");
@@ -221,8 +217,7 @@ class EntryApplication {
     if (!is_layer_id(text)) {
       fail(fmt::format("layer must be decimal digits or mm_projector, got \"{}\"", text));
     }
-    const size_t first = text.find_first_not_of('0');
-    return first == std::string::npos ? "0" : text.substr(first);
+    return is_number(text) ? without_leading_zeros(text) : text;
   }
 
   size_t name_values(const Place& place) {
@@ -232,10 +227,10 @@ class EntryApplication {
           "that computes them",
           printed_path(place)));
     }
-    std::vector<RouterCapture>& routers = place.sites->routers;
+    std::vector<FoundRouter>& routers = place.sites->routers;
     std::vector<std::string> owners;
-    RouterCapture* found = nullptr;
-    for (RouterCapture& router : routers) {
+    FoundRouter* found = nullptr;
+    for (FoundRouter& router : routers) {
       if (!holds(place, router)) continue;
       found = &router;
       owners.push_back(router.owner);
@@ -244,7 +239,7 @@ class EntryApplication {
       fail(fmt::format("{} holds {} routers ({}): match the module of one to name its values", printed_path(place),
                        owners.size(), fmt::join(owners, ", ")));
     }
-    RouterCapture router = found != nullptr ? *found : RouterCapture();
+    FoundRouter router = found != nullptr ? *found : FoundRouter();
     if (found == nullptr) {
       router.owner = place.path;
       router.form = entry_.selects_all ? "dense" : "slots";
@@ -253,18 +248,18 @@ class EntryApplication {
     describe(router, place);
     check(router, place);
     if (found == nullptr) complete(router, place.graph());
-    drop_refusals(router, *place.sites);
+    drop_explained(router, *place.sites);
     if (found != nullptr)
       *found = std::move(router);
     else
       routers.push_back(std::move(router));
-    std::stable_sort(routers.begin(), routers.end(), [&](const RouterCapture& a, const RouterCapture& b) {
+    std::stable_sort(routers.begin(), routers.end(), [&](const FoundRouter& a, const FoundRouter& b) {
       return place.graph().order(a.anchor()) < place.graph().order(b.anchor());
     });
     return 1;
   }
 
-  void fill(RouterCapture& router, const Place& place) const {
+  void fill(FoundRouter& router, const Place& place) const {
     if (entry_.logits.has_value()) {
       router.logits = value(*entry_.logits, place, "logits");
       router.logits_dim = router.expert_dim;
@@ -285,7 +280,7 @@ class EntryApplication {
     }
   }
 
-  void check(const RouterCapture& router, const Place& place) const {
+  void check(const FoundRouter& router, const Place& place) const {
     const std::string in = printed_path(place);
     if (router.owner.empty()) fail("module \"\" is the model itself, which has no path: say name");
     if (router.selected.empty() && !router.selects_all) {
@@ -302,7 +297,7 @@ class EntryApplication {
                       "there are",
                       in));
     }
-    // The hook stands behind the ids and weights, and sees what is in its block or around it.
+    // The hook is inserted behind the ids and weights, and sees the values of its block and of the blocks around it.
     std::vector<jit::Value*> values = router.selected;
     values.insert(values.end(), router.weights.begin(), router.weights.end());
     const auto last = *std::max_element(values.begin(), values.end(), [&](const jit::Value* a, const jit::Value* b) {
@@ -317,8 +312,8 @@ class EntryApplication {
     }
   }
 
-  // What an added router's values tell of it.
-  static void complete(RouterCapture& router, const MethodGraph& graph) {
+  // Fills what the entry does not say of an added router from its values.
+  static void complete(FoundRouter& router, const MethodGraph& graph) {
     if (!router.num_experts.has_value() && router.logits != nullptr) {
       const jit::Value* value = router.logits;
       while (op_kind(*value->node()) == OpKind::kCopy || op_kind(*value->node()) == OpKind::kReshape) {
@@ -337,7 +332,7 @@ class EntryApplication {
     if (router.scoring.empty()) router.scoring = scoring_of(router);
   }
 
-  static std::string scoring_of(const RouterCapture& router) {
+  static std::string scoring_of(const FoundRouter& router) {
     if (router.scores == nullptr && router.weights.empty()) return "none";
     const jit::Value* value = router.weights.empty() ? router.scores : router.weights[0];
     std::string name;
@@ -359,8 +354,8 @@ class EntryApplication {
     return name.empty() ? "none" : name;
   }
 
-  // What was refused of the projections and picks that the router's values come from is now explained.
-  static void drop_refusals(const RouterCapture& router, MethodSites& sites) {
+  // Removes the skipped nodes that the router's values come from: they are part of a router now.
+  static void drop_explained(const FoundRouter& router, MethodSites& sites) {
     std::set<const jit::Node*> before;
     std::vector<const jit::Value*> stack(router.selected.begin(), router.selected.end());
     stack.insert(stack.end(), router.weights.begin(), router.weights.end());
@@ -371,13 +366,13 @@ class EntryApplication {
       const jit::Node* node = stack.back()->node();
       stack.pop_back();
       const OpKind kind = op_kind(*node);
-      const bool hidden = kind == OpKind::kContract || kind == OpKind::kMixOther;  // what is before is of other layers
+      const bool hidden = kind == OpKind::kContract || kind == OpKind::kMixOther;  // before it are other layers
       if (!before.insert(node).second || sources.count(node) || hidden) continue;
       stack.insert(stack.end(), node->inputs().begin(), node->inputs().end());
     }
     std::erase_if(sites.skipped, [&](const SkippedNode& skipped) {
       const bool explained = before.count(skipped.node) || before.count(skipped.source);
-      return explained && skipped.reason != "skipped by the hook spec";
+      return explained && skipped.reason != SkipReason::kSkippedByHookSpec;
     });
   }
 

@@ -3,13 +3,13 @@
 #include <vector>
 
 #include "hooks/points/hook_spec.h"
-#include "hooks/sites/router_sites.h"
+#include "hooks/sites/model_sites.h"
 
 namespace moetap::hooks {
 
-/// Lets a hook spec change what discovery decided: routers are added, changed or left out, entry after entry, before
-/// anything is inserted. The graphs must have kept their calls. Throws HookSpecError for an entry that matches nothing
-/// or names a value that is not there, with what is near.
+/// Applies a hook spec to what discovery found: routers are added, changed or left out, one entry after the other. The
+/// graphs must have kept their calls (CallsOfModules::kKept). Throws HookSpecError for an entry that matches nothing or
+/// names a value that is not there, with the nearest names.
 void apply_hook_spec(const HookSpec& spec, std::vector<MethodSites>& methods);
 
 }  // namespace moetap::hooks

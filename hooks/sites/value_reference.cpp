@@ -17,7 +17,7 @@ namespace {
 
 constexpr size_t kMostShown = 5;
 
-// One of several that fit: a value, or the call or node that it belongs to.
+// The one that `occurrence` chooses of several that fit: values, calls or nodes.
 template <typename T>
 const T& chosen(const std::vector<T>& found, const std::optional<int64_t>& occurrence, const std::string& what,
                 const std::vector<std::string>& printed_ones) {
@@ -49,7 +49,7 @@ std::string in_module(const ModuleCall& scope, const MethodGraph& graph) {
   return path.empty() ? "the model" : path;
 }
 
-// Paths of calls are told from that of the matched module.
+// The path of a call from the matched module; std::nullopt for a call outside of it.
 std::optional<std::string> relative_path(const ModuleCall& call, const ModuleCall& scope) {
   if (call.first < scope.first || call.last > scope.last) return std::nullopt;
   if (scope.path.empty()) return call.path;

@@ -8,8 +8,9 @@
 
 namespace moetap::hooks {
 
-/// The tensor that a reference names inside a call of the graph. Throws HookSpecError with one line that begins with
-/// `where` and shows what there is instead: nothing by that name, several of which none is chosen, no tensor.
+/// The tensor that a reference names inside the call `scope` of the graph. Throws HookSpecError if there is nothing by
+/// that name, if there are several and none is chosen, or if it is no tensor: one line that begins with `where` and
+/// shows what there is instead.
 torch::jit::Value* resolve(const ValueReference& reference, const MethodGraph& graph, const ModuleCall& scope,
                            const std::string& where);
 

@@ -5,6 +5,8 @@
 #include <string>
 #include <vector>
 
+#include "hooks/points/hook_spec.h"
+
 namespace moetap::hooks {
 namespace {
 
@@ -171,6 +173,47 @@ INSTANTIATE_TEST_SUITE_P(
                                 {{"mm_projector.first", "mm_projector", "mm_projector"},
                                  {"mm_projector.second", "mm_projector", "0"}}}),
     [](const auto& info) { return std::string(info.param.what); });
+
+// Numbers that no integer type holds are counted all the same.
+TEST(HookNames, CountsOnFromNumbersOfAnyLength) {
+  const std::string nines(25, '9'), above = "1" + std::string(25, '0');
+  EXPECT_EQ(all_named({"layers." + nines + ".gate", "shared.gate", "other.gate", "layers.7.gate"}),
+            (std::vector<Named>{{"layers." + nines + ".gate", "language_model", nines},
+                                {"shared.gate", "language_model", above},
+                                {"other.gate", "language_model", above.substr(0, 25) + "1"},
+                                {"layers.7.gate", "language_model", "7"}}));
+  EXPECT_EQ(all_named({"layers.9999999999.gate", "shared.gate"})[1].layer, "10000000000");
+}
+
+TEST(HookNames, DropLeadingZeros) {
+  EXPECT_EQ(all_named({"layers." + std::string(30, '0') + "12.gate", "layers.012.gate", "layers.000.gate"}),
+            (std::vector<Named>{{"layers." + std::string(30, '0') + "12.gate", "language_model", "12"},
+                                {"layers.012.gate", "language_model", "13"},
+                                {"layers.000.gate", "language_model", "0"}}));
+}
+
+TEST(HookNames, KeepTheLayersThatAreSet) {
+  std::vector<HookPoint> hooks = {site("layers.0.gate"), site("layers.1.gate"), site("shared.gate")};
+  hooks[1].layer = "00" + std::string(25, '8');
+  hooks[1].component = "audio_tower";
+  hooks[0].component = "audio_tower";
+  hooks[2].component = "audio_tower";
+  EXPECT_EQ(named(hooks), (std::vector<Named>{{"layers.0.gate", "audio_tower", "0"},
+                                              {"layers.1.gate", "audio_tower", std::string(25, '8')},
+                                              {"shared.gate", "audio_tower", std::string(24, '8') + "9"}}));
+  hooks[0].layer = std::string(25, '8');
+  EXPECT_THROW(name_hooks(hooks), HookSpecError) << "the same number twice";
+}
+
+TEST(LayerId, IsANumberOrTheProjector) {
+  for (const char* id : {"0", "007", "mm_projector", "99999999999999999999999999"}) EXPECT_TRUE(is_layer_id(id)) << id;
+  for (const char* other : {"", "-1", "1.5", "first", "1 ", "0x1"}) EXPECT_FALSE(is_layer_id(other)) << other;
+}
+
+TEST(ComponentName, NamesFiles) {
+  for (const char* name : {"encoder", "tower-2", "a_b"}) EXPECT_TRUE(is_component_name(name)) << name;
+  for (const char* other : {"", "a/b", "..", "a b", "a.b"}) EXPECT_FALSE(is_component_name(other)) << other;
+}
 
 // Layers are told apart within one (method, component, kind) only.
 TEST(HookNames, CountEachMethodAndKindAlone) {

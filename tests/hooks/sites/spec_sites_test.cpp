@@ -1,11 +1,10 @@
 // Hook specs by hand: what they add to discovery, change and leave out, and what they say when they do not fit.
-#include "hooks/points/hook_spec.h"
+#include "hooks/sites/spec_sites.h"
 
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 #include <torch/csrc/jit/passes/freeze_module.h>
 
-#include "hooks/graph/near_misses.h"
 #include "hooks/instrument.h"
 #include "tests/hooks/moe_sources.h"
 #include "tests/hooks/router_patterns.h"
@@ -150,7 +149,7 @@ HookSpecEntry dense_entry() {
   return dense;
 }
 
-TEST(HookSpec, RecordsADenseMixture) {
+TEST(SpecSites, RecordsADenseMixture) {
   const jit::Module block = dense_mixture();
   const jit::Module model = stacked({block, dense_mixture(8)});
   const Discovery plain = discover(model);
@@ -176,7 +175,7 @@ TEST(HookSpec, RecordsADenseMixture) {
 }
 
 // The router that discovery finds is left out and named again: both see the same.
-TEST(HookSpec, NamesValuesBySubmodulesOperatorsAndVariables) {
+TEST(SpecSites, NamesValuesBySubmodulesOperatorsAndVariables) {
   const jit::Module block = block_of_submodules();
   const jit::Module model = stacked({block});
   const CanonicalReport found = first_report(model, {});
@@ -206,7 +205,7 @@ TEST(HookSpec, NamesValuesBySubmodulesOperatorsAndVariables) {
   }
 }
 
-TEST(HookSpec, ChangesOneValueOfWhatWasFound) {
+TEST(SpecSites, ChangesOneValueOfWhatWasFound) {
   const jit::Module model = stacked({block_of_submodules()});
   HookSpecEntry other = entry(R"(layers\.0\.mlp\.router)");
   other.weights = {op("topk")};  // before they are normalised
@@ -224,7 +223,7 @@ TEST(HookSpec, ChangesOneValueOfWhatWasFound) {
   EXPECT_TRUE(at::allclose(report.weights, weights / weights.sum(-1, true), 2e-6, 1e-6));
 }
 
-TEST(HookSpec, GivesNamesLayersAndComponents) {
+TEST(SpecSites, GivesNamesLayersAndComponents) {
   const jit::Module model = stacked({block_of_submodules(), block_of_submodules(8), dense_mixture()});
   HookSpecEntry named = entry(R"(layers\.([01])\.mlp\.router)");
   named.name = "block$1";
@@ -258,7 +257,7 @@ TEST(HookSpec, GivesNamesLayersAndComponents) {
   expect_holds(error_of(model, spec_of({named})), {"component", "\"a/b\""});
 }
 
-TEST(HookSpec, LeavesOutWhatItIsTold) {
+TEST(SpecSites, LeavesOutWhatItIsTold) {
   const jit::Module model = stacked({block_of_submodules(), block_of_submodules(8)});
   HookSpecEntry skip = entry(R"(layers\.0\..*)");
   skip.skip = true;
@@ -275,7 +274,7 @@ TEST(HookSpec, LeavesOutWhatItIsTold) {
   EXPECT_EQ(recording.forwards().at(0).routers.size(), 1u);
 }
 
-TEST(HookSpec, ShowsNearMissesOfModules) {
+TEST(SpecSites, ShowsNearMissesOfModules) {
   const jit::Module model = stacked({block_of_submodules(), dense_mixture()});
   HookSpecEntry missed = dense_entry();
   missed.module = R"(layer\.(\d+)\.mpl)";
@@ -295,46 +294,35 @@ TEST(HookSpec, ShowsNearMissesOfModules) {
   expect_holds(error_of(model, spec_of({missed})), {"call 1 of layers.1.mlp does not exist", "1 times"});
 }
 
-TEST(HookSpec, ShowsWhatAModuleHasInstead) {
+TEST(SpecSites, AsksForWhatARouterNeeds) {
   const jit::Module model = stacked({block_of_submodules()});
   HookSpecEntry wrong = entry(R"(layers\.0\.mlp)");
-  const auto error_with = [&](ValueReference reference) {
-    wrong.selected = {std::move(reference)};
-    return error_of(model, spec_of({wrong}));
-  };
-  expect_holds(error_with(output_of("ruoter", 2)),
-               {"selected in layers.0.mlp", "no call of \"ruoter\"", "the nearest that it calls: router, experts"});
-  expect_holds(error_with(output_of("router")), {"say which by \"output\"", "forward(h) -> 3 outputs"});
-  expect_holds(error_with(output_of("router", 3)), {"output 3 does not exist"});
-  expect_holds(error_with(input_of("experts", "idx")), {"no argument \"idx\"", "forward(h, ids, weights)"});
-  expect_holds(error_with(op("aten::top")), {"there is no aten::top in layers.0.mlp", "aten::topk (1)"});
-  expect_holds(error_with(op("topk")), {"it must be one of the 2 outputs", "aten::topk"});
-  expect_holds(error_with(op("aten::topk", 1)), {"occurrence 1 does not exist, there are 1"});
-  expect_holds(error_with(op("aten::view")), {"there are", "say which by \"occurrence\"", "aten::view("});
-  expect_holds(error_with(variable("id")), {"no variable \"id\"", "ids"});
-  expect_holds(error_with(op("aten::size", 0)), {"it must be a tensor, got int"});
-  wrong.selected.clear();
-  wrong.logits = op("aten::linear");
-  HookSpecEntry skip = entry(wrong.module);
+  HookSpecEntry skip = wrong;
   skip.skip = true;
-  try {
-    discover(model, {}, spec_of({skip, wrong}));
-    FAIL();
-  } catch (const HookSpecError& error) {
-    expect_holds(error.what(), {"entry 1", "say what is selected"});
-  }
+  wrong.logits = op("aten::linear");
+  expect_holds(error_of(model, spec_of({skip, wrong})), {"entry 1", "say what is selected"});
   wrong.logits.reset();
   wrong.selected = {op("aten::topk")};
+  expect_holds(error_of(model, spec_of({skip, wrong})),
+               {"entry 1: selected in layers.0.mlp", "it must be one of the 2 outputs"});
   wrong.selected[0].output = 1;
-  try {
-    discover(model, {}, spec_of({skip, wrong}));
-    FAIL();
-  } catch (const HookSpecError& error) {
-    expect_holds(error.what(), {"logits, scores or num_experts"});
-  }
+  expect_holds(error_of(model, spec_of({skip, wrong})), {"entry 1", "logits, scores or num_experts"});
 }
 
-TEST(HookSpec, WorksInForksAndBranchesAndRefusesWhatIsHidden) {
+TEST(SpecSites, KeepsLayersOfAnyLength) {
+  const jit::Module model = stacked({block_of_submodules(), block_of_submodules(8)});
+  HookSpecEntry named = entry(R"(layers\.0\.mlp\.router)");
+  named.layer = "000123456789012345678901234567890";
+  named.component = "language_model";
+  HookSpecEntry other = entry(R"(layers\.1\.mlp\.router)");
+  other.name = "shared";
+  const Discovery found = discover(model, {}, spec_of({named, other}));
+  ASSERT_EQ(found.hooks.size(), 2u);
+  EXPECT_EQ(found.hooks[0].layer, "123456789012345678901234567890");
+  EXPECT_EQ(found.hooks[1].layer, "123456789012345678901234567891");
+}
+
+TEST(SpecSites, WorksInForksAndBranchesAndRefusesWhatIsHidden) {
   const jit::Module block = dense_mixture();
   const jit::Module model =
       compile({.type = "Model", .modules = {{"first", block}, {"second", dense_mixture(9)}}, .code = R"(
@@ -370,7 +358,7 @@ def forward(self, x: Tensor, flag: bool) -> Tensor:
   expect_holds(error_of(hidden, spec_of({inside})), {"branch, loop or fork", "aten::softmax"});
 }
 
-TEST(HookSpec, TellsCallsOfOneModuleApart) {
+TEST(SpecSites, TellsCallsOfOneModuleApart) {
   const jit::Module model = compile({.type = "Model", .modules = {{"block", dense_mixture()}}, .code = R"(
 def forward(self, x: Tensor) -> Tensor:
     return self.block.forward(self.block.forward(x))
@@ -389,7 +377,7 @@ def forward(self, x: Tensor) -> Tensor:
   EXPECT_TRUE(at::allclose(report.logits, logits, 1e-5, 1e-5));
 }
 
-TEST(HookSpec, OfAFrozenModelNamesOperators) {
+TEST(SpecSites, OfAFrozenModelNamesOperators) {
   jit::Module model = stacked({dense_mixture()});
   model.eval();
   const jit::Module frozen = jit::freeze(model);
@@ -415,7 +403,7 @@ TEST(HookSpec, OfAFrozenModelNamesOperators) {
   EXPECT_EQ(discover(jit::freeze(found), {}, spec_of({named})).hooks.at(0).layer, "4");
 }
 
-TEST(HookSpec, HoldsInEachMethodOrInOne) {
+TEST(SpecSites, HoldsInEachMethodOrInOne) {
   const jit::Module model = compile({.type = "Model", .modules = {{"block", dense_mixture()}}, .code = R"(
 def forward(self, x: Tensor) -> Tensor:
     return self.block.forward(x)
@@ -451,19 +439,8 @@ TEST_P(KeptCalls, ChangeNothingElse) {
   EXPECT_EQ(kept.skipped.size(), plain.skipped.size());
 }
 
-INSTANTIATE_TEST_SUITE_P(HookSpec, KeptCalls, ::testing::ValuesIn(all_patterns()),
+INSTANTIATE_TEST_SUITE_P(SpecSites, KeptCalls, ::testing::ValuesIn(all_patterns()),
                          [](const auto& info) { return info.param.name; });
-
-TEST(NearMisses, ComesInOrderOfDistance) {
-  EXPECT_EQ(edit_distance("gate", "gate"), 0u);
-  EXPECT_EQ(edit_distance("gate", "grate"), 1u);
-  EXPECT_EQ(edit_distance("", "gate"), 4u);
-  EXPECT_EQ(edit_distance("kitten", "sitting"), 3u);
-  const std::vector<std::string> paths = {"norm", "layers.0.mlp", "layers.11.mlp", "layers.0.mlp.gate"};
-  EXPECT_EQ(nearest(R"(layers\.(\d+)\.mpl)", paths, 2),
-            (std::vector<std::string>{"layers.0.mlp", "layers.0.mlp.gate"}));
-  EXPECT_TRUE(nearest("x", {}, 3).empty());
-}
 
 }  // namespace
 }  // namespace moetap::hooks::testing

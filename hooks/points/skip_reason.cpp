@@ -1,0 +1,41 @@
+#include "hooks/points/skip_reason.h"
+
+#include <c10/util/Exception.h>
+
+namespace moetap::hooks {
+
+const char* to_string(SkipReason reason) {
+  switch (reason) {
+    case SkipReason::kWeighsEverything:
+      return "weighs everything and selects nothing (dense mixture)";
+    case SkipReason::kPicksTokens:
+      return "picks tokens for each expert (expert choice), not experts for each token";
+    case SkipReason::kIndexesTokens:
+      return "indexes tokens, not experts";
+    case SkipReason::kSamples:
+      return "samples from what it picked, applies no expert";
+    case SkipReason::kLooksUpValues:
+      return "looks up values, applies no expert";
+    case SkipReason::kSelectsNoExpert:
+      return "what it picks selects no expert";
+    case SkipReason::kPicksFromPicked:
+      return "picks from what was picked (product keys)";
+    case SkipReason::kPicksInGroups:
+      return "picks inside groups of scores";
+    case SkipReason::kChangesSortedWeights:
+      return "its weights are computed with after they were put into another order";
+    case SkipReason::kSharesProjection:
+      return "several routers share one projection";
+    case SkipReason::kUnknownNumExperts:
+      return "ids of the arguments choose experts, and the graph does not tell how many there are";
+    case SkipReason::kHasNoProjection:
+      return "its scores come from no projection by a parameter";
+    case SkipReason::kSkippedByHookSpec:
+      return "skipped by the hook spec";
+    case SkipReason::kSharesClass:
+      return "has the same class";
+  }
+  TORCH_INTERNAL_ASSERT(false, "unknown reason ", static_cast<int>(reason));
+}
+
+}  // namespace moetap::hooks

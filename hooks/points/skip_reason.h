@@ -1,0 +1,37 @@
+#pragma once
+
+#include <torch/csrc/jit/ir/ir.h>
+
+namespace moetap::hooks {
+
+/// Why something that looks like a hook point has no hook. docs/routers.md tells users what each means and what to do.
+enum class SkipReason {
+  kWeighsEverything,      // dense mixtures: there is no pick
+  kPicksTokens,           // expert choice in a layout that cannot be reported
+  kIndexesTokens,         // the ids choose rows of the router's own input
+  kSamples,               // what was picked is only sampled from
+  kLooksUpValues,         // the picked parameters are summed, and multiply no hidden state
+  kSelectsNoExpert,       // the ids reach nothing that looks like an expert
+  kPicksFromPicked,       // product keys
+  kPicksInGroups,         // each group of scores has picks of its own
+  kChangesSortedWeights,  // the weights that are applied stand in another order than the ids
+  kSharesProjection,      // several routers read parts of one projection
+  kUnknownNumExperts,     // hash routing whose number of experts is no constant
+  kHasNoProjection,       // a top-k whose scores no parameter gave
+  kSkippedByHookSpec,     // the user said so
+  kSharesClass,           // a method whose code other modules run too; the last, see kNumSkipReasons
+};
+
+inline constexpr int kNumSkipReasons = static_cast<int>(SkipReason::kSharesClass) + 1;
+
+/// The text that users see. That of `kSharesClass` follows the path of another module of the class.
+const char* to_string(SkipReason reason);
+
+/// Something in a graph that looked like a hook point and has no hook.
+struct SkippedNode {
+  const torch::jit::Node* node = nullptr;    // the pick, say
+  const torch::jit::Node* source = nullptr;  // the projection whose scores it picks from; else the node itself
+  SkipReason reason = SkipReason::kSelectsNoExpert;
+};
+
+}  // namespace moetap::hooks

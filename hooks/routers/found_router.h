@@ -1,0 +1,43 @@
+#pragma once
+
+#include <torch/csrc/jit/ir/ir.h>
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "hooks/graph/value_origins.h"
+
+namespace moetap::hooks {
+
+/// A router of a method graph: the values that its operator gets, and how they are to be read (operator_schemas.h).
+struct FoundRouter {
+  Projection projection;  // none for hash routing
+  std::string owner;      // path of the module that owns the projection; of the experts where there is none
+  std::string layer;      // set by a hook spec; else empty, and given by name_hooks
+  std::string component;  // the same
+  torch::jit::Value* logits = nullptr;
+  torch::jit::Value* scores = nullptr;
+  std::vector<torch::jit::Value*> selected;
+  std::vector<torch::jit::Value*> weights;
+  int64_t expert_dim = -1;  // of the tensors as the operator gets them
+  int64_t logits_dim = -1;  // where the experts lie in `logits` and `scores` themselves
+  int64_t scores_dim = -1;
+  std::string form;  // "slots", "dense", "variable", "expert_choice"
+  std::string scoring;
+  std::optional<int64_t> num_experts;
+  std::optional<int64_t> top_k;
+  bool selects_all = false;              // no ids: every token gets every expert, by `weights`
+  bool add_slot_dim = false;             // the ids have no dimension for their one slot
+  std::vector<torch::jit::Node*> users;  // of a router without a projection: where its ids choose experts
+  std::vector<torch::jit::Node*> picks;  // all picks of the router, those inside groups included
+
+  /// Where the router stands in the order of execution.
+  const torch::jit::Node* anchor() const {
+    if (projection.node != nullptr) return projection.node;
+    return selected.empty() ? weights[0]->node() : selected[0]->node();
+  }
+};
+
+}  // namespace moetap::hooks

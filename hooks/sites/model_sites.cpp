@@ -1,0 +1,94 @@
+#include "hooks/sites/model_sites.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "hooks/graph/entry_methods.h"
+#include "hooks/graph/value_origins.h"
+#include "hooks/points/hook_names.h"
+#include "hooks/routers/find_routers.h"
+#include "hooks/sites/spec_sites.h"
+
+namespace moetap::hooks {
+namespace jit = torch::jit;
+
+namespace {
+
+// What is particular to a kind: one line each here and in `list_sites`.
+void find_kinds(MethodSites& sites) {
+  const ValueOrigins origins(*sites.graph);
+  sites.routers = find_routers(*sites.graph, origins, sites.skipped);
+}
+
+template <typename Found>
+void add_sites(const std::vector<Found>& found, MethodSites& sites) {
+  for (size_t i = 0; i < found.size(); ++i) {
+    sites.sites.push_back({hook_point(found[i], sites.graph->entry()), found[i].anchor(), i});
+  }
+}
+
+void list_sites(MethodSites& sites) {
+  add_sites(sites.routers, sites);
+  auto order = [&](const jit::Node* node) { return sites.graph->order(node); };
+  std::stable_sort(sites.sites.begin(), sites.sites.end(),
+                   [&](const Site& a, const Site& b) { return order(a.anchor) < order(b.anchor); });
+  std::stable_sort(sites.skipped.begin(), sites.skipped.end(),
+                   [&](const SkippedNode& a, const SkippedNode& b) { return order(a.node) < order(b.node); });
+}
+
+// Why the hooks of a submodule's method cannot be recorded.
+SkippedSite shared_class(const EntryMethod& entry) {
+  const size_t more = entry.class_sharers.size() - 1;
+  return {entry.name(), fmt::format("{} {}{}: what is recorded in its code does not tell which of them the host called",
+                                    entry.class_sharers[0], to_string(SkipReason::kSharesClass),
+                                    more == 0 ? "" : fmt::format(" (and {} more)", more))};
+}
+
+}  // namespace
+
+ModelSites find_sites(const jit::Module& module, const std::vector<std::string>& methods, const HookSpec& spec) {
+  ModelSites model;
+  std::vector<SkippedSite> shared;
+  int64_t unnamed_routers = 0;
+  const auto calls = spec.empty() ? CallsOfModules::kForgotten : CallsOfModules::kKept;
+  for (const auto& entry : entry_methods(module, methods)) {
+    MethodSites sites;
+    sites.graph = std::make_unique<MethodGraph>(entry.module, entry.method, entry.path, calls);
+    find_kinds(sites);
+    for (auto& router : sites.routers) {
+      // A frozen model has lost its paths: the name says that only the order is known.
+      if (router.owner.empty()) router.owner = "order." + std::to_string(unnamed_routers++);
+    }
+    const bool one_of_several = !entry.path.empty() && !entry.class_sharers.empty();
+    if (one_of_several) {
+      if (sites.routers.empty()) continue;
+      shared.push_back(shared_class(entry));
+      if (std::find(methods.begin(), methods.end(), entry.name()) != methods.end()) {
+        throw MethodError(fmt::format("method {} cannot be recorded: {}", entry.name(), shared.back().reason));
+      }
+      continue;
+    }
+    model.methods.push_back(std::move(sites));
+  }
+  if (!spec.empty()) apply_hook_spec(spec, model.methods);
+
+  std::vector<HookPoint>& hooks = model.discovery.hooks;
+  for (MethodSites& sites : model.methods) {
+    list_sites(sites);
+    for (const Site& site : sites.sites) hooks.push_back(site.hook);
+    for (const SkippedNode& skipped : sites.skipped) {
+      model.discovery.skipped.push_back({printed(skipped.node), to_string(skipped.reason)});
+    }
+  }
+  model.discovery.skipped.insert(model.discovery.skipped.end(), shared.begin(), shared.end());
+  for (size_t i = 0; i < hooks.size(); ++i) hooks[i].id = static_cast<int64_t>(i);
+  name_hooks(hooks);
+  size_t next = 0;
+  for (MethodSites& sites : model.methods) {
+    for (Site& site : sites.sites) site.hook = hooks[next++];
+  }
+  return model;
+}
+
+}  // namespace moetap::hooks

@@ -1,0 +1,97 @@
+#include "hooks/graph/in_place_writes.h"
+
+#include <gtest/gtest.h>
+
+#include "tests/hooks/graph/graph_values.h"
+#include "tests/hooks/moe_sources.h"
+
+namespace moetap::hooks::testing {
+namespace {
+
+namespace jit = torch::jit;
+
+class Writes : public ::testing::Test {
+ protected:
+  void read(const std::string& code) {
+    const jit::Module model = compile({.type = "Model", .code = code});
+    graph_ = std::make_unique<MethodGraph>(model, "forward");
+    writes_ = std::make_unique<InPlaceWrites>(*graph_);
+  }
+  jit::Value* value(const std::string& name) const { return value_named(*graph_, name); }
+  std::string ready_after(std::initializer_list<const char*> names) const {
+    std::vector<jit::Value*> values;
+    for (const char* name : names) values.push_back(value(name));
+    const jit::Node* node = writes_->ready_after(values);
+    return node == nullptr ? "nowhere" : node->kind().toQualString();
+  }
+
+  std::unique_ptr<MethodGraph> graph_;
+  std::unique_ptr<InPlaceWrites> writes_;
+};
+
+TEST_F(Writes, AreWaitedForUntilTheValueIsApplied) {
+  read(R"(
+def forward(self, x: Tensor) -> Tensor:
+    values, ids = torch.topk(x, 2, -1)
+    total = values.sum(-1, keepdim=True)
+    scaled = values.view(-1).div_(2.0)
+    out = x * values.sum()
+    applied = values * x[:, :2]
+    later = values.zero_()
+    return out + applied + later
+)");
+  EXPECT_EQ(ready_after({"ids", "values"}), "aten::div_") << "a sum only looks at it, a product applies it";
+  EXPECT_EQ(ready_after({"ids"}), "aten::topk");
+  EXPECT_EQ(ready_after({"values", "out"}), "aten::mul");
+}
+
+TEST_F(Writes, InABranchAreDoneBehindIt) {
+  read(R"(
+def forward(self, x: Tensor, flag: bool) -> Tensor:
+    values = torch.sigmoid(x)
+    if flag:
+        values.mul_(2.0)
+    return values * x
+)");
+  EXPECT_EQ(ready_after({"values"}), "prim::If");
+}
+
+TEST_F(Writes, KnowNoPlaceForValuesOfTwoArms) {
+  read(R"(
+def forward(self, x: Tensor, flag: bool) -> Tensor:
+    if flag:
+        first = torch.sigmoid(x)
+        y = first + 1
+    else:
+        second = torch.relu(x)
+        y = second - 1
+    return y
+)");
+  EXPECT_EQ(ready_after({"first", "second"}), "nowhere");
+  EXPECT_EQ(ready_after({"first", "x"}), "aten::sigmoid");
+}
+
+TEST_F(Writes, MakeACopyOfWhatIsChanged) {
+  read(R"(
+def forward(self, x: Tensor) -> Tensor:
+    logits = torch.sigmoid(x)
+    kept = torch.relu(x)
+    view = logits.view(-1)
+    changed = view.mul_(0.0)
+    last = changed + kept.sum()
+    return last
+)");
+  const jit::Node* until = value("last")->node();
+  EXPECT_EQ(writes_->as_made(nullptr, until), nullptr);
+  EXPECT_EQ(writes_->as_made(value("kept"), until), value("kept"));
+  EXPECT_EQ(writes_->as_made(value("logits"), value("view")->node()), value("logits")) << "not yet changed";
+  jit::Value* logits = value("logits");
+  jit::Value* copy = writes_->as_made(logits, until);
+  ASSERT_NE(copy, logits);
+  EXPECT_EQ(copy->node()->kind(), jit::aten::clone);
+  EXPECT_EQ(copy->node()->input(0), logits);
+  EXPECT_TRUE(copy->node()->isBefore(value("view")->node())) << "the copy is made before the change";
+}
+
+}  // namespace
+}  // namespace moetap::hooks::testing
