@@ -1,4 +1,4 @@
-// Routers that do not give ids and weights [T, K]: their blocks combine in ways of their own.
+// Routers that do not give ids and weights [T, K]: each block combines the experts' outputs in its own way.
 #include <ATen/ATen.h>
 
 #include <limits>
@@ -107,7 +107,7 @@ def forward(self, x: Tensor) -> Tensor:
   return pattern;
 }
 
-// One projection gives the logits of six routed and two shared experts, which are weighed together.
+// One projection gives the logits of six routed and two shared experts; one softmax gives the weights of both.
 RouterPattern d4() {
   RouterPattern pattern{.name = "D4", .scoring = "sigmoid_bias", .recombines = false};
   pattern.source = [] {

@@ -86,7 +86,7 @@ TEST_P(RouterPatterns, ReportWhatTheExpertsGot) {
 INSTANTIATE_TEST_SUITE_P(Discover, RouterPatterns, ::testing::ValuesIn(all_patterns()),
                          [](const auto& info) { return info.param.name; });
 
-// Tests whose expectations hold trivially show nothing: what makes a pattern special must happen in its input.
+// What makes a pattern special must happen for its input; otherwise its test shows nothing.
 TEST(RouterPatternInputs, DropAndSkipTokens) {
   for (const RouterPattern& pattern : block_patterns()) {
     if (pattern.name != "H1" && pattern.name != "H2" && pattern.name != "G2" && pattern.name != "S2") continue;
@@ -159,8 +159,7 @@ def forward(self, x: Tensor) -> Tensor:
   EXPECT_TRUE(at::allclose(report.logits, logits, 2e-6, 1e-6));
 }
 
-// Hash routing has no logits. It may be reported or not; ids that are reported are those that the table or the rule
-// gives.
+// The reported ids are those that the table or the rule gives.
 class HashRouting : public ::testing::TestWithParam<const char*> {};
 
 TEST_P(HashRouting, ReportsTheIdsOfTheRule) {

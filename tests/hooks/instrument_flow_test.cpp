@@ -27,7 +27,8 @@ at::Tensor normalised(const at::Tensor& input) {
   return at::layer_norm(input, {kHidden}).view({-1, kHidden});
 }
 
-// The reported logits are the gate's, and the reported ids and weights make what the block added to its input.
+// The reported logits are the gate's. Experts called by the reported ids and weights give what the block added to its
+// input.
 void expect_explains(const RouterReport& report, const jit::Module& own, const at::Tensor& hidden,
                      const at::Tensor& added) {
   const CanonicalReport found = canonical(report, hidden.size(0));
@@ -39,7 +40,7 @@ void expect_explains(const RouterReport& report, const jit::Module& own, const a
   EXPECT_TRUE(at::allclose(added.reshape({-1, kHidden}), sum, 1e-4, 1e-5));
 }
 
-// Runs model and twin several times; gives what the last run reported.
+// Runs model and twin several times and returns what the last run reported.
 ForwardReport run_both(const jit::Module& model, const jit::Module& twin, const std::vector<at::Tensor>& inputs) {
   ForwardReport last;
   for (int run = 1; run <= 4; ++run) {

@@ -17,7 +17,7 @@ namespace {
 
 namespace jit = torch::jit;
 
-// A2 with the renormalisation in place.
+// Pattern A2, which renormalises the weights in place.
 jit::Module block(uint64_t seed = 7, const Combine& combine = kMaskEachExpert) {
   return compile(block_source(softmax_patterns()[1].route, combine, seed));
 }
@@ -138,7 +138,7 @@ TEST_F(Instrument, DescribesTheHooksThatReport) {
   expect_routing_of(routers[1], block(8), call(block(7), {input_}));
 }
 
-// What is done to an instrumented model after it was made: nothing may lose a report or change a bit.
+// Something that users do to an instrumented model. It must lose no report and change no bit.
 struct Treatment {
   const char* name;
   std::function<jit::Module(jit::Module)> apply;
@@ -159,7 +159,7 @@ TEST_P(TreatedTwin, GoesOnReporting) {
   const jit::Module twin = GetParam().apply(twin_of(model));
   EXPECT_TRUE(is_instrumented(twin));
   EXPECT_EQ(model_description(twin), "{\"who\": \"twin\"}");
-  // Optimised for inference, a model computes in another order: it is compared with the original so treated.
+  // `optimize_for_inference` changes the order of computation: compare with the original after the same treatment.
   const jit::Module plain = GetParam().apply(model.deepcopy());
   for (int run = 1; run <= 4; ++run) {
     const at::Tensor expected = call(plain, {input});
@@ -215,7 +215,7 @@ TEST_F(Instrument, NamesRoutersOfAFrozenModelByOrder) {
   expect_routing_of(routers[1], block(8), call(block(7), {input_}));
 }
 
-// Gradients pass through the reported values as if nobody had looked.
+// Gradients are those of the original, to the last bit.
 TEST_F(Instrument, KeepsGradientsInTraining) {
   auto gradients = [&](const jit::Module& module) {
     std::vector<at::Tensor> parameters, result;
@@ -242,7 +242,7 @@ TEST_F(Instrument, KeepsGradientsInTraining) {
   }
 }
 
-// Layers of one class type: each site reports under its own id, whose name is from the call site.
+// Layers of one class type: each call site reports under an id and a name of its own.
 TEST_F(Instrument, TellsLayersOfOneTypeApart) {
   const jit::Module first = block(7), second = another_of(first, 30), third = another_of(first, 40);
   ASSERT_EQ(first.type(), second.type());
@@ -286,7 +286,7 @@ def forward(self, x: Tensor) -> Tensor:
   }
 }
 
-// A method that another calls is no entry: its router is reported once.
+// A method that another method calls has no hooks of its own: its router is reported once.
 TEST_F(Instrument, ReportsTheMethodsThatAHostCalls) {
   const jit::Module model =
       compile({.type = "Model", .modules = {{"first", block(7)}, {"second", block(8)}}, .code = R"(
@@ -319,7 +319,7 @@ def encode(self, x: Tensor) -> Tensor:
   expect_routing_of(forwards[1].routers[0], block(8), input_);
 }
 
-// Nothing that a forward takes changes from call to call: each is a forward of its own all the same.
+// The arguments are the same in each call, and still each call is a forward of its own.
 TEST_F(Instrument, TellsForwardsWithoutTensorArgumentsApart) {
   jit::Module model = compile({.type = "Model", .modules = {{"block", block(7)}}, .code = R"(
 def forward(self, inputs: List[Tensor]) -> Tensor:
@@ -340,7 +340,7 @@ def forward(self, inputs: List[Tensor]) -> Tensor:
   }
 }
 
-// A model without routers still begins and ends: its host sees an empty forward.
+// A model without routers still begins and ends its forwards: they are recorded as empty.
 TEST_F(Instrument, KeepsAModelWithoutRouters) {
   const jit::Module model =
       compile({.type = "Model", .parameters = {{"weight", random_tensor({kHidden, kHidden}, 3)}}, .code = R"(

@@ -49,7 +49,7 @@ def forward(self, x: Tensor) -> Tensor:
     return torch.gather(ids, -1, torch.multinomial(torch.softmax(values, -1), 1))
 )"),
                  input});
-  // The picked word is embedded for the next step: ids choose rows of a parameter, and nothing is weighed.
+  // The picked word is embedded for the next step: ids choose rows of a parameter, and there are no weights.
   all.push_back({"greedy_decoding", true,
                  with_projection(kVocabulary, R"(
 def forward(self, x: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ inline constexpr int64_t kTopK = 2;
 /// A module to compile from TorchScript text. `code` holds its methods, not indented; it may call `torch.*`, `fork` and
 /// `moetap.log`, and name the types `float32` and `boolean`.
 struct ModuleSource {
-  std::string type;  // modules of one type name are still types of their own, unless they are made by `another_of`
+  std::string type;  // modules of one type name still have different types, unless they are made by `another_of`
   std::vector<std::pair<std::string, at::Tensor>> parameters = {};
   std::vector<std::pair<std::string, at::Tensor>> buffers = {};
   std::vector<std::pair<std::string, int64_t>> integers = {};
@@ -77,11 +77,10 @@ struct CanonicalReport {
   at::Tensor weights;  // [T, K]; undefined: not reported
 };
 
-/// Reads a report as hooks/operator_schemas.h says.
+/// Reads a report as hooks/points/operator_schemas.h says.
 CanonicalReport canonical(const RouterReport& report, int64_t num_tokens);
 
-/// What the experts of `expert_weights` give for hidden [T, kHidden]: each token's experts called one by one, weighed
-/// and summed.
+/// The weighted sum of the experts' outputs for hidden [T, kHidden], each token's experts called one by one.
 at::Tensor recombined(const at::Tensor& hidden, const at::Tensor& experts, const at::Tensor& ids,
                       const at::Tensor& weights);
 
@@ -89,7 +88,7 @@ at::Tensor recombined(const at::Tensor& hidden, const at::Tensor& experts, const
 at::Tensor call(const torch::jit::Module& module, const std::vector<at::Tensor>& inputs,
                 const std::string& method = "forward");
 
-/// What a text describes a model with in tests.
+/// A model description for tests that do not read it.
 std::string describe_nothing();
 
 }  // namespace moetap::hooks::testing

@@ -1,5 +1,5 @@
-// An implementation of the operators of hooks/operator_schemas.h that keeps what it is given. It stands in for the
-// plugin, so that the rewriting is tested alone.
+// An implementation of the operators of hooks/points/operator_schemas.h that keeps what it is given. It stands in for
+// the plugin, so that the rewriting is tested alone.
 #include "recorded_operators.h"
 
 #include <ATen/ATen.h>
@@ -23,7 +23,7 @@ at::Tensor kept(const std::optional<at::Tensor>& tensor) {
   return tensor.has_value() && tensor->defined() ? tensor->detach().clone() : at::Tensor();
 }
 
-// A handle shows the place of its forward, or -1 where nobody records.
+// A handle holds the place of its forward in `reports`, or -1 if nobody records.
 at::Tensor begin(std::string_view description, std::string_view method,
                  const c10::List<std::optional<at::Tensor>>& arguments) {
   const std::scoped_lock lock(mutex);

@@ -9,8 +9,7 @@
 
 namespace moetap::hooks::testing {
 
-/// One call of `moetap::router`. Tensors are copies made at the call: what the model does to its own later does not
-/// show.
+/// One call of `moetap::router`. Tensors are copies from the time of the call: later changes by the model do not show.
 struct RouterReport {
   int64_t hook = -1;
   at::Tensor logits;  // undefined: not reported

@@ -8,7 +8,7 @@ namespace moetap::hooks::testing {
 
 namespace {
 
-// Picked from biased scores, weighed by the scores themselves, renormalised and scaled.
+// Ids are picked from biased scores. Weights are the scores without bias, renormalised and scaled.
 ExpectedRouting picked_from_biased(const at::Tensor& logits, const at::Tensor& scores, const at::Tensor& biased,
                                    double scale) {
   const at::Tensor ids = std::get<1>(biased.topk(kTopK, -1));
@@ -123,7 +123,7 @@ def route(self, h: Tensor) -> Tuple[Tensor, Tensor]:
                       bias, [](const auto& h, const auto& gate, const auto& correction_bias) {
                         const at::Tensor logits = at::linear(h, gate), scores = logits.sigmoid();
                         const at::Tensor grouped = (scores + correction_bias).view({-1, 2, 3});
-                        // Of two groups the one whose two best scores sum up to less goes.
+                        // Of two groups, the one whose two best scores have the smaller sum is left out.
                         const at::Tensor worse = (grouped.sum(-1) - grouped.amin(-1)).argmin(-1);
                         const at::Tensor out = at::one_hot(worse, 2).to(at::kBool).unsqueeze(-1);
                         const at::Tensor limited =

@@ -120,7 +120,7 @@ def route(self, h: Tensor) -> Tuple[Tensor, Tensor]:
                       [](const auto& h, const auto& gate, const auto&) {
                         const at::Tensor logits = at::linear(h, gate);
                         const at::Tensor grouped = logits.softmax(-1).view({-1, 3, 2});
-                        // Two of three groups stay: the one with the smallest maximum goes.
+                        // Of three groups, the one with the smallest maximum is left out.
                         const at::Tensor worst = grouped.amax(-1).argmin(-1);
                         const at::Tensor limited =
                             grouped.masked_fill(at::one_hot(worst, 3).to(at::kBool).unsqueeze(-1), 0.).flatten(1);

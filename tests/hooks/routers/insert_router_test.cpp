@@ -73,7 +73,7 @@ def forward(self, x: Tensor) -> Tensor:
   EXPECT_EQ(graph_->constant(node->input(7))->toStringRef(), "slots");
 }
 
-// Tensors that lie otherwise than the operator is told are turned for it alone.
+// Tensors with the experts on another axis than the operator is told are permuted for the operator only.
 TEST_F(InsertRouter, TurnsAxesAndAddsSlots) {
   read(R"(
 def forward(self, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-// Values that a projection is followed to: hooks/routers/router_combine.cpp.
+// The transfer functions in hooks/routers/router_combine.cpp.
 #include "tests/hooks/routers/followed_projection.h"
 
 namespace moetap::hooks::testing {

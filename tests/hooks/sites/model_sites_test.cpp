@@ -59,7 +59,7 @@ TEST(ModelSites, ListWhatWasSkipped) {
   EXPECT_EQ(found.discovery.skipped[0].reason, to_string(SkipReason::kHasNoProjection));
 }
 
-// The spec adds behind what discovery found; ids and lists stay in order of execution.
+// A router that a spec adds gets its place in the order of execution, and so does what the spec skips.
 TEST(ModelSites, KeepTheOrderOfWhatASpecAdds) {
   HookSpecEntry skip, named;
   skip.module = named.module = "first";

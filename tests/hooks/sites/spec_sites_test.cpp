@@ -1,4 +1,4 @@
-// Hook specs by hand: what they add to discovery, change and leave out, and what they say when they do not fit.
+// What hook specs add to discovery, change and leave out, and their errors when they do not fit.
 #include "hooks/sites/spec_sites.h"
 
 #include <ATen/ATen.h>
@@ -174,7 +174,7 @@ TEST(SpecSites, RecordsADenseMixture) {
   EXPECT_TRUE(at::allclose(report.weights, weights, 2e-6, 1e-6));
 }
 
-// The router that discovery finds is left out and named again: both see the same.
+// The router that discovery finds is left out and then named by hand: both report the same.
 TEST(SpecSites, NamesValuesBySubmodulesOperatorsAndVariables) {
   const jit::Module block = block_of_submodules();
   const jit::Module model = stacked({block});
@@ -422,7 +422,7 @@ def encode(self, x: Tensor) -> Tensor:
   EXPECT_EQ(one.hooks[0].method, "encode");
 }
 
-// The graph of a method that keeps its calls is simplified in another way: discovery finds the same in it.
+// With a spec, graphs keep their calls and are simplified by other passes. Discovery finds the same in them.
 class KeptCalls : public ::testing::TestWithParam<RouterPattern> {};
 
 TEST_P(KeptCalls, ChangeNothingElse) {
