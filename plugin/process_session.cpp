@@ -14,6 +14,7 @@
 #include "plugin/process/fork_local.h"
 #include "plugin/process/notices.h"
 #include "plugin/process/process_rank.h"
+#include "plugin/records/model_description_json.h"
 #include "plugin/run/run_files.h"
 #include "plugin/run/run_paths.h"
 #include "plugin/run/run_state.h"

@@ -10,6 +10,7 @@
 #include "hooks/instrument.h"
 #include "hooks/points/no_router.h"
 #include "plugin/records/hook_spec_json.h"
+#include "plugin/records/model_description_json.h"
 #include "plugin/run/run_files.h"
 #include "plugin/session/model_registry.h"
 #include "plugin/session/recording.h"

@@ -27,35 +27,7 @@ void check_plane(const char* name, const at::Tensor& tensor, int64_t num_tokens,
               ", got ", tensor.device());
 }
 
-/// Sum over the rows of the word at `offset` of each.
-int64_t sum_over_rows(const RouterSums& sums, int64_t offset) {
-  if (!sums.defined()) return 0;
-  TORCH_CHECK(sums.words.is_cpu(), "router sums must be on the host to be read, got ", sums.words.device());
-  const int64_t* words = sums.words.const_data_ptr<int64_t>();
-  int64_t total = 0;
-  for (int64_t row = 0; row < sums.num_rows; ++row) total += words[row * sums.layout().row_words() + offset];
-  return total;
-}
-
 }  // namespace
-
-int64_t RouterSums::tokens() const {
-  return counter(kTokens);
-}
-
-int64_t RouterSums::tokens(int64_t row) const {
-  TORCH_CHECK(row >= 0 && row < num_rows, "router sums: row must be in [0, ", num_rows, "), got ", row);
-  TORCH_CHECK(words.is_cpu(), "router sums must be on the host to be read, got ", words.device());
-  return words.const_data_ptr<int64_t>()[row * layout().row_words() + RouterSumsLayout::counter(kTokens)];
-}
-
-int64_t RouterSums::counter(RowCounter which) const {
-  return sum_over_rows(*this, RouterSumsLayout::counter(which));
-}
-
-int64_t RouterSums::out_of_range(RowScalarSum which) const {
-  return sum_over_rows(*this, RouterSumsLayout::scalar_sum(which) + kTermsOutOfRange);
-}
 
 void check_call(const RouterCall& call) {
   TORCH_CHECK(call.selected.defined() && call.selected.dim() == 2,

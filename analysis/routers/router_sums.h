@@ -5,36 +5,9 @@
 #include <cstdint>
 
 #include "analysis/routers/router_call.h"
-#include "analysis/routers/router_sums_layout.h"
+#include "analysis/routers/router_sums_values.h"
 
 namespace moetap::analysis {
-
-/// The sums of one router over the tokens of `num_rows` samples. Everything that is reported about a router is computed
-/// from them (`finalize`). Adding is exact in any order and grouping: see Note [Exact sums] and Note [Layout of router
-/// sums].
-///
-/// A value type: copies share `words`, the functions below give fresh tensors. Default-constructed: nothing observed
-/// yet.
-struct RouterSums {
-  int64_t num_experts = 0;
-  int64_t top_k = 0;
-  int64_t num_rows = 0;
-  bool has_pairs = false;  // the table of pairs is there (never for top_k == 1, nor in a selected row)
-  // int64 [layout().words(), without the pairs if !has_pairs], contiguous; undefined: nothing observed
-  at::Tensor words = {};
-
-  int64_t pending_terms = 0;  // terms added since `normalize`, at most; see Note [Exact sums] for what limbs can hold
-
-  bool defined() const { return words.defined(); }
-  RouterSumsLayout layout() const { return {num_experts, top_k, num_rows}; }
-
-  /// Tokens of a row, or of all rows. The sums must lie on the host.
-  int64_t tokens(int64_t row) const;
-  int64_t tokens() const;
-  /// A counter, summed over the rows; of a scalar sum the terms that were out of range. The sums must lie on the host.
-  int64_t counter(RowCounter which) const;
-  int64_t out_of_range(RowScalarSum which) const;
-};
 
 /// Sums of nothing, ready to be added to. One allocation on `device`, current stream, does not block.
 RouterSums empty_router_sums(int64_t num_experts, int64_t top_k, int64_t num_rows, at::Device device = at::kCPU);

@@ -5,15 +5,9 @@
 #include <cstdint>
 
 #include "analysis/routers/router_call.h"
+#include "analysis/routers/router_sums_values.h"
 
 namespace moetap::analysis {
-
-/// Tokens whose first slot is expert i in one MoE layer and expert j in the next of its component. Merging is exact.
-struct TransitionSums {
-  int64_t num_experts_from = 0;
-  int64_t num_experts_to = 0;
-  at::Tensor counts;  // int64 [num_experts_from, num_experts_to]; undefined: nothing observed
-};
 
 /// Counts the pairs of `first_slot` of two layers over the same tokens: int64 [num_tokens] on one device; a token that
 /// is masked (row -1) or has no first slot in either layer is left out. On the CPU computed before the return;

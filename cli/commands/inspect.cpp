@@ -9,7 +9,7 @@
 #include "cli/inputs/model_file.h"
 #include "cli/terminal/command_error.h"
 #include "hooks/instrument.h"
-#include "plugin/records/model_description.h"
+#include "plugin/records/model_description_json.h"
 
 namespace moetap::cli {
 namespace {

@@ -8,6 +8,7 @@
 #include <stdexcept>
 
 #include "cli/terminal/command_error.h"
+#include "plugin/records/config_keys.h"
 
 namespace moetap::cli {
 namespace {

@@ -15,7 +15,7 @@
 #include "hooks/graph/entry_methods.h"
 #include "hooks/points/no_router.h"
 #include "plugin/records/hook_spec_json.h"
-#include "plugin/records/model_description.h"
+#include "plugin/records/model_description_json.h"
 
 namespace moetap::cli {
 namespace {

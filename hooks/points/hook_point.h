@@ -9,7 +9,9 @@ namespace moetap::hooks {
 
 enum class HookKind { kRouter, kAttention };
 
-const char* to_string(HookKind kind);  // "router", "attention"
+inline const char* to_string(HookKind kind) {
+  return kind == HookKind::kRouter ? "router" : "attention";
+}
 
 /// A call site of the inlined graph of a method, at which the model reports. Plain data: safe to copy and share.
 struct HookPoint {

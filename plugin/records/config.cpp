@@ -8,6 +8,7 @@
 
 #include "plugin/formats/json_text.h"
 #include "plugin/formats/whole_file.h"
+#include "plugin/records/config_keys.h"
 #include "plugin/records/hook_spec_json.h"
 
 namespace moetap::plugin {

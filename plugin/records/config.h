@@ -1,11 +1,11 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <string_view>
-#include <vector>
+
+#include "plugin/records/export.h"
 
 namespace moetap::plugin {
 
@@ -16,9 +16,9 @@ enum class LogForwards { kMerged, kLast };
 enum class Unlabelled { kNew, kFollow };
 enum class OnOverflow { kBlock, kDrop };
 
-/// How a session records. The keys, their defaults and what they mean stand in `config_keys()`; a member is named as
-/// its key.
-struct Config {
+/// How a session records. A member is named as its key in a configuration file; `moetap run --help` says what each
+/// means.
+struct MOETAP_API Config {
   std::string output_dir;
   std::string task = "log_metrics";
   std::string method = "forward";
@@ -66,27 +66,5 @@ struct Config {
   /// a hook spec that cannot be read.
   void check() const;
 };
-
-enum class ConfigType { kText, kChoice, kFlag, kCount, kHookSpec };
-
-/// One key of the configuration. The program's option is the same name with dashes.
-struct ConfigKey {
-  std::string_view name;
-  ConfigType type;
-  std::vector<std::string_view> choices;  // of a kChoice
-  std::string_view doc;                   // one sentence
-  std::string_view alias;                 // another name for the key; empty: none
-  std::function<nlohmann::json(const Config&)> get;
-  std::function<void(Config&, const nlohmann::json&)> put;  // the value has been checked
-};
-
-/// The catalogue: every key once, in the order in which it is documented. The default is the member's in `Config{}`.
-const std::vector<ConfigKey>& config_keys();
-
-/// The key of this name or alias; nullptr if there is none.
-const ConfigKey* find_config_key(std::string_view name);
-
-/// "text", "one of none, topk, full", "true or false", ...
-std::string describe_type(const ConfigKey& key);
 
 }  // namespace moetap::plugin

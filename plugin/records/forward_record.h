@@ -10,8 +10,7 @@
 #include <variant>
 #include <vector>
 
-#include "analysis/routers/router_sums.h"
-#include "analysis/routers/transition_sums.h"
+#include "analysis/routers/router_sums_values.h"
 #include "plugin/records/model_description.h"
 
 namespace moetap::plugin {

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "plugin/formats/atomic_file.h"
+#include "plugin/records/model_description_json.h"
 #include "plugin/results/json_keys.h"
 
 namespace moetap::plugin {

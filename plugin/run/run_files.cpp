@@ -15,6 +15,7 @@
 #include "plugin/journal/run_journal.h"
 #include "plugin/process/error_text.h"
 #include "plugin/process/process_rank.h"
+#include "plugin/records/config_keys.h"
 #include "plugin/results/samples_file.h"
 #include "plugin/run/run_outputs.h"
 #include "plugin/run/run_paths.h"

@@ -5,6 +5,7 @@
 #include <optional>
 #include <stdexcept>
 
+#include "plugin/records/model_description_json.h"
 #include "plugin/results/json_keys.h"
 #include "plugin/run/run_state.h"
 

@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include "plugin/journal/logged_forward.h"
+#include "plugin/records/model_description_json.h"
 #include "plugin/results/json_keys.h"
 
 namespace moetap::plugin {

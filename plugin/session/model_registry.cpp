@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "plugin/process/fork_local.h"
+#include "plugin/records/model_description_json.h"
 #include "plugin/session/recording.h"
 
 namespace moetap::plugin {

@@ -6,6 +6,8 @@
 #include <atomic>
 #include <thread>
 
+#include "analysis/routers/router_sums.h"
+#include "analysis/routers/transition_sums.h"
 #include "plugin/operators.h"
 #include "plugin/session/forward_recorder.h"
 #include "tests/plugin/support/recorded_run.h"

@@ -5,6 +5,8 @@
 #include <fstream>
 #include <set>
 
+#include "plugin/records/config_keys.h"
+
 namespace moetap::plugin {
 namespace {
 

@@ -10,6 +10,8 @@
 #include <set>
 
 #include "analysis/routers/router_metrics.h"
+#include "analysis/routers/router_sums.h"
+#include "analysis/routers/transition_sums.h"
 #include "plugin/formats/frame_log.h"
 #include "plugin/formats/safetensors.h"
 #include "plugin/journal/run_journal.h"

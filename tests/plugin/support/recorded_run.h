@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "plugin/records/model_description_json.h"
 #include "plugin/records/record_sink.h"
 #include "plugin/session/model_registry.h"
 #include "plugin/session/recording.h"

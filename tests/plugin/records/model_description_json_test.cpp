@@ -1,4 +1,4 @@
-#include "plugin/records/model_description.h"
+#include "plugin/records/model_description_json.h"
 
 #include <gtest/gtest.h>
 #include <torch/csrc/jit/api/module.h>

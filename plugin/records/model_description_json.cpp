@@ -1,4 +1,4 @@
-#include "plugin/records/model_description.h"
+#include "plugin/records/model_description_json.h"
 
 #include <ATen/ATen.h>
 #include <c10/util/hash.h>
