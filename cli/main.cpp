@@ -1,11 +1,15 @@
+#include <unistd.h>
+
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <array>
 #include <cstdio>
+#include <cstdlib>
 #include <string>
 
 #include "cli/commands/commands.h"
 #include "cli/terminal/command_error.h"
+#include "plugin/operators.h"
 
 namespace {
 
@@ -60,8 +64,28 @@ int run_program(int argc, char** argv) {
   return moetap::cli::kExitUsage;
 }
 
+/// A libmoetap.so that was preloaded into this program serves the operators in the place of the program's own code, and
+/// would record nothing for it. Starts the program anew without it: loading took it out of LD_PRELOAD. True: it could.
+bool restart_without_library(char** argv) {
+  constexpr const char* kRestarted = "MOETAP_PROGRAM_RESTARTED";
+  const bool restarted = std::getenv(kRestarted) != nullptr;
+  ::unsetenv(kRestarted);
+  if (moetap::plugin::operator_owner() != moetap::plugin::OperatorOwner::kAnotherCopy) {
+    return true;
+  }
+  if (!restarted) {
+    ::setenv(kRestarted, "1", /*overwrite=*/1);
+    ::execv("/proc/self/exe", argv);
+  }
+  return false;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
+  if (!restart_without_library(argv)) {
+    return report("libmoetap.so is loaded into this program, which needs none: start it without (LD_PRELOAD)",
+                  moetap::cli::kExitFailed);
+  }
   return run_program(argc, argv);
 }

@@ -9,6 +9,9 @@ set(CMAKE_CXX_STANDARD 20)
 set(CMAKE_CXX_STANDARD_REQUIRED ON)
 set(CMAKE_CXX_EXTENSIONS OFF)
 set(CMAKE_POSITION_INDEPENDENT_CODE ON)
+# Hosts see what is marked MOETAP_API (plugin/records/export.h) and nothing else.
+set(CMAKE_CXX_VISIBILITY_PRESET hidden)
+set(CMAKE_VISIBILITY_INLINES_HIDDEN ON)
 set(CMAKE_EXPORT_COMPILE_COMMANDS ON)
 set(CMAKE_RUNTIME_OUTPUT_DIRECTORY "${PROJECT_BINARY_DIR}/bin")
 set(CMAKE_LIBRARY_OUTPUT_DIRECTORY "${PROJECT_BINARY_DIR}/lib")
@@ -61,9 +64,8 @@ endfunction()
 # moetap_configure_target(TARGET): options, include path, LibTorch and precompiled header of one of our targets. Call it
 # once for each target, after add_library or add_executable.
 function(moetap_configure_target target)
-  target_include_directories(${target} PUBLIC
-    $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}> $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}/moetap>)
-  target_link_libraries(${target} PRIVATE $<BUILD_INTERFACE:moetap_build_options>)
+  target_include_directories(${target} PUBLIC "${PROJECT_SOURCE_DIR}")
+  target_link_libraries(${target} PRIVATE moetap_build_options)
   # GCC 12 reports overflows in its own std::string where it inlines appends at -O3 (GCC bug 105651 and others like it).
   if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 13)
     target_compile_options(${target} PRIVATE -Wno-restrict -Wno-stringop-overflow)
@@ -72,9 +74,15 @@ function(moetap_configure_target target)
       target_compile_options(${target} PRIVATE -Wno-maybe-uninitialized)
     endif()
   endif()
-  # Not in the installed interface: there moetap-config.cmake adds the LibTorch of its user.
-  target_link_libraries(${target} PUBLIC $<BUILD_INTERFACE:moetap::libtorch>)
+  target_link_libraries(${target} PUBLIC moetap::libtorch)
   if(MOETAP_PRECOMPILED_HEADER)
     target_precompile_headers(${target} REUSE_FROM moetap_pch)
   endif()
+endfunction()
+
+# moetap_configure_library(TARGET): a shared library exports what is marked, and nothing of the headers that it includes.
+function(moetap_configure_library target)
+  set(script "${PROJECT_SOURCE_DIR}/cmake/exported_symbols.map")
+  target_link_options(${target} PRIVATE "LINKER:--version-script=${script}")
+  set_property(TARGET ${target} APPEND PROPERTY LINK_DEPENDS "${script}")
 endfunction()

@@ -67,6 +67,7 @@ function(moetap_add_cuda_library name)
   endforeach()
   add_library(${name} SHARED ${objects})
   set_target_properties(${name} PROPERTIES LINKER_LANGUAGE CXX BUILD_RPATH "${MOETAP_TORCH_LIB_DIR};${cuda_of_torch}/lib")
+  moetap_configure_library(${name})
   target_link_libraries(${name} PRIVATE ${library_LIBRARIES} "${MOETAP_TORCH_LIB_DIR}/libtorch_cpu.so"
     "${MOETAP_TORCH_LIB_DIR}/libc10.so" "${MOETAP_TORCH_LIB_DIR}/libc10_cuda.so" "${MOETAP_CUDART}")
 endfunction()

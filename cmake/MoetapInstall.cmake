@@ -1,14 +1,28 @@
 # `cmake --install` gives the program, the library, its headers and a package: find_package(moetap), moetap::plugin.
 include(CMakePackageConfigHelpers)
 
+# What plugin/session.h includes, directly or not. tests/build/test_install.py compares the two.
+set(MOETAP_PUBLIC_HEADERS
+  analysis/routers/router_sums_layout.h
+  analysis/routers/router_sums_values.h
+  hooks/points/hook_point.h
+  plugin/records/config.h
+  plugin/records/counters.h
+  plugin/records/export.h
+  plugin/records/forward_record.h
+  plugin/records/model_description.h
+  plugin/records/record_sink.h
+  plugin/session.h
+  plugin/session/forward_label.h)
+
 function(moetap_install)
   set(package_dir "${CMAKE_INSTALL_LIBDIR}/cmake/moetap")
   if(TARGET moetap_plugin)
     set_target_properties(moetap_plugin PROPERTIES EXPORT_NAME plugin)
     install(TARGETS moetap_plugin EXPORT moetap_targets LIBRARY DESTINATION "${CMAKE_INSTALL_LIBDIR}")
-    foreach(folder analysis hooks plugin)
-      install(DIRECTORY "${PROJECT_SOURCE_DIR}/${folder}/" DESTINATION "${CMAKE_INSTALL_INCLUDEDIR}/moetap/${folder}"
-              FILES_MATCHING PATTERN "*.h" PATTERN "moetap.h" EXCLUDE)
+    foreach(header ${MOETAP_PUBLIC_HEADERS})
+      cmake_path(GET header PARENT_PATH folder)
+      install(FILES "${PROJECT_SOURCE_DIR}/${header}" DESTINATION "${CMAKE_INSTALL_INCLUDEDIR}/moetap/${folder}")
     endforeach()
     # For hosts in C, beside the folders of the C++ headers: #include <moetap.h>.
     install(FILES "${PROJECT_SOURCE_DIR}/plugin/moetap.h" DESTINATION "${CMAKE_INSTALL_INCLUDEDIR}/moetap")

@@ -19,8 +19,9 @@ function(moetap_find_torch_dir out)
     set(${out} "${TORCH_INSTALL_PREFIX}" PARENT_SCOPE)
     return()
   endif()
-  find_path(torch_package TorchConfig.cmake HINTS "${Torch_DIR}" "$ENV{Torch_DIR}"
-            PATH_SUFFIXES share/cmake/Torch Torch NO_CACHE)
+  string(REPLACE ":" ";" prefixes "$ENV{CMAKE_PREFIX_PATH}")
+  find_path(torch_package TorchConfig.cmake PATHS "${Torch_DIR}" "$ENV{Torch_DIR}" ${CMAKE_PREFIX_PATH} ${prefixes}
+            PATH_SUFFIXES share/cmake/Torch Torch NO_DEFAULT_PATH NO_CACHE)
   if(torch_package)
     cmake_path(SET folder NORMALIZE "${torch_package}/../../..")
     string(REGEX REPLACE "/$" "" folder "${folder}")

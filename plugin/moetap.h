@@ -18,6 +18,9 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
+#ifdef __GNUC__
+#pragma GCC visibility push(default) /* what the library exports */
+#endif
 
 /* Version of this header. A library with a larger number serves it too. */
 #define MOETAP_ABI_VERSION 1
@@ -72,6 +75,9 @@ int moetap_get_counters(moetap_session* session, moetap_counters* counters);
  * not closed is completed when the process exits. */
 int moetap_close(moetap_session* session);
 
+#ifdef __GNUC__
+#pragma GCC visibility pop
+#endif
 #ifdef __cplusplus
 }
 #endif

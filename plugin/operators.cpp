@@ -10,6 +10,7 @@
 #include <cstdio>
 #include <memory>
 
+#include "analysis/devices/own_file.h"
 #include "hooks/points/operator_schemas.h"
 #include "plugin/process/error_text.h"
 #include "plugin/process/libtorch_version.h"
@@ -140,6 +141,8 @@ torch::CppFunction for_all(Kernel&& kernel) {
   return torch::dispatch(c10::DispatchKey::CompositeImplicitAutograd, std::forward<Kernel>(kernel));
 }
 
+OperatorOwner owner = OperatorOwner::kNobody;
+
 std::unique_ptr<torch::Library> register_operators() {
   constexpr const char* kNamespace = "moetap";
   if (const auto mismatch = libtorch_mismatch()) {
@@ -147,7 +150,11 @@ std::unique_ptr<torch::Library> register_operators() {
     return nullptr;
   }
   if (c10::Dispatcher::singleton().findSchema({"moetap::begin", ""})) {
-    std::fprintf(stderr, "moetap: the library is loaded already, perhaps from another path; this copy stays idle\n");
+    owner = OperatorOwner::kAnotherCopy;
+    // The program starts anew without the other copy: see cli/main.cpp.
+    if (!analysis::is_in_program()) {
+      std::fprintf(stderr, "moetap: the library is loaded already, perhaps from another path; this copy stays idle\n");
+    }
     return nullptr;
   }
   auto library = std::make_unique<torch::Library>(torch::Library::DEF, kNamespace, std::nullopt, __FILE__, __LINE__);
@@ -168,6 +175,7 @@ std::unique_ptr<torch::Library> register_operators() {
     const std::string name(schema, std::string_view(schema).find('('));
     library->impl(name.c_str(), for_all(torch::CppFunction::makeFromBoxedFunction<&log_outside_a_forward>()));
   }
+  owner = OperatorOwner::kThisCopy;
   return library;
 }
 
@@ -175,4 +183,9 @@ std::unique_ptr<torch::Library> register_operators() {
 const std::unique_ptr<torch::Library> registered = register_operators();
 
 }  // namespace
+
+OperatorOwner operator_owner() {
+  return owner;
+}
+
 }  // namespace moetap::plugin

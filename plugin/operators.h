@@ -11,4 +11,12 @@ namespace moetap::plugin {
 /// else to that of the process; null: nobody records them. Throws only if the process's session is strict.
 std::shared_ptr<ModelBinding> find_binding(std::string_view description);
 
+/// Which code the operators moetap::* of the process belong to.
+enum class OperatorOwner {
+  kThisCopy,
+  kAnotherCopy,  // the library was loaded before, from another file; this copy stays idle
+  kNobody,       // the LibTorch of the process does not fit
+};
+OperatorOwner operator_owner();
+
 }  // namespace moetap::plugin

@@ -11,6 +11,7 @@
 
 #include "plugin/records/config.h"
 #include "plugin/records/counters.h"
+#include "plugin/records/export.h"
 #include "plugin/records/forward_record.h"
 #include "plugin/records/model_description.h"
 #include "plugin/records/record_sink.h"
@@ -42,7 +43,7 @@ struct AttachOptions {
 /// the forwards end.
 ///
 /// All functions are thread-safe. In a child process after `fork` a session records nothing and closes nothing.
-class Session {
+class MOETAP_API Session {
  public:
   /// Opens the run directory and starts the writer thread. Throws std::invalid_argument for a config that cannot be,
   /// and std::runtime_error if the directory cannot be created or written.

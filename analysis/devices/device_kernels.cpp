@@ -8,6 +8,8 @@
 #include <filesystem>
 #include <mutex>
 
+#include "analysis/devices/own_file.h"
+
 namespace moetap::analysis {
 namespace {
 
@@ -27,20 +29,14 @@ Registry& registry() {
   return *registry;
 }
 
-/// Where the code that asks lies: in libmoetap.so, or in a program that has it linked in (tests, beside lib/).
-std::filesystem::path own_folder() {
-  Dl_info own{};
-  if (::dladdr(reinterpret_cast<const void*>(&own_folder), &own) == 0) return {};
-  std::error_code error;
-  const auto file = std::filesystem::canonical(own.dli_fname, error);
-  return error ? std::filesystem::path() : file.parent_path();
-}
-
 void load_cuda_kernels() {
   Registry& all = registry();
   std::string errors;
-  const auto folder = own_folder();
-  for (const auto& candidate : {folder / kCudaLibrary, folder.parent_path() / "lib" / kCudaLibrary}) {
+  const auto folder = own_file().parent_path();
+  // Beside libmoetap.so; for a program that has the code linked in, where the libraries of the build tree or of the
+  // installation lie.
+  for (const auto& candidate : {folder / kCudaLibrary, folder.parent_path() / "lib" / kCudaLibrary,
+                                folder / MOETAP_LIBRARIES_FROM_PROGRAMS / kCudaLibrary}) {
     if (!std::filesystem::exists(candidate)) continue;
     void* library = ::dlopen(candidate.c_str(), RTLD_NOW | RTLD_LOCAL);
     void* factory = library == nullptr ? nullptr : ::dlsym(library, kCudaFactory);

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "plugin/records/counters.h"
+#include "plugin/records/export.h"
 #include "plugin/records/forward_record.h"
 
 namespace moetap::plugin {
@@ -34,7 +35,7 @@ struct ResumedRun {
 /// One record cannot be written, and the sink can take the next: a frame that is too large, a value that the format has
 /// no place for. `what()` is one line that says what was wrong with the record. A sink throws it before it has changed
 /// anything.
-class RecordError : public std::runtime_error {
+class MOETAP_API RecordError : public std::runtime_error {
  public:
   using std::runtime_error::runtime_error;
 };
@@ -48,7 +49,7 @@ class RecordError : public std::runtime_error {
 /// - Each function throws any other std::exception (as a rule std::runtime_error), with one line that says which file,
 ///   what was wrong and what to do, where nothing more can be written. After the first the session reports it once,
 ///   writes no more records, and still calls `close`; what was written stays readable.
-class RecordSink {
+class MOETAP_API RecordSink {
  public:
   virtual ~RecordSink() = default;
 

@@ -13,17 +13,9 @@ from installed_package import ROOT, build_project, run
 
 sys.path.insert(0, str(ROOT / "tests" / "cli"))
 
-from moe_model import MoeModel, moe_inputs  # noqa: E402
+from moe_model import moe_inputs
 
 NUM_SAMPLES = 2000
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("model") / "moe.pt"
-    torch.manual_seed(0)
-    torch.jit.script(MoeModel()).save(path)
-    return path
 
 
 def test_the_session_host_records_a_model(prefix, model, tmp_path):
