@@ -10,6 +10,7 @@
 #include "cli/commands/commands.h"
 #include "cli/terminal/command_error.h"
 #include "plugin/operators.h"
+#include "plugin/process/error_text.h"
 
 namespace {
 
@@ -58,7 +59,7 @@ int run_program(int argc, char** argv) {
     } catch (const CommandError& error) {
       return report(command.app->get_name() + ": " + error.what(), error.exit_status());
     } catch (const std::exception& error) {
-      return report(command.app->get_name() + ": " + moetap::cli::useful_line(error), moetap::cli::kExitFailed);
+      return report(command.app->get_name() + ": " + moetap::plugin::one_line(error), moetap::cli::kExitFailed);
     }
   }
   return moetap::cli::kExitUsage;

@@ -9,6 +9,7 @@
 #include "cli/commands/commands.h"
 #include "cli/inputs/model_file.h"
 #include "cli/terminal/command_error.h"
+#include "plugin/process/error_text.h"
 
 namespace moetap::cli {
 namespace {
@@ -31,8 +32,8 @@ void save(const torch::jit::Module& module, const std::string& output) {
     fs::rename(temporary, output);
   } catch (const std::exception& error) {
     fs::remove(temporary, ignored);
-    throw CommandError(
-        fmt::format("{}: cannot be written ({}); check the folder and the free space", output, useful_line(error)));
+    throw CommandError(fmt::format("{}: cannot be written ({}); check the folder and the free space", output,
+                                   plugin::one_line(error)));
   }
 }
 

@@ -1,4 +1,3 @@
-#include <ATen/core/grad_mode.h>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
@@ -14,19 +13,18 @@
 #include <vector>
 
 #include "cli/commands/commands.h"
+#include "cli/commands/input_list.h"
 #include "cli/commands/run_directory.h"
+#include "cli/commands/run_inputs.h"
 #include "cli/commands/run_options.h"
 #include "cli/inputs/device.h"
 #include "cli/inputs/input_file.h"
 #include "cli/inputs/model_file.h"
 #include "cli/terminal/command_error.h"
-#include "cli/terminal/interrupt.h"
-#include "cli/terminal/progress.h"
+#include "cli/terminal/held_notices.h"
 #include "cli/terminal/routing_table.h"
 #include "hooks/instrument.h"
-#include "plugin/formats/atomic_file.h"
-#include "plugin/formats/safetensors.h"
-#include "plugin/process/notices.h"
+#include "plugin/process/error_text.h"
 #include "plugin/process/process_rank.h"
 #include "plugin/records/hook_spec_json.h"
 #include "plugin/records/model_description.h"
@@ -38,35 +36,6 @@ namespace moetap::cli {
 namespace {
 
 namespace fs = std::filesystem;
-
-/// What the loop over the inputs came to.
-struct Outcome {
-  int64_t num_done = 0;              // forwards that finished, of this process
-  std::optional<std::string> error;  // why it stopped early, without the number of forwards
-  bool interrupted = false;
-};
-
-/// Holds back what the session says of itself: it would stand in the middle of the progress bar, and an error is one
-/// line.
-class Notices {
- public:
-  Notices() {
-    plugin::set_notice_handler([this](const std::string& line) { lines_.push_back(line); });
-  }
-  ~Notices() { plugin::set_notice_handler(nullptr); }
-  Notices(const Notices&) = delete;
-  Notices& operator=(const Notices&) = delete;
-
-  void print() const {
-    std::fflush(stdout);
-    for (const auto& line : lines_) {
-      fmt::print(stderr, "moetap: {}\n", line);
-    }
-  }
-
- private:
-  std::vector<std::string> lines_;
-};
 
 /// Frozen modules have no attribute `training`, which Module::eval insists on.
 void set_eval_mode(torch::jit::Module& module) {
@@ -87,88 +56,6 @@ void check_argument_name(const c10::FunctionSchema& schema, const char* option, 
   }
   throw CommandError(fmt::format("{}: \"{}\" is no argument of {}; it has: {}", option, name, schema.name(), names),
                      kExitUsage);
-}
-
-std::optional<at::Tensor> first_tensor(const c10::IValue& value) {
-  if (value.isTensor()) {
-    return value.toTensor().defined() ? std::optional(value.toTensor()) : std::nullopt;
-  }
-  const auto first_of = [](const auto& values) -> std::optional<at::Tensor> {
-    for (const c10::IValue& element : values) {
-      if (auto tensor = first_tensor(element)) {
-        return tensor;
-      }
-    }
-    return std::nullopt;
-  };
-  if (value.isTuple()) {
-    return first_of(value.toTupleRef().elements());
-  }
-  if (value.isList()) {
-    return first_of(value.toList());
-  }
-  if (value.isGenericDict()) {
-    for (const auto& entry : value.toGenericDict()) {
-      if (auto tensor = first_tensor(entry.value())) {
-        return tensor;
-      }
-    }
-  }
-  if (value.isObject()) {
-    return first_of(value.toObjectRef().slots());
-  }
-  return std::nullopt;
-}
-
-void save_output(const fs::path& folder, int64_t index, const c10::IValue& output, const std::string& input_file) {
-  const auto tensor = first_tensor(output);
-  if (!tensor) {
-    throw CommandError(fmt::format("{}: the model's output holds no tensor; leave out --save-outputs", input_file));
-  }
-  fs::create_directories(folder);
-  plugin::write_safetensors((folder / fmt::format("{:06}.safetensors", index)).string(), {{{"output", *tensor}}, {}});
-}
-
-c10::IValue forward(torch::jit::Method method, const std::string& file, c10::Device device) {
-  auto arguments = read_input_file(file, method.function().getSchema(), device);
-  try {
-    return method(std::move(arguments.positional), arguments.named);
-  } catch (const std::exception& error) {
-    throw CommandError(fmt::format("{}: the model's {} failed on it: {}", file, method.name(), useful_line(error)));
-  }
-}
-
-/// `files`: all of the run; those before `first` were recorded by the process that this one goes on for.
-Outcome run_inputs(Session& session, const torch::jit::Method& method, const std::vector<std::string>& files,
-                   size_t first, c10::Device device, const std::optional<fs::path>& outputs) {
-  const at::NoGradGuard no_grad;
-  const InterruptGuard interrupt;
-  Progress progress("forwards", static_cast<int64_t>(files.size() - first));
-  Outcome outcome;
-  for (size_t i = first; i < files.size(); ++i) {
-    const std::string& file = files[i];
-    if (interrupt.requested()) {
-      outcome.interrupted = true;
-      outcome.error = "interrupted";
-      break;
-    }
-    try {
-      const c10::IValue output = forward(method, file, device);
-      if (outputs) {
-        save_output(*outputs, static_cast<int64_t>(i), output, file);
-      }
-    } catch (const std::exception& error) {
-      outcome.error = useful_line(error);
-      break;
-    }
-    ++outcome.num_done;
-    progress.advance();
-    if (auto error = session.write_error()) {
-      outcome.error = std::move(error);
-      break;
-    }
-  }
-  return outcome;
 }
 
 void print_result(const plugin::Config& config, const plugin::Counters& counters) {
@@ -193,8 +80,8 @@ void print_result(const plugin::Config& config, const plugin::Counters& counters
   }
 }
 
-// A run in which nothing would report is no success.
-void check_hooks(const ModelFile& model, const hooks::Discovery& discovery, const plugin::Config& config) {
+/// A run in which nothing would report is no success. Returns the number of hooks that report.
+int64_t check_hooks(const ModelFile& model, const hooks::Discovery& discovery, const plugin::Config& config) {
   if (discovery.hooks.empty()) {
     throw CommandError(no_router_line(model, discovery));
   }
@@ -213,24 +100,11 @@ void check_hooks(const ModelFile& model, const hooks::Discovery& discovery, cons
                                    config.log_component, fmt::join(components, ", ")),
                        kExitUsage);
   }
+  return std::count_if(discovery.hooks.begin(), discovery.hooks.end(),
+                       [&](const hooks::HookPoint& hook) { return hook.method == config.method; });
 }
 
-constexpr const char* kInputList = "inputs.txt";  // beside the journal: name and size of each input
-
-std::vector<std::string> describe_inputs(const std::vector<std::string>& files) {
-  std::vector<std::string> lines;
-  for (const auto& file : files) {
-    lines.push_back(fmt::format("{} ({} bytes)", fs::path(file).filename().string(), fs::file_size(file)));
-  }
-  return lines;
-}
-
-void write_input_list(const fs::path& journal, const std::vector<std::string>& files) {
-  plugin::write_file_atomically((journal / kInputList).string(),
-                                fmt::format("{}\n", fmt::join(describe_inputs(files), "\n")));
-}
-
-/// A run goes on only with the model and the inputs that it was begun with: what was recorded is told by its number.
+/// A run goes on only with the model and the inputs that it was begun with.
 void check_same_run(const RunDirectory& directory, const ModelFile& model, const std::vector<std::string>& files) {
   const auto before = plugin::read_first_model(plugin::RunJournal::frames_path_in(directory.paths().journal.string()));
   if (before && before->sha256 != model.sha256) {
@@ -239,17 +113,7 @@ void check_same_run(const RunDirectory& directory, const ModelFile& model, const
                     "another directory",
                     model.path, model.sha256, before->model_file, before->sha256));
   }
-  std::ifstream list(directory.paths().journal / kInputList);
-  const auto lines = describe_inputs(files);
-  std::string line;
-  for (size_t i = 0; std::getline(list, line); ++i) {
-    if (i >= lines.size() || lines[i] != line) {
-      throw CommandError(
-          fmt::format("--resume: input {} is {}, the run was begun with {}; give the same inputs, or name "
-                      "another directory",
-                      i, i < lines.size() ? lines[i] : "missing", line));
-    }
-  }
+  check_same_inputs(directory.paths().journal, files);
 }
 
 int run(const RunOptions& options) {
@@ -267,7 +131,8 @@ int run(const RunOptions& options) {
   const auto& schema = find_method(model, config.method).function().getSchema();
   check_argument_name(schema, "--token-ids", config.token_ids);
   check_argument_name(schema, "--token-mask", config.token_mask);
-  check_hooks(model, find_hooks(model, {config.method}, plugin::hook_spec_from_config(config.hooks)), config);
+  const int64_t num_hooks =
+      check_hooks(model, find_hooks(model, {config.method}, plugin::hook_spec_from_config(config.hooks)), config);
   read_input_file(files.front(), schema, c10::Device(c10::kCPU));
   if (directory.resumes()) {
     check_same_run(directory, model, files);
@@ -275,7 +140,7 @@ int run(const RunOptions& options) {
     directory.remove_existing_run();
   }
 
-  Notices notices;
+  HeldNotices notices;
   Outcome outcome;
   plugin::Counters counters;
   std::optional<std::string> write_error;
@@ -285,7 +150,7 @@ int run(const RunOptions& options) {
   } catch (const std::exception& error) {
     directory.remove_new_folders();
     const bool usage = dynamic_cast<const std::invalid_argument*>(&error) != nullptr;
-    throw CommandError(useful_line(error), usage ? kExitUsage : kExitFailed);
+    throw CommandError(plugin::one_line(error), usage ? kExitUsage : kExitFailed);
   }
   const auto first = std::min(files.size(), static_cast<size_t>(session->resumed().next_forward));
   // A run that did not get to its end must not get the marker of one that did.
@@ -302,17 +167,17 @@ int run(const RunOptions& options) {
     const std::vector<std::string> methods = by_file ? std::vector<std::string>() : std::vector{config.method};
     auto attached = session->attach(model.module, {model.path, model.sha256, methods});
     const auto outputs = options.save_outputs ? std::optional(directory.paths().about / "outputs") : std::nullopt;
-    outcome =
-        run_inputs(*session, find_method({attached, model.path, {}}, config.method), files, first, device, outputs);
+    const auto method = find_method({attached, model.path, {}}, config.method);
+    outcome = run_inputs(*session, {method, num_hooks, files, first, device, outputs}, notices);
     session->close(outcome.error ? RunEnd::kUnfinished : RunEnd::kDone);
     write_error = session->write_error();
     counters = session->counters();
   } catch (const std::invalid_argument& error) {
     close_unfinished();
     directory.discard();
-    throw CommandError(useful_line(error), kExitUsage);
+    throw CommandError(plugin::one_line(error), kExitUsage);
   } catch (const std::exception& error) {  // before the first forward, or a strict session that could not write
-    write_error = useful_line(error);
+    write_error = plugin::one_line(error);
     close_unfinished();
   }
   if (!outcome.error && !write_error) {

@@ -9,6 +9,7 @@
 #include "cli/terminal/command_error.h"
 #include "plugin/journal/journal_lock.h"
 #include "plugin/journal/run_journal.h"
+#include "plugin/process/error_text.h"
 #include "plugin/run/run_state.h"
 
 namespace moetap::cli {
@@ -106,7 +107,7 @@ std::vector<RunDirectory::LockedJournal> RunDirectory::lock_journals() const {
     try {
       journals.push_back({folder, std::make_unique<plugin::JournalLock>(folder.string())});
     } catch (const std::runtime_error& error) {
-      throw CommandError(useful_line(error));
+      throw CommandError(plugin::one_line(error));
     }
   }
   return journals;

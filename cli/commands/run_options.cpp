@@ -8,6 +8,7 @@
 #include <stdexcept>
 
 #include "cli/terminal/command_error.h"
+#include "plugin/process/error_text.h"
 #include "plugin/records/config_keys.h"
 
 namespace moetap::cli {
@@ -65,7 +66,7 @@ void add_run_options(CLI::App& app, RunOptions& options) {
                  "name order")
       ->required()
       ->type_name("FILE_OR_DIR");
-  app.add_option("--config", options.config_file, "Configuration (JSON); the other options go over it")
+  app.add_option("--config", options.config_file, "Configuration (JSON); the other options override it")
       ->type_name("FILE");
   app.add_flag("--save-outputs", options.save_outputs,
                "Write the first tensor of each forward's output to RUN_DIR/moetap/outputs/NNNNNN.safetensors");
@@ -94,7 +95,7 @@ plugin::Config resolve_config(const RunOptions& options) {
     config.check();
     return config;
   } catch (const std::invalid_argument& error) {
-    throw CommandError(useful_line(error), kExitUsage);
+    throw CommandError(plugin::one_line(error), kExitUsage);
   }
 }
 

@@ -21,7 +21,7 @@ struct RunOptions {
 /// Adds the options of `moetap run`: its own, and one for each key of the configuration.
 void add_run_options(CLI::App& app, RunOptions& options);
 
-/// The configuration file, with the options of the command line over it. Throws CommandError with the exit status of a
+/// The configuration file, overridden by the options of the command line. Throws CommandError with the exit status of a
 /// wrong usage.
 plugin::Config resolve_config(const RunOptions& options);
 

@@ -5,12 +5,12 @@
 
 #include <algorithm>
 #include <filesystem>
-#include <fstream>
 #include <set>
-#include <string_view>
 
 #include "cli/terminal/command_error.h"
 #include "plugin/formats/safetensors.h"
+#include "plugin/formats/whole_file.h"
+#include "plugin/process/error_text.h"
 
 namespace moetap::cli {
 namespace {
@@ -84,22 +84,18 @@ c10::IValue on_device(const c10::IValue& value, c10::Device device) {
 }
 
 c10::IValue read_torch_save(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  std::vector<char> bytes((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
-  if (file.bad() || !file.is_open()) {
-    throw CommandError(fmt::format("{}: cannot be read; check its permissions", path));
-  }
+  const std::string bytes = plugin::read_whole_file(path);
   if (bytes.empty()) {
     throw CommandError(fmt::format("{}: is empty; {}", path, kFormats));
   }
-  if (!std::string_view(bytes.data(), bytes.size()).starts_with("PK\x03\x04")) {
+  if (!bytes.starts_with("PK\x03\x04")) {
     throw CommandError(fmt::format("{}: not what torch.save writes (no zip archive); {}", path, kFormats));
   }
   try {
-    return torch::jit::pickle_load(bytes);
+    return torch::jit::pickle_load({bytes.begin(), bytes.end()});
   } catch (const std::exception& error) {
     throw CommandError(fmt::format("{}: cannot be read ({}); save a dict or a tuple of tensors with torch.save", path,
-                                   useful_line(error)));
+                                   plugin::one_line(error)));
   }
 }
 
@@ -111,7 +107,7 @@ ForwardArguments read_arguments(const std::string& path) {
         arguments.named.emplace(name, tensor);
       }
     } catch (const std::exception& error) {
-      const std::string line = useful_line(error);
+      const std::string line = plugin::one_line(error);
       throw CommandError(line.find(path) == std::string::npos ? fmt::format("{}: {}", path, line) : line);
     }
     return arguments;

@@ -14,6 +14,7 @@
 #include "cli/terminal/command_error.h"
 #include "hooks/graph/entry_methods.h"
 #include "hooks/points/no_router.h"
+#include "plugin/process/error_text.h"
 #include "plugin/records/hook_spec_json.h"
 #include "plugin/records/model_description_json.h"
 
@@ -54,7 +55,7 @@ void check_is_torchscript(const std::string& path) {
   try {
     reader = std::make_unique<caffe2::serialize::PyTorchStreamReader>(path);
   } catch (const std::exception& error) {
-    const std::string reason = useful_line(error);
+    const std::string reason = plugin::one_line(error);
     if (reason.find("central directory") != std::string::npos) {
       throw CommandError(
           fmt::format("{}: truncated or damaged (its zip directory is missing); copy or export it again", path));
@@ -69,7 +70,7 @@ void check_is_torchscript(const std::string& path) {
 }
 
 [[noreturn]] void throw_load_error(const std::string& path, const std::exception& error) {
-  const std::string reason = useful_line(error);
+  const std::string reason = plugin::one_line(error);
   constexpr std::string_view kUnknownOperator = "Unknown builtin op: ";
   const size_t place = reason.find(kUnknownOperator);
   if (place != std::string::npos) {
@@ -102,11 +103,11 @@ auto with_model_errors(const ModelFile& model, const char* failure, const Work& 
   } catch (const CommandError&) {
     throw;
   } catch (const hooks::MethodError& error) {
-    throw CommandError(fmt::format("{}: {}", model.path, useful_line(error)), kExitUsage);
+    throw CommandError(fmt::format("{}: {}", model.path, plugin::one_line(error)), kExitUsage);
   } catch (const hooks::HookSpecError& error) {
-    throw CommandError(fmt::format("{}: {}", model.path, useful_line(error)), kExitUsage);
+    throw CommandError(fmt::format("{}: {}", model.path, plugin::one_line(error)), kExitUsage);
   } catch (const std::exception& error) {
-    throw CommandError(fmt::format("{}: {} ({})", model.path, failure, useful_line(error)));
+    throw CommandError(fmt::format("{}: {} ({})", model.path, failure, plugin::one_line(error)));
   }
 }
 
@@ -136,7 +137,7 @@ torch::jit::Method find_method(const ModelFile& model, const std::string& name) 
     const auto entry = hooks::find_entry_method(model.module, name);
     return entry.module.get_method(entry.method);
   } catch (const hooks::MethodError& error) {
-    throw CommandError(fmt::format("{}: {}", model.path, useful_line(error)), kExitUsage);
+    throw CommandError(fmt::format("{}: {}", model.path, plugin::one_line(error)), kExitUsage);
   }
 }
 

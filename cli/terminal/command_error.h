@@ -1,6 +1,5 @@
 #pragma once
 
-#include <exception>
 #include <stdexcept>
 #include <string>
 
@@ -22,9 +21,5 @@ class CommandError : public std::runtime_error {
  private:
   int exit_status_;
 };
-
-/// The line of an error's message that says what was wrong. LibTorch's messages have backtraces and, for errors inside
-/// a model, a TorchScript traceback before it.
-std::string useful_line(const std::exception& error);
 
 }  // namespace moetap::cli

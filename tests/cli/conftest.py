@@ -1,5 +1,6 @@
 """Runs the built program; `assert_fails` states what every error of it must be."""
 
+import json
 import os
 import subprocess
 from pathlib import Path
@@ -64,3 +65,15 @@ def inputs(tmp_path_factory) -> Path:
     for index, (batch, length) in enumerate([(2, 5), (1, 7), (2, 3)]):
         save_file(moe_inputs(batch, length, seed=index), folder / f"{index}.safetensors")
     return folder
+
+
+@pytest.fixture
+def failing_hooks(tmp_path):
+    """A hook spec that takes the scores of layers ("0", or a pattern) for their ids, so that their hooks fail."""
+
+    def write(layers: str) -> Path:
+        path = tmp_path / "spec.json"
+        path.write_text(json.dumps([{"module": f"layers\\.{layers}", "selected": {"op": "aten::topk", "output": 0}}]))
+        return path
+
+    return write

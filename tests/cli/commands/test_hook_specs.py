@@ -12,7 +12,7 @@ from moe_model import VOCABULARY, WIDTH, MoeBlock, moe_inputs
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-DOC = (Path(__file__).parents[2] / "docs" / "hook_specs.md").read_text()
+DOC = (Path(__file__).parents[3] / "docs" / "hook_specs.md").read_text()
 
 
 def doc_blocks(language: str) -> list[str]:

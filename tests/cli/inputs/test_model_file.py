@@ -1,11 +1,9 @@
-"""Model files: what inspect and instrument say of them, and how every command refuses those that are none."""
+"""How every command refuses a file that is no model."""
 
-import json
 import os
 
 import pytest
 import torch
-from moe_model import NUM_EXPERTS, TOP_K, moe_inputs
 
 
 def commands(model, tmp_path, inputs):
@@ -84,53 +82,3 @@ def test_unregistered_operator(assert_model_refused, tmp_path):
 
 def test_no_router(assert_model_refused, models):
     assert_model_refused(models / "dense.pt", "no router")
-
-
-def test_inspect_of_a_model_without_routers_still_prints_json(moetap, models):
-    done = moetap("inspect", models / "dense.pt", "--json")
-    assert done.returncode == 1
-    assert json.loads(done.stdout)["hooks"] == []
-
-
-def test_inspect(moetap, models):
-    done = moetap("inspect", models / "moe.pt", "--json")
-    assert (done.returncode, done.stderr) == (0, "")
-    report = json.loads(done.stdout)
-    assert report["schema_version"] == 1
-    assert report["model"] == str(models / "moe.pt")
-    found = [hook for hook in report["hooks"] if hook["method"] == "forward"]
-    assert [(hook["name"], hook["layer"], hook["kind"]) for hook in found] == [
-        ("layers.0.gate", "0", "router"),
-        ("layers.1.gate", "1", "router"),
-    ]
-    for hook in found:
-        assert (hook["top_k"], hook["scoring"], hook["component"]) == (TOP_K, "softmax", "language_model")
-        assert hook["num_experts"] in (NUM_EXPERTS, None)
-    text = moetap("inspect", models / "moe.pt").stdout
-    assert "layers.0.gate" in text
-    assert "layers.1.gate" in text
-
-
-@pytest.mark.skipif(bool(os.environ.get("MOETAP_SANITIZER")), reason="this Python is not built with the sanitizer")
-def test_instrumented_model_is_inspected_as_the_plain_one_and_gives_the_same_bits(moetap, models, tmp_path):
-    out = tmp_path / "instrumented.pt"
-    done = moetap("instrument", models / "moe.pt", "-o", out)
-    assert (done.returncode, done.stderr) == (0, "")
-    plain = json.loads(moetap("inspect", models / "moe.pt", "--json").stdout)
-    again = json.loads(moetap("inspect", out, "--json").stdout)
-    assert again["hooks"] == plain["hooks"]
-    assert [path.name for path in tmp_path.iterdir()] == ["instrumented.pt"]
-
-    torch.ops.load_library(os.path.join(os.environ["MOETAP_LIB_DIR"], "libmoetap.so"))
-    values = moe_inputs(2, 5, seed=3)
-    expected = torch.jit.load(models / "moe.pt").eval()(**values)
-    model = torch.jit.load(out).eval()
-    for _ in range(3):
-        assert torch.equal(model(**values), expected)
-
-
-@pytest.mark.parametrize("output", ["folder", "none/out.pt", "file/out.pt"])
-def test_instrument_refuses_an_output_that_cannot_be(assert_fails, models, tmp_path, output):
-    (tmp_path / "folder").mkdir()
-    (tmp_path / "file").touch()
-    assert_fails(1, "instrument", models / "moe.pt", "-o", tmp_path / output, parts=[output])

@@ -1,0 +1,108 @@
+#include "cli/commands/run_inputs.h"
+
+#include <ATen/core/grad_mode.h>
+#include <fmt/format.h>
+
+#include "cli/inputs/input_file.h"
+#include "cli/terminal/command_error.h"
+#include "cli/terminal/interrupt.h"
+#include "cli/terminal/progress.h"
+#include "plugin/formats/safetensors.h"
+#include "plugin/process/error_text.h"
+
+namespace moetap::cli {
+namespace {
+
+namespace fs = std::filesystem;
+
+std::optional<at::Tensor> first_tensor(const c10::IValue& value) {
+  if (value.isTensor()) {
+    return value.toTensor().defined() ? std::optional(value.toTensor()) : std::nullopt;
+  }
+  const auto first_of = [](const auto& values) -> std::optional<at::Tensor> {
+    for (const c10::IValue& element : values) {
+      if (auto tensor = first_tensor(element)) {
+        return tensor;
+      }
+    }
+    return std::nullopt;
+  };
+  if (value.isTuple()) {
+    return first_of(value.toTupleRef().elements());
+  }
+  if (value.isList()) {
+    return first_of(value.toList());
+  }
+  if (value.isGenericDict()) {
+    for (const auto& entry : value.toGenericDict()) {
+      if (auto tensor = first_tensor(entry.value())) {
+        return tensor;
+      }
+    }
+  }
+  if (value.isObject()) {
+    return first_of(value.toObjectRef().slots());
+  }
+  return std::nullopt;
+}
+
+void save_output(const fs::path& folder, int64_t index, const c10::IValue& output, const std::string& input_file) {
+  const auto tensor = first_tensor(output);
+  if (!tensor) {
+    throw CommandError(fmt::format("{}: the model's output holds no tensor; leave out --save-outputs", input_file));
+  }
+  fs::create_directories(folder);
+  plugin::write_safetensors((folder / fmt::format("{:06}.safetensors", index)).string(), {{{"output", *tensor}}, {}});
+}
+
+c10::IValue forward(torch::jit::Method method, const std::string& file, c10::Device device) {
+  auto arguments = read_input_file(file, method.function().getSchema(), device);
+  try {
+    return method(std::move(arguments.positional), arguments.named);
+  } catch (const std::exception& error) {
+    throw CommandError(
+        fmt::format("{}: the model's {} failed on it: {}", file, method.name(), plugin::one_line(error)));
+  }
+}
+
+}  // namespace
+
+Outcome run_inputs(Session& session, const RunInputs& inputs, const HeldNotices& notices) {
+  const auto& files = inputs.files;
+  const at::NoGradGuard no_grad;
+  const InterruptGuard interrupt;
+  Progress progress("forwards", static_cast<int64_t>(files.size() - inputs.first));
+  Outcome outcome;
+  for (size_t i = inputs.first; i < files.size(); ++i) {
+    const std::string& file = files[i];
+    if (interrupt.requested()) {
+      outcome.interrupted = true;
+      outcome.error = "interrupted";
+      break;
+    }
+    try {
+      const c10::IValue output = forward(inputs.method, file, inputs.device);
+      if (inputs.outputs) {
+        save_output(*inputs.outputs, static_cast<int64_t>(i), output, file);
+      }
+    } catch (const std::exception& error) {
+      outcome.error = plugin::one_line(error);
+      break;
+    }
+    if (session.counters().failed_hooks >= inputs.num_hooks) {
+      // Further forwards would add nothing to the run.
+      outcome.error =
+          fmt::format("{}: every hook has stopped; the first: {}", file, notices.first_that_begins("hook \""));
+      break;
+    }
+    ++outcome.num_done;
+    progress.advance();
+    if (auto error = session.write_error()) {
+      outcome.error = std::move(error);
+      break;
+    }
+  }
+  return outcome;
+}
+
+}  // namespace moetap::cli

@@ -1,0 +1,88 @@
+"""The forwards of a run, and what ends it early."""
+
+import json
+
+import torch
+from moe_model import NUM_EXPERTS, VOCABULARY, WIDTH, MoeBlock, moe_inputs
+from safetensors.torch import save_file
+from torch import nn
+
+
+def test_an_input_that_fails_later_keeps_the_forwards_before_it_but_not_the_done_marker(moetap, models, tmp_path):
+    folder = tmp_path / "inputs"
+    folder.mkdir()
+    values = moe_inputs(1, 4, seed=0)
+    save_file(values, folder / "0.safetensors")
+    save_file({**values, "input_ids": values["input_ids"] + 1000}, folder / "1.safetensors")
+    done = moetap("run", models / "moe.pt", "--inputs", folder, "-o", tmp_path / "run")
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert "1.safetensors" in done.stderr
+    assert "1 of 2 forwards" in done.stderr
+    assert len(json.loads((tmp_path / "run" / "log_metrics.json").read_text())["logs"]) == 1
+    assert not (tmp_path / "run" / "rank0_metric_eval_done.txt").exists()
+
+
+def test_a_run_goes_on_while_one_hook_reports(moetap, models, inputs, failing_hooks, tmp_path):
+    run = tmp_path / "run"
+    done = moetap("run", models / "moe.pt", "--inputs", inputs, "-o", run, "--hooks", failing_hooks("0"))
+    assert done.returncode == 0, done.stderr
+    assert "1 hooks stopped after a failure" in done.stdout
+    assert (run / "rank0_metric_eval_done.txt").exists()
+    assert json.loads((run / "moetap" / "manifest.json").read_text())["counters"]["failed_hooks"] == 1
+
+
+def test_a_run_whose_every_hook_stops_fails(moetap, assert_fails, models, inputs, failing_hooks, tmp_path):
+    spec = failing_hooks("\\d+")
+    parts = [
+        "0.safetensors: every hook has stopped",
+        "layers.0.gate",
+        "selected must hold integers",
+        "nothing was written",
+    ]
+    assert_fails(1, "run", models / "moe.pt", "--inputs", inputs, "-o", tmp_path / "run", "--hooks", spec, parts=parts)
+    assert not (tmp_path / "run").exists()
+
+
+class ShiftedBlock(MoeBlock):
+    """Counts its experts from `shift` on."""
+
+    def __init__(self):
+        super().__init__()
+        self.experts = nn.Parameter(torch.randn(2 * NUM_EXPERTS, WIDTH, WIDTH))
+
+    def forward(self, x: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
+        tokens = x.reshape(-1, x.size(-1))
+        weights, selected = torch.topk(torch.softmax(self.gate(tokens), dim=-1), 2, dim=-1)
+        outputs = torch.einsum("td,tkdf->tkf", tokens, self.experts[torch.remainder(selected + shift, 8)])
+        return (outputs * weights.unsqueeze(-1)).sum(dim=1).reshape(x.shape)
+
+
+class ShiftedModel(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embedding = nn.Embedding(VOCABULARY, WIDTH)
+        self.layers = nn.ModuleList([ShiftedBlock(), ShiftedBlock()])
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
+        x = self.embedding(input_ids) * attention_mask.unsqueeze(-1)
+        for layer in self.layers:
+            x = x + layer(x, shift)
+        return x
+
+
+def test_what_was_recorded_before_every_hook_stopped_stays(assert_fails, tmp_path):
+    """The spec takes the shifted ids for the router's own: from the third input on they are out of range."""
+    torch.jit.script(ShiftedModel()).save(tmp_path / "model.pt")
+    files = [tmp_path / f"{index}.safetensors" for index in range(4)]
+    for index, file in enumerate(files):
+        shift = torch.tensor(0 if index < 2 else NUM_EXPERTS)
+        save_file({**moe_inputs(1, 3, seed=index), "shift": shift}, file)
+    spec = tmp_path / "spec.json"
+    spec.write_text(json.dumps([{"module": "layers\\.\\d+", "selected": {"op": "aten::remainder", "output": 0}}]))
+    run = tmp_path / "run"
+    parts = [f"{files[2]}: every hook has stopped", "in [0, 4)", "2 of 4 forwards finished and are in"]
+    assert_fails(1, "run", tmp_path / "model.pt", "--inputs", *files, "-o", run, "--hooks", spec, parts=parts)
+    assert not (run / "rank0_metric_eval_done.txt").exists()
+    summary = json.loads((run / "moetap" / "summary.json").read_text())
+    assert [summary["components"]["language_model"][layer]["tokens"] for layer in "01"] == [6, 6]
