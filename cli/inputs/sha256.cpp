@@ -1,11 +1,12 @@
 #include "cli/inputs/sha256.h"
 
 #include <fmt/format.h>
+#include <openssl/evp.h>
 
-#include <algorithm>
-#include <bit>
-#include <cstring>
+#include <array>
 #include <fstream>
+#include <memory>
+#include <stdexcept>
 #include <vector>
 
 #include "cli/terminal/command_error.h"
@@ -13,95 +14,30 @@
 namespace moetap::cli {
 namespace {
 
-// The first 32 bits of the fractional parts of the cube roots of the first 64 primes.
-constexpr std::array<uint32_t, 64> kRoundConstants = {
-    0x428a2f98, 0x71374491, 0xb5c0fbcf, 0xe9b5dba5, 0x3956c25b, 0x59f111f1, 0x923f82a4, 0xab1c5ed5,
-    0xd807aa98, 0x12835b01, 0x243185be, 0x550c7dc3, 0x72be5d74, 0x80deb1fe, 0x9bdc06a7, 0xc19bf174,
-    0xe49b69c1, 0xefbe4786, 0x0fc19dc6, 0x240ca1cc, 0x2de92c6f, 0x4a7484aa, 0x5cb0a9dc, 0x76f988da,
-    0x983e5152, 0xa831c66d, 0xb00327c8, 0xbf597fc7, 0xc6e00bf3, 0xd5a79147, 0x06ca6351, 0x14292967,
-    0x27b70a85, 0x2e1b2138, 0x4d2c6dfc, 0x53380d13, 0x650a7354, 0x766a0abb, 0x81c2c92e, 0x92722c85,
-    0xa2bfe8a1, 0xa81a664b, 0xc24b8b70, 0xc76c51a3, 0xd192e819, 0xd6990624, 0xf40e3585, 0x106aa070,
-    0x19a4c116, 0x1e376c08, 0x2748774c, 0x34b0bcb5, 0x391c0cb3, 0x4ed8aa4a, 0x5b9cca4f, 0x682e6ff3,
-    0x748f82ee, 0x78a5636f, 0x84c87814, 0x8cc70208, 0x90befffa, 0xa4506ceb, 0xbef9a3f7, 0xc67178f2};
+void check(int succeeded) {
+  if (succeeded != 1) throw std::runtime_error("OpenSSL cannot compute a SHA-256");
+}
 
 }  // namespace
 
-void Sha256::process(const unsigned char* block) {
-  std::array<uint32_t, 64> w;
-  for (size_t i = 0; i < 16; ++i) {
-    w[i] = uint32_t{block[4 * i]} << 24 | uint32_t{block[4 * i + 1]} << 16 | uint32_t{block[4 * i + 2]} << 8 |
-           uint32_t{block[4 * i + 3]};
-  }
-  for (size_t i = 16; i < 64; ++i) {
-    const uint32_t s0 = std::rotr(w[i - 15], 7) ^ std::rotr(w[i - 15], 18) ^ (w[i - 15] >> 3);
-    const uint32_t s1 = std::rotr(w[i - 2], 17) ^ std::rotr(w[i - 2], 19) ^ (w[i - 2] >> 10);
-    w[i] = w[i - 16] + s0 + w[i - 7] + s1;
-  }
-  auto [a, b, c, d, e, f, g, h] = state_;
-  for (size_t i = 0; i < 64; ++i) {
-    const uint32_t s1 = std::rotr(e, 6) ^ std::rotr(e, 11) ^ std::rotr(e, 25);
-    const uint32_t t1 = h + s1 + ((e & f) ^ (~e & g)) + kRoundConstants[i] + w[i];
-    const uint32_t s0 = std::rotr(a, 2) ^ std::rotr(a, 13) ^ std::rotr(a, 22);
-    const uint32_t t2 = s0 + ((a & b) ^ (a & c) ^ (b & c));
-    h = g, g = f, f = e, e = d + t1, d = c, c = b, b = a, a = t1 + t2;
-  }
-  const std::array<uint32_t, 8> added = {a, b, c, d, e, f, g, h};
-  for (size_t i = 0; i < state_.size(); ++i) {
-    state_[i] += added[i];
-  }
-}
-
-void Sha256::update(std::string_view bytes) {
-  const auto* data = reinterpret_cast<const unsigned char*>(bytes.data());
-  size_t size = bytes.size();
-  num_bytes_ += size;
-  if (num_pending_ > 0) {
-    const size_t taken = std::min(size, kBlockBytes - num_pending_);
-    std::memcpy(pending_.data() + num_pending_, data, taken);
-    num_pending_ += taken, data += taken, size -= taken;
-    if (num_pending_ < kBlockBytes) {
-      return;
-    }
-    process(pending_.data());
-    num_pending_ = 0;
-  }
-  for (; size >= kBlockBytes; data += kBlockBytes, size -= kBlockBytes) {
-    process(data);
-  }
-  std::memcpy(pending_.data(), data, size);
-  num_pending_ = size;
-}
-
-std::string Sha256::finish() {
-  const uint64_t num_bits = num_bytes_ * 8;
-  constexpr size_t kLengthBytes = 8;
-  std::string padding(1, '\x80');
-  while ((num_bytes_ + padding.size()) % kBlockBytes != kBlockBytes - kLengthBytes) {
-    padding.push_back('\0');
-  }
-  for (int shift = 56; shift >= 0; shift -= 8) {
-    padding.push_back(static_cast<char>(num_bits >> shift));
-  }
-  update(padding);
-  std::string digits;
-  for (const uint32_t word : state_) {
-    digits += fmt::format("{:08x}", word);
-  }
-  return digits;
-}
-
 std::string sha256_of_file(const std::string& path) {
+  const std::unique_ptr<EVP_MD_CTX, decltype(&EVP_MD_CTX_free)> hash(EVP_MD_CTX_new(), &EVP_MD_CTX_free);
+  check(EVP_DigestInit_ex(hash.get(), EVP_sha256(), nullptr));
   std::ifstream file(path, std::ios::binary);
   std::vector<char> buffer(size_t{1} << 20);
-  Sha256 hash;
   while (file) {
     file.read(buffer.data(), static_cast<std::streamsize>(buffer.size()));
-    hash.update({buffer.data(), static_cast<size_t>(file.gcount())});
+    check(EVP_DigestUpdate(hash.get(), buffer.data(), static_cast<size_t>(file.gcount())));
   }
   if (!file.eof()) {
     throw CommandError(fmt::format("{}: cannot be read; check its permissions", path));
   }
-  return hash.finish();
+  std::array<unsigned char, EVP_MAX_MD_SIZE> digest{};
+  unsigned int size = 0;
+  check(EVP_DigestFinal_ex(hash.get(), digest.data(), &size));
+  std::string digits;
+  for (unsigned int i = 0; i < size; ++i) digits += fmt::format("{:02x}", digest.at(i));
+  return digits;
 }
 
 }  // namespace moetap::cli
