@@ -52,12 +52,19 @@ std::string in_this_process(std::string text) {
   return text;
 }
 
+Config with_absolute_paths(Config config) {
+  std::error_code error;
+  config.make_paths_absolute(std::filesystem::current_path(error));
+  return config;
+}
+
 void open_from_environment(ProcessState& process) {
   const Environment environment = read_environment();
   if (!environment.asks_to_record()) return;
   Config config = process_defaults();
   if (!environment.config_file.empty()) config.update_from_json_file(environment.config_file);
   if (!environment.output_dir.empty()) config.output_dir = environment.output_dir;
+  config.make_paths_absolute(environment.directory);
   process.session = std::make_shared<ProcessSession>(std::move(config));
 }
 
@@ -86,7 +93,7 @@ FoundSession find_session() {
 
 }  // namespace
 
-ProcessSession::ProcessSession(Config config) : config_(std::move(config)), process_(::getpid()) {
+ProcessSession::ProcessSession(Config config) : config_(with_absolute_paths(std::move(config))), process_(::getpid()) {
   config_.check();
   if (!config_.hooks.is_null()) {
     throw std::invalid_argument("hooks are for models that are not instrumented yet: give them to moetap instrument");

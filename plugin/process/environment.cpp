@@ -9,16 +9,15 @@
 namespace moetap::plugin {
 namespace {
 
-std::string absolute_path(const char* variable) {
+std::string path_in(const std::filesystem::path& directory, const char* variable) {
   const char* value = std::getenv(variable);
-  if (value == nullptr || *value == '\0') return "";
-  std::error_code error;
-  const auto path = std::filesystem::absolute(value, error);
-  return error ? value : path.string();
+  return value == nullptr || *value == '\0' ? "" : (directory / value).string();
 }
 
 Environment environment_now() {
-  return {absolute_path("MOETAP_CONFIG"), absolute_path("MOETAP_OUTPUT_DIR")};
+  std::error_code error;  // the working directory was removed: paths stay as they are
+  const auto directory = std::filesystem::current_path(error);
+  return {directory.string(), path_in(directory, "MOETAP_CONFIG"), path_in(directory, "MOETAP_OUTPUT_DIR")};
 }
 
 /// LD_PRELOAD without the entries whose file is named `library`. Entries are separated by spaces or colons.

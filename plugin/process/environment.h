@@ -4,10 +4,11 @@
 
 namespace moetap::plugin {
 
-/// What the environment of the process asks for. Paths are absolute: the host may change its folder.
+/// What the environment of the process asks for. Paths are absolute, since the host may change its working directory.
 struct Environment {
+  std::string directory;    // the working directory when the variables were read: relative paths start there
   std::string config_file;  // MOETAP_CONFIG: a configuration file; empty: none
-  std::string output_dir;   // MOETAP_OUTPUT_DIR: goes over the file's output_dir; empty: not given
+  std::string output_dir;   // MOETAP_OUTPUT_DIR: overrides the file's output_dir; empty: not given
 
   bool asks_to_record() const { return !config_file.empty() || !output_dir.empty(); }
 };

@@ -83,7 +83,7 @@ const ConfigKey& known_key(std::string_view name, const std::string& source) {
 
 const std::vector<ConfigKey>& config_keys() {
   static const std::vector<ConfigKey> keys = {
-      value_key("output_dir", ConfigType::kText, &Config::output_dir, "Run directory; created if it is not there."),
+      value_key("output_dir", ConfigType::kText, &Config::output_dir, "Run directory; created if it does not exist."),
       value_key("task", ConfigType::kText, &Config::task, "Name of the log: the file <task>.json."),
       value_key("method", ConfigType::kText, &Config::method, "Method of the model that `moetap run` calls."),
       value_key("device", ConfigType::kText, &Config::device,
@@ -124,8 +124,10 @@ const std::vector<ConfigKey>& config_keys() {
                 "Hook spec, by which routers are named by hand: an array, or the path of a JSON file."),
       value_key("samples", ConfigType::kText, &Config::samples,
                 "JSON Lines file with the log fields of each sample, in order."),
-      value_key("resume", ConfigType::kFlag, &Config::resume,
-                "Go on with the run in output_dir whose process died; where there is none, begin one."),
+      value_key(
+          "resume", ConfigType::kFlag, &Config::resume,
+          "Go on with the unfinished run in output_dir, with the same model and the same inputs; where there is none, "
+          "begin one."),
   };
   return keys;
 }
@@ -243,6 +245,13 @@ nlohmann::ordered_json Config::to_json() const {
     object[std::string(key.name)] = key.get(*this);
   }
   return object;
+}
+
+void Config::make_paths_absolute(const std::filesystem::path& directory) {
+  const auto absolute = [&](const std::string& path) { return path.empty() ? path : (directory / path).string(); };
+  output_dir = absolute(output_dir);
+  samples = absolute(samples);
+  if (hooks.is_string()) hooks = absolute(hooks.get<std::string>());
 }
 
 void Config::check() const {

@@ -1,6 +1,8 @@
 #pragma once
 
 #include <cstdint>
+#include <filesystem>
+#include <functional>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <string_view>
@@ -61,6 +63,10 @@ struct MOETAP_API Config {
 
   /// All keys with their values, as `from_json` reads them.
   nlohmann::ordered_json to_json() const;
+
+  /// Makes output_dir, samples and the path of a hook spec absolute; relative ones start at `directory`. A session does
+  /// so when it opens, since its host may change the working directory later.
+  void make_paths_absolute(const std::filesystem::path& directory);
 
   /// Throws std::invalid_argument for what a session cannot do: a task that is no file name, attention other than off,
   /// a hook spec that cannot be read.

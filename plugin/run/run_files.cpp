@@ -38,7 +38,8 @@ void refuse_existing_run(const Config& config, const RunPaths& paths) {
 
 // Creates the run directory; a run that lies there is never written over.
 RunPaths open_run(const Config& config, const ProcessRank& rank) {
-  RunPaths paths(config.output_dir, rank.rank);
+  // Absolute, since the host may change its working directory while the run goes on.
+  RunPaths paths(fs::absolute(config.output_dir), rank.rank);
   std::error_code error;
   fs::create_directories(paths.inside, error);
   if (error) throw std::runtime_error("cannot write " + paths.inside.string() + ": " + error.message());

@@ -31,19 +31,19 @@ class Done:
     errors: list[str]  # lines of stderr, without the notice that the model has fewer layers than LibMoE's readers want
 
 
-def run(command: list, preload: bool = True, **environment) -> Done:
+def run(command: list, preload: bool = True, cwd: Path | None = None, **environment) -> Done:
     names = {"LD_PRELOAD", "MOETAP_CONFIG", "MOETAP_OUTPUT_DIR"}
     variables = {name: value for name, value in os.environ.items() if name not in names}
     if preload:
         variables["LD_PRELOAD"] = str(LIBRARY)
     variables |= {name: str(value) for name, value in environment.items()}
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=300, env=variables)
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=300, env=variables, cwd=cwd)
     errors = [line for line in done.stderr.splitlines() if LAYERS_NOTICE not in line]
     return Done(done.returncode, done.stdout, errors)
 
 
-def run_python(code: str, *arguments, preload: bool = True, **environment) -> Done:
-    return run([sys.executable, "-c", code, *arguments], preload=preload, **environment)
+def run_python(code: str, *arguments, preload: bool = True, cwd: Path | None = None, **environment) -> Done:
+    return run([sys.executable, "-c", code, *arguments], preload=preload, cwd=cwd, **environment)
 
 
 @dataclass

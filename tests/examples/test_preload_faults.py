@@ -45,7 +45,7 @@ def test_a_wrong_configuration(text, said, models, expected, tmp_path):
     assert_host_is_fine(models, expected, said, MOETAP_CONFIG=path)
 
 
-def test_the_environment_goes_over_the_file(models, expected, tmp_path):
+def test_the_environment_overrides_the_file(models, expected, tmp_path):
     (tmp_path / "config.json").write_text('{"output_dir": "nowhere/at/all"}')
     done = run(
         [PLAIN_HOST, models.instrumented, 1, *models.inputs],

@@ -52,6 +52,26 @@ TEST(Config, DefaultsAreTheMembers) {
   EXPECT_EQ(json.size(), config_keys().size());
 }
 
+TEST(Config, RelativePathsStartAtADirectory) {
+  Config config;
+  config.output_dir = "run-{pid}/";
+  config.samples = "/data/samples.jsonl";
+  config.hooks = "specs/a.json";
+  config.make_paths_absolute("/start");
+  EXPECT_EQ(config.output_dir, "/start/run-{pid}/");
+  EXPECT_EQ(config.samples, "/data/samples.jsonl");
+  EXPECT_EQ(config.hooks, "/start/specs/a.json");
+  const Config once = config;
+  config.make_paths_absolute("/elsewhere");
+  EXPECT_EQ(config.to_json(), once.to_json());
+  Config none;
+  none.make_paths_absolute("/start");
+  EXPECT_EQ(none.to_json(), Config{}.to_json());
+  none.hooks = nlohmann::json::array();
+  none.make_paths_absolute("/start");
+  EXPECT_EQ(none.hooks, nlohmann::json::array());
+}
+
 TEST(Config, EveryKeyIsDocumentedOnce) {
   std::set<std::string_view> names;
   for (const auto& key : config_keys()) {
