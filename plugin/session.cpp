@@ -5,13 +5,17 @@
 
 #include <algorithm>
 #include <atomic>
+#include <exception>
+#include <filesystem>
 #include <stdexcept>
 
 #include "hooks/instrument.h"
 #include "hooks/points/no_router.h"
+#include "plugin/process/process_rank.h"
 #include "plugin/records/hook_spec_json.h"
 #include "plugin/records/model_description_json.h"
 #include "plugin/run/run_files.h"
+#include "plugin/run/run_paths.h"
 #include "plugin/session/model_registry.h"
 #include "plugin/session/recording.h"
 
@@ -49,18 +53,26 @@ Session::Session(Config config) : Session(config, open_run_files(config)) {}
 
 Session::Session(Config config, std::unique_ptr<RecordSink> sink) {
   config.check();
+  std::error_code error;
+  config.make_paths_absolute(std::filesystem::current_path(error));  // `attach` may read the hook spec much later
   recording_ = std::make_shared<Recording>(std::move(config), std::move(sink));
   close_at_exit(recording_);
 }
 
 Session::~Session() {
+  const bool host_throws = std::uncaught_exceptions() > exceptions_at_opening_;
   if (!recording_->in_own_process()) {
     keep_inherited(std::move(recording_));
     return;
   }
   ModelRegistry::get().unbind(*recording_);
-  // A host that did not say that it is done may have thrown; a run that was resumed can be resumed again.
-  recording_->close(config().resume ? RunEnd::kUnfinished : RunEnd::kDone);
+  // A host that did not say that it is done may have failed; a run that is unfinished can be resumed.
+  recording_->close(config().resume || host_throws ? RunEnd::kUnfinished : RunEnd::kDone);
+}
+
+bool Session::is_done(const std::string& output_dir) {
+  std::error_code error;
+  return std::filesystem::exists(RunPaths(output_dir, process_rank_from_environment().rank).done, error);
 }
 
 torch::jit::Module Session::attach(const torch::jit::Module& module, const AttachOptions& options) {

@@ -3,6 +3,7 @@
 #include <torch/csrc/jit/api/module.h>
 
 #include <cstdint>
+#include <exception>
 #include <memory>
 #include <optional>
 #include <string>
@@ -45,15 +46,20 @@ struct AttachOptions {
 /// All functions are thread-safe. In a child process after `fork` a session records nothing and closes nothing.
 class MOETAP_API Session {
  public:
-  /// Opens the run directory and starts the writer thread. Throws std::invalid_argument for a config that cannot be,
-  /// and std::runtime_error if the directory cannot be created or written.
+  /// Opens the run directory and starts the writer thread. Relative paths of the configuration start at the working
+  /// directory of this moment. Throws std::invalid_argument for a config that cannot be, and std::runtime_error if the
+  /// directory cannot be created or written.
   explicit Session(Config config);
   /// Records into a sink of the host's own; `config.output_dir` and what concerns files is not used.
   Session(Config config, std::unique_ptr<RecordSink> sink);
-  /// Closes; with `config.resume` as unfinished. Never throws.
+  /// Closes; as unfinished with `config.resume`, or if an exception destroys the session. Never throws.
   ~Session();
   Session(const Session&) = delete;
   Session& operator=(const Session&) = delete;
+
+  /// True if the run in `output_dir` (of this process's rank) is done: there is nothing to resume, and a session on it
+  /// throws. A host that is started again after a crash asks first. Reads the disk.
+  static bool is_done(const std::string& output_dir);
 
   /// Returns a twin of `module` that shares its weights and reports to this session; dropping the twin detaches.
   /// `module` is left as it is. A module that `moetap instrument` made is bound to this session and returned as it is;
@@ -92,9 +98,11 @@ class MOETAP_API Session {
   /// The first error of a file, one line; empty if there was none.
   std::optional<std::string> write_error() const;
 
+  /// The configuration, its paths made absolute.
   const Config& config() const;
 
  private:
+  const int exceptions_at_opening_ = std::uncaught_exceptions();
   std::shared_ptr<Recording> recording_;
 };
 

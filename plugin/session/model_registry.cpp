@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "plugin/process/fork_local.h"
+#include "plugin/process/notices.h"
 #include "plugin/records/model_description_json.h"
 #include "plugin/session/recording.h"
 
@@ -59,7 +60,15 @@ struct OpenRecordings {
   std::atomic<bool> exits = false;
 };
 
-void close_open_recordings(bool failed) {
+void say_unfinished(const Recording& recording, int exit_status) {
+  const std::string& run = recording.config().output_dir;
+  notify(
+      fmt::format("{}{}the process ended with exit status {}, so the run is unfinished; complete its files with "
+                  "moetap recover, or go on with resume",
+                  run, run.empty() ? "" : ": ", exit_status));
+}
+
+void close_open_recordings(int exit_status) {
   auto& open = fork_local<OpenRecordings>();
   open.exits = true;
   std::vector<std::weak_ptr<Recording>> recordings;
@@ -70,15 +79,16 @@ void close_open_recordings(bool failed) {
   for (const auto& weak : recordings) {
     if (const auto recording = weak.lock(); recording && recording->in_own_process()) {
       ModelRegistry::get().unbind(*recording);
-      recording->close(failed && recording->config().resume ? RunEnd::kUnfinished : RunEnd::kDone);
+      recording->close(exit_status == 0 ? RunEnd::kDone : RunEnd::kUnfinished);
+      if (exit_status != 0) say_unfinished(*recording, exit_status);
     }
   }
 }
 
 int register_exit_handlers() {
   // Unlike those of atexit, its handlers know the exit status.
-  const int registered = ::on_exit([](int status, void*) { close_open_recordings(status != 0); }, nullptr);
-  return registered + std::at_quick_exit([] { close_open_recordings(false); });
+  const int registered = ::on_exit([](int status, void*) { close_open_recordings(status); }, nullptr);
+  return registered + std::at_quick_exit([] { close_open_recordings(0); });
 }
 
 }  // namespace

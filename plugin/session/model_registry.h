@@ -33,8 +33,8 @@ class ModelRegistry {
   std::atomic<size_t> size_ = 0;  // read without the lock: a process without sessions pays next to nothing
 };
 
-/// A recording that is completed when the process exits, if its owner did not close it. With `config.resume` and an
-/// exit status other than 0 it is left unfinished.
+/// A recording that is closed when the process exits, if its owner did not close it: as done with exit status 0, else
+/// as unfinished, with one line for the user. `quick_exit` does not tell its status: it counts as 0.
 void close_at_exit(const std::shared_ptr<Recording>& recording);
 
 /// True once `close_at_exit` was called in the process.

@@ -82,37 +82,6 @@ for model in (first, second, again, copy.deepcopy(second), first):
     assert read_log(folder) != read_log(tmp_path / "run-2")
 
 
-@pytest.mark.parametrize(
-    ("ending", "status"),
-    [
-        ("pass", 0),
-        ("sys.exit(3)", 3),
-        ("raise RuntimeError('the host fails')", 1),
-        ("import _ctypes; _ctypes.dlclose(library._handle); _ctypes.dlclose(library._handle); del model", 0),
-        ("torch.jit.load('nothing.pt')", 1),
-        ("threading.Thread(target=lambda: [model(*arguments) for _ in range(50)]).start()", 0),
-    ],
-    ids=["end", "exit", "exception", "dlclose", "error", "thread"],
-)
-def test_runs_are_whole_however_the_host_ends(ending, status, models, tmp_path):
-    code = f"""
-import ctypes, sys, threading, torch
-library = ctypes.CDLL(sys.argv[1])
-model = torch.jit.load(sys.argv[2])
-arguments = torch.load(sys.argv[3])
-for _ in range(3):
-    model(*arguments)
-{ending}
-"""
-    done = run_python(
-        code, LIBRARY, models.instrumented, models.inputs[0], preload=False, MOETAP_OUTPUT_DIR=tmp_path / "run"
-    )
-    assert done.status == status, done.errors
-    assert is_whole(tmp_path / "run")
-    assert read_counters(tmp_path / "run")["forwards"] >= 3
-    assert len(read_log(tmp_path / "run")) >= 6
-
-
 def test_a_forked_child_leaves_the_run_to_its_parent(models, tmp_path):
     code = """
 import os, sys, torch

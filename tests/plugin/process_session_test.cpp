@@ -253,6 +253,26 @@ TEST_F(ProcessSessionTest, ForwardsDuringTheExitOpenNoFurtherRun) {
   EXPECT_FALSE(std::filesystem::exists(run + "-2"));
 }
 
+TEST_F(ProcessSessionTest, AFailedExitLeavesTheRunUnfinished) {
+  const std::string model = to_text(gates(1));
+  for (const int exit_status : {0, 3}) {
+    const std::string keys = "{\"output_dir\": \"" + run + std::to_string(exit_status) + "\"}";
+    const pid_t child = fork();
+    if (child == 0) {
+      set_notice_handler([](const std::string&) {});
+      static moetap_session* session = moetap_open(keys.c_str());
+      std::exit(session != nullptr && forward(model) ? exit_status : 2);
+    }
+    int status = 0;
+    ASSERT_EQ(waitpid(child, &status, 0), child);
+    ASSERT_EQ(WEXITSTATUS(status), exit_status);
+    const std::string folder = run + std::to_string(exit_status);
+    EXPECT_EQ(parse_file(folder + "/moetap/summary.json").at("forwards"), 1);
+    EXPECT_EQ(std::filesystem::exists(folder + "/rank0_metric_eval_done.txt"), exit_status == 0);
+    EXPECT_EQ(std::filesystem::exists(folder + "/moetap/journal/rank0/forwards.frames"), exit_status != 0);
+  }
+}
+
 TEST_F(ProcessSessionTest, AFailedExitLeavesAResumedRunUnfinished) {
   const std::string model = to_text(gates(1));
   for (const int exit_status : {1, 0}) {

@@ -7,10 +7,13 @@
 #include <torch/csrc/jit/api/module.h>
 #include <torch/csrc/jit/serialization/import.h>
 
+#include <filesystem>
 #include <sstream>
+#include <stdexcept>
 
 #include "tests/plugin/support/recorded_run.h"
 #include "tests/plugin/support/scripted_moe.h"
+#include "tests/plugin/support/temporary_folder.h"
 
 namespace moetap::plugin {
 namespace {
@@ -161,6 +164,61 @@ TEST_F(SessionTest, TakesAHookSpecFromItsConfiguration) {
   config.hooks[0]["module"] = "gates";
   Session wrong(config, std::make_unique<CollectingSink>(collected));
   EXPECT_THROW(wrong.attach(scripted_moe()), std::invalid_argument);
+}
+
+/// Changes the working directory while it lives.
+class WorkingDirectory {
+ public:
+  explicit WorkingDirectory(const std::string& folder) { std::filesystem::current_path(folder); }
+  ~WorkingDirectory() { std::filesystem::current_path(before_); }
+  WorkingDirectory(const WorkingDirectory&) = delete;
+  WorkingDirectory& operator=(const WorkingDirectory&) = delete;
+
+ private:
+  const std::filesystem::path before_ = std::filesystem::current_path();
+};
+
+TEST_F(SessionTest, RelativePathsStartWhereItWasOpened) {
+  const at::NoGradGuard no_gradients;
+  const TemporaryFolder opened, later;
+  write_text_file(opened.file("spec.json"), R"([{"module": "gate", "layer": "5"}])");
+  write_text_file(opened.file("samples.jsonl"), "{\"target\": \"first\"}\n");
+  Config config;
+  config.output_dir = "run";
+  config.samples = "samples.jsonl";
+  config.hooks = "spec.json";
+  const WorkingDirectory before(opened.path());
+  Session recording(config);
+  const WorkingDirectory after(later.path());
+  recording.attach(scripted_moe()).forward(input.arguments());
+  recording.close();
+  EXPECT_EQ(recording.write_error(), std::nullopt);
+  EXPECT_EQ(recording.config().output_dir, opened.file("run"));
+  EXPECT_TRUE(Session::is_done(opened.file("run")));
+  const auto log = nlohmann::json::parse(read_text_file(opened.file("run/log_metrics.json"))).at("logs");
+  ASSERT_EQ(log.size(), 2u);
+  EXPECT_EQ(log[0].at("target"), "first");
+  EXPECT_TRUE(log[0].at("/logs_metrics_vision/0/0"_json_pointer).contains("5"));
+  EXPECT_TRUE(std::filesystem::is_empty(later.path()));
+}
+
+TEST_F(SessionTest, AnExceptionThroughTheHostLeavesTheRunUnfinished) {
+  const at::NoGradGuard no_gradients;
+  const TemporaryFolder folder;
+  for (const bool fails : {true, false}) {
+    Config config;
+    config.output_dir = folder.file(fails ? "fails" : "ends");
+    try {
+      Session recording(config);
+      recording.attach(scripted_moe()).forward(input.arguments());
+      if (fails) throw std::runtime_error("the host fails");
+    } catch (const std::runtime_error&) {
+    }
+    EXPECT_TRUE(std::filesystem::exists(config.output_dir + "/log_metrics.json"));
+    EXPECT_EQ(Session::is_done(config.output_dir), !fails);
+    EXPECT_EQ(std::filesystem::exists(config.output_dir + "/moetap/journal/rank0/forwards.frames"), fails);
+  }
+  EXPECT_FALSE(Session::is_done(folder.file("nowhere")));
 }
 
 TEST_F(SessionTest, LabelsAndValuesOfTheHost) {
