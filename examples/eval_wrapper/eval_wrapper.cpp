@@ -1,7 +1,7 @@
 // Evaluates a model over a directory of samples, one log entry each:  eval_wrapper MODEL.pt SAMPLES_DIR RUN_DIR
-// SAMPLES_DIR: a file a sample, in the order of their names: the tuple of the forward's arguments, as torch.save wrote
-// it; beside them, if wanted, samples.jsonl with the log fields of each sample (target, doc, ...). Killed at any
-// moment, the same command goes on where the run directory ends.
+// SAMPLES_DIR: one .pt file a sample, in the order of their names: a tuple of the forward's arguments, written by
+// torch.save. Optionally samples.jsonl with the log fields of each sample (target, doc, ...), a line a sample.
+// Killed at any moment, the same command goes on with the run, or says that it is done.
 #include <ATen/ATen.h>
 #include <plugin/session.h>
 #include <torch/csrc/jit/serialization/import.h>
@@ -51,6 +51,11 @@ int main(int argc, char** argv) {
     return 2;
   }
   try {
+    const auto files = sample_files(argv[2]);
+    if (moetap::Session::is_done(argv[3])) {
+      std::printf("%zu samples, the run in %s is done\n", files.size(), argv[3]);
+      return 0;
+    }
     const at::NoGradGuard no_gradients;
     moetap::Session session(configure(argv[2], argv[3]));
     auto model = torch::jit::load(argv[1]);
@@ -58,7 +63,6 @@ int main(int argc, char** argv) {
     auto recorded = session.attach(model, {argv[1], ""});
 
     const auto& done = session.recorded_samples();
-    const auto files = sample_files(argv[2]);
     for (int64_t sample = 0; sample < static_cast<int64_t>(files.size()); ++sample) {
       if (std::binary_search(done.begin(), done.end(), sample)) continue;
       session.label({{sample}});
