@@ -138,7 +138,8 @@ Measured make_measured(const Size& size) {
   measured.sums = empty_router_sums(size.num_experts, size.top_k(), measured.rows.num_rows, options.device());
   measured.outputs = {at::empty({size.num_tokens, size.top_k()}, DeviceClock::on_device(at::kInt)),
                       at::empty({size.num_tokens, size.top_k()}, DeviceClock::on_device(at::kFloat)),
-                      at::empty({size.num_tokens}, DeviceClock::on_device(at::kInt))};
+                      at::empty({size.num_tokens}, DeviceClock::on_device(at::kInt)),
+                      at::empty({size.num_tokens}, DeviceClock::on_device(at::kFloat))};
   return measured;
 }
 
@@ -147,7 +148,7 @@ double bytes_moved(const Measured& measured) {
   size_t bytes = 0;
   for (const at::Tensor* tensor :
        {&measured.call.logits, &measured.call.selected, &measured.call.weights, &measured.outputs.selected,
-        &measured.outputs.weights, &measured.outputs.first_slot}) {
+        &measured.outputs.weights, &measured.outputs.first_slot, &measured.outputs.margins}) {
     bytes += tensor->nbytes();
   }
   return static_cast<double>(bytes);
@@ -175,8 +176,7 @@ void measure(benchmark::State& state, Way way, at::ScalarType dtype) {
       case Way::kKernel:
         return observe_into(measured.sums, measured.call, measured.rows, measured.outputs);
       case Way::kOperations:
-        observe_with_operations(measured.sums, measured.call, measured.rows);
-        return write_tokens(measured.call, measured.rows, measured.outputs, {});
+        return observe_with_operations(measured.sums, measured.call, measured.rows, measured.outputs);
       case Way::kSoftmax:
         benchmark::DoNotOptimize(at::softmax(measured.call.logits, 1).unsafeGetTensorImpl());
     }

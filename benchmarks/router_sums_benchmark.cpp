@@ -1,6 +1,6 @@
 // What it costs to observe one router call on the CPU: moetap's own loops against LibTorch operations for the same
-// sums, and against the softmax that the router itself computes, as a measure of what a call is worth. Beside it each
-// token's first slot, which transitions are counted from.
+// sums, and against the softmax that the router itself computes, as a measure of what a call is worth. `_tokens`: with
+// all that is recorded of single tokens (ids, weights, first slots, margins).
 //
 //   router_sums_benchmark --benchmark_filter=observe --benchmark_repetitions=5
 #include <ATen/ATen.h>
@@ -8,7 +8,7 @@
 
 #include "analysis/routers/observe_paths.h"
 #include "analysis/routers/router_sums.h"
-#include "analysis/routers/slot_ranking.h"
+#include "analysis/routers/token_outputs.h"
 
 namespace moetap::analysis {
 namespace {
@@ -50,21 +50,22 @@ void observe_operations(benchmark::State& state) {
   count_tokens(state);
 }
 
+void observe_loops_tokens(benchmark::State& state) {
+  const RouterCall call = make_call(state);
+  const int64_t num_tokens = call.selected.size(0), top_k = call.selected.size(1);
+  const TokenOutputs outputs{at::empty({num_tokens, top_k}, at::kInt), at::empty({num_tokens, top_k}),
+                             at::empty({num_tokens}, at::kInt), at::empty({num_tokens})};
+  for (auto _ : state) {
+    RouterSums sums = empty_router_sums(call.num_experts, top_k, kRows);
+    observe_into(sums, call, TokenRows{{}, kRows}, outputs);
+    benchmark::DoNotOptimize(sums.words.const_data_ptr());
+  }
+  count_tokens(state);
+}
+
 void router_softmax(benchmark::State& state) {
   const RouterCall call = make_call(state);
   for (auto _ : state) benchmark::DoNotOptimize(at::softmax(call.logits, 1).const_data_ptr());
-  count_tokens(state);
-}
-
-void first_slot_loops(benchmark::State& state) {
-  const RouterCall call = make_call(state);
-  for (auto _ : state) benchmark::DoNotOptimize(first_slot(call).const_data_ptr());
-  count_tokens(state);
-}
-
-void first_slot_operations(benchmark::State& state) {
-  const RouterCall call = make_call(state);
-  for (auto _ : state) benchmark::DoNotOptimize(first_slot_with_operations(call).const_data_ptr());
   count_tokens(state);
 }
 
@@ -73,8 +74,7 @@ const std::vector<std::vector<int64_t>> kSizes = {{1, 64, 1024, 8192}, {8, 64, 1
 BENCHMARK(observe_loops)->ArgsProduct(kSizes)->ArgNames({"T", "E"})->UseRealTime()->Unit(benchmark::kMicrosecond);
 BENCHMARK(observe_operations)->ArgsProduct(kSizes)->ArgNames({"T", "E"})->UseRealTime()->Unit(benchmark::kMicrosecond);
 BENCHMARK(router_softmax)->ArgsProduct(kSizes)->ArgNames({"T", "E"})->UseRealTime()->Unit(benchmark::kMicrosecond);
-BENCHMARK(first_slot_loops)->ArgsProduct(kSizes)->ArgNames({"T", "E"})->UseRealTime()->Unit(benchmark::kMicrosecond);
-BENCHMARK(first_slot_operations)
+BENCHMARK(observe_loops_tokens)
     ->ArgsProduct(kSizes)
     ->ArgNames({"T", "E"})
     ->UseRealTime()

@@ -6,22 +6,17 @@
 
 namespace moetap::analysis {
 
-// The ways in which `observe_into` computes the same sums. Arguments are checked already: see `check_call`.
+// The paths by which `observe_into` can measure a call. All give the same counts, and sums of reals that agree to the
+// accuracy of double precision. The third is the kernel: see router_kernels.h. Arguments are checked already: see
+// `check_call`.
 
-/// Reference: one pass over the logits with LibTorch's threads. CPU tensors only. Leaves `sums` normalized.
-void observe_on_cpu(RouterSums& sums, const RouterCall& call, const TokenRows& rows);
+/// Reference: one pass over the tokens with LibTorch's threads. CPU tensors only. Leaves `sums` normalized.
+void observe_on_cpu(RouterSums& sums, const RouterCall& call, const TokenRows& rows, const TokenOutputs& outputs = {},
+                    const TransitionFrom& transition = {});
 
 /// LibTorch operations on the current stream of any device: no synchronisation, no shape that depends on data.
-void observe_with_operations(RouterSums& sums, const RouterCall& call, const TokenRows& rows);
-
-/// `first_slot` and `weight_margin` (slot_ranking.h) of any device. On the CPU those are loops: a dozen operations on a
-/// few tokens cost more than all that is measured of them.
-at::Tensor first_slot_with_operations(const RouterCall& call);
-at::Tensor weight_margin_with_operations(const RouterCall& call);
-
-/// `outputs` and `transition` of a call whose sums another path has computed.
-void write_tokens(const RouterCall& call, const TokenRows& rows, const TokenOutputs& outputs,
-                  const TransitionFrom& transition);
+void observe_with_operations(RouterSums& sums, const RouterCall& call, const TokenRows& rows,
+                             const TokenOutputs& outputs = {}, const TransitionFrom& transition = {});
 
 /// Throws c10::Error, naming argument, expectation and actual value, unless the call and its rows fit together.
 void check_call(const RouterCall& call);

@@ -240,7 +240,7 @@ class RouterMeter {
       count(kRepeatHits, ranked.first == first_before_);
     }
     first_before_ = ranked.first;
-    write_token(token, slot, ranked.first);
+    write_token(token, slot, ranked);
   }
 
   MOETAP_DEVICE void measure_weights(const Slot& slot, bool chosen, const RankedSlots& ranked) {
@@ -256,10 +256,10 @@ class RouterMeter {
     const EntropyOfToken entropy =
         entropy_of_token<1>([&](int) { return slot.used ? slot.weight : 0.0; }, slot_width(call_.top_k));
     add_term(kEntropyTopk, entropy.in_range, entropy.entropy);
-    if (call_.top_k > 1) add_term(kMargin, true, ranked.margin);
+    if (call_.top_k > 1) add_term(kMargin, true, ranked.margin());
   }
 
-  MOETAP_DEVICE void write_token(int64_t token, const Slot& slot, int32_t first) const {
+  MOETAP_DEVICE void write_token(int64_t token, const Slot& slot, const RankedSlots& ranked) const {
     const int lane = warp::lane();
     if (lane < call_.top_k) {
       const int64_t place = token * call_.top_k + lane;
@@ -267,11 +267,12 @@ class RouterMeter {
       if (call_.weights_out != nullptr) call_.weights_out[place] = static_cast<float>(slot.weight);
     }
     if (lane != 0) return;
-    if (call_.first_slot_out != nullptr) call_.first_slot_out[token] = first;
+    if (call_.first_slot_out != nullptr) call_.first_slot_out[token] = ranked.first;
+    if (call_.margins_out != nullptr) call_.margins_out[token] = ranked.recorded_margin();
     if (call_.first_slot_before == nullptr) return;
     const int32_t before = call_.first_slot_before[token];
-    if (first >= 0 && before >= 0 && before < call_.num_experts_before) {
-      warp::add(call_.transitions + int64_t{before} * call_.num_experts + first, int64_t{1});
+    if (ranked.first >= 0 && before >= 0 && before < call_.num_experts_before) {
+      warp::add(call_.transitions + int64_t{before} * call_.num_experts + ranked.first, int64_t{1});
     }
   }
 

@@ -40,6 +40,7 @@ struct RouterKernelArguments {
   int32_t* selected_out = nullptr;    // [num_tokens, top_k]; null: not asked for, as those below
   float* weights_out = nullptr;       // [num_tokens, top_k]
   int32_t* first_slot_out = nullptr;  // [num_tokens]
+  float* margins_out = nullptr;       // [num_tokens]
   const int32_t* first_slot_before = nullptr;
   int64_t* transitions = nullptr;  // [num_experts_before, num_experts]
   int32_t num_experts_before = 0;

@@ -37,7 +37,12 @@ MOETAP_DEVICE inline int slot_width(int top_k) {
 
 struct RankedSlots {
   int32_t first = kTokenWithoutSlot;  // expert of the first slot
-  double margin = 0;                  // w[0] - w[1]
+  double largest = 0;                 // w[0]
+  double second = 0;                  // w[1]
+
+  MOETAP_DEVICE double margin() const { return largest - second; }
+  /// Of the weights as they are recorded, in float32.
+  MOETAP_DEVICE float recorded_margin() const { return static_cast<float>(largest) - static_cast<float>(second); }
 };
 
 /// The same in every lane.
@@ -45,7 +50,7 @@ MOETAP_DEVICE inline RankedSlots rank_slots(const RouterKernelArguments& call, c
   const unsigned used = warp::ballot(slot.used);
   if (used == 0) return {};
   if (call.weights.data == nullptr) {
-    return {static_cast<int32_t>(warp::from_lane(slot.id, warp::lowest_bit(used))), 0};
+    return {static_cast<int32_t>(warp::from_lane(slot.id, warp::lowest_bit(used))), 0, 0};
   }
   struct Candidate {
     int used;
@@ -74,7 +79,7 @@ MOETAP_DEVICE inline RankedSlots rank_slots(const RouterKernelArguments& call, c
     if (other > second) second = other;
   }
   second = warp::count_bits(used) > 1 ? warp::from_lane(second, 0) : 0;
-  return {warp::from_lane(best.id, 0), largest - second};
+  return {warp::from_lane(best.id, 0), largest, second};
 }
 
 /// Calls add(i, j), i < j, in some lane for each pair of different experts that a token chose.

@@ -125,14 +125,12 @@ void observe_into(RouterSums& sums, const RouterCall& call, const TokenRows& row
               "; copy them to the host and reset them");
   const DeviceKernels* kernels = device_kernels(call.selected.device().type());
   if (call.selected.is_cpu()) {
-    observe_on_cpu(sums, call, rows);
-    write_tokens(call, rows, outputs, transition);
+    observe_on_cpu(sums, call, rows, outputs, transition);
   } else if (kernels != nullptr && kernel_takes(call) && kernels->routers().runs_on(call.selected.device())) {
     kernels->routers().observe(sums, call, rows, outputs, transition);
     sums.pending_terms += terms;
   } else {
-    observe_with_operations(sums, call, rows);
-    write_tokens(call, rows, outputs, transition);
+    observe_with_operations(sums, call, rows, outputs, transition);
     sums.pending_terms += terms;
   }
 }

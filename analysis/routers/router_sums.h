@@ -23,16 +23,8 @@ RouterSums observe(const RouterCall& call, const TokenRows& rows);
 /// sums.
 void observe_into(RouterSums& sums, const RouterCall& call, const TokenRows& rows);
 
-/// Begins the copy of sums into (pinned) host memory on the current stream of their device and returns at once. The
-/// values may be read after the caller waited for an event recorded behind this call; then `normalize` makes the bits
-/// unique. Sums on the host are returned as they are.
-RouterSums begin_copy_to_host(const RouterSums& sums);
-
-/// As begin_copy_to_host, then waits for the device, then normalizes.
-RouterSums copy_to_host(const RouterSums& sums);
-
-/// Carries the low limbs into the high ones, in place. Host sums only. Sums from `observe` on the CPU, `merge`,
-/// `sum_rows` and `copy_to_host` are normalized. Throws c10::Error if a sum is beyond 5.7e17.
+/// Carries the low limbs into the high ones, in place. Host sums only. Sums from `observe` on the CPU, `merge` and
+/// `sum_rows` are normalized; those copied from a device are not. Throws c10::Error if a sum is beyond 5.7e17.
 void normalize(RouterSums& sums);
 
 /// Adds `from` to `into`, row by row, exactly. Host sums only. `into` may be default-constructed. Throws c10::Error if

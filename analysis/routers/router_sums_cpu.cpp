@@ -1,5 +1,5 @@
 #include <ATen/core/Tensor.h>
-#include <ATen/ops/full.h>
+#include <ATen/ops/empty.h>
 #include <c10/util/Exception.h>
 
 #include <algorithm>
@@ -42,7 +42,8 @@ class Plane {
 
   bool defined() const { return tensor_.defined(); }
 
-  void read(int64_t row, double* out) const {
+  template <typename Real>
+  void read(int64_t row, Real* out) const {
     if (doubles_) {
       std::copy_n(doubles_ + row * columns_, columns_, out);
     } else {
@@ -73,6 +74,53 @@ struct Planes {
         row(row_of_tokens(rows, call.selected.size(0), call.selected.device()).contiguous()) {}
 };
 
+/// The first two slots of a token: see Note [Slots are ranked by gate weight].
+struct TokenSlots {
+  int32_t first = kNoSlot;         // expert of the first slot
+  double largest = 0, second = 0;  // w[0] and w[1]; 0: there is no such slot, or the call has no weights
+
+  double margin() const { return largest - second; }
+  /// Of the weights as they are recorded, in float32.
+  float recorded_margin() const { return static_cast<float>(largest) - static_cast<float>(second); }
+};
+
+/// Where what is asked for of single tokens goes; null: not asked for.
+struct OutputAddresses {
+  int32_t* selected = nullptr;
+  float* weights = nullptr;
+  int32_t* first_slot = nullptr;
+  float* margins = nullptr;
+
+  OutputAddresses(const TokenOutputs& outputs, bool has_weights, int64_t top_k)
+      : selected(address<int32_t>(outputs.selected)),
+        weights(has_weights ? address<float>(outputs.weights) : nullptr),
+        first_slot(address<int32_t>(outputs.first_slot)),
+        margins(has_weights && top_k > 1 ? address<float>(outputs.margins) : nullptr) {}
+
+  void write_slots(const Planes& planes, const RouterSumsLayout& layout, int64_t token) const {
+    const int64_t begin = token * layout.top_k;
+    if (selected != nullptr) {
+      const int64_t* ids = planes.selected.const_data_ptr<int64_t>() + begin;
+      for (int64_t slot = 0; slot < layout.top_k; ++slot) {
+        const bool used = ids[slot] >= 0 && ids[slot] < layout.num_experts;
+        selected[begin + slot] = used ? static_cast<int32_t>(ids[slot]) : -1;
+      }
+    }
+    if (weights != nullptr) planes.weights.read(token, weights + begin);
+  }
+
+  void write_ranked(const TokenSlots& slots, int64_t token) const {
+    if (first_slot != nullptr) first_slot[token] = slots.first;
+    if (margins != nullptr) margins[token] = slots.recorded_margin();
+  }
+
+ private:
+  template <typename Element>
+  static Element* address(const at::Tensor& tensor) {
+    return tensor.defined() ? tensor.mutable_data_ptr<Element>() : nullptr;
+  }
+};
+
 /// Measures tokens and adds them to one block of rows.
 class TokenMeter {
  public:
@@ -86,9 +134,9 @@ class TokenMeter {
     chosen_.reserve(layout.top_k);
   }
 
-  /// Adds a token to the row and pairs at these addresses; returns its first slot. `pairs` is null where there is no
+  /// Adds a token to the row and pairs at these addresses; returns its first slots. `pairs` is null where there is no
   /// table.
-  int32_t add(int64_t token, int64_t* row, int64_t* pairs) {
+  TokenSlots add(int64_t token, int64_t* row, int64_t* pairs) {
     row_ = row;
     ++row_[RouterSumsLayout::counter(kTokens)];
     add_probabilities(token);
@@ -151,15 +199,14 @@ class TokenMeter {
     add_term(kScoreEntropy, terms.in_range, terms.entropy);
   }
 
-  int32_t add_slots(int64_t token, int64_t* pairs) {
+  TokenSlots add_slots(int64_t token, int64_t* pairs) {
     const int64_t top_k = layout_.top_k;
     const int64_t* ids = planes_.selected.const_data_ptr<int64_t>() + token * top_k;
     const bool weighted = planes_.weights.defined();
     if (weighted) planes_.weights.read(token, weights_.data());
 
     int64_t num_used = 0;
-    int32_t first = kNoSlot;
-    double first_weight = 0, second_weight = 0;
+    TokenSlots slots;
     chosen_.clear();
     for (int64_t slot = 0; slot < top_k; ++slot) {
       const int64_t id = ids[slot];
@@ -168,21 +215,20 @@ class TokenMeter {
         continue;
       }
       if (!weighted) {
-        if (first == kNoSlot) first = static_cast<int32_t>(id);
+        if (slots.first == kNoSlot) slots.first = static_cast<int32_t>(id);
         ++vector(kSelected)[id];
         chosen_.push_back(id);
         continue;
       }
       const double weight = weights_[slot];
       const double rank = std::isnan(weight) ? -std::numeric_limits<double>::infinity() : weight;
-      // Only ranks count for the margin, so the second weight is the largest of the other slots, of the same expert or
-      // not.
-      if (first == kNoSlot || rank > first_weight || (rank == first_weight && id < first)) {
-        second_weight = first_weight;
-        first_weight = rank;
-        first = static_cast<int32_t>(id);
-      } else if (num_used == 1 || rank > second_weight) {
-        second_weight = rank;
+      // The second weight is the largest of all other slots, whether they hold the same expert or not.
+      if (slots.first == kNoSlot || rank > slots.largest || (rank == slots.largest && id < slots.first)) {
+        slots.second = slots.largest;
+        slots.largest = rank;
+        slots.first = static_cast<int32_t>(id);
+      } else if (num_used == 1 || rank > slots.second) {
+        slots.second = rank;
       }
       used_weights_[num_used++] = weight;
       if (weight == 0) {
@@ -193,15 +239,15 @@ class TokenMeter {
       chosen_.push_back(id);
       add_weight(id, weight);
     }
-    if (first != kNoSlot) ++vector(kFirstSlot)[first];
+    if (slots.first != kNoSlot) ++vector(kFirstSlot)[slots.first];
     if (chosen_.empty()) ++row_[RouterSumsLayout::counter(kDroppedTokens)];
     if (weighted) {
       const EntropyTerms terms = kernels_.entropy(used_weights_.data(), num_used);
       add_term(kEntropyTopk, terms.in_range, terms.entropy);
-      if (top_k > 1) add_term(kMargin, true, first_weight - (num_used > 1 ? second_weight : 0));
+      if (top_k > 1) add_term(kMargin, true, slots.margin());
     }
     if (pairs) add_pairs(pairs);
-    return first;
+    return slots;
   }
 
   void add_weight(int64_t id, double weight) {
@@ -231,13 +277,12 @@ class TokenMeter {
 };
 
 /// Counts neighbours among the valid tokens of each row. In order, so after the threads are done.
-void add_repeats(const at::Tensor& first_slots, const int64_t* row_of, RouterSums& sums) {
+void add_repeats(const int32_t* first_slot, int64_t num_tokens, const int64_t* row_of, RouterSums& sums) {
   const RouterSumsLayout layout = sums.layout();
   int64_t* words = sums.words.mutable_data_ptr<int64_t>();
   constexpr int32_t kNoToken = -2;
   std::vector<int32_t> previous(sums.num_rows, kNoToken);
-  const int32_t* first_slot = first_slots.const_data_ptr<int32_t>();
-  for (int64_t token = 0; token < first_slots.size(0); ++token) {
+  for (int64_t token = 0; token < num_tokens; ++token) {
     const int64_t row = row_of[token];
     if (row < 0 || row >= sums.num_rows) continue;
     const int32_t first = first_slot[token];
@@ -250,16 +295,29 @@ void add_repeats(const at::Tensor& first_slots, const int64_t* row_of, RouterSum
   }
 }
 
+/// `first_slot`: kNoSlot for masked tokens.
+void add_transitions(const int32_t* first_slot, const TransitionFrom& transition) {
+  const int32_t* before = transition.first_slot.const_data_ptr<int32_t>();
+  const int64_t num_experts_before = transition.counts.size(0), num_experts = transition.counts.size(1);
+  int64_t* counts = transition.counts.mutable_data_ptr<int64_t>();
+  for (int64_t token = 0; token < transition.first_slot.size(0); ++token) {
+    const bool counted = first_slot[token] >= 0 && before[token] >= 0 && before[token] < num_experts_before;
+    if (counted) ++counts[before[token] * num_experts + first_slot[token]];
+  }
+}
+
 }  // namespace
 
-void observe_on_cpu(RouterSums& sums, const RouterCall& call, const TokenRows& rows) {
+void observe_on_cpu(RouterSums& sums, const RouterCall& call, const TokenRows& rows, const TokenOutputs& outputs,
+                    const TransitionFrom& transition) {
   const int64_t num_tokens = call.selected.size(0);
   const RouterSumsLayout layout = sums.layout();
   const Planes planes(call, rows);
   const int64_t* row_of = planes.row.const_data_ptr<int64_t>();
   const auto is_valid = [&](int64_t token) { return row_of[token] >= 0 && row_of[token] < layout.num_rows; };
-  const at::Tensor first_slots = at::full({num_tokens}, kNoSlot, at::kInt);
-  int32_t* first_slot = first_slots.mutable_data_ptr<int32_t>();
+  TokenOutputs asked = outputs;
+  if (!asked.first_slot.defined()) asked.first_slot = at::empty({num_tokens}, at::kInt);  // repeats are counted of them
+  const OutputAddresses out(asked, call.weights.defined(), layout.top_k);
   int64_t* words = sums.words.mutable_data_ptr<int64_t>();
   std::mutex merging;
 
@@ -267,10 +325,15 @@ void observe_on_cpu(RouterSums& sums, const RouterCall& call, const TokenRows& r
     TokenMeter meter(planes, layout);
     for (int64_t token = begin; token < end; ++token) {
       if (!is_valid(token)) continue;
-      first_slot[token] = meter.add(token, rows_begin + (row_of[token] - first_row) * layout.row_words(), pairs);
+      int64_t* row = rows_begin + (row_of[token] - first_row) * layout.row_words();
+      out.write_ranked(meter.add(token, row, pairs), token);
     }
   };
   const auto add_chunk = [&](int64_t begin, int64_t end) {
+    for (int64_t token = begin; token < end; ++token) {
+      out.write_slots(planes, layout, token);
+      out.write_ranked(TokenSlots{}, token);  // for a masked token it stays
+    }
     if (end - begin == num_tokens) {  // no other thread adds
       add_tokens(begin, end, 0, words, sums.has_pairs ? words + layout.pairs_begin() : nullptr);
       normalize(sums);
@@ -304,7 +367,8 @@ void observe_on_cpu(RouterSums& sums, const RouterCall& call, const TokenRows& r
       add_chunk(from, std::min(end, from + kMaxTokensInBlock));
     }
   });
-  add_repeats(first_slots, row_of, sums);
+  add_repeats(out.first_slot, num_tokens, row_of, sums);
+  if (transition.first_slot.defined()) add_transitions(out.first_slot, transition);
 }
 
 }  // namespace moetap::analysis

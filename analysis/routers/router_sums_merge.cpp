@@ -1,4 +1,3 @@
-#include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
 #include <c10/util/Exception.h>
 
@@ -110,22 +109,6 @@ RouterSums select_row(const RouterSums& sums, int64_t row) {
   result.words = sums.words.narrow(0, row * row_words, row_words).clone();
   normalize(result);
   return result;
-}
-
-RouterSums begin_copy_to_host(const RouterSums& sums) {
-  if (!sums.defined() || sums.words.is_cpu()) return sums;
-  RouterSums host = sums;
-  host.words = at::empty(sums.words.sizes(), at::TensorOptions().dtype(at::kLong).pinned_memory(true));
-  host.words.copy_(sums.words, /*non_blocking=*/true);
-  return host;
-}
-
-RouterSums copy_to_host(const RouterSums& sums) {
-  if (!sums.defined()) return sums;
-  RouterSums host = sums;
-  host.words = sums.words.is_cpu() ? sums.words.clone() : sums.words.to(at::kCPU);
-  normalize(host);
-  return host;
 }
 
 }  // namespace moetap::analysis

@@ -20,6 +20,7 @@
 #include "analysis/routers/observe_paths.h"
 #include "analysis/routers/router_sums.h"
 #include "analysis/routers/slot_ranking.h"
+#include "analysis/routers/transition_sums.h"
 
 // Note [The path of operations]
 // Any device, in LibTorch operations only. Nothing may make the host wait for the device, so no shape depends on a
@@ -192,7 +193,7 @@ void add_repeats(OperationMeter& meter, const at::Tensor& first) {
   add(kRepeatHits, neighbours.bitwise_and(left == right));
 }
 
-void add_slots(OperationMeter& meter, RouterSums& sums, const RouterCall& call) {
+void add_slots(OperationMeter& meter, RouterSums& sums, const RouterCall& call, const RankedSlots& ranked) {
   const int64_t num_experts = call.num_experts;
   const at::Tensor& ids = call.selected;
   const at::Tensor holds_expert = (ids >= 0).bitwise_and(ids < num_experts);
@@ -212,27 +213,43 @@ void add_slots(OperationMeter& meter, RouterSums& sums, const RouterCall& call) 
     meter.add_scalar(offset + kTermsAdded, in_range.sum(1));
     meter.add_scalar(offset + kTermsOutOfRange, chosen.bitwise_and(in_range.bitwise_not()).sum(1));
     meter.add_terms(kEntropyTopk, entropy(at::where(holds_expert, weights, 0.0)));
-    const at::Tensor margin = weight_margin_with_operations(call);
-    if (margin.defined()) meter.add_terms(kMargin, Terms{margin, meter.valid()});
+    if (ranked.largest.defined()) meter.add_terms(kMargin, Terms{ranked.margin(), meter.valid()});
   }
   meter.scatter_vector(kSelected, expert, chosen);
   meter.add_scalar(RouterSumsLayout::counter(kDroppedTokens), chosen.any(1).bitwise_not());
 
-  const at::Tensor first = first_slot_with_operations(call);
+  const at::Tensor& first = ranked.first_slot;
   meter.scatter_vector(kFirstSlot, first.clamp_min(0).unsqueeze(1), (first >= 0).unsqueeze(1));
   add_repeats(meter, first);
   if (sums.has_pairs) meter.add_pairs(count_pairs(sums.layout(), meter.valid(), expert, chosen));
 }
 
+void write_outputs(const RouterCall& call, const RankedSlots& ranked, const TokenOutputs& outputs) {
+  if (outputs.selected.defined()) {
+    const at::Tensor outside = (call.selected < 0).bitwise_or(call.selected >= call.num_experts);
+    outputs.selected.copy_(call.selected.masked_fill(outside, -1));
+  }
+  if (outputs.weights.defined() && call.weights.defined()) outputs.weights.copy_(call.weights.detach());
+  if (outputs.first_slot.defined()) outputs.first_slot.copy_(ranked.first_slot);
+  if (outputs.margins.defined() && ranked.largest.defined()) outputs.margins.copy_(ranked.recorded_margin());
+}
+
 }  // namespace
 
-void observe_with_operations(RouterSums& sums, const RouterCall& call, const TokenRows& rows) {
+void observe_with_operations(RouterSums& sums, const RouterCall& call, const TokenRows& rows,
+                             const TokenOutputs& outputs, const TransitionFrom& transition) {
   const int64_t num_tokens = call.selected.size(0);
   if (num_tokens == 0) return;
   OperationMeter meter(sums, row_of_tokens(rows, num_tokens, call.selected.device()));
   meter.add_scalar(RouterSumsLayout::counter(kTokens), meter.valid());
   add_experts(meter, call);
-  add_slots(meter, sums, call);
+  const RankedSlots ranked = rank_slots(call);
+  add_slots(meter, sums, call, ranked);
+  write_outputs(call, ranked, outputs);
+  if (!transition.first_slot.defined()) return;
+  transition.counts.add_(observe_transition(transition.first_slot.to(at::kLong), ranked.first_slot, rows,
+                                            transition.counts.size(0), call.num_experts)
+                             .counts);
 }
 
 }  // namespace moetap::analysis

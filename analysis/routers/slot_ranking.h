@@ -11,15 +11,23 @@ namespace moetap::analysis {
 // lower expert id. NaN ranks as -inf. A slot whose id is no expert (-1, or out of range) has no rank, and weight 0 for
 // the margin. Without weights the order is the model's.
 
-/// Expert of each token's first slot: int64 [num_tokens] on the call's device; -1: the token has no slot. Elsewhere
-/// than on the CPU by LibTorch operations on the current stream; does not block a device.
-at::Tensor first_slot(const RouterCall& call);
+/// The first two slots of each token, on the call's device.
+struct RankedSlots {
+  at::Tensor first_slot;  // int64 [num_tokens]: the expert of the first slot; -1: the token has no slot
+  // float64 [num_tokens, 2]: w[0] and w[1], which are -inf or inf where a weight is; undefined: K < 2 or no weights
+  at::Tensor largest;
 
-/// w[0] - w[1] of each token: float64 [num_tokens] on the call's device; undefined when K < 2 or the call has no
-/// weights. Not finite where one of the two is not. Computed where and as `first_slot` is.
-at::Tensor weight_margin(const RouterCall& call);
+  /// w[0] - w[1], float64 [num_tokens]; not finite where one of the two is not. Undefined where `largest` is.
+  at::Tensor margin() const;
+  /// The same of the weights as they are recorded, in float32: see TokenOutputs::margins.
+  at::Tensor recorded_margin() const;
+};
 
-/// The same, rounded to float32: LibMoE's `router_magine`.
+/// Ranks the slots of a call with LibTorch operations on the current stream of its device; does not block. The other
+/// paths of observe_paths.h rank slots on their own. Throws c10::Error if the call's tensors do not fit together.
+RankedSlots rank_slots(const RouterCall& call);
+
+/// `recorded_margin` of the call.
 at::Tensor token_margin(const RouterCall& call);
 
 }  // namespace moetap::analysis

@@ -7,22 +7,25 @@
 
 namespace moetap::analysis {
 
-/// What a call gives of single tokens besides its sums. Contiguous tensors on the call's device that are written to;
-/// undefined: not asked for.
+/// What a call gives for single tokens, besides its sums. Contiguous tensors on the call's device that are written to;
+/// undefined: not asked for. What a masked token gets is not defined. Slots are ranked by gate weight: see
+/// slot_ranking.h.
 struct TokenOutputs {
-  at::Tensor selected;    // int32 [num_tokens, top_k]: the call's, -1 where they are no expert
-  at::Tensor weights;     // float32 [num_tokens, top_k]
-  at::Tensor first_slot;  // int32 [num_tokens]: as `first_slot` of slot_ranking.h; of a masked token any
+  at::Tensor selected;      // int32 [num_tokens, top_k]: the call's ids, -1 where they are no expert
+  at::Tensor weights;       // float32 [num_tokens, top_k]; not written if the call has no weights
+  at::Tensor first_slot;    // int32 [num_tokens]: the expert of the first slot; -1: the token has no slot
+  at::Tensor margins = {};  // float32 [num_tokens]: w[0] - w[1] of the float32 weights, 0 for a slot that does not hold
+                            // an expert (LibMoE's `router_magine`); not written if K < 2 or the call has no weights
 };
 
-/// Counts the tokens' ways from the router before: see TransitionSums.
+/// Counts transitions from the router before: see TransitionSums.
 struct TransitionFrom {
   at::Tensor first_slot;  // int32 [num_tokens], of the router before; undefined: not asked for
   at::Tensor counts;      // int64 [num_experts of the router before, num_experts], contiguous; added to
 };
 
-/// As `observe_into` of router_sums.h, with what it gives besides. Where the device has kernels of moetap's (see
-/// device_kernels.h) one launch on the current stream does it all.
+/// `observe_into` of router_sums.h that also writes `outputs` and counts transitions. Slots are ranked once. Where
+/// moetap has kernels for the device (see device_kernels.h), one launch on the current stream does all of it.
 void observe_into(RouterSums& sums, const RouterCall& call, const TokenRows& rows, const TokenOutputs& outputs,
                   const TransitionFrom& transition = {});
 

@@ -126,8 +126,7 @@ class FakeRouterKernels final : public analysis::RouterKernels {
                const analysis::TokenOutputs& outputs, const analysis::TransitionFrom& transition) const override {
     const auto task = [sums = host(sums), call = host(call), rows = host(rows), outputs = host(outputs),
                        transition = host(transition)]() mutable {
-      analysis::observe_on_cpu(sums, call, rows);
-      analysis::write_tokens(call, rows, outputs, transition);
+      analysis::observe_on_cpu(sums, call, rows, outputs, transition);
     };
     run_or_capture(call.selected.device(), task);
   }
@@ -145,7 +144,7 @@ class FakeRouterKernels final : public analysis::RouterKernels {
     return {on_cpu(rows.row), rows.num_rows, rows.order, on_cpu(rows.valid)};
   }
   static analysis::TokenOutputs host(const analysis::TokenOutputs& outputs) {
-    return {on_cpu(outputs.selected), on_cpu(outputs.weights), on_cpu(outputs.first_slot)};
+    return {on_cpu(outputs.selected), on_cpu(outputs.weights), on_cpu(outputs.first_slot), on_cpu(outputs.margins)};
   }
   static analysis::TransitionFrom host(const analysis::TransitionFrom& transition) {
     return {on_cpu(transition.first_slot), on_cpu(transition.counts)};

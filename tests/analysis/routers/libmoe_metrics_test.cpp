@@ -6,7 +6,6 @@
 #include <nlohmann/json.hpp>
 
 #include "analysis/routers/router_metrics.h"
-#include "analysis/routers/slot_ranking.h"
 #include "tests/analysis/routers/router_calls.h"
 
 namespace moetap::analysis {
@@ -101,7 +100,8 @@ TEST_P(LibMoeMetricsTest, ReproducesLibMoe) {
     call.weights = tokens_of(item.at("weights"), at::kFloat);
     call.selected = tokens_of(item.at("selected_experts"), at::kLong);
     call.num_experts = call.logits.size(1);
-    const LibMoeMetrics m = finalize_libmoe(observe_on(GetParam(), call, TokenRows{{}, item.at("B").get<int64_t>()}));
+    const Observed observed = observe_all_on(GetParam(), call, TokenRows{{}, item.at("B").get<int64_t>()});
+    const LibMoeMetrics m = finalize_libmoe(observed.sums);
     const nlohmann::json& expected = item.at("layer_metrics");
     expect_close("entropy_weight_topk", expected, m.entropy_weight_topk, tolerance);
     expect_close("entropy_weight_all", expected, m.entropy_weight_all, tolerance);
@@ -114,9 +114,9 @@ TEST_P(LibMoeMetricsTest, ReproducesLibMoe) {
     if (router != "smoe_plus_plus") expect_close("router_z_loss", expected, m.router_z_loss, tolerance);
 
     const auto margins = expected.at("router_magine").get<std::vector<double>>();
-    const at::Tensor actual = token_margin(call).to(at::kDouble);
+    const at::Tensor& actual = observed.outputs.margins;
     for (size_t n = 0; n < margins.size(); ++n) {
-      EXPECT_NEAR(actual[static_cast<int64_t>(n)].item<double>(), margins[n], tolerance) << "router_magine " << n;
+      EXPECT_NEAR(actual[static_cast<int64_t>(n)].item<float>(), margins[n], tolerance) << "router_magine " << n;
     }
   }
 }

@@ -10,6 +10,7 @@
 
 #include "analysis/routers/observe_paths.h"
 #include "analysis/routers/router_sums.h"
+#include "analysis/routers/token_outputs.h"
 #include "tests/analysis/devices.h"
 #include "tests/analysis/emulated_kernels.h"
 
@@ -28,7 +29,7 @@ inline TokenRows to_device(TokenRows rows, at::Device device) {
   return rows;
 }
 
-/// The ways to compute the sums; every test of what they are runs on each.
+/// The paths by which a call is measured; every test of what comes out runs on each.
 enum class Path { kReference, kOperations, kEmulatedKernel, kCuda };
 
 inline std::string path_name(const testing::TestParamInfo<Path>& info) {
@@ -41,19 +42,78 @@ inline std::string missing_for(Path path) {
   return path == Path::kCuda ? missing_cuda() : path == Path::kEmulatedKernel ? missing_emulation() : "";
 }
 
-inline RouterSums observe_on(Path path, const RouterCall& call, const TokenRows& rows = {}) {
-  if (path == Path::kReference) return observe(call, rows);
-  if (path == Path::kCuda) return copy_to_host(observe(to_device(call, at::kCUDA), to_device(rows, at::kCUDA)));
-  check_call(call);
-  check_rows(rows, call.selected.size(0), call.selected.device());
-  RouterSums sums = empty_router_sums(call.num_experts, call.selected.size(1), rows.num_rows);
-  if (path == Path::kOperations) {
-    observe_with_operations(sums, call, rows);
-  } else {
-    observe_with_emulated_kernel(sums, call, rows);
-  }
+/// A normalized copy on the host.
+inline RouterSums on_host(RouterSums sums) {
+  sums.words = sums.words.to(at::kCPU, /*non_blocking=*/false, /*copy=*/true);
   normalize(sums);
   return sums;
+}
+
+/// `observe_into` by one path. Tensors on the CPU, but on the device for kCuda.
+inline void observe_into_on(Path path, RouterSums& sums, const RouterCall& call, const TokenRows& rows,
+                            const TokenOutputs& outputs = {}, const TransitionFrom& transition = {},
+                            const EmulatedLaunch& how = {}) {
+  if (path == Path::kReference || path == Path::kCuda) {
+    observe_into(sums, call, rows, outputs, transition);
+    return;
+  }
+  check_call(call);
+  check_rows(rows, call.selected.size(0), call.selected.device());
+  check_outputs(call, outputs, transition);
+  if (path == Path::kOperations) {
+    observe_with_operations(sums, call, rows, outputs, transition);
+  } else {
+    observe_with_emulated_kernel(sums, call, rows, outputs, transition, how);
+  }
+}
+
+inline at::Device device_of(Path path) {
+  return path == Path::kCuda ? at::kCUDA : at::kCPU;
+}
+
+inline RouterSums observe_on(Path path, const RouterCall& call, const TokenRows& rows = {}) {
+  const at::Device device = device_of(path);
+  RouterSums sums = empty_router_sums(call.num_experts, call.selected.size(1), rows.num_rows, device);
+  observe_into_on(path, sums, to_device(call, device), to_device(rows, device));
+  return on_host(sums);
+}
+
+/// All that a call gives, on the host.
+struct Observed {
+  RouterSums sums;
+  TokenOutputs outputs;
+  at::Tensor transitions;  // int64 [experts before, E]
+};
+
+/// Slots of the router before: of `first_slot` int32 [num_tokens]; undefined: no transitions are asked for.
+struct SlotsBefore {
+  at::Tensor first_slot = {};
+  int64_t num_experts = 1;
+};
+
+inline Observed observe_all_on(Path path, const RouterCall& call, const TokenRows& rows = {},
+                               const SlotsBefore& before = {}, const EmulatedLaunch& how = {}) {
+  const at::Device device = device_of(path);
+  const int64_t num_tokens = call.selected.size(0), top_k = call.selected.size(1);
+  const auto unwritten = [&](at::IntArrayRef sizes, at::ScalarType dtype) {
+    return at::full(sizes, 77, at::TensorOptions().dtype(dtype).device(device));
+  };
+  Observed observed{
+      empty_router_sums(call.num_experts, top_k, rows.num_rows, device),
+      {unwritten({num_tokens, top_k}, at::kInt), unwritten({num_tokens, top_k}, at::kFloat),
+       unwritten({num_tokens}, at::kInt), unwritten({num_tokens}, at::kFloat)},
+      at::zeros({before.num_experts, call.num_experts}, at::TensorOptions().dtype(at::kLong).device(device))};
+  TransitionFrom transition;
+  if (before.first_slot.defined()) transition = {before.first_slot.to(device), observed.transitions};
+  observe_into_on(path, observed.sums, to_device(call, device), to_device(rows, device), observed.outputs, transition,
+                  how);
+  observed.sums = on_host(observed.sums);
+  TokenOutputs& outputs = observed.outputs;
+  for (at::Tensor* tensor :
+       {&outputs.selected, &outputs.weights, &outputs.first_slot, &outputs.margins, &observed.transitions}) {
+    *tensor = tensor->cpu();
+  }
+  return observed;
 }
 
 /// A test that runs on every path.
@@ -100,6 +160,15 @@ inline RouterCall take(const RouterCall& call, const std::vector<int64_t>& token
   part.selected = rows(call.selected);
   part.weights = rows(call.weights);
   return part;
+}
+
+/// A call of these ids and weights (none: empty), without logits.
+inline RouterCall slots_call(std::vector<int64_t> ids, std::vector<float> weights, int64_t top_k, int64_t num_experts) {
+  RouterCall call;
+  call.num_experts = num_experts;
+  call.selected = at::tensor(ids, at::kLong).view({-1, top_k});
+  if (!weights.empty()) call.weights = at::tensor(weights, at::kFloat).view({-1, top_k});
+  return call;
 }
 
 inline TokenRows rows_of(const std::vector<int64_t>& row, int64_t num_rows) {

@@ -5,9 +5,6 @@
 #include <limits>
 
 #include "analysis/numbers/fixed_point.h"
-#include "analysis/routers/slot_ranking.h"
-#include "analysis/routers/token_outputs.h"
-#include "analysis/routers/transition_sums.h"
 #include "tests/analysis/routers/router_calls.h"
 
 namespace moetap::analysis {
@@ -18,38 +15,6 @@ constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
 
 class RouterKernelTest : public PathTest {
  protected:
-  /// What a call gives on the path, on the host.
-  struct Given {
-    RouterSums sums;
-    TokenOutputs outputs;
-    at::Tensor transitions;
-  };
-  Given give(const RouterCall& call, const TokenRows& rows, const at::Tensor& first_slot_before,
-             int64_t num_experts_before, const EmulatedLaunch& how = {}) const {
-    const bool on_device = GetParam() == Path::kCuda;
-    const at::Device device = on_device ? at::kCUDA : at::kCPU;
-    const int64_t num_tokens = call.selected.size(0), top_k = call.selected.size(1);
-    const auto filled = [&](at::IntArrayRef sizes, at::ScalarType dtype) {
-      return at::full(sizes, 77, at::TensorOptions().dtype(dtype).device(device));
-    };
-    Given given{empty_router_sums(call.num_experts, top_k, rows.num_rows, device),
-                {filled({num_tokens, top_k}, at::kInt),
-                 call.weights.defined() ? filled({num_tokens, top_k}, at::kFloat) : at::Tensor(),
-                 filled({num_tokens}, at::kInt)},
-                at::zeros({num_experts_before, call.num_experts}, at::TensorOptions().dtype(at::kLong).device(device))};
-    const TransitionFrom transition{first_slot_before.to(device), given.transitions};
-    if (GetParam() == Path::kEmulatedKernel) {
-      observe_with_emulated_kernel(given.sums, call, rows, given.outputs, transition, how);
-    } else {
-      observe_into(given.sums, to_device(call, device), to_device(rows, device), given.outputs, transition);
-    }
-    given.sums = copy_to_host(given.sums);
-    for (at::Tensor* tensor : {&given.outputs.selected, &given.outputs.weights, &given.outputs.first_slot}) {
-      if (tensor->defined()) *tensor = tensor->cpu();
-    }
-    given.transitions = given.transitions.cpu();
-    return given;
-  }
   void expect_as_reference(const RouterCall& call, const TokenRows& rows) const;
 };
 
@@ -96,30 +61,33 @@ void expect_same_sums(const RouterSums& actual, const RouterSums& expected) {
   for (int64_t i = 0; i < layout.pair_words(); ++i) EXPECT_EQ(got[i], want[i]) << "pair " << i;
 }
 
+/// The rows of valid tokens.
+at::Tensor of_valid_tokens(const at::Tensor& values, const TokenRows& rows) {
+  std::vector<int64_t> valid;
+  for (int64_t token = 0; token < values.size(0); ++token) {
+    if (is_valid(rows, token)) valid.push_back(token);
+  }
+  return values.index_select(0, at::tensor(valid, at::kLong));
+}
+
 /// Everything that a call gives is what the reference gives.
 void RouterKernelTest::expect_as_reference(const RouterCall& call, const TokenRows& rows) const {
-  const int64_t num_tokens = call.selected.size(0);
   constexpr int64_t kExpertsBefore = 3;
-  const at::Tensor before = at::arange(num_tokens, at::kInt).remainder(kExpertsBefore + 1).sub(1);  // -1 too
-  const Given given = give(call, rows, before, kExpertsBefore);
-  expect_same_sums(given.sums, observe(call, rows));
-
-  const at::Tensor first = first_slot(call);
-  for (int64_t token = 0; token < num_tokens; ++token) {
-    if (!is_valid(rows, token)) continue;
-    EXPECT_EQ(given.outputs.first_slot[token].item<int32_t>(), first[token].item<int64_t>()) << token;
-    for (int64_t slot = 0; slot < call.selected.size(1); ++slot) {
-      const int64_t id = call.selected[token][slot].item<int64_t>();
-      EXPECT_EQ(given.outputs.selected[token][slot].item<int32_t>(), id >= 0 && id < call.num_experts ? id : -1);
-      if (!call.weights.defined()) continue;
-      const auto weight = call.weights[token][slot].to(at::kFloat).item<float>();
-      const auto got = given.outputs.weights[token][slot].item<float>();
-      EXPECT_TRUE(got == weight || (std::isnan(got) && std::isnan(weight))) << got << " for " << weight;
-    }
-  }
-  EXPECT_TRUE(
-      at::equal(given.transitions,
-                observe_transition(before.to(at::kLong), first, rows, kExpertsBefore, call.num_experts).counts));
+  const at::Tensor first_before =
+      at::arange(call.selected.size(0), at::kInt).remainder(kExpertsBefore + 1).sub(1);  // -1 too
+  const SlotsBefore before{first_before, kExpertsBefore};
+  const Observed given = observe_all_on(GetParam(), call, rows, before);
+  const Observed expected = observe_all_on(Path::kReference, call, rows, before);
+  expect_same_sums(given.sums, expected.sums);
+  EXPECT_TRUE(at::equal(given.transitions, expected.transitions));
+  const auto expect_same = [&](const char* name, const at::Tensor& got, const at::Tensor& want) {
+    EXPECT_TRUE(at::allclose(of_valid_tokens(got, rows), of_valid_tokens(want, rows), 0, 0, /*equal_nan=*/true))
+        << name;
+  };
+  expect_same("selected", given.outputs.selected, expected.outputs.selected);
+  expect_same("weights", given.outputs.weights, expected.outputs.weights);
+  expect_same("first slots", given.outputs.first_slot, expected.outputs.first_slot);
+  expect_same("margins", given.outputs.margins, expected.outputs.margins);
 }
 
 #define EXPECT_AS_REFERENCE(call, rows) \
@@ -286,11 +254,11 @@ TEST_P(RouterKernelTest, TheLaunchDoesNotMatter) {
   if (GetParam() == Path::kCuda) GTEST_SKIP() << "launches are varied where they are emulated";
   const RouterCall call = random_call({150, 48, 6}, 14);
   const TokenRows rows{{}, 3, RowOrder::kInterleaved, at::rand({150}).gt(0.2)};
-  const at::Tensor before = at::zeros({150}, at::kInt);
-  const Given once = give(call, rows, before, 1, {});
+  const SlotsBefore before{at::zeros({150}, at::kInt), 1};
+  const Observed once = observe_all_on(GetParam(), call, rows, before);
   for (const int64_t num_processors : {1, 3, 16, 132}) {
     for (const uint64_t seed : {2, 3}) {
-      const Given again = give(call, rows, before, 1, {num_processors, seed});
+      const Observed again = observe_all_on(GetParam(), call, rows, before, {num_processors, seed});
       EXPECT_TRUE(at::equal(again.sums.words, once.sums.words)) << num_processors;
       EXPECT_TRUE(at::equal(again.transitions, once.transitions)) << num_processors;
     }
@@ -302,37 +270,10 @@ TEST_P(RouterKernelTest, AddsToWhatIsThere) {
   RouterSums both;
   merge(both, observe_on(GetParam(), first));
   merge(both, observe_on(GetParam(), second));
-  const bool on_device = GetParam() == Path::kCuda;
-  RouterSums sums = empty_router_sums(12, 2, 1, on_device ? at::kCUDA : at::kCPU);
-  for (const RouterCall& call : {first, second}) {
-    if (on_device) {
-      observe_into(sums, to_device(call, at::kCUDA), {});
-    } else {
-      observe_with_emulated_kernel(sums, call, {});
-    }
-  }
-  EXPECT_TRUE(at::equal(copy_to_host(sums).words, both.words));
-}
-
-TEST(TokenOutputsTest, ErrorsNameTheTensor) {
-  const RouterCall call = random_call({4, 6, 2}, 17);
-  RouterSums sums = empty_router_sums(6, 2, 1);
-  const auto error_of = [&](const TokenOutputs& outputs, const TransitionFrom& transition) -> std::string {
-    try {
-      observe_into(sums, call, {}, outputs, transition);
-    } catch (const c10::Error& error) {
-      return error.what_without_backtrace();
-    }
-    return "";
-  };
-  const auto expect = [&](const std::string& error, const char* part) {
-    EXPECT_NE(error.find(part), std::string::npos) << error;
-  };
-  expect(error_of({at::zeros({4, 2}, at::kLong), {}, {}}, {}), "selected must be contiguous Int [4, 2]");
-  expect(error_of({{}, at::zeros({2, 4}).t(), {}}, {}), "weights must be contiguous Float [4, 2]");
-  expect(error_of({{}, {}, at::zeros({5}, at::kInt)}, {}), "first_slot must be contiguous Int [4]");
-  expect(error_of({}, {at::zeros({4}, at::kInt), {}}), "transitions need counts");
-  expect(error_of({}, {at::zeros({4}, at::kInt), at::zeros({3, 5}, at::kLong)}), "counts of transitions must be");
+  const at::Device device = device_of(GetParam());
+  RouterSums sums = empty_router_sums(12, 2, 1, device);
+  for (const RouterCall& call : {first, second}) observe_into_on(GetParam(), sums, to_device(call, device), {});
+  EXPECT_TRUE(at::equal(on_host(sums).words, both.words));
 }
 
 }  // namespace

@@ -135,7 +135,7 @@ TEST(RouterSumsMergeTest, IntoNothingIsACopy) {
 
 TEST(RouterSumsMergeTest, RefusesOtherRouters) {
   RouterSums total = observe(random_call({5, 4, 2}, 6), {});
-  const RouterSums before = copy_to_host(total);
+  const RouterSums before = on_host(total);
   EXPECT_THROW(merge(total, observe(random_call({5, 6, 2}, 6), {})), c10::Error);
   EXPECT_THROW(merge(total, observe(random_call({5, 4, 3}, 6), {})), c10::Error);
   EXPECT_THROW(merge(total, observe(random_call({6, 4, 2}, 6), TokenRows{{}, 2})), c10::Error);
@@ -146,16 +146,16 @@ TEST(RouterSumsMergeTest, RefusesOtherRouters) {
 
 TEST(RouterSumsMergeTest, OverflowIsAnErrorAndChangesNothing) {
   RouterSums total = observe(random_call({5, 4, 2}, 7), {});
-  RouterSums huge = copy_to_host(total);
+  RouterSums huge = on_host(total);
   huge.words[RouterSumsLayout::scalar_sum(kLseSquared) + kHighLimb] = std::numeric_limits<int64_t>::max() - 1;
-  const RouterSums before = copy_to_host(total);
+  const RouterSums before = on_host(total);
   EXPECT_THROW(merge(total, huge), c10::Error);
   EXPECT_TRUE(same_bits(total, before));
 }
 
 TEST(RouterSumsMergeTest, NormalizeCarriesWithoutChangingTheValue) {
   RouterSums sums = observe(random_call({5, 4, 2}, 8), {});
-  const RouterSums before = copy_to_host(sums);
+  const RouterSums before = on_host(sums);
   const int64_t margin = RouterSumsLayout::scalar_sum(kMargin);
   sums.words[margin + kHighLimb] -= 3;
   sums.words[margin + kLowLimb] += int64_t{3} << 36;

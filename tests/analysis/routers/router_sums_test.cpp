@@ -11,7 +11,6 @@
 
 #include "analysis/numbers/fixed_point.h"
 #include "analysis/routers/router_metrics.h"
-#include "analysis/routers/slot_ranking.h"
 #include "analysis/routers/transition_sums.h"
 #include "tests/analysis/routers/router_calls.h"
 
@@ -346,10 +345,7 @@ TEST(ObserveTest, ThePathOfOperationsNeedsNoValueOnTheHost) {
   const std::set<std::string> names = operations_of([&] {
     for (const int64_t num_rows : {1, 4}) {
       const TokenRows rows{{}, num_rows};
-      RouterSums sums = empty_router_sums(12, 3, num_rows);
-      observe_with_operations(sums, call, rows);
-      observe_transition(first_slot(call), first_slot(call), rows, 12, 12);
-      token_margin(call);
+      observe_all_on(Path::kOperations, call, rows, {at::zeros({64}, at::kInt), 12});
     }
   });
   EXPECT_EQ(names.count("aten::index_add_"), 1U) << "operations are seen at all";
