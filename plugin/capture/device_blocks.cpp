@@ -7,7 +7,7 @@
 
 #include <algorithm>
 
-#include "analysis/devices/device_kernels.h"
+#include "plugin/capture/device_stream.h"
 
 namespace moetap::plugin {
 namespace {
@@ -81,8 +81,7 @@ std::shared_ptr<DeviceBlock> BlockPool::take() {
   const std::lock_guard lock(mutex_);
   if (capacity_ == 0) return nullptr;
   // Another thread may be capturing a graph.
-  const analysis::DeviceKernels* kernels = analysis::device_kernels(device_.type());
-  const auto outside = kernels == nullptr ? nullptr : kernels->outside_captures();
+  const auto outside = outside_captures(device_);
   std::shared_ptr<DeviceBlock> found;
   std::erase_if(blocks_, [&](const std::shared_ptr<DeviceBlock>& block) {
     if (block->spoiled()) return true;
@@ -109,6 +108,7 @@ at::Tensor BlockPool::take_host(int64_t bytes) {
   });
   if (!found.defined()) {
     const c10::InferenceMode no_inference_tensor(false);
+    const auto outside = outside_captures(device_);
     found = at::empty({std::max(bytes, capacity_)}, at::TensorOptions().dtype(at::kByte).pinned_memory(true));
     host_blocks_.push_back(found);
   }

@@ -5,11 +5,11 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
-#include <optional>
 #include <string>
 #include <vector>
 
 #include "plugin/capture/pending_forward.h"
+#include "plugin/capture/pending_report.h"
 #include "plugin/records/model_description.h"
 
 namespace moetap::plugin {
@@ -24,7 +24,8 @@ namespace moetap::plugin {
 // That memory is not the graph's: its zeros are written at once, not with each replay. It is never freed, since nobody
 // tells when the graph goes. A flush waits for the devices, so that all replays that were enqueued before are in it;
 // CUDA forbids that while another graph is being captured. One is needed at least every 2^26 selections of a router
-// (kMaxTermsPerCall), or its sums may not fit their words.
+// (kMaxTermsPerCall), or its sums may not fit their words: then those replays are lost, all of them, and counted as
+// unwritten.
 
 /// What a forward that was captured into a graph adds up. Thread-safe.
 class GraphReplays {
@@ -36,39 +37,33 @@ class GraphReplays {
   /// Zeros that replays add to; blocks until they are there.
   at::Tensor zeros(c10::Device device, at::IntArrayRef sizes, at::ScalarType dtype);
 
-  /// A router call whose sums (and transitions) lie in such memory.
-  void add(PendingRouter router);
-  /// The router call before it, if calls are added in the order of the model.
-  std::optional<PendingRouter> before(const PendingRouter& router) const;
+  /// The forward has been captured: enqueues what counts its replays. All defined tensors of `reports` are from
+  /// `zeros`. Throws c10::Error if the graph is no longer being captured.
+  void end(std::vector<std::unique_ptr<PendingReport>> reports);
 
-  /// The forward has been captured: enqueues what counts its replays. Lets go of what only the capture needed.
-  void end();
-
-  /// What replays added since the last call; null: nothing. Waits for the devices.
+  /// What replays added since the last call; null: nothing. Waits for the devices. If it throws, nothing was taken.
   std::unique_ptr<PendingForward> take_new();
 
  private:
   GraphReplays(std::shared_ptr<const ModelDescription> model, std::string method, bool generation);
 
-  /// Memory of a device and what was taken from it already.
-  struct Accumulator {
+  /// Numbers that replays add to.
+  struct Sums {
     at::Tensor on_device;
-    at::Tensor now = {}, taken = {};  // on the host; undefined: nothing
-    void read();
-    /// What was added since it was taken before.
-    at::Tensor take_new();
+    at::Tensor taken = {}, now = {};  // on the host; `taken` undefined: nothing was taken so far
+
+    at::Tensor added() const { return taken.defined() ? now.sub(taken) : now.clone(); }
   };
-  struct Router {
-    PendingRouter router;
-    Accumulator sums, transitions;
-  };
+  void read_all();
+  at::Tensor added_to(const at::Tensor& on_device) const;
 
   const std::shared_ptr<const ModelDescription> model_;
   const std::string method_;
   const bool generation_;
-  mutable std::mutex mutex_;  // guards what follows
-  std::vector<Router> routers_;
-  Accumulator replays_;  // int64 [1]
+  std::mutex mutex_;        // guards what follows
+  std::vector<Sums> sums_;  // of all devices
+  at::Tensor replays_;      // int64 [1], one of `sums_`; undefined: `end` was not called
+  std::vector<std::unique_ptr<PendingReport>> reports_;
 };
 
 }  // namespace moetap::plugin

@@ -7,7 +7,6 @@
 #include <thread>
 #include <utility>
 
-#include "analysis/devices/device_kernels.h"
 #include "plugin/capture/device_stream.h"
 
 namespace moetap::plugin {
@@ -114,7 +113,11 @@ at::Tensor HostCopies::copy(const at::Tensor& tensor) {
   if (place.block && place.block->holds(tensor) && tensor.is_contiguous())
     return place.block->on_host(tensor, place.host);
   const OnStream on_stream(copy_stream(place));
-  at::Tensor host = at::empty(tensor.sizes(), tensor.options().device(at::kCPU).pinned_memory(true));
+  at::Tensor host;
+  {
+    const auto outside = outside_captures(tensor.device());
+    host = at::empty(tensor.sizes(), tensor.options().device(at::kCPU).pinned_memory(true));
+  }
   host.copy_(tensor, /*non_blocking=*/true);
   place.kept.push_back(tensor);
   return host;
@@ -148,12 +151,17 @@ int64_t HostCopies::host_bytes() const {
   return bytes;
 }
 
+bool HostCopies::in_host_block(const at::Tensor& tensor) const {
+  return std::any_of(devices_.begin(), devices_.end(), [&](const auto& place) {
+    return place->host.defined() && tensor.storage().is_alias_of(place->host.storage());
+  });
+}
+
 void HostCopies::wait() {
   // Asks now and then: a thread that waits for an event of CUDA keeps a core of the host busy.
   constexpr std::chrono::microseconds kShortest{20}, kLongest{500};
   for (const auto& place : devices_) {
-    const analysis::DeviceKernels* kernels = analysis::device_kernels(place->device.type());
-    const auto outside = kernels == nullptr ? nullptr : kernels->outside_captures();
+    const auto outside = outside_captures(place->device);
     auto pause = kShortest;
     while (place->copied && !place->copied->query()) {
       std::this_thread::sleep_for(pause);

@@ -15,8 +15,8 @@ namespace moetap::plugin {
 
 /// The memory of one forward's results, and their way to the host without making it wait: see Note [Blocks of a
 /// forward]. CPU tensors pass as they are. Works with any device that LibTorch has streams for, without linking its
-/// library. Thread-safe until `finish_enqueuing`, after which memory is no longer the forward's; `wait` and
-/// `host_bytes` are for one thread.
+/// library. Thread-safe until `finish_enqueuing`, after which memory is no longer the forward's; `wait`,
+/// `host_bytes` and `in_host_block` are for one thread.
 class HostCopies {
  public:
   explicit HostCopies(std::shared_ptr<BlockPools> pools = nullptr) : pools_(std::move(pools)) {}
@@ -49,6 +49,8 @@ class HostCopies {
 
   /// Pinned memory of the blocks' copies.
   int64_t host_bytes() const;
+  /// Whether a tensor of the host is a piece of that memory.
+  bool in_host_block(const at::Tensor& tensor) const;
 
   /// Blocks until all copies are done. May be called on another thread.
   void wait();

@@ -84,10 +84,10 @@ at::Tensor checked_ids(const at::Tensor& reported, int64_t limit, const char* na
 }
 
 /// Ids that are looked up: those out of range are made -1 and counted.
-at::Tensor usable_ids(const at::Tensor& ids, int64_t limit, CapturedRouter& captured) {
+at::Tensor usable_ids(const at::Tensor& ids, int64_t limit, CanonicalRouter& canonical) {
   if (ids.device().is_cpu()) return ids;
   const auto outside = ids.lt(-1).logical_or_(ids.ge(limit));
-  captured.out_of_range = outside.sum();
+  canonical.out_of_range = outside.sum();
   return ids.masked_fill(outside, -1);
 }
 
@@ -95,7 +95,7 @@ at::Tensor usable_ids(const at::Tensor& ids, int64_t limit, CapturedRouter& capt
 /// the experts that took it, in ascending order, and -1 in the rest of E slots (a smaller number would have to be read
 /// from the device).
 void transpose_expert_choice(const ReportedRouter& reported, const TokenLayout& layout, int64_t num_experts,
-                             CapturedRouter& captured) {
+                             CanonicalRouter& canonical) {
   TORCH_CHECK(reported.selected.size() == 1 && reported.weights.size() <= 1,
               "expert choice must report one tensor of tokens and at most one of weights, got ",
               reported.selected.size(), " and ", reported.weights.size());
@@ -108,7 +108,7 @@ void transpose_expert_choice(const ReportedRouter& reported, const TokenLayout& 
   const int64_t group_tokens = layout.num_tokens / groups;
   const auto ids =
       usable_ids(checked_ids(tokens.reshape({groups, num_experts, -1}), group_tokens, "selected", "tokens"),
-                 group_tokens, captured);
+                 group_tokens, canonical);
 
   // One place more than there are tokens takes the unused choices.
   const auto place = at::where(ids.lt(0), group_tokens, ids);
@@ -120,13 +120,13 @@ void transpose_expert_choice(const ReportedRouter& reported, const TokenLayout& 
   const auto experts = at::arange(num_experts, ids.options());
   const auto ordered = std::get<0>(at::where(chosen, experts, num_experts).sort(-1));
   const auto unused = ordered.eq(num_experts);
-  captured.call.selected = ordered.masked_fill(unused, -1);
+  canonical.call.selected = ordered.masked_fill(unused, -1);
   if (!reported.weights.empty()) {
     const auto& weights = reported.weights[0];
     TORCH_CHECK(weights.numel() == ids.numel(), "weights of expert choice must be laid out as selected ",
                 tokens.sizes(), ", got ", weights.sizes());
     const auto dense = per_token(at::zeros(sizes, weights.options()).scatter_(2, place, weights.reshape(ids.sizes())));
-    captured.call.weights = dense.gather(1, ordered.masked_fill(unused, 0)).masked_fill(unused, 0);
+    canonical.call.weights = dense.gather(1, ordered.masked_fill(unused, 0)).masked_fill(unused, 0);
   }
 }
 
@@ -154,7 +154,7 @@ void gather_dense_weights(const ReportedRouter& reported, const TokenLayout& lay
 
 }  // namespace
 
-CapturedRouter capture_router(const ReportedRouter& reported, const hooks::HookPoint& hook) {
+CanonicalRouter to_canonical(const ReportedRouter& reported, const hooks::HookPoint& hook) {
   TORCH_CHECK(reported.form == "slots" || reported.form == "dense" || reported.form == "variable" ||
                   reported.form == "expert_choice",
               "form must be slots, dense, variable or expert_choice, got \"", std::string(reported.form), "\"");
@@ -162,8 +162,8 @@ CapturedRouter capture_router(const ReportedRouter& reported, const hooks::HookP
   const bool expert_choice = reported.form == "expert_choice";
   const bool dense = reported.form == "dense" || reported.form == "variable";
 
-  CapturedRouter captured;
-  auto& call = captured.call;
+  CanonicalRouter canonical;
+  auto& call = canonical.call;
   call.sigmoid_scores = hook.scoring.starts_with("sigmoid");
 
   // The tensor that shows the model's tokens and experts.
@@ -185,7 +185,7 @@ CapturedRouter capture_router(const ReportedRouter& reported, const hooks::HookP
                        : TokenLayout{{first.numel()}, first.numel()};
     call.num_experts = *hook.num_experts;
   }
-  captured.token_sizes = layout.sizes;
+  canonical.token_sizes = layout.sizes;
 
   if (reported.logits.defined()) {
     TORCH_CHECK(at::isFloatingType(reported.logits.scalar_type()), "logits must be floating point, got ",
@@ -196,20 +196,20 @@ CapturedRouter capture_router(const ReportedRouter& reported, const hooks::HookP
     call.scores = over_experts(reported.scores, layout, call.num_experts, reported.expert_dim, "scores");
   }
   if (expert_choice) {
-    transpose_expert_choice(reported, layout, call.num_experts, captured);
-    return captured;
+    transpose_expert_choice(reported, layout, call.num_experts, canonical);
+    return canonical;
   }
   call.selected = checked_ids(over_slots(reported.selected, layout, reported.expert_dim, "selected"), call.num_experts,
                               "selected", "experts");
   if (dense) {
-    call.selected = usable_ids(call.selected, call.num_experts, captured);
+    call.selected = usable_ids(call.selected, call.num_experts, canonical);
     gather_dense_weights(reported, layout, call.num_experts, call);
   } else if (!reported.weights.empty()) {
     call.weights = over_slots(reported.weights, layout, reported.expert_dim, "weights");
     TORCH_CHECK(call.weights.sizes() == call.selected.sizes(), "weights must be laid out as selected ",
                 call.selected.sizes(), ", got ", call.weights.sizes());
   }
-  return captured;
+  return canonical;
 }
 
 }  // namespace moetap::plugin

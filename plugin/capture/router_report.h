@@ -22,7 +22,7 @@ struct ReportedRouter {
 };
 
 /// The same in the canonical layout. Tensors may share memory with the reported ones: the caller copies what it keeps.
-struct CapturedRouter {
+struct CanonicalRouter {
   analysis::RouterCall call;
   std::vector<int64_t> token_sizes;  // sizes of the model's tensor without the dimension of the experts, in token order
   // int64 [] on the call's device: selected ids outside [0, E) that became -1; undefined: none did (on a device
@@ -33,6 +33,6 @@ struct CapturedRouter {
 /// Brings a report into the canonical layout: experts last, tokens flattened ([B, E, h, w] in the order b, h, w). Does
 /// not synchronise with a device, where ids outside [0, E) are passed on or become -1; on the CPU they are an error.
 /// Throws c10::Error whose message names what does not fit. Call it without gradients.
-CapturedRouter capture_router(const ReportedRouter& reported, const hooks::HookPoint& hook);
+CanonicalRouter to_canonical(const ReportedRouter& reported, const hooks::HookPoint& hook);
 
 }  // namespace moetap::plugin

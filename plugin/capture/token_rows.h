@@ -63,7 +63,7 @@ struct Attribution {
   bool operator==(const Attribution&) const = default;
 };
 
-/// token_sizes: see CapturedRouter. text: of the router's component, nullptr for none. batch: number of samples of the
+/// token_sizes: see CanonicalRouter. text: of the router's component, nullptr for none. batch: number of samples of the
 /// forward, empty if not known so far.
 Attribution attribute_tokens(const std::vector<int64_t>& token_sizes, const TextTokens* text,
                              std::optional<int64_t> batch);

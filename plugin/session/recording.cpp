@@ -61,9 +61,6 @@ void Recording::take_samples(ForwardRecord& record, int64_t num_samples, const S
 void Recording::forward_ended(std::unique_ptr<PendingForward> forward, const SampleSource& source,
                               ForwardValues& values) {
   const int64_t num_samples = forward->num_samples;
-  const int64_t unattributed =
-      std::count_if(forward->routers.begin(), forward->routers.end(),
-                    [](const PendingRouter& router) { return !router.group->attribution.attributed; });
   // Values that the host logs from now on belong to a forward that has ended; none may fall between.
   const std::lock_guard values_lock(values.mutex);
   for (auto& [place, named] : values.values) {
@@ -85,7 +82,6 @@ void Recording::forward_ended(std::unique_ptr<PendingForward> forward, const Sam
     values.samples = taken.record.samples;
     is_step_without_prompt = source.follower && source.query.length == 1 && !taken.record.generation && !source.label;
     ++counters_.forwards;
-    counters_.unattributed += unattributed;
   });
   if (is_step_without_prompt) {
     notice(

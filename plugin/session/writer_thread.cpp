@@ -97,6 +97,7 @@ void WriterThread::write(PendingForward& forward) {
       const std::lock_guard lock(mutex_);
       counted_.tokens += record.tokens;
       counted_.out_of_range += record.out_of_range;
+      counted_.unattributed += record.unattributed;
     }
     if (!error() && give_to_sink(record)) return;
   } catch (const std::exception& error) {

@@ -35,7 +35,7 @@ class WriterThread {
   /// The error of the sink that ended the recording, one line. Errors of single records are none: they are counted.
   std::optional<std::string> error() const;
 
-  /// Adds what only the writer knows: tokens, out_of_range, unwritten, and its notices.
+  /// Adds what only the writer knows: tokens, out_of_range, unattributed, unwritten, and its notices.
   void add_to(Counters& counters) const;
 
  private:

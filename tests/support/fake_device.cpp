@@ -46,6 +46,7 @@ class FakeAllocator final : public c10::Allocator {
 class PinnedAllocator final : public c10::Allocator {
  public:
   c10::DataPtr allocate(size_t bytes) override {
+    check_allowed_now("allocation of pinned memory");
     count(&Counts::pinned_allocations);
     void* data = fresh_memory(std::max<size_t>(bytes, 1));
     const std::lock_guard lock(mutex());
@@ -157,7 +158,7 @@ class FakeKernels final : public analysis::DeviceKernels {
   void count_one(const at::Tensor& counter) const override {
     run_or_capture(counter.device(), [host = on_cpu(counter)] { ++*host.mutable_data_ptr<int64_t>(); });
   }
-  std::shared_ptr<void> outside_captures() const override { return nullptr; }
+  std::shared_ptr<void> outside_captures() const override { return std::make_shared<OutsideCaptures>(); }
   bool is_capturing(c10::Device /*device*/) const override { return captured_graph != nullptr; }
 
  private:
@@ -167,10 +168,12 @@ class FakeKernels final : public analysis::DeviceKernels {
 }  // namespace
 
 void begin_capture() {
+  captures(true);
   captured_graph = std::make_shared<std::vector<std::function<void()>>>();
 }
 
 std::function<void()> end_capture() {
+  captures(false);
   return [captured = std::exchange(captured_graph, nullptr)] {
     for (const auto& task : *captured) task();
   };

@@ -54,6 +54,8 @@ bool run_next(const c10::Stream& stream);
 void enqueue(const c10::Stream& stream, std::function<void()> task);
 
 /// As if a graph was captured on this thread: what the kernels are called for is kept, and runs with each `replay`.
+/// Until its end, pinned memory is allocated, and events, streams and devices are asked and waited for, only by threads
+/// that hold `outside_captures`; others get an exception, as of CUDA.
 void begin_capture();
 /// Returns what was captured.
 std::function<void()> end_capture();

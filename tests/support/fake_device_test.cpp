@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "fake_operators.h"
+#include "fake_streams.h"
 
 namespace moetap::fake_device {
 namespace {
@@ -447,6 +448,25 @@ TEST_F(FakeDeviceTest, ThreadsMayEnqueueAndWaitTogether) {
   stops = true;
   runner.join();
   EXPECT_EQ(counts().synchronizations, kThreads * kRounds);
+}
+
+TEST_F(FakeDeviceTest, WhileAGraphIsCapturedOnlyThoseOutsideAllocateAndWait) {
+  const c10::Stream stream = guard().getStream(device_);
+  c10::Event event(kType);
+  event.record(stream);
+  captures(true);  // another thread's
+  EXPECT_ANY_THROW(at::empty({1}, kPinned));
+  EXPECT_ANY_THROW(event.query());
+  EXPECT_ANY_THROW(event.synchronize());
+  EXPECT_ANY_THROW(guard().synchronizeDevice(0));
+  {
+    const auto outside = plugin::outside_captures(device_);
+    EXPECT_NO_THROW(at::empty({1}, kPinned));
+    EXPECT_NO_THROW(event.synchronize());
+  }
+  EXPECT_ANY_THROW(at::empty({1}, kPinned));
+  captures(false);
+  EXPECT_NO_THROW(at::empty({1}, kPinned));
 }
 
 }  // namespace

@@ -4,6 +4,7 @@
 #include <c10/core/impl/DeviceGuardImplInterface.h>
 
 #include <array>
+#include <atomic>
 #include <deque>
 #include <map>
 #include <memory>
@@ -52,6 +53,8 @@ State& state() {
   return *state;
 }
 
+std::atomic<int> graphs_in_capture = 0;
+thread_local int outside = 0;
 thread_local int uncounted = 0;
 thread_local c10::DeviceIndex current_device = 0;
 thread_local std::array<c10::StreamId, kNumDevices> current_streams{};
@@ -149,6 +152,7 @@ struct GuardImpl final : c10::impl::DeviceGuardImplInterface {
     if (event != nullptr) push(stream, Task{nullptr, static_cast<Event*>(event)->last});
   }
   bool queryEvent(void* event) const override {
+    check_allowed_now("query of an event");
     const std::lock_guard lock(state().mutex);
     return event == nullptr || static_cast<Event*>(event)->last->done;
   }
@@ -157,6 +161,7 @@ struct GuardImpl final : c10::impl::DeviceGuardImplInterface {
     delete static_cast<Event*>(event);
   }
   void synchronizeEvent(void* event) const override {
+    check_allowed_now("wait for an event");
     count(&Counts::synchronizations);
     const std::lock_guard lock(state().mutex);
     const Running running;
@@ -165,11 +170,16 @@ struct GuardImpl final : c10::impl::DeviceGuardImplInterface {
     run_until(*awaited);
   }
   bool queryStream(const c10::Stream& stream) const override {
+    check_allowed_now("query of a stream");
     const std::lock_guard lock(state().mutex);
     return state().streams[key_of(stream)].empty();
   }
-  void synchronizeStream(const c10::Stream& stream) const override { wait_for(stream); }
+  void synchronizeStream(const c10::Stream& stream) const override {
+    check_allowed_now("wait for a stream");
+    wait_for(stream);
+  }
   void synchronizeDevice(const c10::DeviceIndex device) const override {
+    check_allowed_now("wait for a device");
     count(&Counts::synchronizations);
     const std::lock_guard lock(state().mutex);
     const Running running;
@@ -185,6 +195,21 @@ void count(int64_t Counts::*which, int64_t number) {
   if (uncounted > 0) return;
   const std::lock_guard lock(state().mutex);
   state().counts.*which += number;
+}
+
+OutsideCaptures::OutsideCaptures() {
+  ++outside;
+}
+OutsideCaptures::~OutsideCaptures() {
+  --outside;
+}
+
+void captures(bool on) {
+  graphs_in_capture += on ? 1 : -1;
+}
+
+void check_allowed_now(const char* call) {
+  TORCH_CHECK(graphs_in_capture == 0 || outside > 0, call, ": operation not permitted when stream is capturing");
 }
 
 Uncounted::Uncounted() {

@@ -32,6 +32,23 @@ void put_behind(const c10::Stream& later, const c10::Stream& earlier);
 /// Waits as a host does, which is counted.
 void wait_for(const c10::Stream& stream);
 
+/// While one of these lives on a thread, the thread's calls are none of a capture's: see
+/// DeviceKernels::outside_captures.
+class OutsideCaptures {
+ public:
+  OutsideCaptures();
+  ~OutsideCaptures();
+  OutsideCaptures(const OutsideCaptures&) = delete;
+  OutsideCaptures& operator=(const OutsideCaptures&) = delete;
+};
+
+/// A graph is captured from `captures(true)` to `captures(false)`, on whatever thread.
+void captures(bool on);
+
+/// Throws, as CUDA does, if a graph is being captured and this thread is not outside. For what CUDA calls unsafe:
+/// allocations, queries and waits.
+void check_allowed_now(const char* call);
+
 /// Registers the streams and events with LibTorch.
 void install_streams();
 

@@ -4,10 +4,14 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <future>
+#include <optional>
 #include <thread>
+#include <vector>
 
 #include "analysis/routers/router_sums.h"
 #include "analysis/routers/transition_sums.h"
+#include "plugin/capture/device_stream.h"
 #include "plugin/operators.h"
 #include "plugin/session/forward_recorder.h"
 #include "tests/plugin/support/recorded_run.h"
@@ -191,6 +195,42 @@ TEST_F(DeviceRecordingTest, ReportsInAnyOrder) {
       for (const int64_t hook : {2, 0, 1}) recorder.router(hook, reports.routers[static_cast<size_t>(hook)]);
       recorder.end();
     }
+  });
+}
+
+TEST_F(DeviceRecordingTest, TransitionsOfForksWaitForTheirStreams) {
+  expect_as_on_the_cpu(Config{}, 2, [](const std::string& model, at::Device device) {
+    for (const int64_t length : {50, 50, 60}) {  // first slots stay on the device
+      const Reports reports = Reports(2, length, 2, static_cast<uint64_t>(length)).to(device);
+      ForwardRecorder recorder(find_binding(model), "forward", reports.arguments());
+      recorder.router(1, reports.routers[1]);
+      {
+        std::optional<OnStream> fork;
+        if (!device.is_cpu()) fork.emplace(c10::impl::VirtualGuardImpl(kType).getNewStream(device));
+        recorder.router(0, reports.routers[0]);
+      }
+      recorder.end();
+    }
+  });
+}
+
+TEST_F(DeviceRecordingTest, ForwardsGoOnWhileAnotherThreadCapturesAGraph) {
+  Config config;
+  config.probe_tokens = 0;
+  expect_as_on_the_cpu(config, 2, [](const std::string& model, at::Device device) {
+    std::vector<Reports> growing;
+    for (const int64_t length : {3, 40, 400, 4000}) growing.push_back(Reports(2, length, 2, 1).to(device));
+    std::promise<void> began, done;
+    std::thread other([&] {
+      fake_device::begin_capture();
+      began.set_value();
+      done.get_future().wait();
+      fake_device::end_capture();
+    });
+    began.get_future().wait();
+    for (const Reports& reports : growing) report(model, reports);
+    done.set_value();
+    other.join();
   });
 }
 

@@ -26,7 +26,7 @@ void expect_equal(const at::Tensor& actual, const at::Tensor& expected) {
 
 std::string error_of(const ReportedRouter& reported, const hooks::HookPoint& point = hook()) {
   try {
-    capture_router(reported, point);
+    to_canonical(reported, point);
   } catch (const c10::Error& error) {
     return error.what_without_backtrace();
   }
@@ -36,7 +36,7 @@ std::string error_of(const ReportedRouter& reported, const hooks::HookPoint& poi
 TEST(RouterCapture, SlotsAlongTheLastDimension) {
   const auto logits = at::randn({2, 3, 4});
   const auto [weights, selected] = logits.softmax(-1).topk(2, -1);
-  const auto captured = capture_router({logits, logits.softmax(-1), {selected}, {weights}, -1, "slots"}, hook());
+  const auto captured = to_canonical({logits, logits.softmax(-1), {selected}, {weights}, -1, "slots"}, hook());
   EXPECT_EQ(captured.call.num_experts, 4);
   EXPECT_EQ(captured.token_sizes, (std::vector<int64_t>{2, 3}));
   expect_equal(captured.call.logits, logits.reshape({6, 4}));
@@ -50,7 +50,7 @@ TEST(RouterCapture, FlattenedBetweenProjectionAndSelection) {
   const auto logits = at::randn({2, 3, 4});
   const auto [weights, selected] = logits.reshape({6, 4}).topk(2, -1);
   for (const int64_t dim : {int64_t{-1}, int64_t{2}}) {
-    const auto captured = capture_router({logits, logits.reshape({6, 4}), {selected}, {weights}, dim, "slots"}, hook());
+    const auto captured = to_canonical({logits, logits.reshape({6, 4}), {selected}, {weights}, dim, "slots"}, hook());
     expect_equal(captured.call.selected, selected);
     expect_equal(captured.call.weights, weights);
     expect_equal(captured.call.scores, logits.reshape({6, 4}));
@@ -64,26 +64,26 @@ TEST(RouterCapture, OneTensorASlot) {
   const auto first = chosen.select(-1, 0);      // [B, S]
   const auto second = chosen.narrow(-1, 1, 1);  // [B, S, 1]
   const auto weight = std::get<0>(selected);
-  const auto captured = capture_router(
+  const auto captured = to_canonical(
       {logits, {}, {first, second}, {weight.select(-1, 0).reshape({6}), weight.select(-1, 1)}, -1, "slots"}, hook());
   expect_equal(captured.call.selected, chosen.reshape({6, 2}));
   expect_equal(captured.call.weights, weight.reshape({6, 2}));
   // argmax: one slot, no dimension for it
-  expect_equal(capture_router({logits, {}, {first}, {}, -1, "slots"}, hook()).call.selected, first.reshape({6, 1}));
+  expect_equal(to_canonical({logits, {}, {first}, {}, -1, "slots"}, hook()).call.selected, first.reshape({6, 1}));
 }
 
 TEST(RouterCapture, ExpertsInAnotherDimension) {
   const auto logits = at::randn({2, 4, 3, 5});  // [B, E, h, w]
   const auto [weights, selected] = logits.topk(2, 1);
   for (const int64_t dim : {int64_t{1}, int64_t{-3}}) {
-    const auto captured = capture_router({logits, {}, {selected}, {weights}, dim, "slots"}, hook());
+    const auto captured = to_canonical({logits, {}, {selected}, {weights}, dim, "slots"}, hook());
     EXPECT_EQ(captured.token_sizes, (std::vector<int64_t>{2, 3, 5}));
     expect_equal(captured.call.logits, logits.permute({0, 2, 3, 1}).reshape({30, 4}));
     expect_equal(captured.call.selected, selected.permute({0, 2, 3, 1}).reshape({30, 2}));
   }
   const auto transposed = at::randn({4, 6});  // [E, T]
   const auto [w, s] = transposed.topk(2, 0);
-  const auto captured = capture_router({transposed, {}, {s}, {w}, 0, "slots"}, hook());
+  const auto captured = to_canonical({transposed, {}, {s}, {w}, 0, "slots"}, hook());
   expect_equal(captured.call.logits, transposed.t());
   expect_equal(captured.call.selected, s.t());
 }
@@ -92,9 +92,9 @@ TEST(RouterCapture, DenseWeightsAreGathered) {
   const auto selected = ids({2, 0, 1, 2}, {2, 2});
   const auto dense = reals({.1, .2, .3, 0, .5, 0}, {2, 3});
   const auto logits = at::zeros({2, 3});
-  expect_equal(capture_router({logits, {}, {selected}, {dense}, -1, "dense"}, hook()).call.weights,
+  expect_equal(to_canonical({logits, {}, {selected}, {dense}, -1, "dense"}, hook()).call.weights,
                reals({.3, .1, .5, 0}, {2, 2}));
-  const auto variable = capture_router({logits, {}, {selected}, {dense}, -1, "variable"}, hook()).call;
+  const auto variable = to_canonical({logits, {}, {selected}, {dense}, -1, "variable"}, hook()).call;
   expect_equal(variable.selected, ids({2, 0, 1, -1}, {2, 2}));
   expect_equal(variable.weights, reals({.3, .1, .5, 0}, {2, 2}));
 }
@@ -103,12 +103,12 @@ TEST(RouterCapture, ExpertChoiceIsTurnedRound) {
   const auto logits = at::zeros({4, 3});                 // 4 tokens, 3 experts
   const auto tokens = ids({0, 1, 1, 3, 0, -1}, {3, 2});  // nobody takes token 2
   const auto weights = reals({.1, .2, .3, .4, .5, .6}, {3, 2});
-  const auto call = capture_router({logits, {}, {tokens}, {weights}, -1, "expert_choice"}, hook()).call;
+  const auto call = to_canonical({logits, {}, {tokens}, {weights}, -1, "expert_choice"}, hook()).call;
   expect_equal(call.selected, ids({0, 2, -1, 0, 1, -1, -1, -1, -1, 1, -1, -1}, {4, 3}));
   expect_equal(call.weights, reals({.1, .5, 0, .2, .3, 0, 0, 0, 0, .4, 0, 0}, {4, 3}));
   const auto batched =
-      capture_router({logits.reshape({2, 2, 3}), {}, {ids({0, 1, 1, 0, 0, 1}, {2, 3, 1})}, {}, -1, "expert_choice"},
-                     hook())
+      to_canonical({logits.reshape({2, 2, 3}), {}, {ids({0, 1, 1, 0, 0, 1}, {2, 3, 1})}, {}, -1, "expert_choice"},
+                   hook())
           .call;
   expect_equal(batched.selected, ids({0, -1, -1, 1, 2, -1, 0, 1, -1, 2, -1, -1}, {4, 3}));
   EXPECT_FALSE(batched.weights.defined());
@@ -116,7 +116,7 @@ TEST(RouterCapture, ExpertChoiceIsTurnedRound) {
 
 TEST(RouterCapture, WithoutLogits) {
   const auto selected = ids({0, 3, 1, 2}, {2, 2});
-  const auto captured = capture_router({{}, {}, {selected}, {}, -1, "slots"}, hook(4));
+  const auto captured = to_canonical({{}, {}, {selected}, {}, -1, "slots"}, hook(4));
   EXPECT_EQ(captured.call.num_experts, 4);
   EXPECT_FALSE(captured.call.logits.defined());
   expect_equal(captured.call.selected, selected);
@@ -127,14 +127,14 @@ TEST(RouterCapture, SmallShapes) {
   for (const int64_t tokens : {0, 1}) {
     const auto logits = at::randn({tokens, 1});
     const auto call =
-        capture_router({logits, {}, {at::zeros({tokens, 1}, at::kLong)}, {at::ones({tokens, 1})}, -1, "slots"}, hook())
+        to_canonical({logits, {}, {at::zeros({tokens, 1}, at::kLong)}, {at::ones({tokens, 1})}, -1, "slots"}, hook())
             .call;
     EXPECT_EQ(call.selected.size(0), tokens);
     EXPECT_EQ(call.weights.size(1), 1);
   }
   const auto int32 =
-      capture_router({at::randn({2, 3}, at::kHalf), {}, {ids({0, 2}, {2, 1}).to(at::kInt)}, {}, -1, "slots"},
-                     hook(std::nullopt, "sigmoid_bias"))
+      to_canonical({at::randn({2, 3}, at::kHalf), {}, {ids({0, 2}, {2, 1}).to(at::kInt)}, {}, -1, "slots"},
+                   hook(std::nullopt, "sigmoid_bias"))
           .call;
   EXPECT_EQ(int32.selected.scalar_type(), at::kLong);
   EXPECT_EQ(int32.logits.scalar_type(), at::kHalf);

@@ -114,26 +114,6 @@ TEST(Recording, LabelsHoldUntilTheyAreChanged) {
   EXPECT_EQ(run.collected->counters.label_mismatches, 1);
 }
 
-TEST(Recording, HostValuesGoToTheThreadsLastForward) {
-  RecordedRun run;
-  const auto binding = bind(run);
-  auto& thread = run.recording->threads().this_thread();
-  thread.early_values[{"", "0"}]["before"] = int64_t{1};
-  forward(binding);
-  run.recording->log_value(*thread.last_forward, "0", "after", 0.5);
-  forward(binding);
-  const auto& records = run.close();
-  ASSERT_EQ(records.size(), 3u);
-  const std::map<std::string, CustomValue> before = {{"before", int64_t{1}}};
-  const std::map<std::string, CustomValue> after = {{"after", 0.5}};
-  EXPECT_EQ(records[0].custom.at({"", "0"}), before);
-  EXPECT_TRUE(records[1].values_only);
-  EXPECT_EQ(records[1].samples, records[0].samples);
-  EXPECT_EQ(records[1].custom.at({"", "0"}), after);
-  EXPECT_TRUE(records[2].custom.empty());
-  EXPECT_EQ(run.collected->counters.forwards, 2);
-}
-
 TEST(Recording, SessionsAndModelsStayApart) {
   RecordedRun first;
   RecordedRun second;
@@ -147,18 +127,6 @@ TEST(Recording, SessionsAndModelsStayApart) {
   EXPECT_EQ(second.collected->records[1].samples, (std::vector<int64_t>{1}));
   EXPECT_EQ(first.collected->models, std::vector<std::string>{of_first->model()->instance});
   EXPECT_EQ(first.collected->records[0].routers[0].selected[0].item<int64_t>(), 1);
-}
-
-TEST(Recording, AnInstanceReportsToOneOpenSession) {
-  const ModelDescription model = gates(1);
-  RecordedRun second;
-  {
-    RecordedRun first;
-    first.bind(model);
-    EXPECT_NO_THROW(first.bind(model));
-    EXPECT_THROW(second.bind(model), std::invalid_argument);
-  }
-  EXPECT_NO_THROW(second.bind(model));
 }
 
 TEST(Recording, ThreadsKeepTheirForwards) {
@@ -184,42 +152,6 @@ TEST(Recording, ThreadsKeepTheirForwards) {
     const auto expert = records[i].samples.at(0) / kForwards;
     EXPECT_TRUE(at::equal(records[i].routers.at(0).selected, at::full({3, 1}, expert, at::kLong)));
   }
-}
-
-TEST(Recording, ATowerWithoutBatchIsNotAttributed) {
-  RecordedRun run;
-  const auto binding = bind(run, gates(1, "vision_tower"));
-  const c10::List<std::optional<at::Tensor>> arguments({ids_of(2), at::zeros({2, 3})});
-  {
-    ForwardRecorder recorder(binding, "forward", arguments);
-    recorder.router(0, {at::zeros({6, 4}), {}, {at::zeros({6, 1}, at::kLong)}, {}, -1, "slots"});
-    recorder.router(0, {at::zeros({2, 5, 4}), {}, {at::zeros({2, 5, 1}, at::kLong)}, {}, -1, "slots"});
-    recorder.end();
-  }
-  const auto& record = run.close().at(0);
-  EXPECT_FALSE(record.routers.at(0).attributed);
-  EXPECT_EQ(record.routers[0].sums.num_rows, 1);
-  EXPECT_EQ(record.routers[0].sums.tokens(), 6);  // the text's mask, all zero, is not theirs
-  EXPECT_TRUE(record.routers.at(1).attributed);
-  EXPECT_FALSE(record.routers[1].text);
-  EXPECT_EQ(record.routers[1].sums.num_rows, 2);
-  EXPECT_EQ(run.collected->counters.unattributed, 1);
-}
-
-TEST(Recording, ALaterRouterMayShowTheSamples) {
-  RecordedRun run;
-  const auto binding = bind(run, gates(1, "vision_tower"));
-  {
-    ForwardRecorder recorder(binding, "forward", c10::List<std::optional<at::Tensor>>());
-    recorder.router(0, {at::zeros({6, 4}), {}, {at::zeros({6, 1}, at::kLong)}, {}, -1, "slots"});
-    recorder.router(0, {at::zeros({3, 2, 4}), {}, {at::zeros({3, 2, 1}, at::kLong)}, {}, -1, "slots"});
-    recorder.end();
-  }
-  const auto& record = run.close().at(0);
-  EXPECT_EQ(record.samples.size(), 3u);
-  EXPECT_FALSE(record.routers.at(0).attributed);
-  EXPECT_TRUE(at::equal(record.routers[0].row, at::full({6}, -1, at::kLong)));
-  EXPECT_TRUE(record.routers.at(1).attributed);
 }
 
 TEST(Recording, FilesThatFailAreReportedOnce) {
@@ -263,24 +195,6 @@ TEST(Recording, FlushWaitsForEverythingBefore) {
     const std::lock_guard lock(run.collected->mutex);
     EXPECT_EQ(run.collected->records.size(), 50u);
   }
-}
-
-TEST(Recording, WhatVariesFromForwardToForwardIsOneNotice) {
-  RecordedRun run;
-  const auto binding = bind(run);
-  testing::internal::CaptureStderr();
-  for (int64_t length = 1; length <= 5; ++length) {
-    const at::Tensor mask = at::ones({1, 1, length, length});  // not understood, another size each time
-    ForwardRecorder recorder(binding, "forward", c10::List<std::optional<at::Tensor>>({ids_of(1, length), mask}));
-    recorder.end();
-  }
-  run.close();
-  EXPECT_EQ(
-      testing::internal::GetCapturedStderr(),
-      "moetap: the token mask must be [B, S], others are not used: expected [B = 1, S = 1 or more], got [1, 1, 1, "
-      "1]\n");
-  const std::map<std::string, int64_t> notices = {{"the token mask must be [B, S], others are not used", 5}};
-  EXPECT_EQ(run.collected->counters.notices, notices);
 }
 
 TEST(Recording, AForkedChildMayAskItsParentsSession) {

@@ -159,6 +159,19 @@ TEST_F(WriterThreadTest, AForwardThatCannotBeFinishedIsLostAlone) {
   EXPECT_FALSE(writer_.error());
 }
 
+TEST_F(WriterThreadTest, ReplaysThatCannotBeFinishedAreAllCounted) {
+  auto forward = std::make_unique<PendingForward>();
+  forward->record.model = std::make_shared<const ModelDescription>();
+  forward->record.replays = 5;
+  forward->values = {{{"", "0"}, "x", at::ones({2})}};
+  testing::internal::CaptureStderr();
+  queue_.push(std::move(forward), ForwardQueue::WhenFull::kWait, [](PendingForward&) {});
+  writer_.finish(RunEnd::kDone);
+  testing::internal::GetCapturedStderr();
+  EXPECT_EQ(counted().unwritten, 5);
+  EXPECT_EQ(seen_->written, 0);
+}
+
 TEST_F(WriterThreadTest, AModelThatTheSinkRefusesIsOfferedAgain) {
   int offered = 0;
   seen_->on_model = [&] {

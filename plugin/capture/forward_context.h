@@ -1,0 +1,25 @@
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "plugin/capture/forward_tokens.h"
+#include "plugin/capture/graph_replays.h"
+#include "plugin/capture/host_copies.h"
+#include "plugin/records/model_description.h"
+
+namespace moetap::plugin {
+
+/// What a forward gives to the observers of all kinds of hooks.
+struct ForwardContext {
+  std::shared_ptr<const ModelDescription> model;
+  std::shared_ptr<ForwardTokens> tokens;
+  std::shared_ptr<HostCopies> copies;  // memory of its results
+  /// What the graph that is being captured adds to; null: the forward has ended. Thread-safe; throws std::exception.
+  std::function<std::shared_ptr<GraphReplays>()> replays;
+  /// Something that the user should know, one of few texts. Thread-safe.
+  std::function<void(const std::string& what)> notice;
+};
+
+}  // namespace moetap::plugin

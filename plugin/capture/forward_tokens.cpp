@@ -1,0 +1,135 @@
+#include "plugin/capture/forward_tokens.h"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <functional>
+#include <numeric>
+
+#include "plugin/capture/device_stream.h"
+#include "plugin/capture/host_copies.h"
+
+namespace moetap::plugin {
+
+void ForwardTokens::read(const TextArguments& places, const c10::List<std::optional<at::Tensor>>& arguments,
+                         bool keep_ids, HostCopies& copies, const Notice& notice) {
+  const auto argument = [&](const std::optional<size_t>& place) {
+    if (!place || *place >= arguments.size()) return at::Tensor();
+    const std::optional<at::Tensor> tensor = arguments.get(*place);
+    return tensor && tensor->defined() ? tensor->detach() : at::Tensor();
+  };
+  const std::lock_guard lock(mutex_);
+  text_ = read_text(argument(places.ids), argument(places.mask), keep_ids);
+  decoder_text_ = read_text(argument(places.decoder_ids), argument(places.decoder_mask), keep_ids);
+  for (const TextTokens* text : {&text_, &decoder_text_}) {
+    if (!text->notice.empty()) notice(text->notice, text->notice_detail);
+    if (!batch_ && text->batch > 0) batch_ = text->batch;
+    for (const at::Tensor& made : {text->ids, text->valid}) {
+      if (made.defined() && !is_capturing(made.device())) copies.mark_stream(made.device());
+    }
+  }
+}
+
+const TextTokens* ForwardTokens::text_of(TextOfComponent text) const {
+  switch (text) {
+    case TextOfComponent::kText:
+      return &text_;
+    case TextOfComponent::kDecoder:
+      return &decoder_text_;
+    case TextOfComponent::kNone:
+      break;
+  }
+  return nullptr;
+}
+
+std::shared_ptr<const TokenGroup> ForwardTokens::group_of(const CallTokens& call, HostCopies* copies) {
+  const int64_t num_tokens = std::accumulate(call.sizes.begin(), call.sizes.end(), int64_t{1}, std::multiplies<>());
+  const std::lock_guard lock(mutex_);
+  if (!ended_) {
+    if (!batch_) batch_ = batch_of_router(call.sizes);
+    if (call.text != TextOfComponent::kNone) {
+      narrow_to_step(call.text == TextOfComponent::kText ? text_ : decoder_text_, num_tokens);
+    }
+  }
+  const Attribution attribution = attribute_tokens(call.sizes, text_of(call.text), batch_);
+  const auto known = std::find_if(groups_.begin(), groups_.end(), [&](const KnownGroup& known) {
+    const TokenGroup& group = *known.group;
+    return group.text == call.text && group.device == call.device && group.num_tokens == num_tokens &&
+           group.attribution == attribution;
+  });
+  if (known != groups_.end()) return known->group;
+  groups_.push_back({new_group(call, attribution, num_tokens)});
+  // Before another thread can find the group.
+  if (copies != nullptr) copies->mark_stream(call.device);
+  return groups_.back().group;
+}
+
+std::shared_ptr<const TokenGroup> ForwardTokens::new_group(const CallTokens& call, const Attribution& attribution,
+                                                           int64_t num_tokens) const {
+  auto group = std::make_shared<TokenGroup>();
+  group->text = call.text;
+  group->device = call.device;
+  group->num_tokens = num_tokens;
+  group->attribution = attribution;
+  const bool for_host = !call.device.is_cpu() && call.columns != nullptr;
+  if (attribution.text) {
+    const TextTokens& tokens = *text_of(call.text);
+    if (tokens.valid.defined()) {
+      group->valid = in_token_order(tokens.valid, attribution.order).to(call.device, /*non_blocking=*/true);
+      if (for_host) group->valid = call.columns->snapshot(group->valid);
+    }
+    if (tokens.ids.defined()) {
+      group->token_ids = in_token_order(tokens.ids, attribution.order);
+      if (for_host) group->token_ids = call.columns->snapshot(group->token_ids);
+    }
+  }
+  group->rows = rows_for(attribution, group->valid);
+  return group;
+}
+
+at::Tensor ForwardTokens::first_valid(const std::shared_ptr<const TokenGroup>& group, int64_t count,
+                                      HostCopies& copies) {
+  const std::lock_guard lock(mutex_);
+  const auto known =
+      std::find_if(groups_.begin(), groups_.end(), [&](const KnownGroup& known) { return known.group == group; });
+  TORCH_INTERNAL_ASSERT(known != groups_.end(), "a group of another forward");
+  at::Tensor& first = known->first_valid;
+  if (!first.defined()) {
+    // A stable sort brings the valid tokens to the front without asking the device how many there are.
+    first =
+        group->valid.defined()
+            ? std::get<1>(group->valid.logical_not().to(at::kByte).sort(/*stable=*/true, 0, false)).narrow(0, 0, count)
+            : at::arange(count, at::TensorOptions().dtype(at::kLong).device(group->device));
+    copies.mark_stream(group->device);
+  }
+  return first;
+}
+
+void ForwardTokens::end() {
+  const std::lock_guard lock(mutex_);
+  ended_ = true;
+}
+
+std::optional<int64_t> ForwardTokens::batch() const {
+  const std::lock_guard lock(mutex_);
+  return batch_;
+}
+
+TextTokens ForwardTokens::text() const {
+  const std::lock_guard lock(mutex_);
+  return text_;
+}
+
+TextTokens ForwardTokens::query_text() const {
+  const std::lock_guard lock(mutex_);
+  return decoder_text_.batch > 0 ? decoder_text_ : text_;
+}
+
+bool ForwardTokens::in_captured_graph() const {
+  const std::lock_guard lock(mutex_);
+  return (text_.valid.defined() && is_capturing(text_.valid.device())) ||
+         std::any_of(groups_.begin(), groups_.end(),
+                     [](const KnownGroup& known) { return is_capturing(known.group->device); });
+}
+
+}  // namespace moetap::plugin

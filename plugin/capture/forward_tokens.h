@@ -1,0 +1,89 @@
+#pragma once
+
+#include <ATen/core/List.h>
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "analysis/routers/router_call.h"
+#include "plugin/capture/token_rows.h"
+
+namespace moetap::plugin {
+
+class HostCopies;
+
+/// The tokens of calls that see the same tokens: their columns are made once. Not changed once calls share it.
+/// N = tokens of the call, padding too.
+struct TokenGroup {
+  TextOfComponent text = TextOfComponent::kNone;
+  c10::Device device = c10::kCPU;
+  int64_t num_tokens = 0;    // N
+  Attribution attribution;   // as far as the forward was known when the group was made
+  analysis::TokenRows rows;  // for `analysis::observe_into`
+  at::Tensor valid;          // bool [N] on `device`, false: padding; undefined: all valid
+  at::Tensor token_ids;      // int64 [N]; undefined: unknown, or not kept
+};
+
+/// What one call shows of its tokens.
+struct CallTokens {
+  TextOfComponent text = TextOfComponent::kNone;
+  std::vector<int64_t> sizes;  // of the model's tensor, in token order: see CanonicalRouter
+  c10::Device device = c10::kCPU;
+  HostCopies* columns = nullptr;  // where the columns are kept for the host; null: it does not need them
+};
+
+/// The texts and samples of one forward, and how the tokens of its calls fall to them. Thread-safe: forks report on
+/// threads of their own. Does not wait for devices.
+class ForwardTokens {
+ public:
+  using Notice = std::function<void(const std::string& what, const std::string& detail)>;
+
+  /// Reads the texts among the arguments of the method. Once, before anything else. Marks the streams that it used in
+  /// `copies`. `notice` is called for arguments that are not understood.
+  void read(const TextArguments& places, const c10::List<std::optional<at::Tensor>>& arguments, bool keep_ids,
+            HostCopies& copies, const Notice& notice);
+
+  /// The group of a call. `copies`: of the forward, whose mark its stream gets; null: a graph is being captured. The
+  /// caller makes its stream wait for the marked ones before it reads the group's tensors.
+  std::shared_ptr<const TokenGroup> group_of(const CallTokens& call, HostCopies* copies);
+
+  /// int64 [count]: places of the first `count` valid tokens of a group, then of padding. The caller waits as above.
+  at::Tensor first_valid(const std::shared_ptr<const TokenGroup>& group, int64_t count, HostCopies& copies);
+
+  /// The forward has ended: what is asked later changes nothing that is told from now on.
+  void end();
+
+  /// Samples of the forward; empty: nothing shows how many.
+  std::optional<int64_t> batch() const;
+  /// Of the encoder, or the only one.
+  TextTokens text() const;
+  /// The text whose length is that of the forward itself: the decoder's if there is one.
+  TextTokens query_text() const;
+  /// A graph is being captured on the current stream of a device that the forward's tokens are on.
+  bool in_captured_graph() const;
+
+ private:
+  struct KnownGroup {
+    std::shared_ptr<const TokenGroup> group;
+    at::Tensor first_valid = {};  // undefined: nobody asked so far
+  };
+
+  // The caller holds mutex_.
+  const TextTokens* text_of(TextOfComponent text) const;
+  std::shared_ptr<const TokenGroup> new_group(const CallTokens& call, const Attribution& attribution,
+                                              int64_t num_tokens) const;
+
+  mutable std::mutex mutex_;  // guards what follows
+  bool ended_ = false;
+  std::optional<int64_t> batch_;
+  TextTokens text_, decoder_text_;
+  std::vector<KnownGroup> groups_;
+};
+
+}  // namespace moetap::plugin

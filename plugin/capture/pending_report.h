@@ -1,0 +1,40 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+namespace moetap::plugin {
+
+class HostCopies;
+struct ForwardRecord;
+
+/// What all hooks of one kind reported in one forward, on its way from the forward to its record. For one thread at a
+/// time.
+class PendingReport {
+ public:
+  virtual ~PendingReport() = default;
+
+  /// In the forward, once everything was reported: enqueues what is computed from several reports on their device, and
+  /// lets go of tensors that the host does not need. Waits for nothing; makes the current streams of the devices wait
+  /// for the streams that made what it reads.
+  virtual void prepare(HostCopies& /*copies*/) {}
+
+  /// Every tensor that the record needs or that is held until it is finished, undefined ones too. The forward copies
+  /// them to the host and puts the copies in their place, and their bytes are the report's.
+  virtual std::vector<at::Tensor*> tensors() = 0;
+
+  /// On the writer thread, after the copies: adds the report to `record`, whose `samples` and `replays` are known.
+  /// Once. Throws std::exception if this forward cannot be recorded.
+  virtual void finish(ForwardRecord& record) = 0;
+
+  /// The report tells how many valid tokens the forward's text has.
+  virtual bool counts_text() const { return false; }
+
+  /// A copy that shares the tensors. Only for reports of captured graphs, which are finished once for each flush.
+  virtual std::unique_ptr<PendingReport> clone() const = 0;
+};
+
+}  // namespace moetap::plugin

@@ -1,0 +1,148 @@
+#include "plugin/capture/router_observer.h"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "analysis/routers/router_kernel_arguments.h"
+#include "analysis/routers/router_sums.h"
+#include "analysis/routers/token_outputs.h"
+#include "plugin/capture/device_stream.h"
+
+namespace moetap::plugin {
+namespace {
+
+/// Zeros for the sums of one call.
+analysis::RouterSums sums_for(const analysis::RouterCall& call, const TokenGroup& tokens,
+                              const PendingRouters::Zeros& zeros) {
+  analysis::RouterSums sums{call.num_experts, call.selected.size(1), tokens.rows.num_rows};
+  sums.has_pairs = sums.layout().pair_words() > 0;
+  sums.words = zeros({sums.layout().words()}, at::kLong);
+  return sums;
+}
+
+}  // namespace
+
+RouterObserver::RouterObserver(ForwardContext forward, const RouterValues& values, std::shared_ptr<ProbedTokens> probed)
+    : forward_(std::move(forward)),
+      values_(values),
+      probed_(std::move(probed)),
+      measured_(forward_.model, probed_),
+      replayed_(forward_.model, probed_) {}
+
+void RouterObserver::observe(int64_t hook_id, const ReportedRouter& reported) {
+  const hooks::HookPoint& hook = forward_.model->hooks.at(static_cast<size_t>(hook_id));
+  MeasuredRouter router;
+  router.record.hook = hook_id;
+  {
+    const std::lock_guard lock(mutex_);
+    if (ended_) return;
+    router.record.call = calls_[hook_id]++;
+  }
+  const CanonicalRouter canonical = to_canonical(reported, hook);
+  const analysis::RouterCall& call = canonical.call;
+  const c10::Device device = call.selected.device();
+  HostCopies& copies = *forward_.copies;
+  CallTokens call_tokens{text_of_component(hook.component), canonical.token_sizes, device};
+  if (is_capturing(device)) {
+    router.tokens = forward_.tokens->group_of(call_tokens, nullptr);
+    measure_replays(call, router);
+    return;
+  }
+  const bool tells_of_tokens = values_.per_token || values_.full ||
+                               !counts_transitions_on_device(device, call.selected.size(0), call.num_experts);
+  copies.wait_for_marked(device);  // for the texts, which the forward's begin has read
+  if (tells_of_tokens) call_tokens.columns = &copies;
+  router.tokens = forward_.tokens->group_of(call_tokens, &copies);
+  router.out_of_range = canonical.out_of_range;
+  measure(call, router);
+  copies.mark_stream(device);  // though what follows may throw
+  keep_values(call, router);
+  if (router.record.logits.defined() || router.record.scores.defined()) copies.mark_stream(device);
+  const std::lock_guard lock(mutex_);
+  if (ended_) {
+    copies.wrote_too_late(device);
+  } else {
+    measured_.add(std::move(router));
+  }
+}
+
+analysis::TransitionFrom RouterObserver::count_transitions(const PendingRouters& routers, MeasuredRouter& router,
+                                                           const PendingRouters::Zeros& zeros) {
+  const std::lock_guard lock(mutex_);
+  return ended_ ? analysis::TransitionFrom{} : routers.count_transitions(router, zeros);
+}
+
+void RouterObserver::measure(const analysis::RouterCall& call, MeasuredRouter& router) {
+  HostCopies& copies = *forward_.copies;
+  const c10::Device device = call.selected.device();
+  const int64_t num_tokens = call.selected.size(0), top_k = call.selected.size(1);
+  const auto zeros = [&](at::IntArrayRef sizes, at::ScalarType dtype) { return copies.zeros(device, sizes, dtype); };
+  RouterRecord& record = router.record;
+  record.sums = sums_for(call, *router.tokens, zeros);
+  if (values_.per_token) {
+    record.selected = copies.empty(device, {num_tokens, top_k}, at::kInt);
+    if (call.weights.defined()) record.weights = copies.empty(device, {num_tokens, top_k}, at::kFloat);
+  }
+  router.first_slot_stays = counts_transitions_on_device(device, num_tokens, call.num_experts);
+  if (router.first_slot_stays) {
+    router.first_slot = at::empty({num_tokens}, call.selected.options().dtype(at::kInt));
+    copies.keep(router.first_slot);
+  } else {
+    router.first_slot = copies.empty(device, {num_tokens}, at::kInt);
+  }
+  const analysis::TransitionFrom transition = count_transitions(measured_, router, zeros);
+  // For the tokens' columns and the first slots of the router before, which a fork may have made on another stream.
+  copies.wait_for_marked(device);
+  analysis::observe_into(record.sums, call, router.tokens->rows, {record.selected, record.weights, router.first_slot},
+                         transition);
+}
+
+void RouterObserver::measure_replays(const analysis::RouterCall& call, MeasuredRouter& router) {
+  const c10::Device device = call.selected.device();
+  if (!analysis::kernel_takes(call)) {
+    forward_.notice("routers of more experts or slots than moetap's kernel takes are not recorded in graphs");
+    return;
+  }
+  const std::shared_ptr<GraphReplays> replays = forward_.replays();
+  if (!replays) return;
+  const auto zeros = [&](at::IntArrayRef sizes, at::ScalarType dtype) { return replays->zeros(device, sizes, dtype); };
+  router.record.sums = sums_for(call, *router.tokens, zeros);
+  router.first_slot = at::empty({call.selected.size(0)}, call.selected.options().dtype(at::kInt));
+  router.first_slot_stays = true;
+  const analysis::TransitionFrom transition = count_transitions(replayed_, router, zeros);
+  analysis::observe_into(router.record.sums, call, router.tokens->rows, {{}, {}, router.first_slot}, transition);
+  router.record.sums.pending_terms = 0;
+  const std::lock_guard lock(mutex_);
+  if (!ended_) replayed_.add(std::move(router));
+}
+
+void RouterObserver::keep_values(const analysis::RouterCall& call, MeasuredRouter& router) {
+  RouterRecord& record = router.record;
+  HostCopies& copies = *forward_.copies;
+  if (values_.full) {
+    record.logits = copies.snapshot(call.logits);
+    record.scores = copies.snapshot(call.scores);
+  } else if (call.logits.defined() && probed_->of(record.hook) < values_.probe_tokens) {
+    const int64_t count = std::min(values_.probe_tokens, router.tokens->num_tokens);
+    const at::Tensor first = forward_.tokens->first_valid(router.tokens, count, copies);
+    copies.wait_for_marked(call.logits.device());
+    record.logits = call.logits.index_select(0, first);
+    router.logits_of_first_tokens = true;
+  }
+}
+
+std::unique_ptr<PendingReport> RouterObserver::end() {
+  const std::lock_guard lock(mutex_);
+  ended_ = true;
+  return measured_.empty() ? nullptr : std::make_unique<PendingRouters>(std::move(measured_));
+}
+
+std::unique_ptr<PendingReport> RouterObserver::end_replayed() {
+  const std::lock_guard lock(mutex_);
+  replayed_.forget_tokens();
+  return replayed_.empty() ? nullptr : std::make_unique<PendingRouters>(std::move(replayed_));
+}
+
+}  // namespace moetap::plugin

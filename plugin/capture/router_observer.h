@@ -1,0 +1,56 @@
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <mutex>
+
+#include "plugin/capture/forward_context.h"
+#include "plugin/capture/probed_tokens.h"
+#include "plugin/capture/router_pending.h"
+#include "plugin/capture/router_report.h"
+
+namespace moetap::plugin {
+
+/// What a forward keeps of its router calls besides the sums.
+struct RouterValues {
+  bool per_token = false;  // ids, weights and margins of each token
+  bool full = false;       // logits and scores of each token
+  int64_t probe_tokens = 0;
+};
+
+/// Measures the router calls of one forward, on the devices and current streams of their tensors. Thread-safe: forks
+/// report on threads of their own. Does not wait for devices, but while a graph is being captured. The caller switches
+/// gradients off.
+class RouterObserver {
+ public:
+  /// `probed`: of the model.
+  RouterObserver(ForwardContext forward, const RouterValues& values, std::shared_ptr<ProbedTokens> probed);
+
+  /// Throws c10::Error whose message says what does not fit. After `end` it does nothing.
+  void observe(int64_t hook, const ReportedRouter& reported);
+
+  /// What was measured; null: nothing. Calls that are being measured now are left out.
+  std::unique_ptr<PendingReport> end();
+  /// The same of what the replays of a graph add to. Once, after `end`.
+  std::unique_ptr<PendingReport> end_replayed();
+
+ private:
+  void measure(const analysis::RouterCall& call, MeasuredRouter& router);
+  void measure_replays(const analysis::RouterCall& call, MeasuredRouter& router);
+  analysis::TransitionFrom count_transitions(const PendingRouters& routers, MeasuredRouter& router,
+                                             const PendingRouters::Zeros& zeros);
+  void keep_values(const analysis::RouterCall& call, MeasuredRouter& router);
+
+  const ForwardContext forward_;
+  const RouterValues values_;
+  const std::shared_ptr<ProbedTokens> probed_;
+
+  std::mutex mutex_;  // guards what follows
+  bool ended_ = false;
+  std::map<int64_t, int64_t> calls_;  // of each hook
+  PendingRouters measured_;
+  PendingRouters replayed_;  // of the graph that is being captured
+};
+
+}  // namespace moetap::plugin

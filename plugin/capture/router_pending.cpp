@@ -1,0 +1,206 @@
+#include "plugin/capture/router_pending.h"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "analysis/numbers/fixed_point.h"
+#include "analysis/routers/transition_sums.h"
+#include "plugin/capture/host_copies.h"
+
+namespace moetap::plugin {
+namespace {
+
+bool stands_before(const MeasuredRouter& a, const MeasuredRouter& b) {
+  return std::pair(a.record.hook, a.record.call) < std::pair(b.record.hook, b.record.call);
+}
+
+/// Perhaps on two devices.
+bool see_same_tokens(const TokenGroup& a, const TokenGroup& b) {
+  return a.text == b.text && a.num_tokens == b.num_tokens && a.attribution == b.attribution;
+}
+
+bool tells_of_single_tokens(const MeasuredRouter& router) {
+  return router.first_slot.defined() || router.record.selected.defined() || router.record.logits.defined();
+}
+
+/// With so many samples: a later router may have shown that there are several.
+bool is_attributed(const Attribution& attribution, size_t num_samples) {
+  return attribution.attributed && !(attribution.assumes_one_sample && num_samples > 1);
+}
+
+analysis::TransitionSums count_from_first_slots(const MeasuredRouter& before, const MeasuredRouter& router,
+                                                const analysis::TokenRows& rows) {
+  return analysis::observe_transition(before.first_slot.to(at::kLong), router.first_slot.to(at::kLong), rows,
+                                      before.record.sums.num_experts, router.record.sums.num_experts);
+}
+
+}  // namespace
+
+bool counts_transitions_on_device(c10::Device device, int64_t num_tokens, int64_t num_experts) {
+  return !device.is_cpu() && num_experts * num_experts * static_cast<int64_t>(sizeof(int64_t)) <
+                                 num_tokens * static_cast<int64_t>(sizeof(int32_t));
+}
+
+void PendingRouters::add(MeasuredRouter router) {
+  const auto place = std::upper_bound(routers_.begin(), routers_.end(), router, stands_before);
+  routers_.insert(place, std::move(router));
+}
+
+const MeasuredRouter* PendingRouters::before(const MeasuredRouter& router) const {
+  const auto component = [&](const MeasuredRouter& of) -> const std::string& {
+    return model_->hooks.at(static_cast<size_t>(of.record.hook)).component;
+  };
+  const auto place = std::lower_bound(routers_.begin(), routers_.end(), router, stands_before);
+  const auto found = std::find_if(std::make_reverse_iterator(place), routers_.rend(), [&](const MeasuredRouter& known) {
+    return known.record.hook != router.record.hook && known.record.call == router.record.call &&
+           component(known) == component(router);
+  });
+  return found != routers_.rend() && see_same_tokens(*found->tokens, *router.tokens) ? &*found : nullptr;
+}
+
+MeasuredRouter* PendingRouters::before(const MeasuredRouter& router) {
+  return const_cast<MeasuredRouter*>(std::as_const(*this).before(router));
+}
+
+analysis::TransitionFrom PendingRouters::count_transitions(MeasuredRouter& router, const Zeros& zeros) const {
+  const MeasuredRouter* from = before(router);
+  if (from == nullptr || from->tokens->device != router.tokens->device) return {};
+  if (!from->first_slot_stays && !router.first_slot_stays) return {};
+  router.transition_from = from->record.hook;
+  router.transition_counts = zeros({from->record.sums.num_experts, router.record.sums.num_experts}, at::kLong);
+  return {from->first_slot, router.transition_counts};
+}
+
+void PendingRouters::forget_tokens() {
+  for (MeasuredRouter& router : routers_) {
+    router.first_slot = at::Tensor();
+    auto tokens = std::make_shared<TokenGroup>();
+    tokens->text = router.tokens->text;
+    tokens->num_tokens = router.tokens->num_tokens;
+    tokens->attribution = router.tokens->attribution;
+    tokens->attribution.attributed = false;
+    router.tokens = std::move(tokens);
+  }
+}
+
+bool PendingRouters::counts_text() const {
+  return std::any_of(routers_.begin(), routers_.end(), [](const MeasuredRouter& router) {
+    return router.tokens->attribution.text && router.tokens->text == TextOfComponent::kText;
+  });
+}
+
+PendingRouters::Columns& PendingRouters::columns_of(const MeasuredRouter& router) {
+  const auto found = std::find_if(columns_.begin(), columns_.end(),
+                                  [&](const Columns& columns) { return columns.tokens == router.tokens; });
+  if (found != columns_.end()) return *found;
+  columns_.push_back({router.tokens, router.tokens->valid, router.tokens->token_ids});
+  return columns_.back();
+}
+
+void PendingRouters::prepare(HostCopies& copies) {
+  for (MeasuredRouter& router : routers_) {
+    MeasuredRouter* from = before(router);
+    if (from == nullptr || router.transition_from == from->record.hook) continue;
+    if (!from->first_slot_stays && !router.first_slot_stays) continue;  // `finish` counts them
+    const c10::Device device = router.tokens->device;
+    if (from->tokens->device != device) {
+      from->first_slot_stays = router.first_slot_stays = false;
+      continue;
+    }
+    // Forks may have made the first slots on other streams.
+    copies.wait_for_marked(device);
+    router.transition_from = from->record.hook;
+    router.transition_counts = count_from_first_slots(*from, router, router.tokens->rows).counts;
+    copies.mark_stream(device);
+  }
+  for (MeasuredRouter& router : routers_) {
+    if (router.first_slot_stays) router.first_slot = at::Tensor();
+    if (tells_of_single_tokens(router)) columns_of(router);
+  }
+}
+
+std::vector<at::Tensor*> PendingRouters::tensors() {
+  std::vector<at::Tensor*> all;
+  for (MeasuredRouter& router : routers_) {
+    RouterRecord& record = router.record;
+    all.insert(all.end(), {&record.sums.words, &record.selected, &record.weights, &record.logits, &record.scores,
+                           &router.out_of_range, &router.first_slot, &router.transition_counts});
+  }
+  for (Columns& columns : columns_) all.insert(all.end(), {&columns.valid, &columns.token_ids});
+  return all;
+}
+
+void PendingRouters::Columns::drop_padding(bool attributed) {
+  Attribution attribution = tokens->attribution;
+  attribution.attributed = attributed;
+  num_kept = tokens->num_tokens;
+  if (valid.defined()) {
+    kept = valid.nonzero().squeeze(1);
+    num_kept = kept.numel();
+  }
+  row = keep(row_column(attribution, tokens->num_tokens));
+  position = keep(position_column(attribution, tokens->num_tokens));
+  token_id = keep(token_ids.defined() ? token_ids.to(at::kInt) : at::full({tokens->num_tokens}, -1, at::kInt));
+}
+
+at::Tensor PendingRouters::Columns::keep(const at::Tensor& rows) const {
+  return rows.defined() && kept.defined() ? rows.index_select(0, kept) : rows;
+}
+
+void PendingRouters::finish(ForwardRecord& record) {
+  for (MeasuredRouter& router : routers_) finish_router(router, record);
+  for (MeasuredRouter& router : routers_) {
+    const MeasuredRouter* from = before(router);
+    if (from == nullptr) continue;
+    const int64_t from_hook = from->record.hook, to_hook = router.record.hook;
+    if (router.transition_from == from_hook) {
+      record.transitions.push_back(
+          {from_hook,
+           to_hook,
+           {from->record.sums.num_experts, router.record.sums.num_experts, router.transition_counts}});
+    } else if (from->first_slot.defined() && router.first_slot.defined()) {  // not so in replays of a graph
+      record.transitions.push_back({from_hook, to_hook, count_from_first_slots(*from, router, {})});
+    }
+  }
+  for (MeasuredRouter& router : routers_) record.routers.push_back(std::move(router.record));
+  routers_.clear();
+  columns_.clear();
+}
+
+void PendingRouters::finish_router(MeasuredRouter& router, ForwardRecord& forward) {
+  RouterRecord& record = router.record;
+  if (forward.replays > 0) {
+    const int64_t selections = record.sums.tokens() * std::max<int64_t>(1, record.sums.top_k);
+    TORCH_CHECK(selections <= analysis::kMaxTermsPerCall, "at most ", analysis::kMaxTermsPerCall,
+                " selections of a router may lie between two flushes, got ", selections, " in replays of a graph");
+  }
+  analysis::normalize(record.sums);
+  record.attributed = is_attributed(router.tokens->attribution, forward.samples.size());
+  record.text = router.tokens->attribution.text;
+  if (!record.attributed && forward.replays == 0) ++forward.unattributed;
+  forward.out_of_range +=
+      router.out_of_range.defined() ? router.out_of_range.item<int64_t>() : record.sums.counter(analysis::kInvalidIds);
+  forward.tokens = std::max(forward.tokens, record.sums.tokens());
+  if (!tells_of_single_tokens(router)) return;
+
+  Columns& columns = columns_of(router);
+  if (!columns.row.defined()) columns.drop_padding(record.attributed);
+  record.selected = columns.keep(record.selected);
+  if (record.selected.defined()) record.selected = record.selected.to(at::kLong);
+  record.weights = columns.keep(record.weights);
+  record.scores = columns.keep(record.scores);
+  if (router.logits_of_first_tokens) {
+    record.logits = record.logits.narrow(0, 0, std::min(record.logits.size(0), columns.num_kept));
+    probed_->add(record.hook, record.logits.size(0));
+  } else {
+    record.logits = columns.keep(record.logits);
+  }
+  router.first_slot = columns.keep(router.first_slot);
+  record.row = columns.row;
+  record.position = columns.position;
+  record.token_id = columns.token_id;
+}
+
+}  // namespace moetap::plugin

@@ -1,0 +1,85 @@
+#include "plugin/capture/forward_tokens.h"
+
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+
+#include "plugin/capture/host_copies.h"
+
+namespace moetap::plugin {
+namespace {
+
+using Arguments = c10::List<std::optional<at::Tensor>>;
+
+class ForwardTokensTest : public testing::Test {
+ protected:
+  /// Arguments: ids, mask.
+  void read(const at::Tensor& ids, const at::Tensor& mask) {
+    TextArguments places;
+    places.ids = 0;
+    places.mask = 1;
+    tokens_.read(places, Arguments({ids, mask}), /*keep_ids=*/true, copies_,
+                 [this](const std::string& what, const std::string&) { notices_.push_back(what); });
+  }
+  std::shared_ptr<const TokenGroup> group(TextOfComponent text, std::vector<int64_t> sizes) {
+    return tokens_.group_of({text, std::move(sizes)}, &copies_);
+  }
+
+  HostCopies copies_;
+  ForwardTokens tokens_;
+  std::vector<std::string> notices_;
+};
+
+TEST_F(ForwardTokensTest, CallsThatSeeTheTextShareItsColumns) {
+  read(at::arange(6, at::kLong).reshape({2, 3}), at::tensor({1, 1, 1, 0, 1, 1}, at::kLong).reshape({2, 3}));
+  EXPECT_EQ(tokens_.batch(), 2);
+  const auto flat = group(TextOfComponent::kText, {6}), batched = group(TextOfComponent::kText, {2, 3});
+  EXPECT_EQ(flat, batched);
+  EXPECT_TRUE(flat->attribution.text);
+  EXPECT_EQ(flat->rows.num_rows, 2);
+  EXPECT_TRUE(at::equal(flat->token_ids, at::arange(6, at::kLong)));
+  EXPECT_EQ(flat->valid.sum().item<int64_t>(), 5);
+  EXPECT_NE(flat, group(TextOfComponent::kNone, {6})) << "a tower's tokens are not the text's";
+  EXPECT_TRUE(notices_.empty());
+}
+
+TEST_F(ForwardTokensTest, SequenceFirstCallsHaveColumnsInTheirOrder) {
+  read(at::arange(6, at::kLong).reshape({2, 3}), {});
+  EXPECT_TRUE(at::equal(group(TextOfComponent::kText, {3, 2})->token_ids, at::tensor({0, 3, 1, 4, 2, 5}, at::kLong)));
+}
+
+TEST_F(ForwardTokensTest, TheFirstRouterShowsTheSamplesOfAForwardWithoutText) {
+  EXPECT_FALSE(tokens_.batch());
+  EXPECT_TRUE(group(TextOfComponent::kNone, {12})->attribution.assumes_one_sample);
+  EXPECT_EQ(group(TextOfComponent::kNone, {3, 4})->attribution.num_rows, 3);
+  EXPECT_EQ(tokens_.batch(), 3);
+}
+
+TEST_F(ForwardTokensTest, AfterTheEndNothingChanges) {
+  tokens_.end();
+  group(TextOfComponent::kNone, {3, 4});
+  EXPECT_FALSE(tokens_.batch());
+}
+
+TEST_F(ForwardTokensTest, AStepNarrowsATextThatOnlyTheMaskShows) {
+  read({}, at::ones({2, 9}, at::kLong));
+  EXPECT_EQ(tokens_.query_text().length, 9);
+  EXPECT_EQ(group(TextOfComponent::kText, {2, 1})->num_tokens, 2);
+  EXPECT_EQ(tokens_.query_text().length, 1);
+  EXPECT_EQ(tokens_.query_text().mask_columns, 9);
+}
+
+TEST_F(ForwardTokensTest, FirstValidTokensComeBeforePadding) {
+  read(at::zeros({1, 5}, at::kLong), at::tensor({0, 1, 0, 1, 1}, at::kLong).reshape({1, 5}));
+  const auto text = group(TextOfComponent::kText, {5});
+  EXPECT_TRUE(at::equal(tokens_.first_valid(text, 4, copies_), at::tensor({1, 3, 4, 0}, at::kLong)));
+  const auto other = group(TextOfComponent::kNone, {3});
+  EXPECT_TRUE(at::equal(tokens_.first_valid(other, 2, copies_), at::arange(2, at::kLong)));
+}
+
+TEST_F(ForwardTokensTest, WhatIsNotUnderstoodIsSaid) {
+  read(at::zeros({1, 5}, at::kLong), at::ones({1, 1, 5, 5}, at::kLong));
+  EXPECT_EQ(notices_, std::vector<std::string>{"the token mask must be [B, S], others are not used"});
+}
+
+}  // namespace
+}  // namespace moetap::plugin

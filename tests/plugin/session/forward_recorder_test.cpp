@@ -1,0 +1,116 @@
+#include "plugin/session/forward_recorder.h"
+
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+
+#include "tests/plugin/support/recorded_run.h"
+
+namespace moetap::plugin {
+namespace {
+
+at::Tensor ids_of(int64_t batch, int64_t length = 3) {
+  return at::zeros({batch, length}, at::kLong);
+}
+
+std::shared_ptr<ModelBinding> bind(RecordedRun& run, const ModelDescription& model = gates(1)) {
+  return ModelRegistry::get().find(run.bind(model));
+}
+
+ReportedRouter six_tokens() {
+  return {at::zeros({6, 4}), {}, {at::zeros({6, 1}, at::kLong)}, {}, -1, "slots"};
+}
+
+TEST(ForwardRecorder, ATowerWithoutBatchIsNotAttributed) {
+  RecordedRun run;
+  const auto binding = bind(run, gates(1, "vision_tower"));
+  const c10::List<std::optional<at::Tensor>> arguments({ids_of(2), at::zeros({2, 3})});
+  {
+    ForwardRecorder recorder(binding, "forward", arguments);
+    recorder.router(0, {at::zeros({6, 4}), {}, {at::zeros({6, 1}, at::kLong)}, {}, -1, "slots"});
+    recorder.router(0, {at::zeros({2, 5, 4}), {}, {at::zeros({2, 5, 1}, at::kLong)}, {}, -1, "slots"});
+    recorder.end();
+  }
+  const auto& record = run.close().at(0);
+  EXPECT_FALSE(record.routers.at(0).attributed);
+  EXPECT_EQ(record.routers[0].sums.num_rows, 1);
+  EXPECT_EQ(record.routers[0].sums.tokens(), 6);  // the text's mask, all zero, is not theirs
+  EXPECT_TRUE(record.routers.at(1).attributed);
+  EXPECT_FALSE(record.routers[1].text);
+  EXPECT_EQ(record.routers[1].sums.num_rows, 2);
+  EXPECT_EQ(run.collected->counters.unattributed, 1);
+}
+
+TEST(ForwardRecorder, ALaterRouterMayShowTheSamples) {
+  RecordedRun run;
+  const auto binding = bind(run, gates(1, "vision_tower"));
+  {
+    ForwardRecorder recorder(binding, "forward", c10::List<std::optional<at::Tensor>>());
+    recorder.router(0, {at::zeros({6, 4}), {}, {at::zeros({6, 1}, at::kLong)}, {}, -1, "slots"});
+    recorder.router(0, {at::zeros({3, 2, 4}), {}, {at::zeros({3, 2, 1}, at::kLong)}, {}, -1, "slots"});
+    recorder.end();
+  }
+  const auto& record = run.close().at(0);
+  EXPECT_EQ(record.samples.size(), 3u);
+  EXPECT_FALSE(record.routers.at(0).attributed);
+  EXPECT_TRUE(at::equal(record.routers[0].row, at::full({6}, -1, at::kLong)));
+  EXPECT_TRUE(record.routers.at(1).attributed);
+}
+
+TEST(ForwardRecorder, WhatVariesFromForwardToForwardIsOneNotice) {
+  RecordedRun run;
+  const auto binding = bind(run);
+  testing::internal::CaptureStderr();
+  for (int64_t length = 1; length <= 5; ++length) {
+    const at::Tensor mask = at::ones({1, 1, length, length});  // not understood, another size each time
+    ForwardRecorder recorder(binding, "forward", c10::List<std::optional<at::Tensor>>({ids_of(1, length), mask}));
+    recorder.end();
+  }
+  run.close();
+  EXPECT_EQ(
+      testing::internal::GetCapturedStderr(),
+      "moetap: the token mask must be [B, S], others are not used: expected [B = 1, S = 1 or more], got [1, 1, 1, "
+      "1]\n");
+  const std::map<std::string, int64_t> notices = {{"the token mask must be [B, S], others are not used", 5}};
+  EXPECT_EQ(run.collected->counters.notices, notices);
+}
+
+TEST(ForwardRecorder, TheTextCountsTokensThatNoRouterSaw) {
+  RecordedRun run;
+  const auto binding = bind(run, gates(1, "vision_tower"));
+  const at::Tensor mask = at::tensor({1, 1, 1, 1, 0, 0}, at::kLong).reshape({2, 3});
+  for (const bool with_router : {false, true}) {
+    ForwardRecorder recorder(binding, "forward", c10::List<std::optional<at::Tensor>>({ids_of(2), mask}));
+    if (with_router) recorder.router(0, six_tokens());
+    recorder.end();
+  }
+  for (const ForwardRecord& record : run.close()) EXPECT_EQ(record.tokens, 4);
+  EXPECT_EQ(run.collected->counters.tokens, 8);
+}
+
+TEST(ForwardRecorder, TheLastValueOfANameCounts) {
+  RecordedRun run;
+  {
+    ForwardRecorder recorder(bind(run), "forward", c10::List<std::optional<at::Tensor>>());
+    recorder.log("c", "0", "a", at::scalar_tensor(1.5, at::kDouble));
+    recorder.log("c", "0", "a", int64_t{2});
+    recorder.log("c", "0", "b", int64_t{3});
+    recorder.log("c", "0", "b", at::scalar_tensor(4, at::kLong));
+    recorder.end();
+    recorder.log("c", "0", "late", true);
+  }
+  const std::map<std::string, CustomValue> expected = {{"a", int64_t{2}}, {"b", int64_t{4}}};
+  EXPECT_EQ(run.close().at(0).custom.at({"c", "0"}), expected);
+}
+
+TEST(ForwardRecorder, WithoutItsEndAForwardIsAborted) {
+  RecordedRun run;
+  {
+    ForwardRecorder recorder(bind(run), "forward", c10::List<std::optional<at::Tensor>>({ids_of(2), at::Tensor()}));
+    recorder.router(0, six_tokens());
+  }
+  EXPECT_TRUE(run.close().empty());
+  EXPECT_EQ(run.collected->counters.aborted, 1);
+}
+
+}  // namespace
+}  // namespace moetap::plugin
