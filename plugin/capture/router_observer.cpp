@@ -84,6 +84,7 @@ void RouterObserver::measure(const analysis::RouterCall& call, MeasuredRouter& r
   if (values_.per_token) {
     record.selected = copies.empty(device, {num_tokens, top_k}, at::kInt);
     if (call.weights.defined()) record.weights = copies.empty(device, {num_tokens, top_k}, at::kFloat);
+    if (call.weights.defined() && top_k > 1) record.margins = copies.empty(device, {num_tokens}, at::kFloat);
   }
   router.first_slot_stays = counts_transitions_on_device(device, num_tokens, call.num_experts);
   if (router.first_slot_stays) {
@@ -95,8 +96,8 @@ void RouterObserver::measure(const analysis::RouterCall& call, MeasuredRouter& r
   const analysis::TransitionFrom transition = count_transitions(measured_, router, zeros);
   // For the tokens' columns and the first slots of the router before, which a fork may have made on another stream.
   copies.wait_for_marked(device);
-  analysis::observe_into(record.sums, call, router.tokens->rows, {record.selected, record.weights, router.first_slot},
-                         transition);
+  analysis::observe_into(record.sums, call, router.tokens->rows,
+                         {record.selected, record.weights, router.first_slot, record.margins}, transition);
 }
 
 void RouterObserver::measure_replays(const analysis::RouterCall& call, MeasuredRouter& router) {
@@ -112,7 +113,7 @@ void RouterObserver::measure_replays(const analysis::RouterCall& call, MeasuredR
   router.first_slot = at::empty({call.selected.size(0)}, call.selected.options().dtype(at::kInt));
   router.first_slot_stays = true;
   const analysis::TransitionFrom transition = count_transitions(replayed_, router, zeros);
-  analysis::observe_into(router.record.sums, call, router.tokens->rows, {{}, {}, router.first_slot}, transition);
+  analysis::observe_into(router.record.sums, call, router.tokens->rows, {{}, {}, router.first_slot, {}}, transition);
   router.record.sums.pending_terms = 0;
   const std::lock_guard lock(mutex_);
   if (!ended_) replayed_.add(std::move(router));

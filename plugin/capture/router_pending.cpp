@@ -125,8 +125,8 @@ std::vector<at::Tensor*> PendingRouters::tensors() {
   std::vector<at::Tensor*> all;
   for (MeasuredRouter& router : routers_) {
     RouterRecord& record = router.record;
-    all.insert(all.end(), {&record.sums.words, &record.selected, &record.weights, &record.logits, &record.scores,
-                           &router.out_of_range, &router.first_slot, &router.transition_counts});
+    all.insert(all.end(), {&record.sums.words, &record.selected, &record.weights, &record.margins, &record.logits,
+                           &record.scores, &router.out_of_range, &router.first_slot, &router.transition_counts});
   }
   for (Columns& columns : columns_) all.insert(all.end(), {&columns.valid, &columns.token_ids});
   return all;
@@ -190,6 +190,7 @@ void PendingRouters::finish_router(MeasuredRouter& router, ForwardRecord& forwar
   record.selected = columns.keep(record.selected);
   if (record.selected.defined()) record.selected = record.selected.to(at::kLong);
   record.weights = columns.keep(record.weights);
+  record.margins = columns.keep(record.margins);
   record.scores = columns.keep(record.scores);
   if (router.logits_of_first_tokens) {
     record.logits = record.logits.narrow(0, 0, std::min(record.logits.size(0), columns.num_kept));

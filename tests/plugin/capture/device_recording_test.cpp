@@ -102,6 +102,7 @@ void expect_same_records(const std::vector<ForwardRecord>& actual, const std::ve
       EXPECT_TRUE(same(a.sums.words, b.sums.words));
       EXPECT_TRUE(same(a.selected, b.selected));
       EXPECT_TRUE(same(a.weights, b.weights));
+      EXPECT_TRUE(same(a.margins, b.margins));
       // How many forwards the probe is taken from depends on how far the writer is.
       EXPECT_TRUE(!a.logits.defined() || !b.logits.defined() || at::equal(a.logits, b.logits));
       // Where nothing is told of single tokens the columns of a device stay there.

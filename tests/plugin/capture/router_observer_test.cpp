@@ -54,6 +54,7 @@ TEST_F(RouterObserverTest, KeepsWhatIsAskedFor) {
     if (values.per_token) {
       EXPECT_TRUE(at::equal(router.selected, selected_));
       EXPECT_TRUE(at::equal(router.weights, weights_));
+      EXPECT_TRUE(at::equal(router.margins, weights_.select(1, 0) - weights_.select(1, 1)));
     }
     ASSERT_EQ(router.logits.defined(), values.full || values.probe_tokens > 0);
     if (router.logits.defined()) {

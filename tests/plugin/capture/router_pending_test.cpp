@@ -118,8 +118,10 @@ TEST_F(PendingRoutersTest, RowsOfPaddingAreDropped) {
   router.record.selected = at::arange(4, at::kInt).reshape({4, 1});
   router.record.weights = at::arange(4, at::kFloat).reshape({4, 1});
   router.record.logits = at::arange(4, at::kFloat).reshape({4, 1}).expand({4, kExperts});
+  router.record.margins = at::arange(4, at::kFloat);
   routers_.add(router);
   const RouterRecord record = finish().routers.at(0);
+  EXPECT_TRUE(at::equal(record.margins, at::tensor({1.f, 2.f})));
   EXPECT_TRUE(at::equal(record.selected, at::tensor({1, 2}, at::kLong).reshape({2, 1})));
   EXPECT_TRUE(at::equal(record.weights, at::tensor({1.f, 2.f}).reshape({2, 1})));
   EXPECT_EQ(record.logits.size(0), 2);
@@ -158,12 +160,13 @@ TEST_F(PendingRoutersTest, ItsTensorsAreAllThatItHolds) {
   router.record.weights = at::zeros({4, 1});
   router.record.logits = at::zeros({4, kExperts});
   router.record.scores = at::zeros({4, kExperts});
+  router.record.margins = at::zeros({4});
   router.out_of_range = at::zeros({}, at::kLong);
   router.transition_counts = at::zeros({kExperts, kExperts}, at::kLong);
-  const std::vector<at::Tensor> held = {router.record.sums.words, router.record.selected,   router.record.weights,
-                                        router.record.logits,     router.record.scores,     router.out_of_range,
-                                        router.first_slot,        router.transition_counts, group->valid,
-                                        group->token_ids};
+  const std::vector<at::Tensor> held = {
+      router.record.sums.words, router.record.selected, router.record.weights, router.record.logits,
+      router.record.scores,     router.record.margins,  router.out_of_range,   router.first_slot,
+      router.transition_counts, group->valid,           group->token_ids};
   routers_.add(router);
   MeasuredRouter same_tokens = measured(1, 0, group, 0);
   routers_.add(same_tokens);
