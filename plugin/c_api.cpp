@@ -1,4 +1,8 @@
+#include <algorithm>
+#include <cstddef>
 #include <cstring>
+#include <iterator>
+#include <memory>
 #include <stdexcept>
 #include <string>
 
@@ -6,15 +10,40 @@
 #include "plugin/process/error_text.h"
 #include "plugin/process_session.h"
 
-// Whose fields a caller of the first version of the header has; later versions add behind them.
-static_assert(sizeof(moetap_counters) == sizeof(size_t) + 9 * sizeof(int64_t));
-
 struct moetap_session {
   std::shared_ptr<moetap::plugin::ProcessSession> session;
 };
 
 namespace moetap::plugin {
 namespace {
+
+// The fields of the header, in its order.
+struct CounterField {
+  int64_t moetap_counters::*field;
+  int64_t Counters::*member;
+};
+constexpr CounterField kCounterFields[] = {
+    {&moetap_counters::forwards, &Counters::forwards},
+    {&moetap_counters::tokens, &Counters::tokens},
+    {&moetap_counters::dropped, &Counters::dropped},
+    {&moetap_counters::unwritten, &Counters::unwritten},
+    {&moetap_counters::aborted, &Counters::aborted},
+    {&moetap_counters::failed_hooks, &Counters::failed_hooks},
+    {&moetap_counters::unattributed, &Counters::unattributed},
+    {&moetap_counters::out_of_range, &Counters::out_of_range},
+    {&moetap_counters::label_mismatches, &Counters::label_mismatches},
+    {&moetap_counters::replayed, &Counters::replayed},
+};
+static_assert(sizeof(moetap_counters) == sizeof(size_t) + std::size(kCounterFields) * sizeof(int64_t),
+              "each field of the header is filled");
+static_assert(std::all_of(std::begin(kCounters), std::end(kCounters),
+                          [](const CounterInfo& count) {
+                            return std::any_of(std::begin(kCounterFields), std::end(kCounterFields),
+                                               [&](const CounterField& field) { return field.member == count.member; });
+                          }),
+              "each count of a session has a field in the header; a new one goes to its end");
+// Callers of an older header rely on where its fields lie.
+static_assert(offsetof(moetap_counters, label_mismatches) == sizeof(size_t) + 8 * sizeof(int64_t));
 
 std::string& last_error() {
   thread_local std::string text;
@@ -57,8 +86,7 @@ std::shared_ptr<ProcessSession> open(const char* config_json) {
   if (auto session = process_session()) return session;
   throw std::invalid_argument(
       "moetap_open without a configuration opens what MOETAP_CONFIG or MOETAP_OUTPUT_DIR in the environment ask for, "
-      "once "
-      "a process: neither is set, or that session was closed");
+      "once a process: neither is set, or that session was closed");
 }
 
 }  // namespace
@@ -79,7 +107,12 @@ const char* moetap_last_error(void) {
 }
 
 moetap_session* moetap_open(const char* config_json) {
-  return guarded<moetap_session*>(nullptr, [&] { return new moetap_session{open(config_json)}; });
+  return guarded<moetap_session*>(nullptr, [&] {
+    // First the memory, then the session: one that was opened and cannot be handed out would stay open.
+    auto session = std::make_unique<moetap_session>();
+    session->session = open(config_json);
+    return session.release();
+  });
 }
 
 int moetap_label(moetap_session* session, const int64_t* samples, size_t num_samples, int generation) {
@@ -115,9 +148,9 @@ int moetap_get_counters(moetap_session* session, moetap_counters* counters) {
       throw std::invalid_argument("counters->struct_size must be sizeof(moetap_counters), got " + std::to_string(size));
     }
     const Counters all = open.counters();
-    const moetap_counters known{
-        size,        all.forwards,     all.tokens,       all.dropped,      all.unwritten,
-        all.aborted, all.failed_hooks, all.unattributed, all.out_of_range, all.label_mismatches};
+    moetap_counters known{};
+    known.struct_size = size;
+    for (const auto& [field, member] : kCounterFields) known.*field = all.*member;
     // The caller's header may be older or newer: fields that only it knows are 0.
     std::memset(counters, 0, size);
     std::memcpy(counters, &known, std::min(size, sizeof(known)));

@@ -42,10 +42,9 @@ typedef struct moetap_session moetap_session;
  * directory is opened by the first forward of its model; one that cannot be opened is said on stderr, once. */
 moetap_session* moetap_open(const char* config_json);
 
-/* Says which samples the sequences of the forwards are that the calling thread begins from now on; `samples`: one
- * number
- * >= 0 a sequence. `generation`: 0 prompt, else generated tokens. Forwards with the same sample number are merged into
- * one log entry. Does not block. */
+/* Says which samples the sequences of the forwards are that the calling thread begins from now on. `samples`: for each
+ * sequence of a forward one number, 0 or more. `generation`: 0 prompt, else generated tokens. Forwards with the same
+ * sample number are merged into one log entry. Does not block. */
 int moetap_label(moetap_session* session, const int64_t* samples, size_t num_samples, int generation);
 int moetap_clear_label(moetap_session* session);
 
@@ -56,7 +55,8 @@ int moetap_log(moetap_session* session, const char* layer, const char* name, dou
 /* Blocks until everything that ended before is on disk. */
 int moetap_flush(moetap_session* session);
 
-/* Counts of the session so far, over its models; as "counters" of manifest.json. */
+/* Counts of the session so far, over its models; as "counters" of manifest.json. Later versions add fields at the end:
+ * the library fills those that struct_size covers, and sets to 0 those that it does not know. */
 typedef struct moetap_counters {
   size_t struct_size; /* sizeof(moetap_counters), set by the caller */
   int64_t forwards;
@@ -68,6 +68,7 @@ typedef struct moetap_counters {
   int64_t unattributed;
   int64_t out_of_range;
   int64_t label_mismatches;
+  int64_t replayed; /* of forwards, in replays of a CUDA graph; not in the first version of this header */
 } moetap_counters;
 int moetap_get_counters(moetap_session* session, moetap_counters* counters);
 

@@ -68,14 +68,9 @@ void print_result(const plugin::Config& config, const plugin::Counters& counters
   fmt::print("{} forward{}, {} tokens; {}, {} and {}\n", counters.forwards, counters.forwards == 1 ? "" : "s",
              counters.tokens, (paths.log / (config.task + ".json")).string(), (paths.log / "results.json").string(),
              (paths.inside / "").string());
-  const std::pair<int64_t, const char*> losses[] = {{counters.dropped, "forwards dropped"},
-                                                    {counters.unwritten, "forwards not written"},
-                                                    {counters.failed_hooks, "hooks stopped after a failure"},
-                                                    {counters.unattributed, "router calls not told apart by sample"},
-                                                    {counters.out_of_range, "expert ids out of range"}};
-  for (const auto& [number, what] : losses) {
-    if (number > 0) {
-      fmt::print("{} {}\n", number, what);
+  for (const plugin::CounterInfo& count : plugin::kCounters) {
+    if (*count.loss != '\0' && counters.*count.member > 0) {
+      fmt::print("{} {}\n", counters.*count.member, count.loss);
     }
   }
 }

@@ -4,31 +4,90 @@
 #include <map>
 #include <string>
 
+#include "plugin/formats/json_key.h"
+
 namespace moetap::plugin {
 
-/// What a session counted so far. Plain data.
+/// What a session counted so far. Plain data. Each count has a line in `kCounters`.
 struct Counters {
-  int64_t forwards = 0;      // finished and handed to the writer
-  int64_t replayed = 0;      // of these, in replays of a graph: in the summary, and not in the log or the dump
-  int64_t tokens = 0;        // valid tokens of these forwards: of the text, else of the router call that saw the most
-  int64_t dropped = 0;       // finished forwards that found the queue full (on_overflow: drop), or the session closed
-  int64_t unwritten = 0;     // handed to the writer, and lost since the files could not be written
-  int64_t aborted = 0;       // began and never ended: the model threw
-  int64_t failed_hooks = 0;  // hooks that stopped after a failure
-  int64_t unattributed = 0;  // router calls whose tokens could not be told apart by sample
-  int64_t out_of_range = 0;  // selected expert ids outside [0, num_experts), read as unused slots
-  int64_t label_mismatches = 0;            // labelled forwards whose number of samples was another than the label's
+  int64_t forwards = 0;
+  int64_t replayed = 0;
+  int64_t tokens = 0;
+  int64_t dropped = 0;
+  int64_t unwritten = 0;
+  int64_t aborted = 0;
+  int64_t failed_hooks = 0;
+  int64_t unattributed = 0;
+  int64_t out_of_range = 0;
+  int64_t label_mismatches = 0;
   std::map<std::string, int64_t> notices;  // one line that the user should know -> how often
 
-  Counters& operator+=(const Counters& other) {
-    for (int64_t Counters::*count : {&Counters::forwards, &Counters::replayed, &Counters::tokens, &Counters::dropped,
-                                     &Counters::unwritten, &Counters::aborted, &Counters::failed_hooks,
-                                     &Counters::unattributed, &Counters::out_of_range, &Counters::label_mismatches}) {
-      this->*count += other.*count;
-    }
-    for (const auto& [line, times] : other.notices) notices[line] += times;
-    return *this;
-  }
+  Counters& operator+=(const Counters& other);
 };
+
+/// From where a run that is resumed or recovered takes a count.
+enum class CounterSource {
+  kForwards,  // the sum over the forwards in the journal
+  kLastSync,  // as it was when the journal was last synced
+};
+
+/// What there is to know of a count.
+struct CounterInfo {
+  JsonKey key;  // in manifest.json and the journal; the field of `moetap_counters` in the C header has the same name
+  int64_t Counters::*member;
+  CounterSource source;
+  bool in_log;       // also stands in the log, under "moetap"
+  const char* loss;  // what `moetap run` says of it at its end where it is not 0; "": nothing
+};
+
+/// The table of all counts. It drives everything that names them: `+=`, the manifest, the log, the journal, the C
+/// header and the program's last lines.
+inline constexpr CounterInfo kCounters[] = {
+    // Finished and handed to the writer.
+    {{"forwards", "integer", "forwards"}, &Counters::forwards, CounterSource::kForwards, true, ""},
+    // Of these, in replays of a CUDA graph: in the summary, but not in the log or the dump.
+    {{"replayed", "integer", "forwards"}, &Counters::replayed, CounterSource::kLastSync, false, ""},
+    // Valid tokens of these forwards: of the text, else of the router call that saw the most.
+    {{"tokens", "integer", "tokens"}, &Counters::tokens, CounterSource::kForwards, false, ""},
+    // Finished forwards that found the queue full (on_overflow: drop), or the session closed.
+    {{"dropped", "integer", "forwards"}, &Counters::dropped, CounterSource::kLastSync, true, "forwards dropped"},
+    // Handed to the writer and lost, since they could not be written.
+    {{"unwritten", "integer", "forwards"},
+     &Counters::unwritten,
+     CounterSource::kLastSync,
+     true,
+     "forwards not written"},
+    // Began and never ended: the model threw.
+    {{"aborted", "integer", "forwards"}, &Counters::aborted, CounterSource::kLastSync, true, ""},
+    // Hooks that stopped after a failure.
+    {{"failed_hooks", "integer", "hooks"},
+     &Counters::failed_hooks,
+     CounterSource::kLastSync,
+     false,
+     "hooks stopped after a failure"},
+    // Router calls whose tokens could not be told apart by sample.
+    {{"unattributed", "integer", "router calls"},
+     &Counters::unattributed,
+     CounterSource::kForwards,
+     false,
+     "router calls not told apart by sample"},
+    // Selected expert ids outside [0, num_experts), read as unused slots.
+    {{"out_of_range", "integer", "expert ids"},
+     &Counters::out_of_range,
+     CounterSource::kForwards,
+     false,
+     "expert ids out of range"},
+    // Labelled forwards whose number of samples was not the label's.
+    {{"label_mismatches", "integer", "forwards"}, &Counters::label_mismatches, CounterSource::kLastSync, false, ""},
+};
+
+static_assert(sizeof(kCounters) / sizeof(CounterInfo) * sizeof(int64_t) + sizeof(Counters::notices) == sizeof(Counters),
+              "each count has one line in the table");
+
+inline Counters& Counters::operator+=(const Counters& other) {
+  for (const CounterInfo& count : kCounters) this->*count.member += other.*count.member;
+  for (const auto& [line, times] : other.notices) notices[line] += times;
+  return *this;
+}
 
 }  // namespace moetap::plugin

@@ -1,13 +1,8 @@
 #pragma once
 
-namespace moetap::plugin {
+#include "plugin/formats/json_key.h"
 
-/// A key of a JSON file that moetap writes.
-struct JsonKey {
-  const char* name;
-  const char* type;
-  const char* unit;  // "" where the value is a pure number, a count or no number
-};
+namespace moetap::plugin {
 
 // The catalogue: every key of the log, the results, the summary and the manifest, once. Types: E = experts, N = tokens,
 // K = slots. "or null": there was nothing to measure.
@@ -100,16 +95,7 @@ inline constexpr JsonKey kWorldSize{"world_size", "integer", ""};
 inline constexpr JsonKey kHooks{"hooks", "list of objects as of moetap inspect, each with run_layer", ""};
 inline constexpr JsonKey kRunLayer{"run_layer", "text: the layer in the run's files; null: never reported", ""};
 inline constexpr JsonKey kSkipped{"skipped", "list of objects as of moetap inspect", ""};
-inline constexpr JsonKey kCounters{"counters", "object of integers", ""};
-inline constexpr JsonKey kReplayed{"replayed", "integer",
-                                   "forwards: of these, replays of a graph, which the log has not"};
-inline constexpr JsonKey kDropped{"dropped", "integer", "forwards"};
-inline constexpr JsonKey kUnwritten{"unwritten", "integer", "forwards"};
-inline constexpr JsonKey kAborted{"aborted", "integer", "forwards"};
-inline constexpr JsonKey kFailedHooks{"failed_hooks", "integer", "hooks"};
-inline constexpr JsonKey kUnattributed{"unattributed", "integer", "router calls"};
-inline constexpr JsonKey kOutOfRange{"out_of_range", "integer", "expert ids"};
-inline constexpr JsonKey kLabelMismatches{"label_mismatches", "integer", "forwards"};
+inline constexpr JsonKey kCounters{"counters", "object of integers: those of kCounters (counters.h), not_finite", ""};
 inline constexpr JsonKey kNotFinite{"not_finite", "integer", "values left out of the log"};
 inline constexpr JsonKey kNotices{"notices", "{text: integer}", "times"};
 inline constexpr JsonKey kTimes{"times", "object", ""};

@@ -54,10 +54,10 @@ LogLosses write_log_file(const std::string& path, const std::string& time, const
   LogLosses losses;
   AtomicFile file(path);
   const ordered_json configs = {{keys::kTask.name, layout.config().task}};
-  const ordered_json counted = {{keys::kForwards.name, counters.forwards},
-                                {keys::kDropped.name, counters.dropped},
-                                {keys::kUnwritten.name, counters.unwritten},
-                                {keys::kAborted.name, counters.aborted}};
+  ordered_json counted = ordered_json::object();
+  for (const CounterInfo& count : kCounters) {
+    if (count.in_log) counted[count.key.name] = counters.*count.member;
+  }
   file.write(fmt::format("{{{}: {{}}, {}: {}, {}: {}, {}: {},\n {}: [", dump(keys::kArgs.name),
                          dump(keys::kModelConfigs.name), dump(configs), dump(keys::kTime.name), dump(time),
                          dump(keys::kMoetap.name), dump(counted), dump(keys::kLogs.name)));

@@ -61,17 +61,10 @@ void add_model(ordered_json& json, const Models& same, const LayerTable& layers)
 }
 
 ordered_json counters_json(const Counters& counters, const LogLosses& losses) {
-  return {{keys::kForwards.name, counters.forwards},
-          {keys::kReplayed.name, counters.replayed},
-          {keys::kTokens.name, counters.tokens},
-          {keys::kDropped.name, counters.dropped},
-          {keys::kUnwritten.name, counters.unwritten},
-          {keys::kAborted.name, counters.aborted},
-          {keys::kFailedHooks.name, counters.failed_hooks},
-          {keys::kUnattributed.name, counters.unattributed},
-          {keys::kOutOfRange.name, counters.out_of_range},
-          {keys::kLabelMismatches.name, counters.label_mismatches},
-          {keys::kNotFinite.name, losses.not_finite}};
+  ordered_json json = ordered_json::object();
+  for (const CounterInfo& count : kCounters) json[count.key.name] = counters.*count.member;
+  json[keys::kNotFinite.name] = losses.not_finite;
+  return json;
 }
 
 }  // namespace

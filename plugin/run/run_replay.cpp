@@ -18,35 +18,12 @@ using std::chrono::system_clock;
 
 constexpr int kSchemaVersionOfJournal = 2;
 
-// One place for what is written and read.
-struct CountedKey {
-  const JsonKey& key;
-  int64_t Counters::*member;
-};
-constexpr CountedKey kCountedKeys[] = {
-    {keys::kForwards, &Counters::forwards},
-    {keys::kReplayed, &Counters::replayed},
-    {keys::kTokens, &Counters::tokens},
-    {keys::kDropped, &Counters::dropped},
-    {keys::kUnwritten, &Counters::unwritten},
-    {keys::kAborted, &Counters::aborted},
-    {keys::kFailedHooks, &Counters::failed_hooks},
-    {keys::kUnattributed, &Counters::unattributed},
-    {keys::kOutOfRange, &Counters::out_of_range},
-    {keys::kLabelMismatches, &Counters::label_mismatches},
-};
-
 int64_t microseconds(system_clock::time_point time) {
   return std::chrono::duration_cast<std::chrono::microseconds>(time.time_since_epoch()).count();
 }
 
 system_clock::time_point time_from(int64_t microseconds) {
   return system_clock::time_point(std::chrono::microseconds(microseconds));
-}
-
-void read_counters(const json& frame, Counters& counters) {
-  for (const auto& [key, member] : kCountedKeys) counters.*member = frame.value(key.name, int64_t{0});
-  counters.notices = frame.at(keys::kNotices.name).get<std::map<std::string, int64_t>>();
 }
 
 void add(std::vector<int64_t>& samples, const std::vector<LogPart>& parts) {
@@ -66,7 +43,7 @@ std::string run_start_text(const RunStart& start) {
 
 std::string counters_text(const Counters& counters) {
   ordered_json frame;
-  for (const auto& [key, member] : kCountedKeys) frame[key.name] = counters.*member;
+  for (const CounterInfo& count : kCounters) frame[count.key.name] = counters.*count.member;
   frame[keys::kNotices.name] = counters.notices;
   return frame.dump(-1, ' ', false, ordered_json::error_handler_t::replace);
 }
@@ -109,6 +86,7 @@ class JournalReplay {
  private:
   bool take(Frame frame);
   bool take_forward(const Frame& frame);
+  void take_counters(const json& counted);
   void take_effects();
   void place_hook(const json& placed);
 
@@ -161,19 +139,23 @@ bool JournalReplay::take(Frame frame) {
   if (frame.kind == kModelAdded) {
     run_.state->models.push_back(std::make_shared<const ModelDescription>(model_description_from_text(frame.payload)));
   } else if (frame.kind == kCounted) {
-    const Counters recorded = run_.counters;
-    read_counters(json::parse(frame.payload), run_.counters);
-    run_.forwards_handed_over = run_.counters.forwards - run_.counters.unwritten;
-    run_.counters.forwards = recorded.forwards;
-    run_.counters.tokens = recorded.tokens;
-    run_.counters.out_of_range = recorded.out_of_range;
-    run_.counters.unattributed = recorded.unattributed;
+    take_counters(json::parse(frame.payload));
   } else if (frame.kind == kRunResumed) {
     ++run_.state->times_resumed;
     run_.counters.unwritten = 0;  // recorded anew, as what had waited
     run_.forwards_handed_over = 0;
   }
   return true;
+}
+
+void JournalReplay::take_counters(const json& counted) {
+  const auto of = [&](const CounterInfo& count) { return counted.value(count.key.name, int64_t{0}); };
+  for (const CounterInfo& count : kCounters) {
+    if (count.source == CounterSource::kLastSync) run_.counters.*count.member = of(count);
+    if (count.member == &Counters::forwards) run_.forwards_handed_over = of(count);
+  }
+  run_.forwards_handed_over -= run_.counters.unwritten;
+  run_.counters.notices = counted.at(keys::kNotices.name).get<std::map<std::string, int64_t>>();
 }
 
 bool JournalReplay::take_forward(const Frame& frame) {

@@ -161,6 +161,14 @@ TEST_F(ProcessSessionTest, CountersServeOlderAndNewerHeaders) {
   EXPECT_EQ(moetap_get_counters(session, &older), 0);
   EXPECT_EQ(older.forwards, 1);
   EXPECT_EQ(older.dropped, 77);
+  // The first version of the header ended before `replayed`.
+  moetap_counters first{};
+  first.struct_size = offsetof(moetap_counters, replayed);
+  EXPECT_EQ(first.struct_size, sizeof(size_t) + 9 * sizeof(int64_t));
+  first.replayed = 77;
+  EXPECT_EQ(moetap_get_counters(session, &first), 0);
+  EXPECT_EQ(first.forwards, 1);
+  EXPECT_EQ(first.replayed, 77);
   EXPECT_EQ(moetap_close(session), 0);
 }
 
