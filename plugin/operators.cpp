@@ -43,9 +43,10 @@ void delete_handle(void* context) {
 }
 
 at::Tensor make_handle(std::unique_ptr<ForwardRecorder> recorder) {
-  auto* context = new HandleContext{0, std::move(recorder)};
-  return at::for_blob(&context->value, {1})
-      .context(context, &delete_handle)
+  auto context = std::make_unique<HandleContext>(HandleContext{0, std::move(recorder)});
+  int64_t* value = &context->value;
+  return at::for_blob(value, {1})
+      .context(context.release(), &delete_handle)
       .options(at::TensorOptions().dtype(at::kLong))
       .make_tensor();
 }

@@ -17,7 +17,7 @@
 #include "plugin/records/model_description_json.h"
 #include "plugin/run/run_files.h"
 #include "plugin/run/run_paths.h"
-#include "plugin/run/run_state.h"
+#include "plugin/run/run_replay.h"
 #include "plugin/session/model_registry.h"
 #include "plugin/session/recording.h"
 
@@ -100,8 +100,7 @@ ProcessSession::ProcessSession(Config config) : config_(with_absolute_paths(std:
   }
   if (config_.output_dir.empty()) {
     throw std::invalid_argument(
-        "output_dir must name a directory: set MOETAP_OUTPUT_DIR, or output_dir in the "
-        "configuration");
+        "output_dir must name a directory: set MOETAP_OUTPUT_DIR, or output_dir in the configuration");
   }
 }
 

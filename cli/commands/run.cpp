@@ -29,7 +29,7 @@
 #include "plugin/records/hook_spec_json.h"
 #include "plugin/records/model_description.h"
 #include "plugin/run/run_paths.h"
-#include "plugin/run/run_state.h"
+#include "plugin/run/run_replay.h"
 #include "plugin/session.h"
 
 namespace moetap::cli {

@@ -10,6 +10,7 @@
 #include "plugin/journal/journal_lock.h"
 #include "plugin/journal/run_journal.h"
 #include "plugin/process/error_text.h"
+#include "plugin/run/run_replay.h"
 #include "plugin/run/run_state.h"
 
 namespace moetap::cli {

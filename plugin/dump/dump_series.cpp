@@ -8,6 +8,7 @@
 #include <optional>
 #include <stdexcept>
 
+#include "plugin/dump/dump_keys.h"
 #include "plugin/formats/random_access_file.h"
 #include "plugin/formats/safetensors.h"
 
@@ -68,7 +69,7 @@ std::optional<ShardExtent> shard_extent(const std::string& path) {
     const auto header =
         parse_safetensors_header(file.read(begin, static_cast<int64_t>(length)), file.size_bytes() - end);
     if (header.entries.empty() || header.entries.front().shape.empty()) return std::nullopt;
-    return ShardExtent{std::stoll(header.metadata.at("first_row")), header.entries.front().shape.front()};
+    return ShardExtent{std::stoll(header.metadata.at(keys::kFirstRow.name)), header.entries.front().shape.front()};
   } catch (const std::exception&) {
     return std::nullopt;  // not one of ours: it is left alone
   }
@@ -83,23 +84,17 @@ std::string DumpSeries::file_of(const std::string& folder, int64_t number, const
 void DumpSeries::append(const std::vector<DumpColumn>& columns, const std::map<std::string, std::string>& hooks) {
   const int64_t num_rows = columns.front().rows.size(0);
   if (num_rows == 0) return;
-  std::vector<DumpColumn> contiguous = columns;
-  for (DumpColumn& column : contiguous) {
-    TORCH_INTERNAL_ASSERT(column.rows.size(0) == num_rows, "column ", column.name, " must have ", num_rows,
-                          " rows, got ", column.rows.sizes());
-    column.rows = column.rows.contiguous();
-  }
-  if (open_ && !open_->takes(contiguous, hooks)) full_.push_back(std::move(open_));
+  if (open_ && !open_->takes(columns, hooks)) full_.push_back(std::move(open_));
   for (int64_t begin = 0; begin < num_rows;) {
     if (!open_) {
       ShardHead head{place_.name, next_number_, num_rows_, place_.rank, hooks, {}};
-      for (const DumpColumn& column : contiguous) head.columns.push_back(column_of(column));
+      for (const DumpColumn& column : columns) head.columns.push_back(column_of(column));
       open_ = std::make_unique<ShardRows>(file_of(place_.journal_folder, next_number_, kRowsExtension), std::move(head),
                                           place_.max_shard_bytes);
       ++next_number_;
     }
     const int64_t number = std::min(num_rows - begin, open_->room());
-    open_->append(contiguous, begin, number);
+    open_->append(columns, begin, number);
     begin += number;
     num_rows_ += number;
     if (open_->room() == 0) full_.push_back(std::move(open_));

@@ -29,7 +29,7 @@ class DumpSeries {
   };
   explicit DumpSeries(Place place) : place_(std::move(place)) {}
 
-  /// `hooks`: name of each layer, for the shard's metadata.
+  /// `columns`: all with the same number of rows. `hooks`: name of each layer, for the shard's metadata.
   void append(const std::vector<DumpColumn>& columns, const std::map<std::string, std::string>& hooks);
 
   /// Rows of the series so far.

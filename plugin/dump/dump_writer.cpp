@@ -11,10 +11,15 @@
 #include <nlohmann/json.hpp>
 #include <utility>
 
+#include "plugin/dump/dump_keys.h"
+#include "plugin/formats/json_text.h"
+
 namespace moetap::plugin {
 
+namespace {
+
 /// What one layer reported in one forward; the calls of a loop one behind the other.
-struct DumpWriter::LayerRows {
+struct LayerRows {
   size_t layer = 0;
   int64_t num_calls = 1;
   at::Tensor row, position, token_id;  // as in RouterRecord
@@ -30,8 +35,6 @@ struct DumpWriter::LayerRows {
   }
 };
 
-namespace {
-
 at::Tensor behind(const at::Tensor& first, const at::Tensor& second) {
   return first.defined() && second.defined() ? at::cat({first, second}) : at::Tensor();
 }
@@ -42,21 +45,61 @@ at::Tensor sample_column(const at::Tensor& row, const std::vector<int64_t>& samp
   return at::where(row.lt(0), -1, numbers.index_select(0, row.clamp_min(0)));
 }
 
+std::string layout_text(const DumpWriter::Layout& layout) {
+  nlohmann::json json = {{keys::kLoops.name, layout.loops}, {keys::kLayouts.name, nlohmann::json::object()}};
+  for (const auto& [name, component] : layout.components) {
+    json[keys::kLayouts.name][name] = {{keys::kTogether.name, component.together},
+                                       {keys::kApart.name, component.apart}};
+  }
+  return compact_text(json);
+}
+
 }  // namespace
 
-std::vector<DumpWriter::LayerRows> DumpWriter::collect(const ForwardRecord& record, LayerTable& layers) {
+/// Makes the rows of one forward.
+class DumpWriter::Preparation {
+ public:
+  Preparation(const DumpWriter& writer, const ForwardRecord& record, const LayerTable& layers)
+      : writer_(writer), record_(record), layers_(layers) {
+    rows_.layout = writer.layout_;
+  }
+
+  ForwardRows run() {
+    std::map<std::string, std::vector<LayerRows>> by_component;
+    for (LayerRows& rows : collect()) {
+      by_component[layers_.layers()[rows.layer].component].push_back(std::move(rows));
+    }
+    for (const auto& [component, rows] : by_component) add_component(component, rows);
+    if (rows_.layout != writer_.layout_) rows_.layout_text = layout_text(rows_.layout);
+    return std::move(rows_);
+  }
+
+ private:
+  using Group = std::vector<const LayerRows*>;
+
+  std::vector<LayerRows> collect();
+  void add_component(const std::string& component, const std::vector<LayerRows>& rows);
+  void append(const std::string& series, const Group& group);
+
+  const DumpWriter& writer_;
+  const ForwardRecord& record_;
+  const LayerTable& layers_;
+  ForwardRows rows_;
+};
+
+std::vector<LayerRows> DumpWriter::Preparation::collect() {
   std::vector<LayerRows> all;
-  for (const RouterRecord& router : record.routers) {
+  for (const RouterRecord& router : record_.routers) {
     if (!router.selected.defined()) continue;
     LayerRows rows;
-    rows.layer = layers.place(*record.model, router.hook, router.sums.num_experts);
+    rows.layer = layers_.at(record_.model->instance, router.hook);
     rows.row = router.row;
     rows.position = router.position;
     rows.token_id = router.token_id;
     const bool fits = router.sums.num_experts <= std::numeric_limits<int16_t>::max();
     rows.selected = router.selected.to(fits ? at::kShort : at::kInt);
     rows.weights = router.weights;
-    if (what_ == Dump::kFull) {
+    if (writer_.what_ == Dump::kFull) {
       rows.logits = router.logits;
       rows.scores = router.scores;
     }
@@ -67,7 +110,7 @@ std::vector<DumpWriter::LayerRows> DumpWriter::collect(const ForwardRecord& reco
       all.push_back(std::move(rows));
       continue;
     }
-    layout_changed_ |= loops_.insert(rows.layer).second;
+    rows_.layout.loops.insert(rows.layer);
     ++earlier->num_calls;
     for (at::Tensor LayerRows::*column :
          {&LayerRows::row, &LayerRows::position, &LayerRows::token_id, &LayerRows::call, &LayerRows::selected,
@@ -78,19 +121,8 @@ std::vector<DumpWriter::LayerRows> DumpWriter::collect(const ForwardRecord& reco
   return all;
 }
 
-std::map<std::string, int64_t> DumpWriter::add(const ForwardRecord& record, LayerTable& layers) {
-  added_to_.clear();
-  std::map<std::string, std::vector<LayerRows>> by_component;
-  for (LayerRows& rows : collect(record, layers)) {
-    by_component[layers.layers()[rows.layer].component].push_back(std::move(rows));
-  }
-  for (const auto& [component, rows] : by_component) add_component(component, rows, record, layers);
-  return std::move(added_to_);
-}
-
-void DumpWriter::add_component(const std::string& component, const std::vector<LayerRows>& rows,
-                               const ForwardRecord& record, const LayerTable& layers) {
-  Component& known = components_[component];
+void DumpWriter::Preparation::add_component(const std::string& component, const std::vector<LayerRows>& rows) {
+  Layout::Component& known = rows_.layout.components[component];
   std::vector<Group> groups;
   for (const LayerRows& layer : rows) {
     if (known.apart.contains(layer.layer)) continue;
@@ -109,11 +141,10 @@ void DumpWriter::add_component(const std::string& component, const std::vector<L
   if (largest != groups.end()) {
     for (const LayerRows* layer : *largest) together.insert(layer->layer);
   }
-  // If none of the layers that shared their rows so far ran, these others are not their companions.
+  // If none of the layers that shared their rows so far ran, these others do not belong to them.
   const bool stranger = !known.together.empty() && std::none_of(together.begin(), together.end(), [&](size_t layer) {
     return known.together.contains(layer);
   });
-  const Component before = known;
   if (stranger) {
     known.apart.insert(together.begin(), together.end());
   } else if (!together.empty()) {
@@ -121,44 +152,54 @@ void DumpWriter::add_component(const std::string& component, const std::vector<L
       if (!together.contains(layer)) known.apart.insert(layer);
     }
     known.together = together;
-    append(component, *largest, record, layers);
+    append(component, *largest);
   }
   for (const LayerRows& layer : rows) {
     if (known.together.contains(layer.layer) && !stranger) continue;
     known.apart.insert(layer.layer);
-    append(component + "." + layers.layers()[layer.layer].layer, {&layer}, record, layers);
+    append(component + "." + layers_.layers()[layer.layer].layer, {&layer});
   }
-  layout_changed_ |= before.together != known.together || before.apart != known.apart;
 }
 
-void DumpWriter::append(const std::string& series, const Group& group, const ForwardRecord& record,
-                        const LayerTable& layers) {
+void DumpWriter::Preparation::append(const std::string& series, const Group& group) {
   const LayerRows& first = *group.front();
   if (first.num_rows() == 0) return;
-  std::vector<DumpColumn> columns = {
-      {"sample", sample_column(first.row, record.samples)},
-      {"position", first.position.to(at::kInt)},
-      {"token_id", first.token_id.to(at::kInt)},
-      {"phase", at::full({first.num_rows()}, record.generation ? 1 : 0, at::kByte)},
+  ForwardRows::OfSeries rows{series, {}, {}};
+  const auto add = [&](std::string name, const at::Tensor& column) {
+    TORCH_CHECK(column.size(0) == first.num_rows(), "column ", name, " of the dump must have ", first.num_rows(),
+                " rows, got ", column.sizes());
+    rows.columns.push_back({std::move(name), column.contiguous()});
   };
-  const bool loops =
-      std::any_of(group.begin(), group.end(), [&](const LayerRows* layer) { return loops_.contains(layer->layer); });
-  if (loops) columns.push_back({"call", first.call});
-  std::map<std::string, std::string> hooks;
+  add("sample", sample_column(first.row, record_.samples));
+  add("position", first.position.to(at::kInt));
+  add("token_id", first.token_id.to(at::kInt));
+  add("phase", at::full({first.num_rows()}, record_.generation ? 1 : 0, at::kByte));
+  const bool loops = std::any_of(group.begin(), group.end(),
+                                 [&](const LayerRows* layer) { return rows_.layout.loops.contains(layer->layer); });
+  if (loops) add("call", first.call);
   for (const LayerRows* layer : group) {
-    const RunLayer& known = layers.layers()[layer->layer];
-    hooks[known.layer] = known.name;
-    columns.push_back({known.layer + ".selected", layer->selected});
-    if (layer->weights.defined()) columns.push_back({known.layer + ".weights", layer->weights.to(at::kFloat)});
+    const RunLayer& known = layers_.layers()[layer->layer];
+    rows.hooks[known.layer] = known.name;
+    add(known.layer + ".selected", layer->selected);
+    if (layer->weights.defined()) add(known.layer + ".weights", layer->weights.to(at::kFloat));
     // The logits of a probe are of the first tokens only.
     if (layer->logits.defined() && layer->logits.size(0) == layer->num_rows()) {
-      columns.push_back({known.layer + ".logits", layer->logits});
+      add(known.layer + ".logits", layer->logits);
     }
-    if (layer->scores.defined()) columns.push_back({known.layer + ".scores", layer->scores});
+    if (layer->scores.defined()) add(known.layer + ".scores", layer->scores);
   }
-  DumpSeries& target = series_of(series);
-  target.append(columns, hooks);
-  added_to_[series] = target.num_rows();
+  const auto before = writer_.series_.find(series);
+  rows_.num_rows[series] = (before == writer_.series_.end() ? 0 : before->second.num_rows()) + first.num_rows();
+  rows_.series.push_back(std::move(rows));
+}
+
+DumpWriter::ForwardRows DumpWriter::prepare(const ForwardRecord& record, const LayerTable& layers) const {
+  return Preparation(*this, record, layers).run();
+}
+
+void DumpWriter::add(ForwardRows rows) {
+  for (const ForwardRows::OfSeries& of : rows.series) series_of(of.series).append(of.columns, of.hooks);
+  layout_ = std::move(rows.layout);
 }
 
 DumpSeries& DumpWriter::series_of(const std::string& name) {
@@ -179,23 +220,14 @@ void DumpWriter::finish() {
   for (auto& [name, series] : series_) series.finish();
 }
 
-std::string DumpWriter::changed_layout() {
-  if (!std::exchange(layout_changed_, false)) return "";
-  nlohmann::json json = {{"loops", loops_}, {"components", nlohmann::json::object()}};
-  for (const auto& [name, component] : components_) {
-    json["components"][name] = {{"together", component.together}, {"apart", component.apart}};
-  }
-  return json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
-}
-
 void DumpWriter::set_layout(const std::string& layout) {
   const auto json = nlohmann::json::parse(layout);
-  loops_ = json.at("loops").get<std::set<size_t>>();
-  components_.clear();
-  for (const auto& [name, component] : json.at("components").items()) {
-    components_[name] = {component.at("together").get<std::set<size_t>>(),
-                         component.at("apart").get<std::set<size_t>>()};
+  Layout read{json.at(keys::kLoops.name).get<std::set<size_t>>(), {}};
+  for (const auto& [name, component] : json.at(keys::kLayouts.name).items()) {
+    read.components[name] = {component.at(keys::kTogether.name).get<std::set<size_t>>(),
+                             component.at(keys::kApart.name).get<std::set<size_t>>()};
   }
+  layout_ = std::move(read);
 }
 
 std::map<std::string, int64_t> DumpWriter::restore() {

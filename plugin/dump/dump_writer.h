@@ -31,8 +31,35 @@ class DumpWriter {
   };
   DumpWriter(Dump what, Place place) : what_(what), place_(std::move(place)) {}
 
-  /// Appends the forward's rows to the journal. Returns how many rows each series that it added to has now.
-  std::map<std::string, int64_t> add(const ForwardRecord& record, LayerTable& layers);
+  /// Which layers share their rows: Note [Layers with other rows].
+  struct Layout {
+    struct Component {
+      std::set<size_t> together;  // layers of the shared series
+      std::set<size_t> apart;     // layers with a series of their own
+      bool operator==(const Component&) const = default;
+    };
+    std::set<size_t> loops;  // layers that reported more than once in a forward
+    std::map<std::string, Component> components;
+    bool operator==(const Layout&) const = default;
+  };
+
+  /// The rows of one forward. Once they are prepared, only the disk can refuse them.
+  struct ForwardRows {
+    struct OfSeries {
+      std::string series;
+      std::vector<DumpColumn> columns;  // contiguous, all with the same number of rows
+      std::map<std::string, std::string> hooks;
+    };
+    std::vector<OfSeries> series;
+    Layout layout;                            // from this forward on
+    std::string layout_text;                  // the same for the journal; empty: as before
+    std::map<std::string, int64_t> num_rows;  // of each series that is added to, with this forward
+  };
+  /// Makes a forward's rows. `layers` must know its hooks. Changes nothing.
+  ForwardRows prepare(const ForwardRecord& record, const LayerTable& layers) const;
+
+  /// Appends what `prepare` gave to the journal. Nothing may be added between the two.
+  void add(ForwardRows rows);
 
   /// Turns full files of rows into shards. Call it only when the journal knows the forwards whose rows they hold.
   void settle();
@@ -40,8 +67,7 @@ class DumpWriter {
   /// Turns all rows into shards.
   void finish();
 
-  /// Which layers share their rows, for the journal; empty: as at the last call.
-  std::string changed_layout();
+  /// Takes a `layout_text` back from the journal.
   void set_layout(const std::string& layout);
 
   /// Finds what a process that died left in the folders: how many rows each series has from its first one on without a
@@ -52,26 +78,13 @@ class DumpWriter {
   int64_t cut(const std::map<std::string, int64_t>& rows);
 
  private:
-  struct LayerRows;
-  struct Component {
-    std::set<size_t> together;  // layers of the shared series
-    std::set<size_t> apart;     // layers with a series of their own
-  };
-  using Group = std::vector<const LayerRows*>;
-
-  std::vector<LayerRows> collect(const ForwardRecord& record, LayerTable& layers);
-  void add_component(const std::string& component, const std::vector<LayerRows>& rows, const ForwardRecord& record,
-                     const LayerTable& layers);
-  void append(const std::string& series, const Group& group, const ForwardRecord& record, const LayerTable& layers);
+  class Preparation;
   DumpSeries& series_of(const std::string& name);
 
   Dump what_;
   Place place_;
-  std::set<size_t> loops_;  // layers that reported more than once in a forward
-  std::map<std::string, Component> components_;
+  Layout layout_;
   std::map<std::string, DumpSeries> series_;  // by name
-  std::map<std::string, int64_t> added_to_;   // by the forward at hand: series -> its rows
-  bool layout_changed_ = false;
 };
 
 }  // namespace moetap::plugin

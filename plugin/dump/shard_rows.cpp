@@ -11,7 +11,9 @@
 #include <optional>
 #include <stdexcept>
 
+#include "plugin/dump/dump_keys.h"
 #include "plugin/formats/atomic_file.h"
+#include "plugin/formats/json_text.h"
 
 namespace moetap::plugin {
 namespace {
@@ -50,29 +52,31 @@ void set_row_bytes(SafetensorsEntry& entry) {
 }
 
 std::string to_text(const ShardHead& head) {
-  nlohmann::ordered_json json = {{"series", head.series},       {"shard", head.number},
-                                 {"first_row", head.first_row}, {"rank", head.rank},
-                                 {"hooks", head.hooks},         {"columns", nlohmann::ordered_json::array()}};
+  nlohmann::ordered_json json = {
+      {keys::kSeries.name, head.series},      {keys::kShard.name, head.number},
+      {keys::kFirstRow.name, head.first_row}, {keys::kRank.name, head.rank},
+      {keys::kHooks.name, head.hooks},        {keys::kColumns.name, nlohmann::ordered_json::array()}};
   for (const SafetensorsEntry& column : head.columns) {
-    json["columns"].push_back(
-        {{"name", column.name}, {"dtype", static_cast<int>(column.dtype)}, {"shape", column.shape}});
+    json[keys::kColumns.name].push_back({{keys::kName.name, column.name},
+                                         {keys::kDtype.name, static_cast<int>(column.dtype)},
+                                         {keys::kShape.name, column.shape}});
   }
-  return json.dump(-1, ' ', true, nlohmann::ordered_json::error_handler_t::replace);
+  return ascii_text(json);
 }
 
 ShardHead head_from(const std::string& text) {
   const auto json = nlohmann::json::parse(text);
   ShardHead head;
-  head.series = json.at("series").get<std::string>();
-  head.number = json.at("shard").get<int64_t>();
-  head.first_row = json.at("first_row").get<int64_t>();
-  head.rank = json.at("rank").get<int64_t>();
-  head.hooks = json.at("hooks").get<std::map<std::string, std::string>>();
-  for (const auto& column : json.at("columns")) {
+  head.series = json.at(keys::kSeries.name).get<std::string>();
+  head.number = json.at(keys::kShard.name).get<int64_t>();
+  head.first_row = json.at(keys::kFirstRow.name).get<int64_t>();
+  head.rank = json.at(keys::kRank.name).get<int64_t>();
+  head.hooks = json.at(keys::kHooks.name).get<std::map<std::string, std::string>>();
+  for (const auto& column : json.at(keys::kColumns.name)) {
     SafetensorsEntry entry;
-    entry.name = column.at("name").get<std::string>();
-    entry.dtype = static_cast<at::ScalarType>(column.at("dtype").get<int>());
-    entry.shape = column.at("shape").get<std::vector<int64_t>>();
+    entry.name = column.at(keys::kName.name).get<std::string>();
+    entry.dtype = static_cast<at::ScalarType>(column.at(keys::kDtype.name).get<int>());
+    entry.shape = column.at(keys::kShape.name).get<std::vector<int64_t>>();
     set_row_bytes(entry);
     head.columns.push_back(std::move(entry));
   }
@@ -158,10 +162,10 @@ void ShardRows::keep(int64_t num_rows) {
 
 SafetensorsHeader ShardRows::header(int64_t num_rows) const {
   SafetensorsHeader header;
-  header.metadata = {{"schema_version", "1"},
-                     {"rank", std::to_string(head_.rank)},
-                     {"first_row", std::to_string(head_.first_row)},
-                     {"hooks", nlohmann::json(head_.hooks).dump()}};
+  header.metadata = {{keys::kSchemaVersion.name, "1"},
+                     {keys::kRank.name, std::to_string(head_.rank)},
+                     {keys::kFirstRow.name, std::to_string(head_.first_row)},
+                     {keys::kHooks.name, compact_text(nlohmann::json(head_.hooks))}};
   header.entries = head_.columns;
   // The largest elements first: every column is then aligned to its element size.
   std::stable_sort(header.entries.begin(), header.entries.end(),

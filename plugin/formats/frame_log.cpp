@@ -64,6 +64,10 @@ int64_t FrameLog::next_payload() const {
   return end_bytes_ + static_cast<int64_t>(sizeof(FrameHead));
 }
 
+int64_t FrameLog::frame_bytes(size_t payload_bytes) {
+  return static_cast<int64_t>(sizeof(FrameHead) + payload_bytes);
+}
+
 void FrameLog::append(uint32_t kind, std::string_view payload) {
   FrameHead head{kMagic, kind, payload.size(), checksum_of(kind, payload)};
   iovec parts[] = {{&head, sizeof(head)}, {const_cast<char*>(payload.data()), payload.size()}};

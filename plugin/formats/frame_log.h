@@ -32,6 +32,8 @@ class FrameLog {
 
   const std::string& path() const { return path_; }
   int64_t next_payload() const;  // where the payload of the next frame will lie, in bytes from the start
+  /// Bytes of a frame in the file.
+  static int64_t frame_bytes(size_t payload_bytes);
   void append(uint32_t kind, std::string_view payload);
   /// Blocks until the frames would survive a power cut. Throws also if the file was removed or replaced: nobody could
   /// read its frames any more.

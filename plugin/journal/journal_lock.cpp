@@ -95,11 +95,15 @@ JournalLock::JournalLock(const std::string& folder) : path_(folder + "/owner"), 
     std::filesystem::create_directories(folder, error);
     if (error == std::errc::no_such_file_or_directory && attempt < kAttempts) continue;
     if (error) throw std::runtime_error("cannot write " + path_ + ": " + error.message());
-    if (lock_file()) {
+    if (!lock_file()) continue;
+    try {
       predecessor_ = last_line(descriptor_);
-      register_lock(descriptor_);
-      return;
+    } catch (const std::exception&) {
+      ::close(descriptor_);  // no destructor runs
+      throw;
     }
+    register_lock(descriptor_);
+    return;
   }
   throw std::runtime_error("cannot write " + path_ + ": it is removed again and again");
 }

@@ -1,140 +1,11 @@
 #include "plugin/journal/logged_forward.h"
 
 #include <ATen/ops/empty.h>
-#include <ATen/ops/zeros.h>
 
-#include <algorithm>
-#include <span>
-#include <stdexcept>
-
-#include "analysis/routers/slot_ranking.h"
 #include "plugin/formats/byte_stream.h"
 
 namespace moetap::plugin {
 namespace {
-
-// What the router logged by token, split by the parts that it goes to.
-struct TokenLists {
-  std::vector<std::vector<int32_t>> selected;
-  std::vector<std::vector<float>> margins;
-};
-
-at::Tensor margins_of(const RouterRecord& router) {
-  analysis::RouterCall call;
-  call.selected = router.selected;
-  call.weights = router.weights;
-  call.num_experts = router.sums.num_experts;
-  const at::Tensor margins = analysis::token_margin(call);
-  return margins.defined() ? margins.contiguous() : margins;
-}
-
-// part_of_row: the part that takes the tokens of a row; margins go to `margin_rows` only, if it is not empty.
-TokenLists split_tokens(const RouterRecord& router, size_t num_parts, bool by_row, bool first_row_margins_only) {
-  TokenLists lists{std::vector<std::vector<int32_t>>(num_parts), std::vector<std::vector<float>>(num_parts)};
-  if (!router.selected.defined()) return lists;
-  const at::Tensor selected = router.selected.contiguous();
-  const at::Tensor margins = margins_of(router);
-  const at::Tensor rows = router.row.contiguous();
-  const int64_t num_tokens = selected.size(0);
-  const int64_t top_k = selected.size(1);
-  const auto* ids = selected.const_data_ptr<int64_t>();
-  const auto* row = rows.const_data_ptr<int64_t>();
-  const float* margin = margins.defined() ? margins.const_data_ptr<float>() : nullptr;
-  for (int64_t token = 0; token < num_tokens; ++token) {
-    const size_t part = by_row ? static_cast<size_t>(row[token]) : 0;
-    if (by_row && (row[token] < 0 || part >= num_parts)) continue;
-    lists.selected[part].insert(lists.selected[part].end(), ids + token * top_k, ids + (token + 1) * top_k);
-    if (margin != nullptr && !(first_row_margins_only && row[token] > 0)) lists.margins[part].push_back(margin[token]);
-  }
-  return lists;
-}
-
-// A router of a loop reports several times in a forward: its calls become one.
-void add_router(std::vector<LoggedRouter>& routers, LoggedRouter router) {
-  const auto same = std::find_if(routers.begin(), routers.end(),
-                                 [&](const LoggedRouter& known) { return known.layer == router.layer; });
-  if (same == routers.end()) {
-    routers.push_back(std::move(router));
-    return;
-  }
-  add_sums(same->sums, router.sums);
-  same->selected.insert(same->selected.end(), router.selected.begin(), router.selected.end());
-  same->margins.insert(same->margins.end(), router.margins.begin(), router.margins.end());
-}
-
-analysis::RouterSums without_pairs(const analysis::RouterSums& sums) {
-  if (!sums.has_pairs) return sums;
-  analysis::RouterSums rows = sums;
-  rows.has_pairs = false;
-  rows.words = sums.words.narrow(0, 0, sums.layout().pairs_begin());
-  return rows;
-}
-
-// Pairs are absent for one slot and must be there for more.
-void set_top_k(analysis::RouterSums& sums, int64_t top_k, bool has_pairs) {
-  sums.top_k = top_k;
-  if (sums.has_pairs || !has_pairs) return;
-  sums.has_pairs = true;
-  const at::Tensor rows = sums.words;
-  sums.words = at::zeros({sums.layout().words()}, at::kLong);
-  sums.words.narrow(0, 0, rows.numel()).copy_(rows);
-}
-
-void encode(ByteWriter& bytes, const analysis::RouterSums& sums) {
-  bytes.count(static_cast<uint64_t>(sums.num_experts));
-  bytes.count(static_cast<uint64_t>(sums.top_k));
-  bytes.count(static_cast<uint64_t>(sums.num_rows));
-  bytes.count(sums.has_pairs);
-  const at::Tensor words = sums.words.contiguous();
-  bytes.count(static_cast<uint64_t>(words.numel()));
-  bytes.sparse({words.const_data_ptr<int64_t>(), static_cast<size_t>(words.numel())});
-}
-
-analysis::RouterSums decode_sums(ByteReader& bytes) {
-  analysis::RouterSums sums;
-  sums.num_experts = static_cast<int64_t>(bytes.count());
-  sums.top_k = static_cast<int64_t>(bytes.count());
-  sums.num_rows = static_cast<int64_t>(bytes.count());
-  sums.has_pairs = bytes.count() != 0;
-  const auto words = static_cast<int64_t>(bytes.count());
-  const auto expected = sums.has_pairs ? sums.layout().words() : sums.layout().pairs_begin();
-  if (words != expected) throw std::runtime_error("a frame of the journal holds sums of a wrong size");
-  sums.words = at::empty({words}, at::kLong);
-  bytes.sparse({sums.words.mutable_data_ptr<int64_t>(), static_cast<size_t>(words)});
-  return sums;
-}
-
-void encode(ByteWriter& bytes, const std::vector<LoggedRouter>& routers) {
-  bytes.count(routers.size());
-  for (const LoggedRouter& router : routers) {
-    bytes.count(router.layer);
-    encode(bytes, router.sums);
-    bytes.numbers(router.selected);
-    bytes.reals(router.margins);
-  }
-}
-
-std::vector<LoggedRouter> decode_routers(ByteReader& bytes) {
-  std::vector<LoggedRouter> routers;
-  for (uint64_t left = bytes.count(); left > 0; --left) {
-    LoggedRouter router;
-    router.layer = bytes.count();
-    router.sums = decode_sums(bytes);
-    router.selected = bytes.numbers();
-    router.margins = bytes.reals();
-    routers.push_back(std::move(router));
-  }
-  return routers;
-}
-
-LogPart decode_head(ByteReader& bytes) {
-  LogPart part;
-  part.previous = bytes.number();
-  part.shared = bytes.number();
-  for (uint64_t left = bytes.count(); left > 0; --left) part.samples.push_back(bytes.number());
-  part.values_only = bytes.count() != 0;
-  return part;
-}
 
 enum ValueKind : uint64_t { kBool, kInt, kDouble };
 
@@ -160,62 +31,34 @@ CustomValue decode_value(ByteReader& bytes) {
 
 }  // namespace
 
-void add_sums(analysis::RouterSums& into, const analysis::RouterSums& from) {
-  if (!into.defined() || !from.defined()) {
-    merge(into, from);
-    return;
-  }
-  analysis::RouterSums addend = from;
-  if (into.num_rows != addend.num_rows) {
-    into = sum_rows(into);
-    addend = sum_rows(addend);
-  }
-  const int64_t top_k = std::max(into.top_k, addend.top_k);
-  const bool has_pairs = into.has_pairs || addend.has_pairs;
-  set_top_k(into, top_k, has_pairs);
-  set_top_k(addend, top_k, has_pairs);
-  merge(into, addend);
-}
-
-LoggedForward log_forward(const ForwardRecord& record, LayerTable& layers, const Config& config) {
+LoggedForward log_forward(const ForwardRecord& record, const LayerTable& layers, const Config& config) {
   LoggedForward logged;
   logged.summary.forwards = record.num_forwards();
   logged.summary.generation = record.generation;
-  const bool by_row = config.log_entries == LogEntries::kRow;
-  const size_t num_parts = record.replays > 0 ? 0 : by_row ? record.samples.size() : 1;
+  const PartsAre parts_are = config.log_entries == LogEntries::kRow ? PartsAre::kSamples : PartsAre::kForwards;
+  const size_t num_parts = record.replays > 0 || record.samples.empty() ? 0
+                           : parts_are == PartsAre::kSamples            ? record.samples.size()
+                                                                        : 1;
+  logged.summary.sums_in_parts = num_parts > 0;
   for (size_t i = 0; i < num_parts; ++i) {
     LogPart part;
-    part.samples = by_row ? std::vector<int64_t>{record.samples[i]} : record.samples;
+    part.samples = parts_are == PartsAre::kSamples ? std::vector<int64_t>{record.samples[i]} : record.samples;
     part.values_only = record.values_only;
     part.duration_s = record.duration_s / static_cast<double>(num_parts);
     part.custom = record.custom;
     logged.parts.push_back(std::move(part));
   }
+  const auto place = [&](int64_t hook) { return layers.at(record.model->instance, hook); };
   for (const RouterRecord& router : record.routers) {
-    const size_t layer = layers.place(*record.model, router.hook, router.sums.num_experts);
-    add_router(logged.summary.routers, {layer, sum_rows(router.sums), {}, {}});
+    const size_t layer = place(router.hook);
+    add_router(logged.summary.routers, RouterTotal{layer, sum_rows(router.sums)});
     if (num_parts == 0) continue;
-    const bool split = by_row && router.attributed && router.sums.num_rows == static_cast<int64_t>(num_parts);
-    TokenLists lists = config.log_per_token ? split_tokens(router, split ? num_parts : 1, split && num_parts > 1,
-                                                           !by_row && router.attributed)
-                                            : TokenLists{};
-    lists.selected.resize(num_parts);
-    lists.margins.resize(num_parts);
-    if (!split && num_parts > 1) {
-      add_router(logged.shared.routers, {layer, sum_rows(without_pairs(router.sums)), std::move(lists.selected[0]),
-                                         std::move(lists.margins[0])});
-      continue;
-    }
-    for (size_t i = 0; i < num_parts; ++i) {
-      const analysis::RouterSums sums =
-          by_row ? select_row(router.sums, static_cast<int64_t>(i)) : without_pairs(router.sums);
-      add_router(logged.parts[i].routers, {layer, sums, std::move(lists.selected[i]), std::move(lists.margins[i])});
-    }
+    SplitRouter split = split_router(router, layer, num_parts, parts_are, config.log_per_token);
+    for (size_t i = 0; i < split.parts.size(); ++i) add_router(logged.parts[i].routers, std::move(split.parts[i]));
+    for (LoggedRouter& shared : split.shared) add_router(logged.shared.routers, std::move(shared));
   }
   for (const TransitionRecord& transition : record.transitions) {
-    logged.summary.transitions.push_back(
-        {layers.place(*record.model, transition.from_hook, transition.sums.num_experts_from),
-         layers.place(*record.model, transition.to_hook, transition.sums.num_experts_to), transition.sums});
+    logged.summary.transitions.push_back({place(transition.from_hook), place(transition.to_hook), transition.sums});
   }
   return logged;
 }
@@ -242,16 +85,15 @@ std::string encode(const LogPart& part) {
   return bytes.take();
 }
 
-LogPart decode_log_part_head(std::string_view encoded) {
-  ByteReader bytes(encoded);
-  return decode_head(bytes);
-}
-
 LogPart decode_log_part(std::string_view encoded) {
   ByteReader bytes(encoded);
-  LogPart part = decode_head(bytes);
+  LogPart part;
+  part.previous = bytes.number();
+  part.shared = bytes.number();
+  for (uint64_t left = bytes.count(); left > 0; --left) part.samples.push_back(bytes.number());
+  part.values_only = bytes.count() != 0;
   part.duration_s = bytes.real();
-  part.routers = decode_routers(bytes);
+  part.routers = decode_logged_routers(bytes);
   for (uint64_t left = bytes.count(); left > 0; --left) {
     std::string component = bytes.text();
     std::string layer = bytes.text();
@@ -268,7 +110,8 @@ std::string encode(const SummaryPart& part) {
   ByteWriter bytes;
   bytes.count(static_cast<uint64_t>(part.forwards));
   bytes.count(part.generation);
-  encode(bytes, part.routers);
+  bytes.count(part.sums_in_parts);
+  part.sums_in_parts ? encode_pairs(bytes, part.routers) : encode(bytes, part.routers);
   bytes.count(part.transitions.size());
   for (const auto& transition : part.transitions) {
     bytes.count(transition.from);
@@ -281,12 +124,18 @@ std::string encode(const SummaryPart& part) {
   return bytes.take();
 }
 
-SummaryPart decode_summary_part(std::string_view encoded) {
+SummaryPart decode_summary_part(std::string_view encoded, const LogPart& shared, const std::vector<LogPart>& parts) {
   ByteReader bytes(encoded);
   SummaryPart part;
   part.forwards = static_cast<int64_t>(bytes.count());
   part.generation = bytes.count() != 0;
-  part.routers = decode_routers(bytes);
+  part.sums_in_parts = bytes.count() != 0;
+  part.routers = part.sums_in_parts ? decode_pairs(bytes) : decode_router_totals(bytes);
+  if (part.sums_in_parts) {
+    std::vector<const std::vector<LoggedRouter>*> routers = {&shared.routers};
+    for (const LogPart& of_sample : parts) routers.push_back(&of_sample.routers);
+    complete_totals(part.routers, routers);
+  }
   for (uint64_t left = bytes.count(); left > 0; --left) {
     SummaryPart::Transition transition;
     transition.from = bytes.count();

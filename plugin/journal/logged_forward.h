@@ -7,8 +7,8 @@
 #include <utility>
 #include <vector>
 
-#include "analysis/routers/router_sums.h"
 #include "analysis/routers/transition_sums.h"
+#include "plugin/journal/logged_router.h"
 #include "plugin/records/config.h"
 #include "plugin/records/forward_record.h"
 #include "plugin/records/layer_table.h"
@@ -16,15 +16,7 @@
 namespace moetap::plugin {
 
 // What the journal keeps of a forward: all that the log and the summary are made of. Layers are places in the run's
-// LayerTable.
-
-struct LoggedRouter {
-  size_t layer = 0;
-  analysis::RouterSums sums;      // without pairs; one row, or with log_entries: forward a row a sample
-  std::vector<int32_t> selected;  // [N * K] token-major; -1 unused; empty: not logged
-  std::vector<float>
-      margins;  // [N], w[0] - w[1]; with log_entries: forward of the first sample only; empty: not logged
-};
+// LayerTable. What is of one kind of hook stands in that kind's file: logged_router.h.
 
 /// What one forward gives to one log entry.
 struct LogPart {
@@ -45,10 +37,12 @@ struct SummaryPart {
     size_t to = 0;    // layer
     analysis::TransitionSums sums;
   };
-  int64_t forwards = 1;               // that it sums up; 0: values only
-  bool generation = false;            // phase of its tokens: false prompt
-  std::vector<LoggedRouter> routers;  // one row with pairs; nothing by token
+  int64_t forwards = 1;     // that it sums up; 0: values only
+  bool generation = false;  // phase of its tokens: false prompt
+  std::vector<RouterTotal> routers;
   std::vector<Transition> transitions;
+  /// The parts of the forward hold every router: see Note [Sums stand once in a frame].
+  bool sums_in_parts = false;
 };
 
 struct LoggedForward {
@@ -57,19 +51,16 @@ struct LoggedForward {
   std::vector<LogPart> parts;  // one a sample, or with log_entries: forward one
 };
 
-/// Takes apart what a forward recorded. `duration_s` of a row's part is its even share of the forward, so that the
-/// entries sum up to the time that the run took.
-LoggedForward log_forward(const ForwardRecord& record, LayerTable& layers, const Config& config);
+/// Takes apart what a forward recorded. `layers` must know its hooks. `duration_s` of a sample's part is its even share
+/// of the forward, so that the entries sum up to the time that the run took.
+LoggedForward log_forward(const ForwardRecord& record, const LayerTable& layers, const Config& config);
 
 std::string encode(const LogPart& part);
 LogPart decode_log_part(std::string_view bytes);
-/// Only `previous`, `shared`, `samples` and `values_only`.
-LogPart decode_log_part_head(std::string_view bytes);
 
+/// With `sums_in_parts` only the pairs of its routers.
 std::string encode(const SummaryPart& part);
-SummaryPart decode_summary_part(std::string_view bytes);
-
-/// Adds `from` to `into`, row by row, although the number of slots or of rows may differ between forwards.
-void add_sums(analysis::RouterSums& into, const analysis::RouterSums& from);
+/// Takes from `shared` and `parts`, those of its forward, what is not encoded.
+SummaryPart decode_summary_part(std::string_view bytes, const LogPart& shared, const std::vector<LogPart>& parts);
 
 }  // namespace moetap::plugin

@@ -3,10 +3,10 @@
 #include <algorithm>
 #include <cstring>
 #include <filesystem>
-#include <limits>
 #include <stdexcept>
 
 #include "plugin/formats/byte_stream.h"
+#include "plugin/formats/file_error.h"
 
 namespace moetap::plugin {
 namespace {
@@ -14,16 +14,6 @@ namespace {
 namespace fs = std::filesystem;
 
 using PartLength = uint32_t;
-
-void append_part(std::string& payload, const std::string& part) {
-  if (part.size() > std::numeric_limits<PartLength>::max()) {
-    throw std::runtime_error("a forward gives " + std::to_string(part.size()) +
-                             " bytes to one log entry, at most 4 GiB fit; use smaller batches or log_per_token: false");
-  }
-  const auto length = static_cast<PartLength>(part.size());
-  payload.append(reinterpret_cast<const char*>(&length), sizeof(length));
-  payload.append(part);
-}
 
 std::string encode(const ForwardTally& tally) {
   ByteWriter bytes;
@@ -55,7 +45,8 @@ ForwardTally decode_tally(std::string_view encoded) {
 
 }  // namespace
 
-RunJournal::RunJournal(std::string folder, Left left) : folder_(std::move(folder)) {
+RunJournal::RunJournal(std::string folder, Left left, uint64_t max_part_bytes)
+    : folder_(std::move(folder)), max_part_bytes_(max_part_bytes) {
   const bool existed = fs::exists(folder_);
   owner_ = std::make_unique<JournalLock>(folder_);
   left_by_ = owner_->predecessor();
@@ -89,8 +80,20 @@ void RunJournal::read_only() {
   reader_ = std::make_unique<RandomAccessFile>(frames_path());
 }
 
-void RunJournal::add(LoggedForward forward, const ForwardTally& tally) {
-  const int64_t begin = log_->next_payload();
+void RunJournal::append_part(std::string& payload, const std::string& part) const {
+  if (part.size() > max_part_bytes_) {
+    throw std::runtime_error("it gives " + std::to_string(part.size()) + " bytes to one log entry, at most " +
+                             std::to_string(max_part_bytes_) + " fit; use smaller batches or log_per_token: false");
+  }
+  const auto length = static_cast<PartLength>(part.size());
+  payload.append(reinterpret_cast<const char*>(&length), sizeof(length));
+  payload.append(part);
+}
+
+RunJournal::ForwardFrames RunJournal::build(std::vector<NewFrame> effects, LoggedForward forward,
+                                            const ForwardTally& tally) const {
+  int64_t begin = log_->next_payload();
+  for (const NewFrame& effect : effects) begin += FrameLog::frame_bytes(effect.payload.size());
   std::string payload;
   append_part(payload, encode(forward.summary));
   append_part(payload, encode(tally));
@@ -117,8 +120,13 @@ void RunJournal::add(LoggedForward forward, const ForwardTally& tally) {
     link.last_part = begin + static_cast<int64_t>(payload.size());
     append_part(payload, encode(part));
   }
-  log_->append(kForward, payload);
-  commit(links);  // only now: a frame that could not be written must not be pointed to
+  effects.push_back({kForward, std::move(payload)});
+  return {std::move(effects), std::move(links)};
+}
+
+void RunJournal::add(ForwardFrames forward) {
+  for (const NewFrame& frame : forward.frames) log_->append(frame.kind, frame.payload);
+  commit(forward.links);  // only now: a frame that could not be written must not be pointed to
 }
 
 void RunJournal::commit(const Links& links) {
@@ -169,13 +177,14 @@ JournalForward read_forward(const Frame& frame) {
     rest.remove_prefix(length);
     return part;
   };
-  forward.summary = decode_summary_part(next_part());
+  const std::string_view summary = next_part();
   forward.tally = decode_tally(next_part());
-  next_part();  // shared: `RunJournal::parts` reads it
+  const LogPart shared = decode_log_part(next_part());
   while (!rest.empty()) {
     forward.places.push_back(frame.payload_begin + static_cast<int64_t>(frame.payload.size() - rest.size()));
-    forward.parts.push_back(decode_log_part_head(next_part()));
+    forward.parts.push_back(decode_log_part(next_part()));
   }
+  forward.summary = decode_summary_part(summary, shared, forward.parts);
   return forward;
 }
 
@@ -230,13 +239,22 @@ void RunJournal::remove() {
   // end.
   std::error_code error;
   fs::remove(frames_path(), error);
-  for (const auto& entry : fs::directory_iterator(folder_, error)) {
-    if (entry.path().filename() != "owner") fs::remove_all(entry.path(), error);
+  for (fs::directory_iterator entry(folder_, error), end; !error && entry != end; entry.increment(error)) {
+    std::error_code ignored;  // what stays is told below
+    if (entry->path().filename() != "owner") fs::remove_all(entry->path(), ignored);
   }
   fs::remove_all(folder_, error);
-  if (error) throw std::runtime_error("cannot remove " + folder_ + ": " + error.message());
+  if (error) throw FileError("cannot remove " + folder_ + ": " + error.message());
   // The folder of all ranks goes with its last one.
   fs::remove(fs::path(folder_).parent_path(), error);
+}
+
+void RunJournal::try_to_remove() noexcept {
+  try {
+    remove();
+  } catch (const std::exception&) {
+    // The folder stays, without frames: it counts as no run.
+  }
 }
 
 }  // namespace moetap::plugin

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <map>
 #include <memory>
 #include <optional>
@@ -63,8 +64,14 @@ struct JournalEntry {
 struct JournalForward {
   SummaryPart summary;
   ForwardTally tally;
-  std::vector<LogPart> parts;   // previous, shared, samples and values_only
+  std::vector<LogPart> parts;
   std::vector<int64_t> places;  // of the parts
+};
+
+/// A frame to be appended.
+struct NewFrame {
+  JournalFrame kind;
+  std::string payload;
 };
 
 /// Throws std::runtime_error for a payload that no journal wrote.
@@ -74,10 +81,12 @@ JournalForward read_forward(const Frame& frame);
 class RunJournal {
  public:
   enum class Left { kRefuse, kTake };  // what to do with the journal of a process that died
+  static constexpr uint64_t kMaxPartBytes = std::numeric_limits<uint32_t>::max();  // a part's length is a u32
 
   /// Creates the folder and owns it. Throws if another session writes there; if a process that died left a journal and
-  /// `left` is kRefuse. `begin`, or `go_on` where one was left, must follow before anything is added.
-  RunJournal(std::string folder, Left left);
+  /// `left` is kRefuse. `begin`, or `go_on` where one was left, must follow before anything is added. `max_part_bytes`:
+  /// what one forward may give to one log entry, or to the summary.
+  RunJournal(std::string folder, Left left, uint64_t max_part_bytes = kMaxPartBytes);
   RunJournal(const RunJournal&) = delete;
   RunJournal& operator=(const RunJournal&) = delete;
   ~RunJournal();  // leaves the files
@@ -100,6 +109,12 @@ class RunJournal {
   /// Only reads from now on: `take_in`, `entries`, `parts`, `remove`.
   void read_only();
 
+  /// Of one entry, the parts of one forward.
+  struct Link {
+    std::optional<size_t> entry;  // empty: a new one
+    int64_t last_part = 0;
+  };
+
   /// Forgets all entries, for `take_in` from the first frame on.
   void forget_entries();
   /// Adds the entries of a frame that the journal holds already.
@@ -107,8 +122,17 @@ class RunJournal {
 
   /// Adds a frame that is no forward.
   void add(JournalFrame kind, const std::string& payload) { log_->append(kind, payload); }
-  /// Chains the parts to what their entries have; sets their `previous` and `shared`.
-  void add(LoggedForward forward, const ForwardTally& tally);
+
+  /// The frames of one forward. Once they are built, only the disk can refuse them.
+  struct ForwardFrames {
+    std::vector<NewFrame> frames;  // in order; the last is the forward's own
+    std::map<int64_t, Link> links;
+  };
+  /// Chains the parts to what their entries have: sets their `previous` and `shared`. `effects`: what else the forward
+  /// changes, to stand before its own frame. Writes nothing. Throws std::runtime_error if the forward is too large.
+  ForwardFrames build(std::vector<NewFrame> effects, LoggedForward forward, const ForwardTally& tally) const;
+  /// Appends what `build` gave. Nothing may be added between the two.
+  void add(ForwardFrames forward);
   void sync() { log_->sync(); }
   /// Throws if the files were removed meanwhile.
   void check_in_place() const { log_->check_in_place(); }
@@ -124,15 +148,13 @@ class RunJournal {
 
   /// Removes the folder: its run's files are whole.
   void remove();
+  /// The same where an error is on its way already, which must not be replaced by another one.
+  void try_to_remove() noexcept;
 
  private:
-  /// Of one entry, the parts of one forward.
-  struct Link {
-    std::optional<size_t> entry;  // empty: a new one
-    int64_t last_part = 0;
-  };
   using Links = std::map<int64_t, Link>;  // by first sample
 
+  void append_part(std::string& payload, const std::string& part) const;
   void commit(const Links& links);
   std::string read_part(int64_t place) const;
   std::optional<size_t> entry_of(int64_t first_sample) const;
@@ -140,6 +162,7 @@ class RunJournal {
   bool continues(const JournalEntry& entry, const LogPart& part) const;
 
   std::string folder_;
+  uint64_t max_part_bytes_;
   std::string left_by_;
   std::unique_ptr<JournalLock> owner_;
   std::unique_ptr<FrameLog> log_;

@@ -42,7 +42,10 @@ class LayerTable {
   /// Adds the routers of a method that never reported, such as those in an arm that was never taken.
   void add_silent(const ModelDescription& model, const std::string& method);
 
-  /// The place of a hook that reported; empty: it never did.
+  /// The place of a hook that reported. Throws std::out_of_range if it never did.
+  size_t at(const std::string& instance, int64_t hook) const { return place_of_hook_.at({instance, hook}); }
+
+  /// The same; empty: it never did.
   std::optional<size_t> find(const std::string& instance, int64_t hook) const;
 
   const std::vector<RunLayer>& layers() const { return layers_; }

@@ -11,6 +11,8 @@
 #include "hooks/graph/entry_methods.h"
 #include "hooks/graph/module_path.h"
 #include "hooks/points/hook_names.h"
+#include "plugin/formats/json_text.h"
+#include "plugin/records/description_keys.h"
 
 namespace moetap::plugin {
 namespace {
@@ -39,21 +41,21 @@ std::optional<int64_t> count_from(const nlohmann::json& value) {
 
 hooks::HookPoint hook_from(const nlohmann::json& json) {
   hooks::HookPoint hook;
-  hook.id = json.at("id").get<int64_t>();
-  hook.layer = json.at("layer").get<std::string>();
-  hook.name = json.at("name").get<std::string>();
-  hook.kind = kind_from(json.at("kind").get<std::string>());
-  hook.method = json.at("method").get<std::string>();
-  hook.component = json.at("component").get<std::string>();
+  hook.id = json.at(keys::kId.name).get<int64_t>();
+  hook.layer = json.at(keys::kLayer.name).get<std::string>();
+  hook.name = json.at(keys::kName.name).get<std::string>();
+  hook.kind = kind_from(json.at(keys::kKind.name).get<std::string>());
+  hook.method = json.at(keys::kMethod.name).get<std::string>();
+  hook.component = json.at(keys::kComponent.name).get<std::string>();
   // They name files, and the text may be of a file from elsewhere.
   if (!hooks::is_component_name(hook.component) || !hooks::is_layer_id(hook.layer)) {
     throw std::invalid_argument(fmt::format("component and layer of {} must name files, got \"{}\" and \"{}\"",
                                             hook.name, hook.component, hook.layer));
   }
   if (hook.kind == hooks::HookKind::kRouter) {
-    hook.num_experts = count_from(json.at("num_experts"));
-    hook.top_k = count_from(json.at("top_k"));
-    hook.scoring = json.at("scoring").get<std::string>();
+    hook.num_experts = count_from(json.at(keys::kNumExperts.name));
+    hook.top_k = count_from(json.at(keys::kTopK.name));
+    hook.scoring = json.at(keys::kScoring.name).get<std::string>();
   }
   return hook;
 }
@@ -97,13 +99,13 @@ std::string identity_of_routers(const torch::jit::Module& module, const hooks::D
 }  // namespace
 
 nlohmann::ordered_json hook_to_json(const hooks::HookPoint& hook) {
-  nlohmann::ordered_json json = {{"id", hook.id},         {"layer", hook.layer},
-                                 {"name", hook.name},     {"kind", hooks::to_string(hook.kind)},
-                                 {"method", hook.method}, {"component", hook.component}};
+  nlohmann::ordered_json json = {{keys::kId.name, hook.id},         {keys::kLayer.name, hook.layer},
+                                 {keys::kName.name, hook.name},     {keys::kKind.name, hooks::to_string(hook.kind)},
+                                 {keys::kMethod.name, hook.method}, {keys::kComponent.name, hook.component}};
   if (hook.kind == hooks::HookKind::kRouter) {
-    json["num_experts"] = optional_count(hook.num_experts);
-    json["top_k"] = optional_count(hook.top_k);
-    json["scoring"] = hook.scoring;
+    json[keys::kNumExperts.name] = optional_count(hook.num_experts);
+    json[keys::kTopK.name] = optional_count(hook.top_k);
+    json[keys::kScoring.name] = hook.scoring;
   }
   return json;
 }
@@ -119,16 +121,16 @@ nlohmann::ordered_json hooks_to_json(const std::vector<hooks::HookPoint>& hooks)
 nlohmann::ordered_json skipped_to_json(const std::vector<hooks::SkippedSite>& skipped) {
   auto array = nlohmann::ordered_json::array();
   for (const auto& site : skipped) {
-    array.push_back({{"node", site.node}, {"reason", site.reason}});
+    array.push_back({{keys::kNode.name, site.node}, {keys::kReason.name, site.reason}});
   }
   return array;
 }
 
 nlohmann::ordered_json inspect_json(const hooks::Discovery& discovery, const std::string& model) {
-  return {{"schema_version", kSchemaVersion},
-          {"model", model},
-          {"hooks", hooks_to_json(discovery.hooks)},
-          {"skipped", skipped_to_json(discovery.skipped)}};
+  return {{keys::kSchemaVersion.name, kSchemaVersion},
+          {keys::kModel.name, model},
+          {keys::kHooks.name, hooks_to_json(discovery.hooks)},
+          {keys::kSkipped.name, skipped_to_json(discovery.skipped)}};
 }
 
 std::string random_instance() {
@@ -168,28 +170,29 @@ ModelDescription describe_model(const torch::jit::Module& module, const hooks::D
 std::string to_text(const ModelDescription& model) {
   auto methods = nlohmann::ordered_json::object();
   for (const auto& [name, arguments] : model.method_arguments) {
-    methods[name] = {{"arguments", arguments}};
+    methods[name] = {{keys::kArguments.name, arguments}};
   }
-  const nlohmann::ordered_json json = {{"instance", model.instance}, {"schema_version", kDescriptionVersion},
-                                       {"model", model.model_file},  {"sha256", model.sha256},
-                                       {"identity", model.identity}, {"hooks", hooks_to_json(model.hooks)},
-                                       {"methods", methods},         {"skipped", skipped_to_json(model.skipped)}};
-  return json.dump(-1, ' ', /*ensure_ascii=*/true, nlohmann::ordered_json::error_handler_t::replace);
+  const nlohmann::ordered_json json = {
+      {keys::kInstance.name, model.instance}, {keys::kSchemaVersion.name, kDescriptionVersion},
+      {keys::kModel.name, model.model_file},  {keys::kSha256.name, model.sha256},
+      {keys::kIdentity.name, model.identity}, {keys::kHooks.name, hooks_to_json(model.hooks)},
+      {keys::kMethods.name, methods},         {keys::kSkipped.name, skipped_to_json(model.skipped)}};
+  return ascii_text(json);
 }
 
 ModelDescription model_description_from_text(const std::string& text) {
   try {
     const auto json = nlohmann::json::parse(text);
-    const auto version = json.at("schema_version").get<int64_t>();
+    const auto version = json.at(keys::kSchemaVersion.name).get<int64_t>();
     if (version != kDescriptionVersion) {
       throw std::invalid_argument(fmt::format("schema_version must be {}, got {}", kDescriptionVersion, version));
     }
     ModelDescription model;
-    model.instance = json.at("instance").get<std::string>();
-    model.model_file = json.at("model").get<std::string>();
-    model.sha256 = json.at("sha256").get<std::string>();
-    model.identity = json.at("identity").get<std::string>();
-    for (const auto& hook : json.at("hooks")) {
+    model.instance = json.at(keys::kInstance.name).get<std::string>();
+    model.model_file = json.at(keys::kModel.name).get<std::string>();
+    model.sha256 = json.at(keys::kSha256.name).get<std::string>();
+    model.identity = json.at(keys::kIdentity.name).get<std::string>();
+    for (const auto& hook : json.at(keys::kHooks.name)) {
       model.hooks.push_back(hook_from(hook));
       const auto place = static_cast<int64_t>(model.hooks.size()) - 1;
       if (model.hooks.back().id != place) {
@@ -197,11 +200,12 @@ ModelDescription model_description_from_text(const std::string& text) {
             fmt::format("hook {} must have id {}, got {}", place, place, model.hooks.back().id));
       }
     }
-    for (const auto& site : json.at("skipped")) {
-      model.skipped.push_back({site.at("node").get<std::string>(), site.at("reason").get<std::string>()});
+    for (const auto& site : json.at(keys::kSkipped.name)) {
+      model.skipped.push_back(
+          {site.at(keys::kNode.name).get<std::string>(), site.at(keys::kReason.name).get<std::string>()});
     }
-    for (const auto& [name, method] : json.at("methods").items()) {
-      model.method_arguments[name] = method.at("arguments").get<std::vector<std::string>>();
+    for (const auto& [name, method] : json.at(keys::kMethods.name).items()) {
+      model.method_arguments[name] = method.at(keys::kArguments.name).get<std::vector<std::string>>();
     }
     return model;
   } catch (const std::exception& error) {

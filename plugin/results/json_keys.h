@@ -1,11 +1,13 @@
 #pragma once
 
 #include "plugin/formats/json_key.h"
+#include "plugin/records/description_keys.h"
 
 namespace moetap::plugin {
 
-// The catalogue: every key of the log, the results, the summary and the manifest, once. Types: E = experts, N = tokens,
-// K = slots. "or null": there was nothing to measure.
+// The catalogue: every key of the log, the results, the summary, the manifest and the journal, once; those of models
+// and hooks stand in description_keys.h, those of counts in counters.h. Types: E = experts, N = tokens, K = slots. "or
+// null": there was nothing to measure.
 namespace keys {
 
 // <task>.json, as LibMoE's evaluation writes it.
@@ -17,7 +19,6 @@ inline constexpr JsonKey kLogs{"logs", "list of objects", ""};
 inline constexpr JsonKey kDocId{"doc_id", "integer", ""};
 inline constexpr JsonKey kTarget{"target", "any", ""};
 inline constexpr JsonKey kDoc{"doc", "object", ""};
-inline constexpr JsonKey kArguments{"arguments", "list", ""};
 inline constexpr JsonKey kResponses{"resps", "list", ""};
 inline constexpr JsonKey kFilteredResponses{"filtered_resps", "list", ""};
 inline constexpr JsonKey kDomain{"domain", "list", ""};
@@ -32,22 +33,15 @@ inline constexpr JsonKey kDistExpertsTop1{"dist_experts_top1", "[E] integers", "
 inline constexpr JsonKey kDistExpertsTop2{"dist_experts_top2", "[E] integers", "selections"};
 inline constexpr JsonKey kRouterMargin{"router_magine", "[N] reals", ""};  // the spelling is the format's
 inline constexpr JsonKey kSelectedExperts{"selected_experts", "[N * K] integers, token-major", "expert ids"};
-inline constexpr JsonKey kDiversityLoss{"diver_loss", "real", ""};  // only where the model reports it
 
 // results.json
 inline constexpr JsonKey kResults{"results", "object", ""};
-inline constexpr JsonKey kModel{"model", "text", ""};
 inline constexpr JsonKey kModelArgs{"model_args", "text with the model's name as .../NAME/NAME,...", ""};
 
 // summary.json
-inline constexpr JsonKey kSchemaVersion{"schema_version", "integer", ""};
 inline constexpr JsonKey kForwards{"forwards", "integer", ""};
 inline constexpr JsonKey kComponents{"components", "{component: {layer: object}}", ""};
 inline constexpr JsonKey kAttention{"attention", "object", ""};
-inline constexpr JsonKey kName{"name", "text", ""};
-inline constexpr JsonKey kNumExperts{"num_experts", "integer or null", ""};
-inline constexpr JsonKey kTopK{"top_k", "integer or null", ""};
-inline constexpr JsonKey kScoring{"scoring", "text", ""};
 inline constexpr JsonKey kTokens{"tokens", "integer", "tokens"};
 inline constexpr JsonKey kDroppedTokens{"dropped_tokens", "integer", "tokens"};
 inline constexpr JsonKey kInvalidIds{"invalid_ids", "integer", "slots"};
@@ -83,18 +77,14 @@ inline constexpr JsonKey kPrompt{"prompt", "object", ""};
 inline constexpr JsonKey kGeneration{"generation", "object", ""};
 
 // manifest.json
-inline constexpr JsonKey kSha256{"sha256", "text, hexadecimal", ""};
 inline constexpr JsonKey kOtherModels{"other_models", "list of objects with model, sha256, hooks, skipped", ""};
 inline constexpr JsonKey kVersions{"versions", "object", ""};
 inline constexpr JsonKey kMoetap{"moetap", "text; in the log an object of counters", ""};
 inline constexpr JsonKey kLibTorch{"libtorch", "text", ""};
 inline constexpr JsonKey kDevice{"device", "text", ""};
 inline constexpr JsonKey kConfig{"config", "object", ""};
-inline constexpr JsonKey kRank{"rank", "integer", ""};
 inline constexpr JsonKey kWorldSize{"world_size", "integer", ""};
-inline constexpr JsonKey kHooks{"hooks", "list of objects as of moetap inspect, each with run_layer", ""};
 inline constexpr JsonKey kRunLayer{"run_layer", "text: the layer in the run's files; null: never reported", ""};
-inline constexpr JsonKey kSkipped{"skipped", "list of objects as of moetap inspect", ""};
 inline constexpr JsonKey kCounters{"counters", "object of integers: those of kCounters (counters.h), not_finite", ""};
 inline constexpr JsonKey kNotFinite{"not_finite", "integer", "values left out of the log"};
 inline constexpr JsonKey kNotices{"notices", "{text: integer}", "times"};
@@ -108,6 +98,9 @@ inline constexpr JsonKey kRecoveredFrom{"recovered_from", "text: the process tha
 inline constexpr JsonKey kLost{"lost", "object with journal_bytes, forwards (at least), dump_rows", ""};
 inline constexpr JsonKey kJournalBytes{"journal_bytes", "integer", "bytes"};
 inline constexpr JsonKey kDumpRows{"dump_rows", "integer", "rows"};
+
+// Frames of the journal.
+inline constexpr JsonKey kPlace{"place", "integer: the layer's place in the run's table", ""};
 
 }  // namespace keys
 }  // namespace moetap::plugin

@@ -3,13 +3,11 @@
 #include <cstdint>
 #include <map>
 #include <nlohmann/json.hpp>
-#include <optional>
 #include <string>
 #include <vector>
 
 #include "plugin/journal/logged_forward.h"
-#include "plugin/records/config.h"
-#include "plugin/records/layer_table.h"
+#include "plugin/results/log_layout.h"
 
 namespace moetap::plugin {
 
@@ -22,36 +20,6 @@ namespace moetap::plugin {
 struct LogLosses {
   int64_t not_finite = 0;                        // values that were infinite or NaN
   std::map<std::string, int64_t> refused_names;  // why a value that a model or host logged was left out
-};
-
-/// How the run's layers appear in the log.
-class LogLayout {
- public:
-  /// Throws std::runtime_error if `config.log_component` is no component of the run.
-  LogLayout(const Config& config, const LayerTable& layers);
-
-  const Config& config() const { return config_; }
-  const LayerTable& layers() const { return layers_; }
-  const std::map<std::string, std::vector<size_t>>& components() const { return components_; }
-
-  /// Fills `logs_metrics_vision`; "" if no router ran.
-  const std::string& log_component() const { return log_component_; }
-  /// Key of the layer in `logs_metrics_vision`; empty: it is not there.
-  const std::optional<std::string>& key(size_t layer) const { return keys_[layer]; }
-  /// Layers that have a key, those of the log's component first.
-  const std::vector<size_t>& keyed_layers() const { return keyed_layers_; }
-  /// Why LibMoE's readers drop samples of this run, one line; empty: they do not.
-  std::string readers_notice() const;
-
- private:
-  std::string choose_component() const;
-
-  const Config& config_;
-  const LayerTable& layers_;
-  std::map<std::string, std::vector<size_t>> components_;
-  std::string log_component_;
-  std::vector<std::optional<std::string>> keys_;  // by layer
-  std::vector<size_t> keyed_layers_;
 };
 
 /// One entry of the log, built from its parts in their order.

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "plugin/formats/atomic_file.h"
+#include "plugin/formats/json_text.h"
 #include "plugin/results/json_keys.h"
 
 namespace moetap::plugin {
@@ -34,10 +35,6 @@ std::vector<PlacedEntry> in_order(const RunJournal& journal, const SamplesFile& 
   return order;
 }
 
-std::string dump(const ordered_json& json) {
-  return json.dump(-1, ' ', false, ordered_json::error_handler_t::replace);
-}
-
 // The name by which a model is told from others: that of its file, without what readers split at.
 std::string model_name(const std::string& model_file) {
   std::string name = std::filesystem::path(model_file).stem().string();
@@ -58,9 +55,10 @@ LogLosses write_log_file(const std::string& path, const std::string& time, const
   for (const CounterInfo& count : kCounters) {
     if (count.in_log) counted[count.key.name] = counters.*count.member;
   }
-  file.write(fmt::format("{{{}: {{}}, {}: {}, {}: {}, {}: {},\n {}: [", dump(keys::kArgs.name),
-                         dump(keys::kModelConfigs.name), dump(configs), dump(keys::kTime.name), dump(time),
-                         dump(keys::kMoetap.name), dump(counted), dump(keys::kLogs.name)));
+  file.write(fmt::format("{{{}: {{}}, {}: {}, {}: {}, {}: {},\n {}: [", quoted_text(keys::kArgs.name),
+                         quoted_text(keys::kModelConfigs.name), compact_text(configs), quoted_text(keys::kTime.name),
+                         quoted_text(time), quoted_text(keys::kMoetap.name), compact_text(counted),
+                         quoted_text(keys::kLogs.name)));
   const char* separator = "\n";
   for (const PlacedEntry& placed : in_order(journal, samples, layout.config().log_entries)) {
     const JournalEntry& place = journal.entries()[placed.entry];
@@ -71,7 +69,7 @@ LogLosses write_log_file(const std::string& path, const std::string& time, const
     }
     ordered_json json = samples.fields(place.first_sample, placed.doc_id);
     entry.write_to(json, losses);
-    file.write(separator + dump(json));
+    file.write(separator + compact_text(json));
     separator = ",\n";
   }
   file.write("\n ]}\n");
@@ -87,7 +85,7 @@ void write_results_file(const std::string& path, const std::string& model_file, 
                                {keys::kModelArgs.name, "moetap/" + name + "/" + name + ",method=" + config.method +
                                                            ",device=" + config.device},
                                {keys::kTask.name, config.task}}}};
-  write_file_atomically(path, json.dump(1, ' ', false, ordered_json::error_handler_t::replace) + "\n");
+  write_file_atomically(path, indented_text(json));
 }
 
 }  // namespace moetap::plugin

@@ -1,9 +1,10 @@
+#include "plugin/results/log_layout.h"
+
 #include <algorithm>
 #include <set>
 #include <stdexcept>
 
 #include "plugin/results/json_keys.h"
-#include "plugin/results/log_entry.h"
 
 namespace moetap::plugin {
 namespace {

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "plugin/formats/atomic_file.h"
+#include "plugin/formats/json_text.h"
 #include "plugin/records/model_description_json.h"
 #include "plugin/results/json_keys.h"
 
@@ -88,6 +89,7 @@ void write_manifest_file(const std::string& path, const Manifest& manifest) {
   for (const auto* source : {&manifest.counters.notices, &manifest.losses.refused_names}) {
     for (const auto& [text, times] : *source) notices[text] = times;
   }
+  if (!manifest.readers_notice.empty()) notices[manifest.readers_notice] = 1;
   json[keys::kNotices.name] = std::move(notices);
   const std::chrono::duration<double> took = manifest.times.closed - manifest.times.opened;
   json[keys::kTimes.name] = {{keys::kOpened.name, iso_time(manifest.times.opened)},
@@ -102,7 +104,7 @@ void write_manifest_file(const std::string& path, const Manifest& manifest) {
                               {keys::kForwards.name, recovery.lost_forwards},
                               {keys::kDumpRows.name, recovery.missing_dump_rows}};
   }
-  write_file_atomically(path, json.dump(1, ' ', false, ordered_json::error_handler_t::replace) + "\n");
+  write_file_atomically(path, indented_text(json));
 }
 
 }  // namespace moetap::plugin

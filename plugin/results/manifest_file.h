@@ -33,6 +33,7 @@ struct Manifest {
   ProcessRank rank;
   const Counters& counters;
   const LogLosses& losses;
+  std::string readers_notice;  // LogLayout::readers_notice; empty: none
   RunTimes times;
   int64_t times_resumed = 0;
   std::optional<RecoveryNote> recovery;  // empty: the run's own process wrote the files

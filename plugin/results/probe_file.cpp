@@ -8,35 +8,34 @@
 
 #include "plugin/formats/byte_stream.h"
 #include "plugin/formats/safetensors.h"
+#include "plugin/records/description_keys.h"
 
 namespace moetap::plugin {
 
-std::string ProbeFile::add(const ForwardRecord& record, LayerTable& layers) {
+std::string ProbeFile::encode(const ForwardRecord& record, const LayerTable& layers) const {
   ByteWriter bytes;
+  std::map<size_t, int64_t> tokens;  // by layer, with those of this forward: a loop reports a layer several times in it
   for (const RouterRecord& router : record.routers) {
     if (!router.logits.defined() || router.logits.size(0) == 0) continue;
     const int64_t num_experts = router.logits.size(1);
-    const size_t layer = layers.place(*record.model, router.hook, router.sums.num_experts);
+    const size_t layer = layers.at(record.model->instance, router.hook);
     const auto known = probes_.find(layer);
-    const int64_t have =
-        known == probes_.end() ? 0 : static_cast<int64_t>(known->second.probabilities.size()) / num_experts;
+    int64_t& have = tokens[layer];
+    if (have == 0 && known != probes_.end()) {
+      have = static_cast<int64_t>(known->second.probabilities.size()) / num_experts;
+    }
     const int64_t wanted = std::min(tokens_a_layer_ - have, router.logits.size(0));
     if (wanted <= 0) continue;
+    have += wanted;
     const at::Tensor probabilities = at::softmax(router.logits.narrow(0, 0, wanted).to(at::kFloat), -1).contiguous();
-    const std::span<const float> values(probabilities.const_data_ptr<float>(),
-                                        static_cast<size_t>(probabilities.numel()));
     bytes.count(layer);
     bytes.count(static_cast<uint64_t>(num_experts));
-    bytes.reals(values);
-    // At once: a loop reports a layer several times in one forward.
-    Probe& probe = probes_[layer];
-    probe.num_experts = num_experts;
-    probe.probabilities.insert(probe.probabilities.end(), values.begin(), values.end());
+    bytes.reals({probabilities.const_data_ptr<float>(), static_cast<size_t>(probabilities.numel())});
   }
   return bytes.take();
 }
 
-void ProbeFile::add_encoded(const std::string& encoded) {
+void ProbeFile::add(const std::string& encoded) {
   for (ByteReader bytes(encoded); !bytes.at_end();) {
     Probe& probe = probes_[bytes.count()];
     probe.num_experts = static_cast<int64_t>(bytes.count());
@@ -48,7 +47,7 @@ void ProbeFile::add_encoded(const std::string& encoded) {
 void ProbeFile::write(const std::string& path, const LayerTable& layers) const {
   if (probes_.empty()) return;
   SafetensorsFile file;
-  file.metadata = {{"schema_version", "1"}};
+  file.metadata = {{keys::kSchemaVersion.name, "1"}};
   for (const auto& [layer, probe] : probes_) {
     const auto tokens = static_cast<int64_t>(probe.probabilities.size()) / probe.num_experts;
     const at::Tensor tensor = at::empty({tokens, probe.num_experts}, at::kFloat);

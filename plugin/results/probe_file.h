@@ -18,10 +18,10 @@ class ProbeFile {
  public:
   explicit ProbeFile(int64_t tokens_a_layer) : tokens_a_layer_(tokens_a_layer) {}
 
-  /// Takes what a forward adds and returns it for the journal; empty: nothing.
-  std::string add(const ForwardRecord& record, LayerTable& layers);
-  /// Adds what `add` returned.
-  void add_encoded(const std::string& encoded);
+  /// What a forward adds, for `add` and the journal; empty: nothing. `layers` must know its hooks. Changes nothing.
+  std::string encode(const ForwardRecord& record, const LayerTable& layers) const;
+  /// Adds what `encode` gave.
+  void add(const std::string& encoded);
 
   /// Throws std::runtime_error if the file cannot be written. Writes none where no token was kept.
   void write(const std::string& path, const LayerTable& layers) const;

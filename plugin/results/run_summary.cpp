@@ -9,6 +9,7 @@
 
 #include "analysis/routers/router_metrics.h"
 #include "plugin/formats/atomic_file.h"
+#include "plugin/formats/json_text.h"
 #include "plugin/results/json_keys.h"
 
 namespace moetap::plugin {
@@ -17,7 +18,6 @@ namespace {
 using nlohmann::ordered_json;
 
 constexpr int kSchemaVersionOfSummary = 1;
-constexpr auto kReplace = ordered_json::error_handler_t::replace;  // names may hold any bytes
 
 template <typename Value>
 ordered_json or_null(const std::optional<Value>& value) {
@@ -97,16 +97,12 @@ analysis::RouterSums no_tokens(const RunLayer& layer) {
                                : analysis::RouterSums{};
 }
 
-std::string quoted(const std::string& text) {
-  return ordered_json(text).dump(-1, ' ', false, kReplace);
-}
-
 }  // namespace
 
 void RunSummary::add(const SummaryPart& part) {
   Phase& phase = part.generation ? generation_ : prompt_;
   phase.forwards += part.forwards;
-  for (const LoggedRouter& router : part.routers) add_sums(phase.sums[router.layer], router.sums);
+  for (const RouterTotal& router : part.routers) add_sums(phase.sums[router.layer], router.sums);
   for (const auto& transition : part.transitions) {
     analysis::merge(phase.transitions[{transition.from, transition.to}], transition.sums);
   }
@@ -120,21 +116,21 @@ void RunSummary::Phase::merge(const Phase& other) {
 
 void RunSummary::write(const std::string& path, const std::string& task, const LayerTable& layers) const {
   AtomicFile file(path);
-  file.write(fmt::format("{{{}: {}, {}: {}, {}: {}, {}: {{", quoted(keys::kSchemaVersion.name), kSchemaVersionOfSummary,
-                         quoted(keys::kTask.name), quoted(task), quoted(keys::kForwards.name), forwards(),
-                         quoted(keys::kComponents.name)));
+  file.write(fmt::format("{{{}: {}, {}: {}, {}: {}, {}: {{", quoted_text(keys::kSchemaVersion.name),
+                         kSchemaVersionOfSummary, quoted_text(keys::kTask.name), quoted_text(task),
+                         quoted_text(keys::kForwards.name), forwards(), quoted_text(keys::kComponents.name)));
   Phase whole;
   whole.merge(prompt_);
   whole.merge(generation_);
   write_components(file, whole, layers);
-  file.write(fmt::format("\n }}, {}: {{}}", quoted(keys::kAttention.name)));
+  file.write(fmt::format("\n }}, {}: {{}}", quoted_text(keys::kAttention.name)));
   if (generation_.forwards > 0) {
-    file.write(fmt::format(", {}: {{", quoted(keys::kPhases.name)));
+    file.write(fmt::format(", {}: {{", quoted_text(keys::kPhases.name)));
     const char* separator = "";
     for (const auto& [key, phase] :
          {std::pair(&keys::kPrompt, &prompt_), std::pair(&keys::kGeneration, &generation_)}) {
-      file.write(fmt::format("{}\n {}: {{{}: {}, {}: {{", separator, quoted(key->name), quoted(keys::kForwards.name),
-                             phase->forwards, quoted(keys::kComponents.name)));
+      file.write(fmt::format("{}\n {}: {{{}: {}, {}: {{", separator, quoted_text(key->name),
+                             quoted_text(keys::kForwards.name), phase->forwards, quoted_text(keys::kComponents.name)));
       write_components(file, *phase, layers);
       file.write("\n }}");
       separator = ",";
@@ -149,7 +145,7 @@ void RunSummary::write_components(AtomicFile& file, const Phase& phase, const La
   // Layer by layer: the tables of pairs of many experts are large as JSON values.
   const char* component_separator = "\n ";
   for (const auto& [component, places] : layers.by_component()) {
-    file.write(fmt::format("{}{}: {{", component_separator, quoted(component)));
+    file.write(fmt::format("{}{}: {{", component_separator, quoted_text(component)));
     component_separator = ",\n ";
     const char* layer_separator = "\n  ";
     for (size_t i = 0; i < places.size(); ++i) {
@@ -157,7 +153,7 @@ void RunSummary::write_components(AtomicFile& file, const Phase& phase, const La
       const auto sums = phase.sums.find(places[i]);
       const auto json =
           layer_json(layer, sums == phase.sums.end() ? no_tokens(layer) : sums->second, phase.next_of(places, i));
-      file.write(fmt::format("{}{}: {}", layer_separator, quoted(layer.layer), json.dump(-1, ' ', false, kReplace)));
+      file.write(fmt::format("{}{}: {}", layer_separator, quoted_text(layer.layer), compact_text(json)));
       layer_separator = ",\n  ";
     }
     file.write("}");

@@ -5,21 +5,23 @@
 #include <algorithm>
 #include <exception>
 #include <filesystem>
-#include <fstream>
 #include <iterator>
+#include <nlohmann/json.hpp>
 #include <optional>
-#include <sstream>
 #include <stdexcept>
 #include <utility>
 
-#include "plugin/journal/run_journal.h"
+#include "plugin/formats/file_error.h"
+#include "plugin/formats/json_text.h"
+#include "plugin/formats/whole_file.h"
+#include "plugin/journal/logged_forward.h"
 #include "plugin/process/error_text.h"
 #include "plugin/process/process_rank.h"
 #include "plugin/records/config_keys.h"
+#include "plugin/results/json_keys.h"
 #include "plugin/results/samples_file.h"
 #include "plugin/run/run_outputs.h"
-#include "plugin/run/run_paths.h"
-#include "plugin/run/run_state.h"
+#include "plugin/run/run_replay.h"
 
 namespace moetap::plugin {
 namespace {
@@ -47,15 +49,6 @@ RunPaths open_run(const Config& config, const ProcessRank& rank) {
   return paths;
 }
 
-std::string bytes_of(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  std::ostringstream text;
-  if (!file || (file.peek() != std::ifstream::traits_type::eof() && !(text << file.rdbuf()))) {
-    throw std::runtime_error("cannot read " + path);
-  }
-  return text.str();
-}
-
 // A run's configuration may change where it says how to record, not what.
 void check_same_config(const Config& now, const Config& before, const std::string& samples_copy) {
   constexpr const char* kFree[] = {"output_dir", "resume", "queue_bytes", "on_overflow", "strict", "samples"};
@@ -63,13 +56,13 @@ void check_same_config(const Config& now, const Config& before, const std::strin
     if (std::find(std::begin(kFree), std::end(kFree), key.name) != std::end(kFree)) continue;
     if (key.get(now) != key.get(before)) {
       throw std::invalid_argument(fmt::format("resume: key \"{}\" is {}, the run in {} was begun with {}",
-                                              std::string(key.name), key.get(now).dump(), now.output_dir,
-                                              key.get(before).dump()));
+                                              std::string(key.name), compact_text(key.get(now)), now.output_dir,
+                                              compact_text(key.get(before))));
     }
   }
   // The file may have moved; its lines are what counts.
   const bool same_samples = now.samples.empty() == before.samples.empty() &&
-                            (now.samples.empty() || bytes_of(now.samples) == bytes_of(samples_copy));
+                            (now.samples.empty() || read_whole_file(now.samples) == read_whole_file(samples_copy));
   if (!same_samples) {
     throw std::invalid_argument(
         fmt::format("resume: key \"samples\" must name a file with the same lines as {}, with "
@@ -78,139 +71,244 @@ void check_same_config(const Config& now, const Config& before, const std::strin
   }
 }
 
+// True if the table knows every hook of the record.
+bool knows_hooks(const LayerTable& layers, const ForwardRecord& record) {
+  const auto knows = [&](int64_t hook) { return layers.find(record.model->instance, hook).has_value(); };
+  return std::all_of(record.routers.begin(), record.routers.end(),
+                     [&](const RouterRecord& router) { return knows(router.hook); }) &&
+         std::all_of(record.transitions.begin(), record.transitions.end(), [&](const TransitionRecord& transition) {
+           return knows(transition.from_hook) && knows(transition.to_hook);
+         });
+}
+
+void place_hooks(LayerTable& layers, const ForwardRecord& record) {
+  for (const RouterRecord& router : record.routers) layers.place(*record.model, router.hook, router.sums.num_experts);
+  for (const TransitionRecord& transition : record.transitions) {
+    layers.place(*record.model, transition.from_hook, transition.sums.num_experts_from);
+    layers.place(*record.model, transition.to_hook, transition.sums.num_experts_to);
+  }
+}
+
+std::string hook_placed_text(const LayerTable& layers, const LayerTable::Placement& placed) {
+  const RunLayer& layer = layers.layers()[placed.place];
+  return compact_text(nlohmann::ordered_json{{keys::kInstance.name, placed.instance},
+                                             {keys::kHook.name, placed.hook},
+                                             {keys::kPlace.name, placed.place},
+                                             {keys::kComponent.name, layer.component},
+                                             {keys::kLayer.name, layer.layer},
+                                             {keys::kNumExperts.name, layer.num_experts}});
+}
+
+std::string method_ran_text(const ForwardRecord& record) {
+  return compact_text(
+      nlohmann::ordered_json{{keys::kInstance.name, record.model->instance}, {keys::kMethod.name, record.method}});
+}
+
 }  // namespace
 
-struct RunFiles::Impl {
-  explicit Impl(const Config& config)
-      : rank(process_rank_from_environment()),
-        paths(open_run(config, rank)),
-        journal(paths.journal.string(), config.resume ? RunJournal::Left::kTake : RunJournal::Left::kRefuse) {
-    const bool left = !journal.left_by().empty();
-    std::optional<RunStart> before;
-    if (left && fs::exists(journal.frames_path())) before = read_run_start(journal.frames_path());
-    if (before) {
-      resume(config, *before);
-      return;
-    }
-    try {
-      refuse_existing_run(config, paths);  // one may have finished before the lock was ours
-      begin(config);
-    } catch (const std::exception&) {
-      journal.remove();
-      throw;
-    }
-  }
+RunState::RunState(Config run_config, ProcessRank process_rank, const RunPaths& paths)
+    : config(std::move(run_config)),
+      rank(process_rank),
+      probe(config.probe_tokens),
+      dump(config.dump, {paths.dump.string(), paths.journal.string(), rank.rank}) {}
 
-  void begin(const Config& config);
-  void resume(const Config& config, const RunStart& before);
-  void add_counters();
+void RunState::add_model(std::shared_ptr<const ModelDescription> model, RunJournal& journal) {
+  journal.add(kModelAdded, to_text(*model));
+  models.push_back(std::move(model));
+}
 
-  ProcessRank rank;
-  RunPaths paths;
-  RunJournal journal;
-  std::optional<SamplesFile> samples;
-  std::unique_ptr<RunState> state;
-  ResumedRun resumed;
-  Counters before;                     // of the processes before this one
-  std::string counted, counted_added;  // the session's counters; as the journal has them
-  bool failed = false;                 // a record could not be written
-  bool unfinished = false;             // the host ended the run before its time
+// Note [All of a record or nothing]
+// A record is first prepared: everything that it changes is computed beside the state, and all that can be wrong with
+// it is found there. Then the changes are applied: to the dump's rows, to the journal, at last to the state. There only
+// the disk can refuse, and that ends the recording.
+
+/// What one record changes.
+struct RunState::Change {
+  std::optional<LayerTable> layers;  // empty: as before
+  std::string probed;                // ProbeFile::encode
+  DumpWriter::ForwardRows rows;
+  SummaryPart summary;
+  RunJournal::ForwardFrames frames;
+  std::optional<std::pair<std::string, std::string>> new_method;  // for methods_that_ran
 };
 
-void RunFiles::Impl::begin(const Config& config) {
-  samples.emplace(config.samples);
-  state = std::make_unique<RunState>(config, rank, paths);
-  state->opened = std::chrono::system_clock::now();
-  journal.begin();
-  samples->copy_to(journal.samples_copy());
-  journal.add(kRunStarted, run_start_text({config, rank, state->opened}));
+RunState::Change RunState::prepare(const ForwardRecord& record, const RunJournal& journal) const {
+  Change change;
+  std::vector<NewFrame> effects;
+  if (!knows_hooks(layers, record)) place_hooks(change.layers.emplace(layers), record);
+  const LayerTable& table = change.layers ? *change.layers : layers;
+  LoggedForward logged = log_forward(record, table, config);
+  change.summary = logged.summary;
+  ForwardTally tally;
+  tally.index = record.index;
+  tally.tokens = record.tokens;
+  tally.out_of_range = record.out_of_range;
+  tally.unattributed = std::count_if(record.routers.begin(), record.routers.end(),
+                                     [](const RouterRecord& router) { return !router.attributed; });
+  if (config.dump != Dump::kNone) {
+    change.rows = dump.prepare(record, table);
+    tally.dump_rows = change.rows.num_rows;
+    if (!change.rows.layout_text.empty()) effects.push_back({kDumpLayout, change.rows.layout_text});
+  }
+  for (size_t i = layers.placements().size(); i < table.placements().size(); ++i) {
+    effects.push_back({kHookPlaced, hook_placed_text(table, table.placements()[i])});
+  }
+  change.probed = probe.encode(record, table);
+  if (!change.probed.empty()) effects.push_back({kProbe, change.probed});
+  if (!record.values_only && !methods_that_ran.contains({record.model->instance, record.method})) {
+    change.new_method = {record.model->instance, record.method};
+    effects.push_back({kMethodRan, method_ran_text(record)});
+  }
+  change.frames = journal.build(std::move(effects), std::move(logged), tally);
+  return change;
 }
 
-void RunFiles::Impl::resume(const Config& config, const RunStart& start) {
-  check_same_config(config, start.config, journal.samples_copy());
-  ReplayedRun replayed = replay(journal, start, paths, MissingRows::kEndRun);
-  journal.go_on(replayed.end_bytes);
-  journal.add(kRunResumed, "{}");
-  samples.emplace(start.config.samples.empty() ? "" : journal.samples_copy());
-  state = std::move(replayed.state);
-  state->config = config;
-  ++state->times_resumed;
-  resumed = std::move(replayed.resumed);
-  before = std::move(replayed.counters);
-  before.unwritten = 0;  // they are not recorded, and the host does them anew
+void RunState::apply(Change change, RunJournal& journal) {
+  if (config.dump != Dump::kNone) dump.add(std::move(change.rows));
+  journal.add(std::move(change.frames));
+  if (change.layers) layers = std::move(*change.layers);
+  probe.add(change.probed);
+  summary.add(change.summary);
+  if (change.new_method) methods_that_ran.insert(std::move(*change.new_method));
 }
 
-RunFiles::RunFiles(const Config& config) : impl_(std::make_unique<Impl>(config)) {}
+void RunState::write(const ForwardRecord& record, RunJournal& journal) {
+  dump.settle();
+  Change change;
+  try {
+    change = prepare(record, journal);
+  } catch (const FileError&) {
+    throw;
+  } catch (const std::exception& error) {
+    throw RecordError(fmt::format("forward {} cannot be recorded: {}", record.index, one_line(error)));
+  }
+  apply(std::move(change), journal);
+}
 
-RunFiles::~RunFiles() = default;
+bool RunState::every_hook_stopped(int64_t failed_hooks, size_t first_model) const {
+  int64_t all = 0;
+  int64_t that_ran = 0;
+  for (size_t i = first_model; i < models.size(); ++i) {
+    for (const hooks::HookPoint& hook : models[i]->hooks) {
+      ++all;
+      that_ran += methods_that_ran.contains({models[i]->instance, hook.method}) ? 1 : 0;
+    }
+  }
+  return failed_hooks > 0 && failed_hooks >= (that_ran > 0 ? that_ran : all);
+}
 
-ResumedRun RunFiles::resumed() const {
-  return impl_->resumed;
+RunFiles::RunFiles(const Config& config)
+    : rank_(process_rank_from_environment()),
+      paths_(open_run(config, rank_)),
+      journal_(paths_.journal.string(), config.resume ? RunJournal::Left::kTake : RunJournal::Left::kRefuse) {
+  const bool left = !journal_.left_by().empty();
+  std::optional<RunStart> before;
+  if (left && fs::exists(journal_.frames_path())) before = read_run_start(journal_.frames_path());
+  if (before) {
+    resume(config, *before);
+    return;
+  }
+  try {
+    refuse_existing_run(config, paths_);  // one may have finished before the lock was ours
+    begin(config);
+  } catch (const std::exception&) {
+    journal_.try_to_remove();
+    throw;
+  }
+}
+
+void RunFiles::begin(const Config& config) {
+  samples_.emplace(config.samples);
+  state_ = std::make_unique<RunState>(config, rank_, paths_);
+  state_->opened = std::chrono::system_clock::now();
+  journal_.begin();
+  samples_->copy_to(journal_.samples_copy());
+  journal_.add(kRunStarted, run_start_text({config, rank_, state_->opened}));
+}
+
+void RunFiles::resume(const Config& config, const RunStart& start) {
+  check_same_config(config, start.config, journal_.samples_copy());
+  ReplayedRun replayed = replay(journal_, start, paths_, MissingRows::kEndRun);
+  journal_.go_on(replayed.end_bytes);
+  journal_.add(kRunResumed, "{}");
+  samples_.emplace(start.config.samples.empty() ? "" : journal_.samples_copy());
+  state_ = std::move(replayed.state);
+  state_->config = config;
+  ++state_->times_resumed;
+  first_model_ = state_->models.size();
+  resumed_ = std::move(replayed.resumed);
+  before_ = std::move(replayed.counters);
+  before_.unwritten = 0;  // they are not recorded, and the host does them anew
 }
 
 void RunFiles::count(const Counters& counters) {
-  Counters all = impl_->before;
+  Counters all = before_;
   all += counters;
-  impl_->counted = counters_text(all);
+  counted_ = counters_text(all);
 }
 
-void RunFiles::Impl::add_counters() {
-  if (counted == counted_added) return;
-  journal.add(kCounted, counted);
-  counted_added = counted;
+void RunFiles::add_counters() {
+  if (counted_ == counted_added_) return;
+  journal_.add(kCounted, counted_);
+  counted_added_ = counted_;
 }
 
 void RunFiles::add_model(std::shared_ptr<const ModelDescription> model) {
-  impl_->state->add_model(std::move(model), impl_->journal);
+  state_->add_model(std::move(model), journal_);
 }
 
 void RunFiles::write(const ForwardRecord& record) {
   try {
-    impl_->state->write(record, impl_->journal);
+    state_->write(record, journal_);
+  } catch (const RecordError&) {
+    throw;
   } catch (const std::exception& error) {
-    impl_->failed = true;
+    failed_ = true;
     throw std::runtime_error(one_line(error));
   }
 }
 
 void RunFiles::flush() {
-  Impl& run = *impl_;
   try {
-    run.add_counters();
+    add_counters();
     // The rows first: a forward whose frame is there should have its rows, too.
-    run.state->dump.sync();
-    run.journal.sync();
+    state_->dump.sync();
+    journal_.sync();
   } catch (const std::exception&) {
-    run.failed = true;
+    failed_ = true;
     throw;
   }
 }
 
-void RunFiles::leave_unfinished() {
-  impl_->unfinished = true;
+// A record was taken in by half: the state of the forwards that count is the journal's.
+void RunFiles::rebuild_state() {
+  try {
+    add_counters();
+  } catch (const std::exception&) {
+    counted_added_.clear();  // the disk is full; what is there counts
+  }
+  const auto start = read_run_start(journal_.frames_path());
+  if (!start) throw std::runtime_error("cannot read " + journal_.frames_path() + ": its first frame is not whole");
+  state_ = replay(journal_, *start, paths_, MissingRows::kCount).state;
 }
 
 void RunFiles::close(const Counters& counters, const RunTimes& times) {
-  Impl& run = *impl_;
-  run.journal.check_in_place();
-  Counters all = run.before;
-  all += counters;
-  run.counted = counters_text(all);
-  if (run.unfinished && !run.failed) run.add_counters();
-  if (run.failed) {
-    // A record was taken in by half: the state of the forwards that count is the journal's. It stays, since the run is
-    // not done, and `moetap recover` may have more room for the files.
-    try {
-      run.add_counters();
-    } catch (const std::exception&) {
-      run.counted_added.clear();  // the disk is full; what is there counts
-    }
-    const auto start = read_run_start(run.journal.frames_path());
-    if (!start) throw std::runtime_error("cannot read " + run.journal.frames_path() + ": its first frame is not whole");
-    run.state = replay(run.journal, *start, run.paths, MissingRows::kCount).state;
+  journal_.check_in_place();
+  count(counters);
+  const bool all_stopped = state_->every_hook_stopped(counters.failed_hooks, first_model_);
+  if (failed_) {
+    rebuild_state();
+  } else if (unfinished_ || all_stopped) {
+    add_counters();
   }
-  write_run_outputs(*run.state, run.paths, run.journal, *run.samples, all, {run.state->opened, times.closed});
-  if (!run.failed && !run.unfinished) mark_done(run.paths, run.rank.rank, run.journal);
+  Counters all = before_;
+  all += counters;
+  write_run_outputs(*state_, paths_, journal_, *samples_, all, {state_->opened, times.closed});
+  // Of a run that is not done the journal stays: `moetap recover` may have more room for the files, and a run can be
+  // resumed.
+  if (failed_ || unfinished_) return;
+  if (all_stopped) throw std::runtime_error(every_hook_stopped_line(paths_));
+  mark_done(paths_, rank_.rank, journal_);
 }
 
 }  // namespace moetap::plugin

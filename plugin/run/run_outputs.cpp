@@ -39,6 +39,12 @@ void notify_losses(const Counters& counters, const LogLosses& losses, OnOverflow
   }
 }
 
+// What only matters to LibMoE's readers is said where the configuration names them: by a key that exists for them
+// alone.
+bool log_is_for_libmoe(const Config& config) {
+  return config.libmoe_guide_layout || config.renumber_layers;
+}
+
 }  // namespace
 
 void write_run_outputs(RunState& state, const RunPaths& paths, const RunJournal& journal, const SamplesFile& samples,
@@ -57,7 +63,8 @@ void write_run_outputs(RunState& state, const RunPaths& paths, const RunJournal&
     }
   };
   LogLosses losses;
-  std::filesystem::create_directories(paths.about);
+  std::string readers_notice;
+  attempt([&] { std::filesystem::create_directories(paths.about); });
   attempt([&] { state.dump.finish(); });
   attempt([&] { state.probe.write((paths.about / "probe.safetensors").string(), state.layers); });
   attempt([&] { state.summary.write((paths.about / "summary.json").string(), state.config.task, state.layers); });
@@ -65,24 +72,29 @@ void write_run_outputs(RunState& state, const RunPaths& paths, const RunJournal&
     const LogLayout layout(state.config, state.layers);
     losses = write_log_file((paths.log / (state.config.task + ".json")).string(), month_day_hour_minute(times.opened),
                             counters, layout, journal, samples);
-    const std::string notice = layout.readers_notice();
-    if (!notice.empty() && !journal.entries().empty()) notify(notice);
+    if (!journal.entries().empty()) readers_notice = layout.readers_notice();
   });
   attempt([&] {
     write_results_file((paths.log / "results.json").string(),
                        state.models.empty() ? "" : state.models.front()->model_file, state.config);
   });
   attempt([&] {
-    write_manifest_file(
-        (paths.about / "manifest.json").string(),
-        {state.config, state.models, state.layers, state.rank, counters, losses, times, state.times_resumed, recovery});
+    write_manifest_file((paths.about / "manifest.json").string(),
+                        {state.config, state.models, state.layers, state.rank, counters, losses, readers_notice, times,
+                         state.times_resumed, recovery});
   });
+  if (!readers_notice.empty() && log_is_for_libmoe(state.config)) notify(readers_notice);
   if (state.rank.world_size > 1) {
     notify(fmt::format("rank {} of {}: {} holds this rank's samples alone", state.rank.rank, state.rank.world_size,
                        (paths.log / (state.config.task + ".json")).string()));
   }
   notify_losses(counters, losses, state.config.on_overflow);
   if (!first_error.empty()) throw std::runtime_error(first_error);
+}
+
+std::string every_hook_stopped_line(const RunPaths& paths) {
+  return fmt::format("every hook stopped after a failure, so the run is not marked as done; \"notices\" in {} say why",
+                     (paths.about / "manifest.json").string());
 }
 
 void mark_done(const RunPaths& paths, int64_t rank, RunJournal& journal) {

@@ -9,8 +9,8 @@
 #include "plugin/records/record_sink.h"
 #include "plugin/results/manifest_file.h"
 #include "plugin/results/samples_file.h"
+#include "plugin/run/run_files.h"
 #include "plugin/run/run_paths.h"
-#include "plugin/run/run_state.h"
 
 namespace moetap::plugin {
 
@@ -20,6 +20,9 @@ namespace moetap::plugin {
 void write_run_outputs(RunState& state, const RunPaths& paths, const RunJournal& journal, const SamplesFile& samples,
                        const Counters& counters, const RunTimes& times,
                        const std::optional<RecoveryNote>& recovery = std::nullopt);
+
+/// For a run in which every hook stopped: what was wrong, where to read more. One line.
+std::string every_hook_stopped_line(const RunPaths& paths);
 
 /// Says that the rank's run is done, and removes the journal.
 void mark_done(const RunPaths& paths, int64_t rank, RunJournal& journal);

@@ -11,7 +11,9 @@
 #include <stdexcept>
 
 #include "plugin/process/error_text.h"
+#include "plugin/process/notices.h"
 #include "plugin/run/run_outputs.h"
+#include "plugin/run/run_replay.h"
 
 namespace moetap::plugin {
 namespace {
@@ -107,7 +109,12 @@ std::optional<RecoveredRank> recover_rank(const RunPaths& paths, int64_t rank) {
   run.counters.unwritten += note.lost_forwards;
   run.counters.forwards += run.counters.unwritten;
   write_run_outputs(*run.state, paths, journal, samples, run.counters, {run.state->opened, closed}, note);
-  mark_done(paths, rank, journal);
+  if (run.state->every_hook_stopped(run.counters.failed_hooks)) {
+    notify(every_hook_stopped_line(paths));
+    journal.remove();
+  } else {
+    mark_done(paths, rank, journal);
+  }
   return recovered;
 }
 

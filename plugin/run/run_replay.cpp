@@ -1,13 +1,13 @@
-// Reads a journal back: see run_state.h.
+#include "plugin/run/run_replay.h"
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <stdexcept>
 
+#include "plugin/formats/json_text.h"
 #include "plugin/records/model_description_json.h"
 #include "plugin/results/json_keys.h"
-#include "plugin/run/run_state.h"
 
 namespace moetap::plugin {
 namespace {
@@ -16,7 +16,7 @@ using nlohmann::json;
 using nlohmann::ordered_json;
 using std::chrono::system_clock;
 
-constexpr int kSchemaVersionOfJournal = 2;
+constexpr int kSchemaVersionOfJournal = 3;
 
 int64_t microseconds(system_clock::time_point time) {
   return std::chrono::duration_cast<std::chrono::microseconds>(time.time_since_epoch()).count();
@@ -38,14 +38,14 @@ std::string run_start_text(const RunStart& start) {
                               {keys::kRank.name, start.rank.rank},
                               {keys::kWorldSize.name, start.rank.world_size},
                               {keys::kOpened.name, microseconds(start.opened)}};
-  return frame.dump(-1, ' ', false, ordered_json::error_handler_t::replace);
+  return compact_text(frame);
 }
 
 std::string counters_text(const Counters& counters) {
   ordered_json frame;
   for (const CounterInfo& count : kCounters) frame[count.key.name] = counters.*count.member;
   frame[keys::kNotices.name] = counters.notices;
-  return frame.dump(-1, ' ', false, ordered_json::error_handler_t::replace);
+  return compact_text(frame);
 }
 
 std::optional<RunStart> read_run_start(const std::string& frames_path) {
@@ -55,8 +55,9 @@ std::optional<RunStart> read_run_start(const std::string& frames_path) {
   const auto version = start.value(keys::kSchemaVersion.name, int64_t{0});
   if (version != kSchemaVersionOfJournal) {
     throw std::runtime_error(frames_path + ": is a journal of version " + std::to_string(version) +
-                             ", this moetap reads " + std::to_string(kSchemaVersionOfJournal) +
-                             "; use the moetap that wrote it");
+                             ", this moetap reads version " + std::to_string(kSchemaVersionOfJournal) +
+                             "; complete the run with the moetap that wrote it (moetap recover), or name another "
+                             "output_dir");
   }
   return RunStart{Config::from_json(start.at(keys::kConfig.name), frames_path),
                   {start.at(keys::kRank.name).get<int64_t>(), start.at(keys::kWorldSize.name).get<int64_t>()},
@@ -185,12 +186,13 @@ void JournalReplay::take_effects() {
   RunState& state = *run_.state;
   for (const Frame& frame : effects_) {
     if (frame.kind == kProbe) {
-      state.probe.add_encoded(frame.payload);
+      state.probe.add(frame.payload);
     } else if (frame.kind == kHookPlaced) {
       place_hook(json::parse(frame.payload));
     } else if (frame.kind == kMethodRan) {
       const json ran = json::parse(frame.payload);
-      state.methods_that_ran.emplace(ran.at("instance").get<std::string>(), ran.at("method").get<std::string>());
+      state.methods_that_ran.emplace(ran.at(keys::kInstance.name).get<std::string>(),
+                                     ran.at(keys::kMethod.name).get<std::string>());
     } else {
       state.dump.set_layout(frame.payload);
     }
@@ -200,19 +202,18 @@ void JournalReplay::take_effects() {
 
 void JournalReplay::place_hook(const json& placed) {
   RunState& state = *run_.state;
-  const auto instance = placed.at("instance").get<std::string>();
+  const auto instance = placed.at(keys::kInstance.name).get<std::string>();
   const auto model = std::find_if(state.models.begin(), state.models.end(),
                                   [&](const auto& known) { return known->instance == instance; });
-  const auto hook = placed.at("hook").get<int64_t>();
+  const auto hook = placed.at(keys::kHook.name).get<int64_t>();
   if (model == state.models.end() || hook < 0 || hook >= static_cast<int64_t>((*model)->hooks.size())) {
     throw std::runtime_error(journal_.frames_path() + ": places a hook of a model that it does not hold");
   }
-  const size_t place = state.layers.place(**model, hook, placed.at("num_experts").get<int64_t>());
-  if (place != placed.at("place").get<size_t>()) {
-    throw std::runtime_error(journal_.frames_path() + ": layer " + placed.at("layer").get<std::string>() +
+  const size_t place = state.layers.place(**model, hook, placed.at(keys::kNumExperts.name).get<int64_t>());
+  if (place != placed.at(keys::kPlace.name).get<size_t>()) {
+    throw std::runtime_error(journal_.frames_path() + ": layer " + placed.at(keys::kLayer.name).get<std::string>() +
                              " falls together with another; use the moetap that wrote the journal");
   }
-  state.placed_hooks_ = state.layers.placements().size();
 }
 
 ReplayedRun replay(RunJournal& journal, const RunStart& start, const RunPaths& paths, MissingRows missing_rows) {

@@ -67,7 +67,9 @@ def test_the_session_host_says_what_is_wrong(session_host, models_and_inputs, tm
         ("name.pt", "input_id"),
     ]:
         done = subprocess.run(
-            [session_host, model, tmp_path / name.split(".")[0], inputs, tmp_path / name], capture_output=True, text=True
+            [session_host, model, tmp_path / name.split(".")[0], inputs, tmp_path / name],
+            capture_output=True,
+            text=True,
         )
         assert done.returncode == 1
         lines = [line for line in done.stderr.splitlines() if "without layers 0 to 9" not in line]

@@ -15,6 +15,13 @@ class DumpWriterTest : public ::testing::Test {
     return DumpWriter(what, {folder_.file("dump"), folder_.file("journal"), 3, max_shard_bytes});
   }
 
+  void add(DumpWriter& dump, const ForwardRecord& record) {
+    for (const RouterRecord& router : record.routers) {
+      layers_.place(*record.model, router.hook, router.sums.num_experts);
+    }
+    dump.add(dump.prepare(record, layers_));
+  }
+
   std::vector<std::string> shards() const {
     std::vector<std::string> names;
     for (const auto& entry : std::filesystem::directory_iterator(folder_.file("dump"))) {
@@ -30,24 +37,19 @@ class DumpWriterTest : public ::testing::Test {
   LayerTable layers_;
 };
 
-at::Tensor logits(int64_t seed, at::IntArrayRef sizes) {
-  at::manual_seed(static_cast<uint64_t>(seed));
-  return at::randn(sizes);
-}
-
 TEST_F(DumpWriterTest, RowsAreTokensAndLayersShareThem) {
   const auto model = describe({{"language_model", "0"}, {"language_model", "1"}});
   const at::Tensor valid = at::tensor({1, 1, 1, 1, 1, 0}).reshape({2, 3}).to(at::kBool);
   ForwardRecord record = forward_of(model, {4, 5});
-  record.routers = {observe_router({.hook = 0}, logits(1, {2, 3, 4}), valid),
-                    observe_router({.hook = 1}, logits(2, {2, 3, 4}).to(at::kBFloat16), valid)};
+  record.routers = {observe_router({.hook = 0}, seeded_logits(1, {2, 3, 4}), valid),
+                    observe_router({.hook = 1}, seeded_logits(2, {2, 3, 4}).to(at::kBFloat16), valid)};
   ForwardRecord next = forward_of(model, {4});
   next.generation = true;
-  next.routers = {observe_router({.hook = 0}, logits(3, {1, 1, 4})),
-                  observe_router({.hook = 1}, logits(4, {1, 1, 4}).to(at::kBFloat16))};
+  next.routers = {observe_router({.hook = 0}, seeded_logits(3, {1, 1, 4})),
+                  observe_router({.hook = 1}, seeded_logits(4, {1, 1, 4}).to(at::kBFloat16))};
   DumpWriter dump = writer(Dump::kFull);
-  dump.add(record, layers_);
-  dump.add(next, layers_);
+  add(dump, record);
+  add(dump, next);
   dump.finish();
 
   ASSERT_EQ(shards(), (std::vector<std::string>{"language_model-000000.safetensors"}));
@@ -80,9 +82,9 @@ TEST_F(DumpWriterTest, RowsAreTokensAndLayersShareThem) {
 TEST_F(DumpWriterTest, TopkLeavesOutLogitsAndScores) {
   const auto model = describe({{"language_model", "0"}});
   ForwardRecord record = forward_of(model, {0});
-  record.routers = {observe_router({.hook = 0}, logits(1, {1, 3, 4}))};
+  record.routers = {observe_router({.hook = 0}, seeded_logits(1, {1, 3, 4}))};
   DumpWriter dump = writer(Dump::kTopk);
-  dump.add(record, layers_);
+  add(dump, record);
   dump.finish();
   EXPECT_EQ(shard("language_model-000000.safetensors").tensors.size(), 6u);
 }
@@ -94,9 +96,9 @@ TEST_F(DumpWriterTest, ShardsStayBelowTheirLimit) {
   std::vector<at::Tensor> weights;
   for (int64_t i = 0; i < 20; ++i) {
     ForwardRecord record = forward_of(model, {i});
-    record.routers = {observe_router({.hook = 0}, logits(i, {1, i == 7 ? 400 : 17, 4}))};
+    record.routers = {observe_router({.hook = 0}, seeded_logits(i, {1, i == 7 ? 400 : 17, 4}))};
     weights.push_back(record.routers[0].weights);
-    dump.add(record, layers_);
+    add(dump, record);
   }
   dump.finish();
   std::vector<at::Tensor> read;
@@ -116,16 +118,16 @@ TEST_F(DumpWriterTest, ALayerWithOtherRowsHasItsOwnSeries) {
   const auto model = describe({{"language_model", "0"}, {"language_model", "1"}, {"language_model", "2"}});
   DumpWriter dump = writer(Dump::kTopk);
   ForwardRecord record = forward_of(model, {0});
-  record.routers = {observe_router({.hook = 0}, logits(1, {1, 2, 4})),
-                    observe_router({.hook = 1}, logits(2, {1, 3, 4})),
-                    observe_router({.hook = 2}, logits(3, {1, 3, 4}))};
-  dump.add(record, layers_);
+  record.routers = {observe_router({.hook = 0}, seeded_logits(1, {1, 2, 4})),
+                    observe_router({.hook = 1}, seeded_logits(2, {1, 3, 4})),
+                    observe_router({.hook = 2}, seeded_logits(3, {1, 3, 4}))};
+  add(dump, record);
   // Once apart a layer stays apart, also where its rows would fit again.
   ForwardRecord next = forward_of(model, {1});
   for (int64_t hook = 0; hook < 3; ++hook) {
-    next.routers.push_back(observe_router({.hook = hook}, logits(4 + hook, {1, 2, 4})));
+    next.routers.push_back(observe_router({.hook = hook}, seeded_logits(4 + hook, {1, 2, 4})));
   }
-  dump.add(next, layers_);
+  add(dump, next);
   dump.finish();
   EXPECT_EQ(shards(),
             (std::vector<std::string>{"language_model-000000.safetensors", "language_model.0-000000.safetensors"}));
@@ -139,9 +141,9 @@ TEST_F(DumpWriterTest, OnATieTheFirstLayersStayTogether) {
   const auto model = describe({{"language_model", "0"}, {"language_model", "1"}});
   DumpWriter dump = writer(Dump::kTopk);
   ForwardRecord record = forward_of(model, {0});
-  record.routers = {observe_router({.hook = 0}, logits(1, {1, 2, 4})),
-                    observe_router({.hook = 1}, logits(2, {1, 3, 4}))};
-  dump.add(record, layers_);
+  record.routers = {observe_router({.hook = 0}, seeded_logits(1, {1, 2, 4})),
+                    observe_router({.hook = 1}, seeded_logits(2, {1, 3, 4}))};
+  add(dump, record);
   dump.finish();
   EXPECT_EQ(shards(),
             (std::vector<std::string>{"language_model-000000.safetensors", "language_model.1-000000.safetensors"}));
@@ -151,10 +153,11 @@ TEST_F(DumpWriterTest, ALoopHasAColumnForItsCalls) {
   const auto model = describe({{"language_model", "0"}, {"language_model", "1"}, {"language_model", "2"}});
   DumpWriter dump = writer(Dump::kTopk);
   ForwardRecord record = forward_of(model, {0});
-  record.routers = {
-      observe_router({.hook = 0}, logits(1, {1, 2, 4})), observe_router({.hook = 1, .call = 0}, logits(2, {1, 2, 4})),
-      observe_router({.hook = 1, .call = 1}, logits(3, {1, 2, 4})), observe_router({.hook = 2}, logits(4, {1, 2, 4}))};
-  dump.add(record, layers_);
+  record.routers = {observe_router({.hook = 0}, seeded_logits(1, {1, 2, 4})),
+                    observe_router({.hook = 1, .call = 0}, seeded_logits(2, {1, 2, 4})),
+                    observe_router({.hook = 1, .call = 1}, seeded_logits(3, {1, 2, 4})),
+                    observe_router({.hook = 2}, seeded_logits(4, {1, 2, 4}))};
+  add(dump, record);
   dump.finish();
   const SafetensorsFile loop = shard("language_model.1-000000.safetensors");
   EXPECT_TRUE(at::equal(loop.tensors.at("call"), at::tensor({0, 0, 1, 1}, at::kInt)));
@@ -169,9 +172,9 @@ TEST_F(DumpWriterTest, AnArmThatIsSometimesTakenDoesNotCutTheOthersShards) {
   DumpWriter dump = writer(Dump::kTopk);
   for (int64_t i = 0; i < 10; ++i) {
     ForwardRecord record = forward_of(model, {i});
-    record.routers = {observe_router({.hook = 0}, logits(i, {1, 2, 4})),
-                      observe_router({.hook = 1 + i % 2}, logits(i + 50, {1, 2, 4}))};
-    dump.add(record, layers_);
+    record.routers = {observe_router({.hook = 0}, seeded_logits(i, {1, 2, 4})),
+                      observe_router({.hook = 1 + i % 2}, seeded_logits(i + 50, {1, 2, 4}))};
+    add(dump, record);
   }
   dump.finish();
   EXPECT_LE(shards().size(), 6u);
@@ -189,11 +192,11 @@ TEST_F(DumpWriterTest, AnArmThatIsSometimesTakenDoesNotCutTheOthersShards) {
 TEST_F(DumpWriterTest, TokensOfNoKnownSampleAreMarked) {
   const auto model = describe({{"vision_tower", "0"}});
   ForwardRecord record = forward_of(model, {0, 1});
-  record.routers = {observe_router({.hook = 0, .attributed = false}, logits(1, {1, 3, 4}))};
+  record.routers = {observe_router({.hook = 0, .attributed = false}, seeded_logits(1, {1, 3, 4}))};
   record.routers[0].selected[0][1] = -1;  // an unused slot
   record.routers[0].weights[0][1] = 0;
   DumpWriter dump = writer(Dump::kTopk);
-  dump.add(record, layers_);
+  add(dump, record);
   dump.finish();
   const SafetensorsFile file = shard("vision_tower-000000.safetensors");
   EXPECT_TRUE(at::equal(file.tensors.at("sample"), at::tensor({-1, -1, -1}, at::kLong)));
@@ -203,9 +206,9 @@ TEST_F(DumpWriterTest, TokensOfNoKnownSampleAreMarked) {
 TEST_F(DumpWriterTest, ManyExpertsNeedWiderIds) {
   const auto model = describe({{"language_model", "0"}});
   ForwardRecord record = forward_of(model, {0});
-  record.routers = {observe_router({.hook = 0}, logits(1, {1, 1, 40000}))};
+  record.routers = {observe_router({.hook = 0}, seeded_logits(1, {1, 1, 40000}))};
   DumpWriter dump = writer(Dump::kTopk);
-  dump.add(record, layers_);
+  add(dump, record);
   dump.finish();
   EXPECT_EQ(shard("language_model-000000.safetensors").tensors.at("0.selected").scalar_type(), at::kInt);
 }

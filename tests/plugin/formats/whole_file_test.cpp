@@ -3,7 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "plugin/formats/atomic_file.h"
-#include "tests/plugin/temporary_folder.h"
+#include "tests/plugin/support/temporary_folder.h"
 
 namespace moetap::plugin {
 namespace {

@@ -6,7 +6,7 @@
 
 #include <csignal>
 #include <cstdlib>
-#include <cstring>
+#include <map>
 #include <set>
 
 #include "analysis/routers/router_metrics.h"
@@ -23,16 +23,11 @@ namespace {
 
 using nlohmann::json;
 
-at::Tensor logits(int64_t seed, at::IntArrayRef sizes) {
-  at::manual_seed(static_cast<uint64_t>(seed));
-  return at::randn(sizes);
-}
-
 ForwardRecord two_layers(const std::shared_ptr<ModelDescription>& model, int64_t seed, std::vector<int64_t> samples) {
   const auto batch = static_cast<int64_t>(samples.size());
   ForwardRecord record = forward_of(model, std::move(samples));
-  record.routers = {observe_router({.hook = 0}, logits(seed, {batch, 3, 4})),
-                    observe_router({.hook = 1}, logits(seed + 1000, {batch, 3, 4}))};
+  record.routers = {observe_router({.hook = 0}, seeded_logits(seed, {batch, 3, 4})),
+                    observe_router({.hook = 1}, seeded_logits(seed + 1000, {batch, 3, 4}))};
   const auto first = [](const RouterRecord& router) { return router.selected.select(1, 0).contiguous(); };
   record.transitions = {
       {0, 1, analysis::observe_transition(first(record.routers[0]), first(record.routers[1]), {}, 4, 4)}};
@@ -77,131 +72,12 @@ TEST(RunFilesTest, ARunDirectoryHoldsWhatReadersExpectAndNothingElse) {
   EXPECT_EQ(manifest.at("notices").at("something to know"), 2);
 }
 
-TEST(RunFilesTest, DroppedForwardsAreSaidInTheLogAndInOneLine) {
-  std::vector<std::string> lines;
-  set_notice_handler([&](const std::string& line) { lines.push_back(line); });
-  Counters counters;
-  counters.forwards = 988;
-  counters.dropped = 12;
-  counters.unwritten = 1;
-  counters.aborted = 2;
-  Config config;
-  config.on_overflow = OnOverflow::kDrop;
-  SyntheticRun run(config), blocking;
-  run.write(describe({{"language_model", "0"}}), {}, counters);
-  blocking.write(describe({{"language_model", "0"}}), {}, counters);
-  set_notice_handler(nullptr);
-  EXPECT_EQ(run.log().at("moetap"), json::parse(R"({"forwards": 988, "dropped": 12, "unwritten": 1, "aborted": 2})"));
-  const std::string text = read_text_file(run.path("log_metrics.json"));
-  EXPECT_LT(text.find("\"moetap\""), text.find("\"logs\""));
-  EXPECT_EQ(lines, (std::vector<std::string>{"12 of 1000 forwards were dropped: the queue was full (raise queue_bytes, "
-                                             "or set on_overflow to block)",
-                                             "12 of 1000 forwards were dropped: they ended after the session was "
-                                             "closed"}));
-}
-
-TEST(RunFilesTest, TheSummaryIsThatOfAllTokensHoweverTheyWereCut) {
-  const auto model = describe({{"language_model", "0"}, {"language_model", "1"}});
-  std::vector<ForwardRecord> whole = {two_layers(model, 1, {0, 1, 2})};
-  std::vector<ForwardRecord> parts;
-  const at::Tensor a = logits(1, {3, 3, 4});
-  const at::Tensor b = logits(1001, {3, 3, 4});
-  for (int64_t i = 0; i < 3; ++i) {
-    ForwardRecord record = forward_of(model, {i});
-    record.routers = {observe_router({.hook = 0}, a.narrow(0, i, 1)), observe_router({.hook = 1}, b.narrow(0, i, 1))};
-    record.transitions = {
-        {0, 1,
-         analysis::observe_transition(record.routers[0].selected.select(1, 0).contiguous(),
-                                      record.routers[1].selected.select(1, 0).contiguous(), {}, 4, 4)}};
-    parts.push_back(record);
-  }
-  SyntheticRun at_once;
-  at_once.write(model, whole);
-  SyntheticRun cut;
-  cut.write(model, {parts[2], parts[0], parts[1]});
-  EXPECT_EQ(cut.summary().at("components"), at_once.summary().at("components"));
-
-  const json layer = at_once.summary().at("components").at("language_model").at("0");
-  const analysis::RouterMetrics metrics = finalize(sum_rows(whole[0].routers[0].sums));
-  EXPECT_EQ(layer.at("tokens"), 9);
-  EXPECT_EQ(layer.at("num_experts"), 4);
-  EXPECT_EQ(layer.at("top_k"), 2);
-  EXPECT_EQ(layer.at("name"), "language_model.layers.0.gate");
-  EXPECT_EQ(layer.at("selected_count").get<std::vector<int64_t>>(), metrics.selected_count);
-  EXPECT_EQ(layer.at("entropy_all").get<double>(), *metrics.entropy_all);
-  EXPECT_EQ(layer.at("coactivation").at(1).at(1), metrics.selected_count[1]);
-  int64_t transitions = 0;
-  for (const json& row : layer.at("transition")) {
-    for (const json& count : row) transitions += count.get<int64_t>();
-  }
-  EXPECT_EQ(transitions, 9);
-  EXPECT_TRUE(at_once.summary().at("components").at("language_model").at("1").at("transition").is_null());
-  EXPECT_EQ(at_once.summary().at("attention"), json::object());
-}
-
-TEST(RunFilesTest, OneSlotSelectsNoPairs) {
-  const auto model = describe({{"language_model", "0"}});
-  ForwardRecord record = forward_of(model, {0});
-  record.routers = {observe_router({.hook = 0, .top_k = 1}, logits(1, {1, 5, 4}))};
-  SyntheticRun run;
-  run.write(model, {record});
-  const json layer = run.summary().at("components").at("language_model").at("0");
-  for (size_t e = 0; e < 4; ++e) {
-    for (size_t f = 0; f < 4; ++f) {
-      EXPECT_EQ(layer.at("coactivation").at(e).at(f), e == f ? layer.at("selected_count").at(e) : json(0));
-    }
-  }
-}
-
-TEST(RunFilesTest, ANumberOfSlotsThatChangesStillMerges) {
-  const auto model = describe({{"language_model", "0"}});
-  ForwardRecord one = forward_of(model, {0});
-  one.routers = {observe_router({.hook = 0, .top_k = 1}, logits(1, {1, 5, 4}))};
-  ForwardRecord two = forward_of(model, {1});
-  two.routers = {observe_router({.hook = 0, .top_k = 2}, logits(2, {1, 5, 4}))};
-  SyntheticRun run;
-  run.write(model, {one, two});
-  const json layer = run.summary().at("components").at("language_model").at("0");
-  EXPECT_EQ(layer.at("tokens"), 10);
-  EXPECT_EQ(layer.at("top_k"), 2);
-}
-
-TEST(RunFilesTest, ALayerThatNeverRanIsThereWithoutTokens) {
-  const auto model = describe({{"language_model", "0"}, {"language_model", "1"}});
-  ForwardRecord record = forward_of(model, {0});
-  record.routers = {observe_router({.hook = 0}, logits(1, {1, 5, 4}))};
-  SyntheticRun run;
-  run.write(model, {record});
-  const json silent = run.summary().at("components").at("language_model").at("1");
-  EXPECT_EQ(silent.at("tokens"), 0);
-  EXPECT_EQ(silent.at("selected_count"), json::parse("[0,0,0,0]"));
-  EXPECT_TRUE(silent.at("entropy_all").is_null());
-  EXPECT_TRUE(run.manifest().at("hooks").at(1).at("run_layer").is_null());
-}
-
 TEST(RunFilesTest, ARunWithoutForwardsIsWhole) {
   SyntheticRun run;
   run.write(describe({{"language_model", "0"}}), {});
   EXPECT_EQ(run.log().at("logs"), json::array());
   EXPECT_EQ(run.summary().at("components"), json::object());
   EXPECT_FALSE(std::filesystem::exists(run.path("moetap/probe.safetensors")));
-}
-
-TEST(RunFilesTest, TheProbeKeepsTheFirstTokensOfEachLayer) {
-  const auto model = describe({{"language_model", "0"}});
-  std::vector<ForwardRecord> records;
-  for (int64_t i = 0; i < 3; ++i) {
-    records.push_back(forward_of(model, {i}));
-    records.back().routers = {observe_router({.hook = 0}, logits(i, {1, 3, 4}))};
-  }
-  Config config;
-  config.probe_tokens = 7;
-  SyntheticRun run(config);
-  run.write(model, records);
-  const SafetensorsFile probe = read_safetensors(run.path("moetap/probe.safetensors"));
-  const at::Tensor all =
-      at::cat({records[0].routers[0].logits, records[1].routers[0].logits, records[2].routers[0].logits});
-  EXPECT_TRUE(at::equal(probe.tensors.at("language_model.0"), at::softmax(all, -1).narrow(0, 0, 7)));
 }
 
 TEST(RunFilesTest, ModelsWhoseLayersCollideAreKeptApart) {
@@ -215,7 +91,7 @@ TEST(RunFilesTest, ModelsWhoseLayersCollideAreKeptApart) {
   for (const auto& each : {model, other, twin}) {
     files.add_model(each);
     ForwardRecord record = forward_of(each, {sample++});
-    record.routers = {observe_router({.hook = 0}, logits(sample, {1, 2, 4}))};
+    record.routers = {observe_router({.hook = 0}, seeded_logits(sample, {1, 2, 4}))};
     files.write(record);
   }
   files.close({}, {});
@@ -256,7 +132,7 @@ TEST(RunFilesTest, TwoSessionsDoNotShareADirectory) {
   EXPECT_TRUE(line.starts_with(journal + ": is written by another session " + who)) << line;
   // Host, time and command, so that its user is found.
   EXPECT_NE(line.find(" since 2"), std::string::npos) << line;
-  EXPECT_NE(line.find("Z (plugin_run_file"), std::string::npos) << line;
+  EXPECT_NE(line.find("Z (plugin_run_"), std::string::npos) << line;
   EXPECT_NE(line.find("; name another output_dir, or wait until it has ended"), std::string::npos) << line;
 }
 
@@ -285,7 +161,7 @@ TEST(RunFilesTest, RanksHaveTheirOwnFiles) {
   config.dump = Dump::kTopk;
   SyntheticRun run(config);
   ForwardRecord record = forward_of(model, {0});
-  record.routers = {observe_router({.hook = 0}, logits(1, {1, 2, 4}))};
+  record.routers = {observe_router({.hook = 0}, seeded_logits(1, {1, 2, 4}))};
   for (const char* rank : {"0", "1"}) {
     ::setenv("RANK", rank, 1);
     run.write(model, {record});
@@ -347,6 +223,147 @@ TEST(RunFilesTest, AFullDiskKeepsWhatWasWritten) {
   EXPECT_FALSE(std::filesystem::exists(run.path("rank0_metric_eval_done.txt")));
 }
 
+std::map<std::string, std::string> files_in(const std::string& folder) {
+  std::map<std::string, std::string> files;
+  for (const auto& entry : std::filesystem::directory_iterator(folder)) {
+    const std::string name = entry.path().filename().string();
+    if (name != "owner") files[name] = read_text_file(entry.path().string());
+  }
+  return files;
+}
+
+// A run of three records; the one in the middle cannot be recorded, for one of several reasons. It would be the first
+// with a layer, with a loop, with a method, and with a layer whose rows differ from the others'.
+class LostRecord : public ::testing::TestWithParam<int> {
+ protected:
+  enum Reason { kNone, kTooLarge, kUnknownHook, kWrongRows, kWrongLogits };
+
+  ForwardRecord bad_record(int reason) const {
+    ForwardRecord record = two_layers(model_, 2, {1});
+    record.method = "other_method";
+    record.routers.push_back(observe_router({.hook = 1, .call = 1}, seeded_logits(5, {1, 7, 4})));
+    record.routers.push_back(observe_router({.hook = 2}, seeded_logits(6, {1, 2, 4})));
+    if (reason == kTooLarge) record.custom[{"", "0"}][std::string(100'000, 'x')] = 1.0;
+    if (reason == kUnknownHook) record.routers[1].hook = 77;
+    if (reason == kWrongRows) record.routers[0].scores = record.routers[0].scores.narrow(0, 0, 1);
+    if (reason == kWrongLogits) record.routers[3].logits = at::zeros({2});
+    return record;
+  }
+
+  /// The files of the journal, with and without the record in the middle.
+  std::map<std::string, std::string> journal_of(bool with_bad_record, int reason) {
+    const TemporaryFolder folder;
+    Config config;
+    config.output_dir = folder.file("run");
+    config.dump = Dump::kFull;
+    const RunPaths paths(config.output_dir, 0);
+    RunJournal journal(paths.journal.string(), RunJournal::Left::kRefuse, /*max_part_bytes=*/50'000);
+    RunState state(config, {}, paths);
+    journal.begin();
+    state.add_model(model_, journal);
+    ForwardRecord record = two_layers(model_, 1, {0});
+    state.write(record, journal);
+    if (with_bad_record) {
+      EXPECT_THROW(state.write(bad_record(reason), journal), RecordError);
+    }
+    record = two_layers(model_, 3, {2});
+    record.index = 2;
+    state.write(record, journal);
+    EXPECT_EQ(state.layers.layers().size(), 2u);
+    EXPECT_EQ(state.summary.forwards(), 2);
+    EXPECT_EQ(state.methods_that_ran.size(), 1u);
+    EXPECT_EQ(journal.entries().size(), 2u);
+    return files_in(journal.folder());
+  }
+
+  const std::shared_ptr<ModelDescription> model_ =
+      describe({{"language_model", "0"}, {"language_model", "1"}, {"language_model", "2"}});
+};
+
+TEST_P(LostRecord, LeavesNothingBehind) {
+  const auto with = journal_of(true, GetParam());
+  const auto without = journal_of(false, GetParam());
+  ASSERT_EQ(with.size(), without.size());
+  for (const auto& [name, bytes] : without) EXPECT_TRUE(with.at(name) == bytes) << name;
+}
+
+INSTANTIATE_TEST_SUITE_P(Reasons, LostRecord, ::testing::Values(1, 2, 3, 4));
+
+TEST(RunFilesTest, ARecordThatIsLostIsNamedAndTheRunIsDone) {
+  const auto model = describe({{"language_model", "0"}, {"language_model", "1"}});
+  SyntheticRun run;
+  RunFiles files(run.config());
+  files.add_model(model);
+  files.write(two_layers(model, 1, {0}));
+  ForwardRecord bad = two_layers(model, 2, {1});
+  bad.index = 1;
+  bad.routers[1].hook = 77;
+  try {
+    files.write(bad);
+    FAIL() << "written";
+  } catch (const RecordError& error) {
+    EXPECT_TRUE(std::string(error.what()).starts_with("forward 1 cannot be recorded: ")) << error.what();
+  }
+  files.write(two_layers(model, 3, {2}));
+  files.close({}, {});
+  EXPECT_EQ(run.log().at("logs").size(), 2u);
+  EXPECT_EQ(run.summary().at("forwards"), 2);
+  EXPECT_TRUE(std::filesystem::exists(run.path("rank0_metric_eval_done.txt")));
+}
+
+TEST(RunFilesTest, LayerIdsMayHaveAnyLength) {
+  const std::string id = "1234567890123456789012345";
+  const std::string nines(25, '9');
+  auto model = describe({{"language_model", id}, {"language_model", nines}});
+  auto other = describe({{"language_model", nines}, {"language_model", id}}, "other");
+  other->identity = "another model";
+  for (auto& hook : other->hooks) hook.name = "other." + hook.name;
+  Config config;
+  config.dump = Dump::kTopk;
+  SyntheticRun run(config);
+  run.write(model, {two_layers(model, 1, {0}), two_layers(other, 2, {1})});
+  const json layers = run.summary().at("components").at("language_model");
+  const std::string above = "1" + std::string(25, '0');
+  for (const std::string& layer : {id, nines, above, above.substr(0, 25) + "1"}) {
+    EXPECT_EQ(layers.at(layer).at("tokens"), 3) << layer;
+    EXPECT_TRUE(run.log()
+                    .at("/logs"_json_pointer)
+                    .at(layer == id || layer == nines ? 0 : 1)
+                    .at("logs_metrics_moe")
+                    .at("language_model")
+                    .contains(layer));
+  }
+  const SafetensorsFile shard = read_safetensors(run.path("moetap/dump/rank0/language_model-000000.safetensors"));
+  EXPECT_TRUE(shard.tensors.contains(id + ".selected"));
+}
+
+TEST(RunFilesTest, ARunWhoseHooksAllStoppedIsNotDone) {
+  const auto model = describe({{"language_model", "0"}, {"language_model", "1"}});
+  for (const int64_t failed : {1, 2}) {
+    SyntheticRun run;
+    RunFiles files(run.config());
+    files.add_model(model);
+    files.write(two_layers(model, 1, {0}));
+    Counters counters;
+    counters.forwards = 1;
+    counters.failed_hooks = failed;
+    std::string message;
+    try {
+      files.close(counters, {});
+    } catch (const std::runtime_error& error) {
+      message = error.what();
+    }
+    const bool done = failed == 1;
+    EXPECT_EQ(message, done ? ""
+                            : "every hook stopped after a failure, so the run is not marked as done; \"notices\" in " +
+                                  run.path("moetap/manifest.json") + " say why");
+    EXPECT_EQ(std::filesystem::exists(run.path("rank0_metric_eval_done.txt")), done);
+    EXPECT_EQ(std::filesystem::exists(run.path("moetap/journal")), !done);
+    EXPECT_EQ(run.manifest().at("counters").at("failed_hooks"), failed);
+    EXPECT_EQ(run.log().at("logs").size(), 1u);
+  }
+}
+
 TEST(RunFilesTest, WhatAKilledProcessWroteIsWhole) {
   const auto model = describe({{"language_model", "0"}, {"language_model", "1"}});
   SyntheticRun run;
@@ -372,9 +389,7 @@ TEST(RunFilesTest, WhatAKilledProcessWroteIsWhole) {
     FrameReader frames(file);
     while (const auto frame = frames.next()) {
       if (frame->kind != kForward) continue;
-      uint32_t length = 0;
-      std::memcpy(&length, frame->payload.data(), sizeof(length));
-      const SummaryPart part = decode_summary_part(std::string_view(frame->payload).substr(sizeof(length), length));
+      const SummaryPart part = read_forward(*frame).summary;
       EXPECT_EQ(part.routers.size(), 2u);
       const ForwardRecord same = two_layers(model, forwards, {forwards});
       EXPECT_TRUE(at::equal(part.routers[1].sums.words, sum_rows(same.routers[1].sums).words));
@@ -420,7 +435,7 @@ TEST(RunFilesTest, WritesARunForOtherReaders) {
   files.add_model(model);
   ForwardRecord record = forward_of(model, {0, 1}, 8.0);
   for (int64_t hook = 0; hook < 11; ++hook) {
-    record.routers.push_back(observe_router({.hook = hook}, logits(hook, {2, 5, 4})));
+    record.routers.push_back(observe_router({.hook = hook}, seeded_logits(hook, {2, 5, 4})));
   }
   files.write(record);
   files.close({}, {});

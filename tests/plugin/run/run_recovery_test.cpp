@@ -22,11 +22,6 @@ namespace fs = std::filesystem;
 
 constexpr int64_t kForwards = 12;
 
-at::Tensor logits(int64_t seed, at::IntArrayRef sizes) {
-  at::manual_seed(static_cast<uint64_t>(seed));
-  return at::randn(sizes);
-}
-
 std::shared_ptr<ModelDescription> three_layers(const std::string& instance = "instance") {
   return describe({{"language_model", "0"}, {"language_model", "1"}, {"vision_tower", "0"}}, instance);
 }
@@ -39,9 +34,9 @@ ForwardRecord forward_number(const std::shared_ptr<ModelDescription>& model, int
   record.out_of_range = i % 2;
   const at::Tensor valid = at::ones({2, 3}, at::kBool);
   if (i % 4 == 3) valid[1][2] = false;
-  record.routers = {observe_router({.hook = 0}, logits(i, {2, 3, 4})),
-                    observe_router({.hook = 1}, logits(i + 1000, {2, 3, 4}), valid),
-                    observe_router({.hook = 2, .attributed = false}, logits(i + 2000, {1, 5, 4}))};
+  record.routers = {observe_router({.hook = 0}, seeded_logits(i, {2, 3, 4})),
+                    observe_router({.hook = 1}, seeded_logits(i + 1000, {2, 3, 4}), valid),
+                    observe_router({.hook = 2, .attributed = false}, seeded_logits(i + 2000, {1, 5, 4}))};
   record.custom[{"", "0"}]["diver_loss"] = 0.5 + static_cast<double>(i);
   return record;
 }
@@ -394,8 +389,8 @@ TEST_F(RunRecovery, AfterAFullDiskTheRestIsThere) {
     files.add_model(other);
     fs::create_directories(journal("zz-000000.rows/in_the_way"));
     ForwardRecord record = forward_of(other, {100});
-    record.routers = {observe_router({.hook = 0}, logits(1, {1, 3, 4})),
-                      observe_router({.hook = 1}, logits(2, {1, 2, 4}))};
+    record.routers = {observe_router({.hook = 0}, seeded_logits(1, {1, 3, 4})),
+                      observe_router({.hook = 1}, seeded_logits(2, {1, 2, 4}))};
     EXPECT_NE(error_of([&] { files.write(record); }), "");
     fs::remove_all(journal("zz-000000.rows"));
     files.close({}, {});

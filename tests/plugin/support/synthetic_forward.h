@@ -38,6 +38,12 @@ inline std::shared_ptr<ModelDescription> describe(const std::vector<std::pair<st
   return model;
 }
 
+/// Standard normal values, the same for the same seed.
+inline at::Tensor seeded_logits(int64_t seed, at::IntArrayRef sizes) {
+  at::manual_seed(static_cast<uint64_t>(seed));
+  return at::randn(sizes);
+}
+
 struct SyntheticRouter {
   int64_t hook = 0;
   int64_t top_k = 2;

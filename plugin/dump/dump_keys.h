@@ -1,0 +1,22 @@
+#pragma once
+
+#include "plugin/records/description_keys.h"
+
+namespace moetap::plugin::keys {
+
+// Of a shard: in the metadata of its file, and in the head of its rows while it is open (there also those of a
+// description).
+inline constexpr JsonKey kFirstRow{"first_row", "integer: the shard's first row in its series", "rows"};
+inline constexpr JsonKey kSeries{"series", "text: COMPONENT or COMPONENT.LAYER", ""};
+inline constexpr JsonKey kShard{"shard", "integer: its number in its series", ""};
+inline constexpr JsonKey kColumns{"columns", "list of objects with name, dtype, shape", ""};
+inline constexpr JsonKey kDtype{"dtype", "integer: at::ScalarType", ""};
+inline constexpr JsonKey kShape{"shape", "list of integers, without the rows", ""};
+
+// Of the layout in the journal: which layers share their rows.
+inline constexpr JsonKey kLoops{"loops", "list of places of layers", ""};
+inline constexpr JsonKey kLayouts{"components", "{component: {together, apart}}", ""};
+inline constexpr JsonKey kTogether{"together", "list of places of layers", ""};
+inline constexpr JsonKey kApart{"apart", "list of places of layers", ""};
+
+}  // namespace moetap::plugin::keys

@@ -1,0 +1,32 @@
+#pragma once
+
+#include "plugin/formats/json_key.h"
+
+namespace moetap::plugin::keys {
+
+// Keys of what describes a model and its hooks: in the text inside an instrumented model, in `moetap inspect --json`,
+// in the manifest, and of the same things in other files. "or null": the graph does not fix it before a run.
+inline constexpr JsonKey kSchemaVersion{"schema_version", "integer", ""};
+inline constexpr JsonKey kInstance{"instance", "text, 32 hexadecimal digits", ""};
+inline constexpr JsonKey kModel{"model", "text: the file's path as given", ""};
+inline constexpr JsonKey kSha256{"sha256", "text, hexadecimal", ""};
+inline constexpr JsonKey kIdentity{"identity", "text: the same for copies of one model", ""};
+inline constexpr JsonKey kMethods{"methods", "{method: {arguments: [text]}}", ""};
+inline constexpr JsonKey kArguments{"arguments", "list", ""};  // of a method; in the log of a sample
+inline constexpr JsonKey kMethod{"method", "text", ""};
+inline constexpr JsonKey kHooks{"hooks", "list of objects; in the manifest each with run_layer", ""};
+inline constexpr JsonKey kSkipped{"skipped", "list of objects with node and reason", ""};
+inline constexpr JsonKey kNode{"node", "text: the node of the graph", ""};
+inline constexpr JsonKey kReason{"reason", "text", ""};
+inline constexpr JsonKey kId{"id", "integer", ""};
+inline constexpr JsonKey kHook{"hook", "integer: its id", ""};
+inline constexpr JsonKey kLayer{"layer", "text: the layer's id", ""};
+inline constexpr JsonKey kName{"name", "text: the module's path", ""};
+inline constexpr JsonKey kKind{"kind", "text: router or attention", ""};
+inline constexpr JsonKey kComponent{"component", "text", ""};
+inline constexpr JsonKey kNumExperts{"num_experts", "integer or null", ""};
+inline constexpr JsonKey kTopK{"top_k", "integer or null", ""};
+inline constexpr JsonKey kScoring{"scoring", "text", ""};
+inline constexpr JsonKey kRank{"rank", "integer", ""};
+
+}  // namespace moetap::plugin::keys

@@ -1,0 +1,44 @@
+#pragma once
+
+#include <cstddef>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "plugin/records/config.h"
+#include "plugin/records/layer_table.h"
+
+namespace moetap::plugin {
+
+/// How the run's layers appear in the log.
+class LogLayout {
+ public:
+  /// Throws std::runtime_error if `config.log_component` is no component of the run.
+  LogLayout(const Config& config, const LayerTable& layers);
+
+  const Config& config() const { return config_; }
+  const LayerTable& layers() const { return layers_; }
+  const std::map<std::string, std::vector<size_t>>& components() const { return components_; }
+
+  /// Fills `logs_metrics_vision`; "" if no router ran.
+  const std::string& log_component() const { return log_component_; }
+  /// Key of the layer in `logs_metrics_vision`; empty: it is not there.
+  const std::optional<std::string>& key(size_t layer) const { return keys_[layer]; }
+  /// Layers that have a key, those of the log's component first.
+  const std::vector<size_t>& keyed_layers() const { return keyed_layers_; }
+  /// Why LibMoE's readers drop samples of this run, one line; empty: they do not.
+  std::string readers_notice() const;
+
+ private:
+  std::string choose_component() const;
+
+  const Config& config_;
+  const LayerTable& layers_;
+  std::map<std::string, std::vector<size_t>> components_;
+  std::string log_component_;
+  std::vector<std::optional<std::string>> keys_;  // by layer
+  std::vector<size_t> keyed_layers_;
+};
+
+}  // namespace moetap::plugin

@@ -1,0 +1,81 @@
+#include "plugin/results/manifest_file.h"
+
+#include <gtest/gtest.h>
+
+#include "tests/plugin/support/synthetic_forward.h"
+
+namespace moetap::plugin {
+namespace {
+
+using nlohmann::json;
+
+class ManifestFileTest : public ::testing::Test {
+ protected:
+  json written(const Manifest& manifest) const {
+    const std::string path = folder_.file("manifest.json");
+    write_manifest_file(path, manifest);
+    return parse_file(path);
+  }
+
+  Manifest manifest() const { return {config_, models_, layers_, {2, 4}, counters_, losses_, "", times_}; }
+
+  TemporaryFolder folder_;
+  Config config_;
+  std::vector<std::shared_ptr<const ModelDescription>> models_;
+  LayerTable layers_;
+  Counters counters_;
+  LogLosses losses_;
+  RunTimes times_;
+};
+
+TEST_F(ManifestFileTest, HoldsEveryCount) {
+  int64_t value = 1;
+  for (const CounterInfo& count : kCounters) counters_.*count.member = value++;
+  losses_.not_finite = value;
+  json expected;
+  value = 1;
+  for (const char* name : {"forwards", "replayed", "tokens", "dropped", "unwritten", "aborted", "failed_hooks",
+                           "unattributed", "out_of_range", "label_mismatches", "not_finite"}) {
+    expected[name] = value++;
+  }
+  EXPECT_EQ(written(manifest()).at("counters"), expected);
+}
+
+TEST_F(ManifestFileTest, NoticesOfAllSourcesStandTogether) {
+  counters_.notices["said while it ran"] = 3;
+  losses_.refused_names["left out of the log"] = 2;
+  Manifest all = manifest();
+  all.readers_notice = "no layers";
+  EXPECT_EQ(written(all).at("notices"), json({{"said while it ran", 3}, {"left out of the log", 2}, {"no layers", 1}}));
+}
+
+TEST_F(ManifestFileTest, AModelThatWasAttachedTwiceIsDescribedOnce) {
+  models_ = {describe({{"language_model", "0"}, {"language_model", "1"}}, "first"),
+             describe({{"language_model", "0"}, {"language_model", "1"}}, "second")};
+  layers_.place(*models_[1], 1, 4);  // only the second reported, and only its hook 1
+  const json manifest_json = written(manifest());
+  EXPECT_FALSE(manifest_json.contains("other_models"));
+  EXPECT_TRUE(manifest_json.at("hooks").at(0).at("run_layer").is_null());
+  EXPECT_EQ(manifest_json.at("hooks").at(1).at("run_layer"), "1");
+  EXPECT_EQ(manifest_json.at("rank"), 2);
+  EXPECT_EQ(manifest_json.at("world_size"), 4);
+}
+
+TEST_F(ManifestFileTest, TimesAreUtcAndARecoveryIsSaid) {
+  times_.opened = std::chrono::system_clock::time_point(std::chrono::milliseconds(1'772'355'600'250));
+  times_.closed = times_.opened + std::chrono::milliseconds(1500);
+  Manifest recovered = manifest();
+  recovered.times_resumed = 2;
+  recovered.recovery = RecoveryNote{"pid 1 on node", 10, 2, 3};
+  const json told = written(recovered);
+  EXPECT_EQ(told.at("times"),
+            json({{"opened", "2026-03-01T09:00:00.250Z"}, {"closed", "2026-03-01T09:00:01.750Z"}, {"seconds", 1.5}}));
+  EXPECT_EQ(told.at("resumed"), 2);
+  EXPECT_EQ(told.at("recovered"), true);
+  EXPECT_EQ(told.at("recovered_from"), "pid 1 on node");
+  EXPECT_EQ(told.at("lost"), json({{"journal_bytes", 10}, {"forwards", 2}, {"dump_rows", 3}}));
+  EXPECT_FALSE(written(manifest()).contains("recovered"));
+}
+
+}  // namespace
+}  // namespace moetap::plugin
