@@ -11,7 +11,6 @@
 #include "plugin/journal/run_journal.h"
 #include "plugin/process/error_text.h"
 #include "plugin/run/run_replay.h"
-#include "plugin/run/run_state.h"
 
 namespace moetap::cli {
 

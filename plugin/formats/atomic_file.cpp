@@ -34,8 +34,7 @@ void write_whole(int descriptor, const std::string& path, int64_t offset, std::s
 }  // namespace
 
 void throw_file_error(const char* action, const std::string& path, int error_number) {
-  throw FileError(std::string("cannot ") + action + " " + path + ": " +
-                  std::generic_category().message(error_number));
+  throw FileError(std::string("cannot ") + action + " " + path + ": " + std::generic_category().message(error_number));
 }
 
 AtomicFile::AtomicFile(std::string path)
