@@ -4,8 +4,10 @@
 
 #include <algorithm>
 #include <map>
+
 #include "analysis/routers/router_sums.h"
 #include "analysis/routers/transition_sums.h"
+
 namespace moetap::plugin {
 namespace {
 
