@@ -16,10 +16,19 @@ KERNELS = Path(os.environ["MOETAP_LIB_DIR"]) / "libmoetap_cuda.so"
 PUBLIC_MEMBERS = {
     "Session": {
         *("Session", "~Session", "attach", "clear_label", "close", "config", "counters", "flush", "label", "log"),
-        *("resumed", "write_error"),
+        *("is_done", "resumed", "write_error"),
     },
     "Config": {
-        *("check", "from_json", "from_json_file", "from_json_text", "set", "set_from_text", "to_json"),
+        *(
+            "check",
+            "from_json",
+            "from_json_file",
+            "from_json_text",
+            "make_paths_absolute",
+            "set",
+            "set_from_text",
+            "to_json",
+        ),
         *("update_from_json", "update_from_json_file", "update_from_json_text"),
     },
     "RecordError": {"typeinfo for", "typeinfo name for"},

@@ -5,7 +5,7 @@
 namespace moetap::plugin {
 namespace {
 
-// What is said beside another LibTorch is seen with scripts/test_libtorch only.
+// What is said beside another LibTorch: tests/examples/test_preload_faults.py.
 TEST(LibTorchVersion, FitsTheOneThatItIsBuiltFor) {
   EXPECT_EQ(libtorch_mismatch().value_or(""), "");
 }
