@@ -18,6 +18,7 @@
 #include "plugin/process/error_text.h"
 #include "plugin/process/process_rank.h"
 #include "plugin/records/config_keys.h"
+#include "plugin/records/model_description_json.h"
 #include "plugin/results/json_keys.h"
 #include "plugin/results/samples_file.h"
 #include "plugin/run/run_outputs.h"
