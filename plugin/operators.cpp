@@ -45,6 +45,7 @@ void delete_handle(void* context) {
 at::Tensor make_handle(std::unique_ptr<ForwardRecorder> recorder) {
   auto context = std::make_unique<HandleContext>(HandleContext{0, std::move(recorder)});
   int64_t* value = &context->value;
+  // Nothing throws between `release` and the tensor maker, which owns the context from then on.
   return at::for_blob(value, {1})
       .context(context.release(), &delete_handle)
       .options(at::TensorOptions().dtype(at::kLong))

@@ -2,12 +2,10 @@
 
 #include <ATen/ATen.h>
 
-#include <algorithm>
-#include <map>
-
 #include "analysis/routers/router_sums.h"
 #include "analysis/routers/transition_sums.h"
-
+#include <algorithm>
+#include <map>
 namespace moetap::plugin {
 namespace {
 

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "analysis/numbers/fixed_point.h"
+#include "analysis/routers/router_sums.h"
 #include "analysis/routers/transition_sums.h"
 #include "plugin/capture/host_copies.h"
 

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "analysis/numbers/fixed_point.h"
+#include "analysis/routers/router_sums.h"
 #include "plugin/capture/host_copies.h"
 
 namespace moetap::plugin {
