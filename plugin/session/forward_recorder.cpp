@@ -150,7 +150,7 @@ void ForwardRecorder::end_replayed() {
     std::vector<std::unique_ptr<PendingReport>> reports;
     if (auto routers = routers_.end_replayed()) reports.push_back(std::move(routers));
     replays_->end(std::move(reports));
-    binding_->recording().forward_captured(replays_);
+    binding_->recording().add_replays(replays_);
   } catch (const std::exception& error) {
     binding_->recording().notice("a forward that a graph captured is not recorded", one_line(error));
     if (binding_->recording().config().strict) throw;

@@ -115,20 +115,20 @@ void Recording::forward_aborted(int64_t num_samples, const SampleSource& source)
   take_samples(aborted, num_samples, source, Fate::kAborted);
 }
 
-void Recording::forward_captured(std::shared_ptr<GraphReplays> captured) {
+void Recording::add_replays(std::shared_ptr<GraphReplays> replays) {
   const std::lock_guard lock(mutex_);
-  captured_.push_back(std::move(captured));
+  replays_.push_back(std::move(replays));
 }
 
 void Recording::record_replays() {
-  std::vector<std::shared_ptr<GraphReplays>> captured;
+  std::vector<std::shared_ptr<GraphReplays>> graphs;
   {
     const std::lock_guard lock(mutex_);
-    captured = captured_;
+    graphs = replays_;
   }
-  for (const auto& forward : captured) {
+  for (const auto& graph : graphs) {
     try {
-      auto replays = forward->take_new();
+      auto replays = graph->take_new();
       if (!replays) continue;
       queue_.push(std::move(replays), ForwardQueue::WhenFull::kWait, [&](PendingForward& taken) {
         const std::lock_guard lock(mutex_);

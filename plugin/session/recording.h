@@ -57,7 +57,7 @@ class Recording {
   void forward_aborted(int64_t num_samples, const SampleSource& source);
 
   /// A graph has captured a forward: what its replays add is recorded with each `flush` and with `close`.
-  void forward_captured(std::shared_ptr<GraphReplays> captured);
+  void add_replays(std::shared_ptr<GraphReplays> replays);
 
   /// Stops the hook, says so once and counts it.
   void hook_failed(ModelBinding& binding, int64_t hook, const std::string& reason);
@@ -96,7 +96,7 @@ class Recording {
   Counters counters_;
   int64_t next_forward_ = 0;
   int64_t next_sample_ = 0;
-  std::vector<std::shared_ptr<GraphReplays>> captured_;
+  std::vector<std::shared_ptr<GraphReplays>> replays_;  // of all captured graphs
 
   ForwardQueue queue_;
   WriterThread writer_;
