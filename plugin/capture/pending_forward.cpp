@@ -2,10 +2,6 @@
 
 #include <ATen/ATen.h>
 
-#include "analysis/routers/router_sums.h"
-#include "analysis/routers/transition_sums.h"
-#include <algorithm>
-#include <map>
 namespace moetap::plugin {
 namespace {
 
