@@ -42,7 +42,7 @@ class CudaKernels : public DeviceKernels {
 }  // namespace
 }  // namespace moetap::analysis
 
-/// What libmoetap looks up: see device_kernels.cpp. Never destroyed.
+/// libmoetap looks this function up by its name: see device_kernels.cpp. Never destroyed.
 extern "C" __attribute__((visibility("default"))) const moetap::analysis::DeviceKernels* moetap_cuda_kernels() {
   static const auto* kernels = new moetap::analysis::CudaKernels;
   return kernels;

@@ -4,7 +4,7 @@ namespace moetap::analysis {
 
 class RouterKernels;
 
-// The kernels of each kind of hook, in the library of CUDA. Never destroyed: forwards may run while the process exits.
+// The kernels of each kind of hook in the CUDA library. Never destroyed: forwards may run while the process exits.
 const RouterKernels& cuda_router_kernels();
 
 }  // namespace moetap::analysis

@@ -9,20 +9,20 @@
 namespace moetap::analysis {
 
 // Note [Exact sums]
-// Every real-valued term x of a token is computed in floating point and rounded to fixed point, q = round(x *
-// 2^40); from there on it is an integer, so a sum is the same in whatever order and grouping its terms were added. |x|
-// < 2^32 is in range; another x (infinities and NaN included) is counted as out of range and not added.
+// Every real term x of a token is computed in floating point and rounded to fixed point, q = round(x * 2^40). From
+// there on it is an integer, so the order and grouping of additions do not change a sum. |x| < 2^32 is in range; any
+// other x (infinities and NaN too) is counted as out of range and not added.
 //
-// |q| <= 2^72 does not fit 64 bits, so a sum is two 64-bit limbs that are added apart, without carries:
+// |q| <= 2^72 does not fit 64 bits, so a sum is two 64-bit limbs that are added separately, without carries:
 //   q = hi * 2^36 + lo,  0 <= lo < 2^36,  -2^36 <= hi <= 2^36
-// Headroom: |sum of hi| <= T * 2^36 and sum of lo < T * 2^36, so T <= 2^26 terms (kMaxTermsPerCall) stay below 2^62
-// whatever the terms are. A call with more tokens is refused. Where sums of calls are merged, on the host, the carry of
-// lo moves to hi, and the addition of hi is checked: lo stays below 2^37 and a sum beyond 2^63 / 16 = 5.7e17 is an
-// error, never wrapped around. After the carry the limbs of a total are unique, so equal totals have equal bits.
+// Headroom: |sum of hi| <= T * 2^36 and sum of lo < T * 2^36, so the limbs of any T <= 2^26 terms (kMaxTermsPerCall)
+// stay below 2^62. A call with more tokens is refused. Where sums of calls are merged, on the host, the carry of lo
+// moves to hi and the addition of hi is checked: lo stays below 2^37, and a sum beyond 2^63 / 16 = 5.7e17 is an error
+// instead of wrapping around. After the carry the limbs of a total are unique, so equal totals have equal bits.
 inline constexpr int kFractionBits = 40;
 inline constexpr int kLimbBits = 36;
-// Probabilities, which are small, may be added to a low limb without being split: 2^20 tokens of at most 2^41 units
-// each.
+// Probabilities are small: those of so many tokens, of at most 2^41 units each, may be added to a low limb without
+// being split.
 inline constexpr int64_t kMaxTokensInBlock = int64_t{1} << 20;
 inline constexpr int64_t kLimbMask = (int64_t{1} << kLimbBits) - 1;
 inline constexpr int64_t kMaxTermsPerCall = int64_t{1} << 26;

@@ -1,7 +1,7 @@
 #pragma once
 
-// Functions that run in kernels too. MOETAP_HOST_DEVICE: on the host and on the device; MOETAP_DEVICE: in kernels,
-// which tests also compile for the host (see warp.cuh).
+// Marks of functions that run in kernels. MOETAP_HOST_DEVICE: on the host and on the device. MOETAP_DEVICE: in kernels
+// only, which tests compile for the host (see warp.cuh).
 #ifdef __CUDACC__
 #define MOETAP_HOST_DEVICE __host__ __device__
 #define MOETAP_DEVICE __device__

@@ -7,9 +7,9 @@
 #include "analysis/numbers/vector_math.h"
 
 // Note [Lanes]
-// A sum over experts is eight partial sums, lane l over the experts l, l + 8, ..., joined in one fixed order. This is
-// the order of eight-wide vectors; spelled out, it is the same with narrower ones, and what a token gives does not
-// depend on the processor, nor on the tokens around it.
+// A sum over experts is eight partial sums (lane l adds experts l, l + 8, ...) that are joined in one fixed order. That
+// is the order of eight-wide vectors. Since it is written out, narrower vectors give the same bits: a token's values do
+// not depend on the processor, nor on the tokens around it.
 //
 // This file includes nothing of LibTorch: it is compiled with its own options (see CMakeLists.txt).
 #define MOETAP_ALWAYS_INLINE inline __attribute__((always_inline))
@@ -58,7 +58,7 @@ MOETAP_ALWAYS_INLINE Largest find_largest(const double* values, int64_t n) {
   double largest = lanes[0];
   for (int64_t lane = 1; lane < kLanes; ++lane) largest = lanes[lane] > largest ? lanes[lane] : largest;
 
-  // Counted down in steps of vectors: what remains in a lane is its first place.
+  // From the end to the start, so that a lane is left with its first place.
   double places[kLanes];
   for (double& place : places) place = kInfinity;
   for (int64_t i = padded_size(n) - kLanes; i >= 0; i -= kLanes) {
@@ -83,7 +83,7 @@ MOETAP_ALWAYS_INLINE SoftmaxTerms softmax_body(double* values, int64_t n) {
       lanes[lane] += power;
     }
   }
-  // At least the largest logit adds 1, unless a NaN came in: of a logit, or of inf - inf.
+  // The largest logit adds 1, so a smaller sum comes from a NaN: a logit's, or that of inf - inf.
   const double sum = join(lanes);
   if (!(sum >= 1)) return SoftmaxTerms{};
   const double scale = 1 / sum;
@@ -105,7 +105,7 @@ MOETAP_ALWAYS_INLINE EntropyTerms entropy_body(double* values, int64_t n) {
   if (join(unfit) > 0 || !(sum < kInfinity)) return EntropyTerms{};
   const int64_t largest = find_largest(values, n).index;
   if (sum == 0) return EntropyTerms{true, largest, 0};
-  // Values below the smallest normal number, of which 1 / sum would be infinite, first become larger.
+  // 1 / sum would be infinite for a subnormal sum, so such values are scaled up first.
   if (sum < 0x1p-1000) {
     for (int64_t i = 0; i < padded_size(n); ++i) values[i] *= 0x1p500;
     return EntropyTerms{true, largest, entropy_of(values, n, 1 / (sum * 0x1p500))};

@@ -4,16 +4,16 @@
 
 namespace moetap::analysis {
 
-/// Tokens are measured one by one in double precision. Values of a token lie in a buffer of `padded_size(n)` doubles,
-/// of which the first n are used; the kernels overwrite the rest.
+/// Tokens are measured one by one in double precision. The values of a token lie in a buffer of `padded_size(n)`
+/// doubles: the first n are the values, and the kernels overwrite the rest.
 inline constexpr int64_t kLanes = 8;
 constexpr int64_t padded_size(int64_t n) {
   return (n + kLanes - 1) / kLanes * kLanes;
 }
 
 struct SoftmaxTerms {
-  bool in_range =
-      false;  // false: a logit was NaN or +inf, or all were -inf; the other fields and the values mean nothing
+  // False: a logit was NaN or +inf, or all were -inf; the other fields and the values mean nothing.
+  bool in_range = false;
   int64_t largest = 0;  // index of the largest logit, ties to the lower
   double log_sum_exp = 0;
   double entropy = 0;  // H of the probabilities

@@ -11,9 +11,9 @@ namespace moetap::analysis {
 namespace {
 
 // Note [ThreadSanitizer and LibTorch's threads]
-// LibTorch and its OpenMP runtime are not built with the sanitizer, which therefore does not see that a loop begins
-// after what its caller did and ends before what follows. It is told here: what remains to report are races between
-// ranges.
+// LibTorch and its OpenMP runtime are not built with the sanitizer, so it cannot see that a loop begins after what its
+// caller did before and ends before what its caller does next. These marks tell it. Races between ranges are still
+// reported.
 #ifdef __SANITIZE_THREAD__
 char loop_begins;
 char loop_ends;
@@ -36,8 +36,8 @@ struct Range {};
 
 // Note [LibTorch's threads]
 // at::parallel_for is a template that runs on one thread unless its user is compiled with OpenMP and linked with the
-// copy of the runtime that LibTorch brings. TensorIterator::for_each is the same loop, compiled into LibTorch. What it
-// iterates over only lends its addresses, of which a token's number is computed; nothing is read or written there.
+// copy of the runtime that LibTorch brings. TensorIterator::for_each is the same loop, compiled into LibTorch. It
+// iterates over a tensor of bytes only for its addresses, which give the tokens' numbers; no byte is read or written.
 void for_token_ranges(int64_t num_tokens, int64_t grain, c10::function_ref<void(int64_t begin, int64_t end)> function) {
   if (num_tokens <= 0) return;
   if (num_tokens <= grain) {

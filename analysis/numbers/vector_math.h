@@ -8,10 +8,10 @@
 namespace moetap::analysis {
 
 // Note [Own exp and log]
-// Loops over these are vectorised by the compiler for any instruction set and give the same bits on all of them: they
-// use additions, multiplications, divisions and bit operations only, no branches, and are compiled without contraction
-// to fused multiply-adds. LibTorch's vectorised operations compute the last elements of a tensor by another routine
-// than the others, so that the bits of a token would depend on its place in the batch. Both are good to 2 ulp.
+// The compiler vectorises loops over these functions for any instruction set, and the bits are the same on all: they
+// use only additions, multiplications, divisions and bit operations, no branches, and are compiled without contraction
+// to fused multiply-adds. LibTorch's vectorised operations are no choice: they compute the last elements of a tensor by
+// another routine, so the bits of a token would depend on its place in the batch. Both functions are good to 2 ulp.
 
 /// e^x for x <= 0; 0 below -708; NaN for NaN.
 MOETAP_HOST_DEVICE inline __attribute__((always_inline)) double exp_nonpositive(double x) {

@@ -2,8 +2,8 @@
 
 #include <cstdint>
 
-// What kernels ask of the threads around them. All 32 lanes of a warp call each function together. Tests give these
-// functions other bodies, which run a kernel on the CPU: see tests/analysis/emulated_warp.h.
+// How the threads of a kernel exchange values. All 32 lanes of a warp call each function together. Tests define these
+// functions differently, so that a kernel runs on the CPU: see tests/analysis/emulated_warp.h.
 #ifdef __CUDACC__
 
 namespace moetap::analysis::warp {
@@ -34,9 +34,9 @@ template <typename Value>
 __device__ inline Value from_lane_xor(Value value, int mask) {
   return __shfl_xor_sync(kAllLanes, value, mask);
 }
-/// Bit l: what lane l says.
-__device__ inline unsigned ballot(bool says) {
-  return __ballot_sync(kAllLanes, says);
+/// Bit l: lane l's `vote`.
+__device__ inline unsigned ballot(bool vote) {
+  return __ballot_sync(kAllLanes, vote);
 }
 __device__ inline void wait_for_block() {
   __syncthreads();

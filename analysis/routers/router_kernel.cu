@@ -17,8 +17,8 @@
 namespace moetap::analysis {
 namespace {
 
-// 256 threads, the most that a block has: see router_kernel_launch. Two blocks a multiprocessor at least, so that one
-// works while the other waits for memory.
+// The largest block: see router_kernel_launch. Two blocks or more fit a multiprocessor, so that one works while the
+// other waits for memory.
 constexpr int kMaxThreads = 256;
 
 template <int kExperts>
@@ -48,7 +48,7 @@ Kernel kernel_of(int32_t experts_of_lane) {
   }
 }
 
-/// What is asked once a device, since asking takes microseconds.
+/// Properties that are queried once a device, since a query takes microseconds.
 struct KnownDevice {
   std::atomic<int> num_processors = 0;  // 0: not asked
   std::atomic<int> runs = -1;           // -1: not asked

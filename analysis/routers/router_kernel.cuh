@@ -10,18 +10,17 @@
 // Note [The router kernel]
 // One launch measures a router call and adds it to the sums.
 //
-// Who owns what. A warp owns a run of neighbouring tokens and measures one after the other: lane l has the experts
-// l, l + 32, ... of the token in registers, and its slot l. So logits, ids and weights are read once, and what is
-// computed of a token is computed by one warp in one order: its bits do not depend on the launch. Everything across
-// tokens is integer addition. Tokens are visited row by row, whatever their order in memory, so that a run mostly lies
-// in one row.
+// Who owns what. A warp owns a run of neighbouring tokens and measures one after the other: lane l holds the experts
+// l, l + 32, ... of the token in registers, and its slot l. So logits, ids and weights are read once. One warp computes
+// all values of a token in one order, so their bits do not depend on the launch; across tokens only integers are added.
+// Tokens are visited row by row, whatever their order in memory, so that most runs lie in one row.
 //
 // Where sums are kept. Sums of probabilities and the scalar sums stay in registers while the row stays the same. At the
 // end of its run a warp writes them to its slice of shared memory, if the row is the one that its block began with, and
 // the block adds up the slices: one addition to memory an expert and block. Where rows change within a run, as in a
 // step of generation, sums go to memory at each change. Counts by expert are added in shared memory for the block's row
-// (32 bits are enough for a block's tokens), else in memory. What is spread over many addresses is added in memory
-// directly: gate weights, pairs of many experts, transitions.
+// (32 bits are enough for a block's tokens), else in memory. Sums that are spread over many addresses are added in
+// memory directly: gate weights, pairs of many experts, transitions.
 //
 // Repeats. A warp knows the first slot of the token before; at its first token of a row it looks back for it.
 namespace moetap::analysis::router_kernel {
@@ -92,7 +91,7 @@ class RouterMeter {
     return {token, is_valid ? row : kMasked};
   }
 
-  /// The row of the first valid token of those that are visited from `begin` to `end`.
+  /// The row of the first valid token among those that are visited from `begin` to `end`.
   MOETAP_DEVICE int64_t first_row(int64_t begin, int64_t end) const {
     for (int64_t n = begin; n < end && n < call_.num_tokens; n += 32) {
       const int64_t mine = n + warp::lane();
@@ -104,7 +103,7 @@ class RouterMeter {
 
   /// The first slot of the last valid token of `row` before the n-th.
   MOETAP_DEVICE int32_t first_slot_before(int64_t n, int64_t row) const {
-    // Rows that the tokens divide evenly over begin at a known place.
+    // Rows of equally many tokens begin at a known place.
     const int64_t first = call_.row != nullptr ? 0 : row * (call_.num_tokens / call_.num_rows);
     for (int64_t end = n; end > first; end -= 32) {
       const int64_t mine = end - 1 - warp::lane();
@@ -286,7 +285,7 @@ class RouterMeter {
     if (lo != 0) warp::add(low, lo);
   }
 
-  /// Calls put(word of the row's head, value) for what this lane keeps of it.
+  /// Calls put(word of the row's head, value) for the words that this lane keeps.
   template <typename Put>
   MOETAP_DEVICE void for_head(const Put& put) const {
     const int lane = warp::lane();
@@ -299,7 +298,7 @@ class RouterMeter {
     put(sum + kTermsOutOfRange, terms_out_of_range_);
   }
 
-  /// Adds what the registers hold to the row's sums and clears them.
+  /// Adds the sums in registers to the row's sums in memory and clears them.
   MOETAP_DEVICE void add_to_memory() {
     if (row_ == kMasked) return;
     int64_t* words = row_words();
@@ -316,7 +315,7 @@ class RouterMeter {
     clear();
   }
 
-  /// To shared memory: what the registers hold, or nothing.
+  /// Writes the sums in registers to shared memory; zeros if they do not belong to the block's row.
   MOETAP_DEVICE void write_slice(bool holds) const {
     for_head([&](int64_t word, int64_t value) { slice_[word] = holds ? value : 0; });
     MOETAP_UNROLL

@@ -94,8 +94,8 @@ RouterKernelLaunch router_kernel_launch(const RouterSums& sums, const RouterCall
   }
   if (num_tokens == 0) return launch;
 
-  // Few tokens: a warp each, spread over as many multiprocessors as there are. Many: as many warps as fit at once, so
-  // that each adds up what its tokens give before it adds to memory.
+  // Few tokens: a warp for each, spread over all multiprocessors. Many tokens: as many warps as run at once, so that
+  // each adds up many tokens in registers before it adds to memory.
   constexpr int64_t kWarpsOfProcessor = 16;
   const int64_t max_warps_of_block = call.num_experts <= 256 ? 8 : call.num_experts <= 512 ? 4 : 2;
   const int64_t num_warps = std::min(num_tokens, num_processors * kWarpsOfProcessor);

@@ -10,7 +10,7 @@ namespace moetap::analysis {
 
 enum class RealType : int32_t { kFloat, kHalf, kBFloat16, kDouble };
 
-/// [num_tokens, columns] of floating point; null data: the call does not have it.
+/// Floating point [num_tokens, columns] on the device; null data: the call does not have it.
 struct RealMatrix {
   const void* data = nullptr;
   int64_t token_stride = 0;  // elements
@@ -18,16 +18,16 @@ struct RealMatrix {
   RealType type = RealType::kFloat;
 };
 
-/// What the router kernel is launched with; all addresses are of the device.
+/// The arguments of the router kernel; all addresses are of the device.
 struct RouterKernelArguments {
   RealMatrix logits, probabilities, scores, weights;
-  bool scores_are_logits = false;  // the sigmoid of the logits is what the router scores with
+  bool scores_are_logits = false;  // the router's scores are the sigmoid of the logits
   const int64_t* selected = nullptr;
   int64_t selected_token_stride = 0;
   int64_t selected_slot_stride = 0;
   const int64_t* row = nullptr;  // null: the tokens divide evenly over the rows
   int64_t row_stride = 0;
-  const bool* valid = nullptr;  // null: all, or `row` tells
+  const bool* valid = nullptr;  // null: all tokens are valid, or `row` masks them
   int64_t valid_stride = 0;
   bool interleaved = false;  // RowOrder::kInterleaved
   int64_t num_tokens = 0;
@@ -45,7 +45,7 @@ struct RouterKernelArguments {
   int64_t* transitions = nullptr;  // [num_experts_before, num_experts]
   int32_t num_experts_before = 0;
 
-  int64_t tokens_of_warp = 1;  // each warp's share, in the order in which tokens are visited
+  int64_t tokens_of_warp = 1;  // neighbours in the order in which tokens are visited
 };
 
 /// The most that the kernel takes: a lane holds 32 experts, and one slot.

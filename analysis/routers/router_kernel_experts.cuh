@@ -11,8 +11,8 @@
 #include "analysis/numbers/warp.cuh"
 #include "analysis/routers/router_kernel_arguments.h"
 
-// What one warp computes of the experts of one token. Lane l holds the experts l, l + 32, ... in registers; a sum over
-// experts is each lane's own, in that order, then a butterfly over the lanes: one fixed order, whatever the launch.
+// How one warp measures the experts of one token. Lane l holds the experts l, l + 32, ... in registers. A sum over
+// experts adds each lane's own in that order, then the lanes by a butterfly: one fixed order for any launch.
 namespace moetap::analysis::router_kernel {
 
 inline constexpr double kInfinity = std::numeric_limits<double>::infinity();
@@ -43,7 +43,7 @@ MOETAP_DEVICE inline double entropy_term(double q) {
   return -q * log_positive(q + kEpsilon);
 }
 
-/// q ln(1 + 1e-9 / q), by which LibMoE's 1e-9 lowers an entropy: between 0 and 1e-9, so that single precision is
+/// q ln(1 + 1e-9 / q): by this much LibMoE's 1e-9 lowers an entropy. It is between 0 and 1e-9, so single precision is
 /// enough.
 MOETAP_DEVICE inline float entropy_correction(float q) {
   constexpr float kNothing = 1e-25f;  // below it the term is less than 1e-23
@@ -71,7 +71,7 @@ struct ExpertValues {
 
   MOETAP_DEVICE static int expert(int i) { return warp::lane() + 32 * i; }
 
-  /// `otherwise` for what is no expert.
+  /// `otherwise`: the value of places beyond the last expert.
   MOETAP_DEVICE void read(const RealMatrix& matrix, int64_t token, int num_experts, double otherwise) {
     MOETAP_UNROLL
     for (int i = 0; i < kExperts; ++i) {
@@ -97,7 +97,7 @@ struct SoftmaxOfToken {
 };
 
 /// Replaces logits by their softmax; as TokenKernels::softmax. One exponential an expert and one logarithm a token:
-/// with d = max - x >= 0 and q = e^-d / S the entropy is ln S + sum e^-d d / S, of which no term cancels another.
+/// with d = max - x >= 0 and q = e^-d / S the entropy is ln S + sum e^-d d / S, a sum without cancellation.
 template <int kExperts>
 MOETAP_DEVICE SoftmaxOfToken softmax_of_token(ExpertValues<kExperts>& experts, int num_experts) {
   using Values = ExpertValues<kExperts>;
@@ -120,7 +120,7 @@ MOETAP_DEVICE SoftmaxOfToken softmax_of_token(ExpertValues<kExperts>& experts, i
   }
   others = sum_of_lanes(others);
   weighted = sum_of_lanes(weighted);
-  // NaN came of a logit, of inf - inf, or of logits that are all -inf.
+  // NaN comes from a logit, from inf - inf, or from logits that are all -inf.
   if (warp::ballot(!is_number) != 0) return {};
   const double scale = 1 / (1 + others);
   float correction = 0;
@@ -154,7 +154,7 @@ MOETAP_DEVICE EntropyOfToken entropy_of_token(const Value& value, int width = 32
   if (warp::ballot(!fits) != 0 || !(warp::from_lane(sum, 0) < kInfinity)) return {};
   sum = warp::from_lane(sum, 0);
   if (sum == 0) return {true, 0};
-  // Values below the smallest normal number, of which 1 / sum would be infinite, first become larger.
+  // 1 / sum would be infinite for a subnormal sum, so such values are scaled up first.
   const double enlarge = sum < 0x1p-1000 ? 0x1p500 : 1;
   const double scale = 1 / (sum * enlarge);
   double entropy = 0;

@@ -10,12 +10,12 @@ namespace moetap::analysis {
 /// Words of a row in front of its vectors: counters and scalar sums.
 inline constexpr int32_t kRowHeadWords = static_cast<int32_t>(kNumRowCounters + kNumScalarSums * kScalarSumWords);
 
-/// The shared memory of a block of the router kernel: what it adds to the row that most of its tokens are of.
+/// The shared memory of a block of the router kernel: its part of the sums of the row that its first valid token is in.
 ///
 ///   warp 0: head of the row, probabilities [E] | warp 1 | ... | counts [4, E] | pairs
 ///
-/// A warp writes its slice once, so the slices need no atomic additions; counts and pairs do, 32 bits wide, which
-/// shared memory has in hardware. Pairs are kept here where there are few, since then many tokens add to the same.
+/// A warp writes its slice once, so slices need no atomic additions. Counts and pairs do; they are 32 bits wide, since
+/// shared memory adds those in hardware. Pairs are kept here if there are few: then many tokens add to the same pair.
 struct BlockMemoryLayout {
   static constexpr int32_t kMaxExpertsOfPairs = 64;
   static constexpr int32_t kNumCounts = 4;  // kSelected, kZeroWeight, kTopProbability, kFirstSlot: the first vectors
@@ -35,7 +35,7 @@ struct BlockMemoryLayout {
     return int64_t{8} * num_warps * slice_words() + int64_t{4} * (kNumCounts * num_experts + num_pairs());
   }
 };
-// What a block may have without asking for more.
+// The shared memory that a block may have without a special launch attribute.
 static_assert(BlockMemoryLayout{256, 8, true}.bytes() <= 48 << 10);
 static_assert(BlockMemoryLayout{512, 4, true}.bytes() <= 48 << 10);
 static_assert(BlockMemoryLayout{1024, 2, true}.bytes() <= 48 << 10);

@@ -4,7 +4,7 @@
 #include "analysis/routers/router_kernel_arguments.h"
 #include "analysis/routers/router_kernel_experts.cuh"
 
-// What one warp finds in the slots of one token: lane k holds slot k. See Note [Slots are ranked by gate weight].
+// How one warp ranks the slots of one token: lane k holds slot k. See Note [Slots are ranked by gate weight].
 namespace moetap::analysis::router_kernel {
 
 inline constexpr int32_t kTokenWithoutSlot = -1;
@@ -82,7 +82,7 @@ MOETAP_DEVICE inline RankedSlots rank_slots(const RouterKernelArguments& call, c
   return {warp::from_lane(best.id, 0), largest, second};
 }
 
-/// Calls add(i, j), i < j, in some lane for each pair of different experts that a token chose.
+/// Calls add(i, j), i < j, in one of the lanes for each pair of different experts that a token chose.
 template <typename Add>
 MOETAP_DEVICE void for_each_pair(int top_k, int64_t id, bool chosen, const Add& add) {
   const int lane = warp::lane();

@@ -13,7 +13,7 @@ class RouterKernels {
  public:
   virtual ~RouterKernels() = default;
 
-  /// False for a device that they were not compiled for.
+  /// False for a device that the kernels were not compiled for.
   virtual bool runs_on(c10::Device device) const = 0;
 
   /// As `observe_into` of token_outputs.h, in one launch on the current stream of the call's device. Does not block and

@@ -16,9 +16,9 @@
 
 // Note [The CPU path]
 // A thread takes neighbouring tokens and adds them, one after the other, into a block of rows in the layout of the
-// sums; the blocks are added to the sums at the end. All additions are of integers, so it does not matter which thread
-// had which token. Each token is measured in double precision from a buffer of its own that stays in the first-level
-// cache: the logits are read once, and the bits of a token do not depend on its neighbours.
+// sums; the blocks are added to the sums at the end. Only integers are added, so it does not matter which thread had
+// which token. Each token is measured in double precision in a buffer that stays in the first-level cache: the logits
+// are read once, and the bits of a token do not depend on its neighbours.
 namespace moetap::analysis {
 namespace {
 
@@ -61,7 +61,7 @@ class Plane {
 /// The tensors of a call in the layout that the threads read.
 struct Planes {
   Plane logits, probabilities, scores, weights;
-  bool scores_are_logits = false;  // their sigmoid is what the router scores with
+  bool scores_are_logits = false;  // the router's scores are the sigmoid of the logits
   at::Tensor selected, row;        // int64, contiguous
 
   Planes(const RouterCall& call, const TokenRows& rows)
@@ -84,7 +84,7 @@ struct TokenSlots {
   float recorded_margin() const { return static_cast<float>(largest) - static_cast<float>(second); }
 };
 
-/// Where what is asked for of single tokens goes; null: not asked for.
+/// Where the outputs of single tokens are written; null: not asked for.
 struct OutputAddresses {
   int32_t* selected = nullptr;
   float* weights = nullptr;

@@ -15,11 +15,11 @@ namespace moetap::analysis {
 //  - kNumScalarSums scalar sums of four words: high limb, low limb, terms added, terms out of range (RowScalarSum);
 //  - kNumRowVectors vectors of E words (RowVector).
 //
-// The pairs are one table a call and not one a row, since only the run's summary needs them; absent for K = 1. The word
+// There is one table of pairs a call, not one a row, since only the run's summary needs it; none for K = 1. The word
 // pair_index(i, j), i < j, is the number of tokens that selected both with nonzero weight.
 //
-// A scalar sum is whole when its `terms added` equals the number of terms it should have (tokens of the row; for the
-// weights, selections): fewer means that a call did not have the tensor or that a term was out of range. Then no mean
+// A scalar sum is complete when its `terms added` equals the number of terms it should have (tokens of the row; for the
+// weights, selections). Fewer means that a call did not have the tensor or that a term was out of range; then no mean
 // is reported.
 
 enum RowCounter : int64_t {

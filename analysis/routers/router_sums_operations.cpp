@@ -24,9 +24,9 @@
 
 // Note [The path of operations]
 // Any device, in LibTorch operations only. Nothing may make the host wait for the device, so no shape depends on a
-// value: a token that is masked, a slot without an expert, a term that is out of range is not left out but added to a
-// place that is thrown away (row R behind the last row) or added as 0. All sums are of integers, which atomic additions
-// give in any order.
+// value: masked tokens, slots without an expert and terms that are out of range are not left out, but added as 0 or to
+// a place that is thrown away (row R, behind the last row). All sums are of integers, so the order of atomic additions
+// does not matter.
 namespace moetap::analysis {
 namespace {
 
@@ -120,7 +120,7 @@ Terms entropy(const at::Tensor& values) {
   return Terms{(q * (q + 1e-9).log_()).sum(1).neg_().clamp_min_(0), in_range};
 }
 
-/// Adds what a distribution over the experts gives. `ranked`, whose largest value is counted, [T, E].
+/// Adds the terms of a distribution over the experts. ranked: [T, E], whose largest value is counted.
 void add_distribution(OperationMeter& meter, const at::Tensor& probabilities, const at::Tensor& ranked,
                       const at::Tensor& in_range) {
   const Terms terms = entropy(probabilities);
@@ -183,7 +183,7 @@ void add_repeats(OperationMeter& meter, const at::Tensor& first) {
   const at::Tensor left = ordered.narrow(0, 0, num_tokens - 1), right = ordered.narrow(0, 1, num_tokens - 1);
   const at::Tensor neighbours = (row.narrow(0, 0, num_tokens - 1) == row.narrow(0, 1, num_tokens - 1))
                                     .bitwise_and((left >= 0).bitwise_and(right >= 0));
-  // Back to the places of the right neighbours, whose rows the meter knows.
+  // Back to the order of tokens: a pair counts for the row of its right neighbour.
   const auto add = [&](RowCounter which, const at::Tensor& counted) {
     const at::Tensor values = at::zeros({num_tokens}, first.options());
     values.scatter_(0, order.narrow(0, 1, num_tokens - 1), counted.to(at::kLong));

@@ -9,8 +9,8 @@
 
 namespace moetap::analysis {
 
-/// Counts the pairs of `first_slot` of two layers over the same tokens: int64 [num_tokens] on one device; a token that
-/// is masked (row -1) or has no first slot in either layer is left out. On the CPU computed before the return;
+/// Counts transitions between two layers from the first slots of the same tokens: int64 [num_tokens] on one device. A
+/// token that is masked or has no first slot in one of the layers is left out. On the CPU computed before the return;
 /// elsewhere LibTorch operations on the current stream, no synchronisation. Throws c10::Error where shapes, dtypes or
 /// devices do not fit.
 TransitionSums observe_transition(const at::Tensor& first_slot_from, const at::Tensor& first_slot_to,

@@ -11,7 +11,7 @@ namespace moetap::analysis {
 /// Empty: kernels can be emulated; else why not.
 std::string missing_emulation();
 
-/// A copy with the same sizes and strides.
+/// A copy on `device` with the same sizes and strides.
 at::Tensor to_device(const at::Tensor& tensor, at::Device device);
 
 }  // namespace moetap::analysis

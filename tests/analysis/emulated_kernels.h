@@ -4,7 +4,7 @@
 
 namespace moetap::analysis {
 
-/// How an emulated launch is done; what it computes must not depend on it.
+/// How an emulated launch is done; its results must not depend on it.
 struct EmulatedLaunch {
   int64_t num_processors = 2;
   uint64_t seed = 1;  // of the order in which threads and blocks run

@@ -9,7 +9,7 @@ namespace {
 
 constexpr size_t kStackBytes = size_t{64} << 10;
 
-/// Not cleared, and used by one block after the other: the pages of a kernel's threads cost more than what they
+/// Used by one block after the other and not cleared: fresh pages for each block would cost more than what its threads
 /// compute.
 char* stack_of(int thread) {
   static std::vector<std::unique_ptr<char[]>> stacks;
@@ -40,7 +40,7 @@ EmulatedBlock::EmulatedBlock(int64_t block, int num_threads, int64_t shared_byte
       body_(thread),
       random_(seed),
       unfair_(seed % 2 == 0),
-      // What nobody wrote is no zero.
+      // Not zero, so that reading words that were never written shows.
       shared_(static_cast<size_t>((shared_bytes + 7) / 8), 0x5a5a5a5a5a5a5a5a),
       warps_(static_cast<size_t>(num_threads / kLanes)) {
   for (int i = 0; i < num_threads; ++i) fibers_.push_back(std::make_unique<Fiber>());

@@ -15,11 +15,11 @@
 #include "analysis/numbers/host_device.h"
 
 // Note [Emulated warps]
-// Kernels are compiled for the host here, with other bodies for the functions of analysis/warp.cuh: each thread of a
-// block is a fiber, and the threads that may go on are run in a random order. A function that all lanes call together
-// makes a fiber wait until the other lanes have come to it. So a barrier that is missing, lanes that part ways, and
-// results that depend on an order show without a GPU. What does not show: how a GPU orders plain memory accesses, and
-// how fast it is.
+// Kernels are compiled for the host here, with other definitions of the functions of analysis/numbers/warp.cuh: each
+// thread of a block is a fiber, and the threads that may go on run in a random order. A function that all lanes call
+// together makes a fiber wait until the other lanes have called it too. So tests without a GPU find missing barriers,
+// lanes that diverge, and results that depend on the order of threads. They do not find wrong orders of plain memory
+// accesses, and measure no speed.
 namespace moetap::analysis::warp {
 
 inline constexpr int kLanes = 32;
@@ -39,9 +39,8 @@ class EmulatedBlock {
   int64_t block() const { return block_; }
   int64_t* shared_memory() { return shared_.data(); }
 
-  /// Waits until all lanes of the warp have called it with the same `function`; returns what each gave, for reading
-  /// until the lane's next exchange.
-  /// `function`: compared by address.
+  /// Waits until all lanes of the warp have called it with the same `function` (compared by address). Returns the value
+  /// of each lane, valid until this lane's next exchange.
   const uint64_t* exchange(const char* function, uint64_t value);
   void wait_for_block();
 
@@ -126,8 +125,8 @@ Value from_lane_xor(Value value, int mask) {
   const int from = lane() ^ mask;
   return from_bits<Value>(EmulatedBlock::current().exchange("from_lane_xor", to_bits(value))[from]);
 }
-inline unsigned ballot(bool says) {
-  const uint64_t* values = EmulatedBlock::current().exchange("ballot", says);
+inline unsigned ballot(bool vote) {
+  const uint64_t* values = EmulatedBlock::current().exchange("ballot", vote);
   unsigned bits = 0;
   for (int l = 0; l < kLanes; ++l) bits |= static_cast<unsigned>(values[l]) << l;
   return bits;
