@@ -12,6 +12,33 @@
 namespace moetap::analysis {
 namespace {
 
+template <typename Metrics, typename Value>
+constexpr size_t size_of(Value Metrics::* /*member*/) {
+  return sizeof(Value);
+}
+constexpr size_t size_of(LibMoeTokens /*list*/) {
+  return 0;
+}
+
+// Members have no gaps between them, so a member without a row shows as bytes that are missing. (That no member has two
+// rows is tested.)
+constexpr size_t kBytesOfRouterMetrics = [] {
+  size_t bytes = size_of(&RouterMetrics::num_experts) + size_of(&RouterMetrics::top_k);
+  for (const RouterMetric& row : kRouterMetrics) {
+    bytes += std::visit([](auto member) { return size_of(member); }, row.member);
+  }
+  return bytes;
+}();
+static_assert(kBytesOfRouterMetrics == sizeof(RouterMetrics), "a member of RouterMetrics lacks its row of the table");
+constexpr size_t kBytesOfLibMoeMetrics = [] {
+  size_t bytes = 0;
+  for (const LibMoeMetric& row : kLibMoeMetrics) {
+    bytes += std::visit([](auto value) { return size_of(value); }, row.value);
+  }
+  return bytes;
+}();
+static_assert(kBytesOfLibMoeMetrics == sizeof(LibMoeMetrics), "a member of LibMoeMetrics lacks its row of the table");
+
 /// Reads one row of sums.
 class RowReader {
  public:
@@ -199,7 +226,6 @@ LibMoeMetrics finalize_libmoe(const RouterSums& sums) {
   metrics.entropy_weight_topk = together.mean(kEntropyTopk);
   metrics.entropy_weight_all = together.mean(kEntropyAll);
   metrics.router_z_loss = together.mean(kLseSquared);
-  metrics.out_of_range_terms = all_out_of_range(all);
   metrics.dist_experts_top2 = together.vector(kSelected);
   const std::vector<int64_t> zero_weight = together.vector(kZeroWeight);
   for (size_t e = 0; e < zero_weight.size(); ++e) metrics.dist_experts_top2[e] += zero_weight[e];

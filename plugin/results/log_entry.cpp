@@ -9,26 +9,21 @@
 namespace moetap::plugin {
 namespace {
 
-using analysis::RouterSums;
 using nlohmann::ordered_json;
-
-// Readers find keys by substring: a second key that holds one of these would be read in place of the real one.
-constexpr const JsonKey* kReservedSubstrings[] = {&keys::kSelectedExperts, &keys::kEntropyWeightTopk,
-                                                  &keys::kRouterMargin};
-constexpr const JsonKey* kLayerKeys[] = {&keys::kEntropyWeightTopk, &keys::kEntropyWeightAll, &keys::kDistExpertsTop1,
-                                         &keys::kDistExpertsTop2,   &keys::kRouterMargin,     &keys::kBalanceLoss,
-                                         &keys::kRouterZLoss,       &keys::kSelectedExperts};
 
 // Why a value of this name cannot stand in a layer; empty: it can.
 std::string refusal(const std::string& name) {
-  for (const JsonKey* reserved : kReservedSubstrings) {
-    if (name.find(reserved->name) != std::string::npos) {
-      return "the logged value \"" + name + "\" is left out of the log: its name contains \"" + reserved->name +
+  for (const analysis::LibMoeMetric& metric : analysis::kLibMoeMetrics) {
+    // A second key that holds the name would be read in place of the real one.
+    if (metric.readers == analysis::LibMoeReaders::kFindBySubstring && name.find(metric.name) != std::string::npos) {
+      return "the logged value \"" + name + "\" is left out of the log: its name contains \"" + metric.name +
              "\", by which readers find another key";
     }
   }
-  for (const JsonKey* key : kLayerKeys) {
-    if (name == key->name) return "the logged value \"" + name + "\" is left out of the log: moetap measures it itself";
+  for (const analysis::LibMoeMetric& metric : analysis::kLibMoeMetrics) {
+    if (name == metric.name) {
+      return "the logged value \"" + name + "\" is left out of the log: moetap measures it itself";
+    }
   }
   return "";
 }
@@ -42,10 +37,54 @@ bool is_finite(const CustomValue& value) {
   return real == nullptr || std::isfinite(*real);
 }
 
-// A mean that is empty since one of its terms was infinite or NaN, not since there was nothing to measure.
-bool lost(const RouterSums& sums, analysis::RowScalarSum which) {
-  return sums.out_of_range(which) > 0;
-}
+/// Writes the keys of one layer.
+class LayerWriter {
+ public:
+  LayerWriter(const LoggedRouter& router, LogLosses& losses)
+      : router_(router), metrics_(finalize_libmoe(router.sums)), losses_(losses) {}
+
+  ordered_json write() {
+    for (const analysis::LibMoeMetric& metric : analysis::kLibMoeMetrics) {
+      std::visit([&](auto value) { write(metric, value); }, metric.value);
+    }
+    return std::move(json_);
+  }
+
+ private:
+  template <typename Value>
+  void write(const analysis::LibMoeMetric& metric, Value analysis::LibMoeMetrics::*member) {
+    json_[metric.name] = metrics_.*member;
+  }
+
+  template <typename Value>
+  void write(const analysis::LibMoeMetric& metric, std::optional<Value> analysis::LibMoeMetrics::*member) {
+    const std::optional<Value>& value = metrics_.*member;
+    if (value) {
+      json_[metric.name] = *value;
+    } else if (metric.sum && router_.sums.out_of_range(*metric.sum) > 0) {
+      ++losses_.not_finite;  // else there was nothing to measure
+    }
+  }
+
+  void write(const analysis::LibMoeMetric& metric, analysis::LibMoeTokens list) {
+    if (list == analysis::LibMoeTokens::kSelected) {
+      if (!router_.selected.empty()) json_[metric.name] = router_.selected;
+      return;
+    }
+    const std::vector<float>& margins = router_.margins;
+    if (margins.empty()) return;
+    if (std::all_of(margins.begin(), margins.end(), [](float margin) { return std::isfinite(margin); })) {
+      json_[metric.name] = margins;
+    } else {
+      ++losses_.not_finite;
+    }
+  }
+
+  const LoggedRouter& router_;
+  const analysis::LibMoeMetrics metrics_;
+  LogLosses& losses_;
+  ordered_json json_ = ordered_json::object();
+};
 
 }  // namespace
 
@@ -76,35 +115,6 @@ void LogEntry::add_shared(const LogPart& shared) {
   }
 }
 
-ordered_json LogEntry::layer_json(const LoggedRouter& router, LogLosses& losses) const {
-  const analysis::LibMoeMetrics metrics = finalize_libmoe(router.sums);
-  ordered_json json = ordered_json::object();
-  const auto mean = [&](const JsonKey& key, const std::optional<double>& value, analysis::RowScalarSum which) {
-    if (value) {
-      json[key.name] = *value;
-    } else if (lost(router.sums, which)) {
-      ++losses.not_finite;
-    }
-  };
-  mean(keys::kEntropyWeightTopk, metrics.entropy_weight_topk, analysis::kEntropyTopk);
-  mean(keys::kEntropyWeightAll, metrics.entropy_weight_all, analysis::kEntropyAll);
-  if (metrics.dist_experts_top1) json[keys::kDistExpertsTop1.name] = *metrics.dist_experts_top1;
-  json[keys::kDistExpertsTop2.name] = metrics.dist_experts_top2;
-  if (!router.margins.empty()) {
-    const bool finite =
-        std::all_of(router.margins.begin(), router.margins.end(), [](float margin) { return std::isfinite(margin); });
-    if (finite) {
-      json[keys::kRouterMargin.name] = router.margins;
-    } else {
-      ++losses.not_finite;
-    }
-  }
-  mean(keys::kBalanceLoss, metrics.balance_loss, analysis::kProbability);
-  mean(keys::kRouterZLoss, metrics.router_z_loss, analysis::kLseSquared);
-  if (!router.selected.empty()) json[keys::kSelectedExperts.name] = router.selected;
-  return json;
-}
-
 void LogEntry::add_values(std::map<size_t, ordered_json>& layers, LogLosses& losses) const {
   for (const auto& [place, values] : values_) {
     const auto target = std::find_if(layers.begin(), layers.end(), [&](const auto& layer) {
@@ -130,7 +140,7 @@ void LogEntry::add_values(std::map<size_t, ordered_json>& layers, LogLosses& los
 
 void LogEntry::write_to(ordered_json& entry, LogLosses& losses) const {
   std::map<size_t, ordered_json> layers;
-  for (const auto& [layer, router] : routers_) layers[layer] = layer_json(router, losses);
+  for (const auto& [layer, router] : routers_) layers[layer] = LayerWriter(router, losses).write();
   add_values(layers, losses);
 
   // A whole number would be written without a decimal point by some writers; nlohmann_json writes 4.0.
@@ -141,17 +151,18 @@ void LogEntry::write_to(ordered_json& entry, LogLosses& losses) const {
   if (!vision.contains(keys::kMmProjector.name)) vision[keys::kMmProjector.name] = ordered_json::object();
 
   ordered_json means = ordered_json::object();
-  for (const JsonKey* key : {&keys::kBalanceLoss, &keys::kRouterZLoss}) {
+  for (const analysis::LibMoeMetric& metric : analysis::kLibMoeMetrics) {
+    if (!metric.averaged) continue;
     double sum = 0;
     int64_t number = 0;
     for (const size_t layer : layout_.keyed_layers()) {
       if (layout_.layers().layers()[layer].component != layout_.log_component() || !layers.contains(layer)) continue;
-      const auto value = layers.at(layer).find(key->name);
+      const auto value = layers.at(layer).find(metric.name);
       if (value == layers.at(layer).end()) continue;
       sum += value->get<double>();
       ++number;
     }
-    if (number > 0) means[key->name] = sum / static_cast<double>(number);
+    if (number > 0) means[metric.name] = sum / static_cast<double>(number);
   }
 
   const auto as_requests = [&](ordered_json metrics) {

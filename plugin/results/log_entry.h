@@ -35,7 +35,6 @@ class LogEntry {
   void write_to(nlohmann::ordered_json& entry, LogLosses& losses) const;
 
  private:
-  nlohmann::ordered_json layer_json(const LoggedRouter& router, LogLosses& losses) const;
   void add_values(std::map<size_t, nlohmann::ordered_json>& layers, LogLosses& losses) const;
 
   const LogLayout& layout_;

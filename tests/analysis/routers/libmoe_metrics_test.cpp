@@ -55,10 +55,37 @@ TEST_P(LibMoeMetricsTest, RowsWithoutTokensAreNotThere) {
 TEST_P(LibMoeMetricsTest, ValuesThatAreNotFiniteAreLeftOutAndCounted) {
   RouterCall call = random_call({6, 5, 2}, 2);
   call.logits[3][3] = NAN;
-  const LibMoeMetrics m = finalize_libmoe(observe_on(GetParam(), call, TokenRows{{}, 2}));
+  const RouterSums sums = observe_on(GetParam(), call, TokenRows{{}, 2});
+  const LibMoeMetrics m = finalize_libmoe(sums);
   EXPECT_FALSE(m.entropy_weight_all || m.balance_loss || m.router_z_loss || m.dist_experts_top1);
   EXPECT_TRUE(m.entropy_weight_topk);
-  EXPECT_GT(m.out_of_range_terms, 0);
+  for (const LibMoeMetric& metric : kLibMoeMetrics) {
+    if (!metric.sum) continue;
+    EXPECT_EQ(sums.out_of_range(*metric.sum), *metric.sum == kEntropyTopk ? 0 : 1) << metric.name;
+  }
+}
+
+TEST(LibMoeTableTest, RowsAreThoseOfTheFormat) {
+  struct Expected {
+    const char *name, *unit, *shape;
+  };
+  // In LibMoE's order. Each member has one row: sizes are checked by the compiler, names here.
+  constexpr Expected kExpected[] = {{"entropy_weight_topk", "nats", "[]"},
+                                    {"entropy_weight_all", "nats", "[]"},
+                                    {"dist_experts_top1", "tokens", "[E]"},
+                                    {"dist_experts_top2", "selections", "[E]"},
+                                    {"router_magine", "", "[N]"},
+                                    {"balance_loss", "", "[]"},
+                                    {"router_z_loss", "", "[]"},
+                                    {"selected_experts", "expert ids", "[N * K]"}};
+  ASSERT_EQ(kLibMoeMetrics.size(), std::size(kExpected));
+  for (size_t i = 0; i < kLibMoeMetrics.size(); ++i) {
+    EXPECT_STREQ(kLibMoeMetrics[i].name, kExpected[i].name);
+    EXPECT_STREQ(kLibMoeMetrics[i].unit, kExpected[i].unit) << kExpected[i].name;
+    EXPECT_STREQ(kLibMoeMetrics[i].shape, kExpected[i].shape) << kExpected[i].name;
+    for (size_t j = 0; j < i; ++j)
+      EXPECT_FALSE(kLibMoeMetrics[i].value == kLibMoeMetrics[j].value) << "the same member";
+  }
 }
 
 // The metrics that LibMoE's own modules gave for these logits, probabilities, weights and ids.

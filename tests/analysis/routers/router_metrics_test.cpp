@@ -82,6 +82,102 @@ TEST_P(RouterMetricsTest, LoadOfUnevenExperts) {
   EXPECT_NEAR(*m.repeat_rate, 6.0 / 9, 1e-15);
 }
 
+TEST(RouterMetricTableTest, RowsAreThoseOfTheDefinition) {
+  struct Expected {
+    const char *name, *unit, *shape;
+  };
+  constexpr Expected kExpected[] = {
+      {"tokens", "tokens", "[]"},
+      {"dropped_tokens", "tokens", "[]"},
+      {"invalid_ids", "slots", "[]"},
+      {"out_of_range_terms", "values", "[]"},
+      {"entropy_all", "nats", "[]"},
+      {"entropy_topk", "nats", "[]"},
+      {"entropy_all_bits", "bits", "[]"},
+      {"entropy_ratio", "", "[]"},
+      {"score_entropy", "nats", "[]"},
+      {"margin", "", "[]"},
+      {"router_z_loss", "", "[]"},
+      {"balance_loss", "", "[]"},
+      {"load_cv", "", "[]"},
+      {"max_violation", "", "[]"},
+      {"gini", "", "[]"},
+      {"jain", "", "[]"},
+      {"active_experts", "experts", "[]"},
+      {"dead_experts", "experts", "[]"},
+      {"underused_experts", "experts", "[]"},
+      {"repeat_rate", "", "[]"},
+      {"selected_count", "selections", "[E]"},
+      {"zero_weight_count", "selections", "[E]"},
+      {"top1_count", "tokens", "[E]"},
+      {"mean_prob", "", "[E]"},
+      {"mean_weight", "", "[E]"},
+      {"usage", "selections a token", "[E]"},
+      {"load_ratio", "", "[E]"},
+      {"coactivation", "tokens", "[E, E]"},
+  };
+  ASSERT_EQ(kRouterMetrics.size(), std::size(kExpected));
+  for (size_t i = 0; i < kRouterMetrics.size(); ++i) {
+    EXPECT_STREQ(kRouterMetrics[i].name, kExpected[i].name);
+    EXPECT_STREQ(kRouterMetrics[i].unit, kExpected[i].unit) << kExpected[i].name;
+    EXPECT_STREQ(kRouterMetrics[i].shape, kExpected[i].shape) << kExpected[i].name;
+    for (size_t j = 0; j < i; ++j) {
+      EXPECT_FALSE(kRouterMetrics[i].member == kRouterMetrics[j].member)
+          << "one member, two rows: " << kExpected[i].name;
+    }
+  }
+}
+
+// Numbers that differ by member, so that a row that points to another member shows.
+TEST(RouterMetricTableTest, RowsPointToTheirMembers) {
+  RouterCall call = small_call();
+  call.sigmoid_scores = true;
+  const RouterMetrics m = finalize(observe_on(Path::kReference, call));
+  const auto number = [&](const std::string& name) {
+    for (const RouterMetric& metric : kRouterMetrics) {
+      if (metric.name != name) continue;
+      if (const auto* whole = std::get_if<int64_t RouterMetrics::*>(&metric.member)) {
+        return static_cast<double>(m.*(*whole));
+      }
+      if (const auto* real = std::get_if<double RouterMetrics::*>(&metric.member)) return m.*(*real);
+      return (m.*std::get<std::optional<double> RouterMetrics::*>(metric.member)).value();
+    }
+    return std::nan("");
+  };
+  EXPECT_EQ(number("tokens"), 3);
+  EXPECT_EQ(number("active_experts"), 4);
+  EXPECT_EQ(number("entropy_all"), m.entropy_all);
+  EXPECT_EQ(number("entropy_topk"), m.entropy_topk);
+  EXPECT_EQ(number("entropy_all_bits"), m.entropy_all_bits);
+  EXPECT_EQ(number("entropy_ratio"), m.entropy_ratio);
+  EXPECT_EQ(number("score_entropy"), m.score_entropy);
+  EXPECT_EQ(number("margin"), m.margin);
+  EXPECT_EQ(number("router_z_loss"), m.router_z_loss);
+  EXPECT_EQ(number("balance_loss"), m.balance_loss);
+  EXPECT_EQ(number("load_cv"), m.load_cv);
+  EXPECT_EQ(number("max_violation"), m.max_violation);
+  EXPECT_EQ(number("gini"), m.gini);
+  EXPECT_EQ(number("jain"), m.jain);
+  EXPECT_EQ(number("repeat_rate"), m.repeat_rate);
+  for (const RouterMetric& metric : kRouterMetrics) {
+    const std::string shape = metric.shape;
+    const size_t size = shape == "[E]" ? 4 : shape == "[E, E]" ? 16 : 1;
+    const size_t actual = std::visit(
+        [&](auto member) -> size_t {
+          using Value = std::decay_t<decltype(m.*member)>;
+          if constexpr (std::is_same_v<Value, std::optional<std::vector<double>>>) {
+            return (m.*member)->size();
+          } else if constexpr (std::is_arithmetic_v<Value> || std::is_same_v<Value, std::optional<double>>) {
+            return 1;
+          } else {
+            return (m.*member).size();
+          }
+        },
+        metric.member);
+    EXPECT_EQ(actual, size) << metric.name;
+  }
+}
+
 TEST(RouterMetricsEmptyTest, NothingObserved) {
   EXPECT_EQ(finalize(RouterSums{}).tokens, 0);
   EXPECT_FALSE(finalize_libmoe(RouterSums{}).balance_loss);
