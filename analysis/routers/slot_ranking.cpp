@@ -65,8 +65,4 @@ RankedSlots rank_slots(const RouterCall& call) {
   return ranked;
 }
 
-at::Tensor token_margin(const RouterCall& call) {
-  return rank_slots(call).recorded_margin();
-}
-
 }  // namespace moetap::analysis

@@ -27,7 +27,4 @@ struct RankedSlots {
 /// paths of observe_paths.h rank slots on their own. Throws c10::Error if the call's tensors do not fit together.
 RankedSlots rank_slots(const RouterCall& call);
 
-/// `recorded_margin` of the call.
-at::Tensor token_margin(const RouterCall& call);
-
 }  // namespace moetap::analysis

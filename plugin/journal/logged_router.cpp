@@ -8,8 +8,6 @@
 #include <map>
 #include <stdexcept>
 
-#include "analysis/routers/slot_ranking.h"
-
 namespace moetap::plugin {
 namespace {
 
@@ -24,20 +22,11 @@ struct TokenLists {
 enum class TokensGo { kToTheirRow, kToTheFirstPart };
 enum class MarginsOf { kAllTokens, kTheFirstRow };
 
-at::Tensor margins_of(const RouterRecord& router) {
-  analysis::RouterCall call;
-  call.selected = router.selected;
-  call.weights = router.weights;
-  call.num_experts = router.sums.num_experts;
-  const at::Tensor margins = analysis::token_margin(call);
-  return margins.defined() ? margins.contiguous() : margins;
-}
-
 TokenLists token_lists(const RouterRecord& router, size_t num_parts, TokensGo tokens_go, MarginsOf margins_of_tokens) {
   TokenLists lists{std::vector<std::vector<int32_t>>(num_parts), std::vector<std::vector<float>>(num_parts)};
   if (!router.selected.defined()) return lists;
   const at::Tensor selected = router.selected.contiguous();
-  const at::Tensor margins = margins_of(router);
+  const at::Tensor margins = router.margins.defined() ? router.margins.contiguous() : at::Tensor();
   const at::Tensor rows = router.row.contiguous();
   const int64_t num_tokens = selected.size(0);
   const int64_t top_k = selected.size(1);

@@ -27,7 +27,7 @@ struct RouterRecord {
   // Present only where the options ask for them (log_per_token, dump, probe):
   at::Tensor selected;  // int64 [T, K]; -1 unused
   at::Tensor weights;   // float32 [T, K]
-  at::Tensor margins;   // float32 [T], w[0] - w[1] (slot_ranking.h); undefined: K < 2, or no weights
+  at::Tensor margins;   // float32 [T], w[0] - w[1] (token_outputs.h); undefined: K < 2, or no weights
   at::Tensor logits;    // [n, E] in the model's dtype: n = T with dump full, else the probe's first n <= T tokens
   at::Tensor scores;    // [T, E]: dump full
   at::Tensor row;       // int64 [T], the sample's place in the forward; -1 unknown

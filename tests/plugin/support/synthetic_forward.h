@@ -75,6 +75,7 @@ inline RouterRecord observe_router(const SyntheticRouter& router, const at::Tens
       call, router.attributed ? analysis::TokenRows{rows, batch} : analysis::TokenRows{at::Tensor(), 1});
   record.selected = ids;
   record.weights = call.weights;
+  record.margins = analysis::rank_slots(call).recorded_margin();
   record.logits = flat;
   record.scores = call.scores;
   record.row = router.attributed ? rows : at::full_like(rows, -1);
