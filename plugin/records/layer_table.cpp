@@ -2,32 +2,15 @@
 
 #include <algorithm>
 
+#include "hooks/points/layer_number.h"
+
 namespace moetap::plugin {
-namespace {
-
-// The number after one of any length, as layer ids may be.
-std::string next_number(std::string digits) {
-  digits.erase(0, std::min(digits.find_first_not_of('0'), digits.size() - 1));
-  for (auto digit = digits.rbegin(); digit != digits.rend(); ++digit) {
-    if (*digit != '9') {
-      ++*digit;
-      return digits;
-    }
-    *digit = '0';
-  }
-  digits.insert(digits.begin(), '1');
-  return digits;
-}
-
-}  // namespace
 
 bool layer_id_less(const std::string& a, const std::string& b) {
-  const auto rank = [](const std::string& id) {
-    const size_t first = is_number(id) ? std::min(id.find_first_not_of('0'), id.size()) : 0;
-    const std::string digits = id.substr(first);
-    return std::tuple(!is_number(id), is_number(id) ? digits.size() : 0, digits, id);
-  };
-  return rank(a) < rank(b);
+  if (is_number(a) != is_number(b)) return is_number(a);
+  if (!is_number(a)) return a < b;
+  const std::string x = hooks::without_leading_zeros(a), y = hooks::without_leading_zeros(b);
+  return x == y ? a < b : hooks::is_smaller_number(x, y);
 }
 
 size_t LayerTable::place(const ModelDescription& model, int64_t hook, int64_t num_experts) {
@@ -71,7 +54,7 @@ size_t LayerTable::add(const ModelDescription& model, const hooks::HookPoint& ho
     taken = taken || layer.layer == id;
     if (is_number(layer.layer) && (largest.empty() || layer_id_less(largest, layer.layer))) largest = layer.layer;
   }
-  if (taken) id = largest.empty() ? "0" : next_number(largest);
+  if (taken) id = largest.empty() ? "0" : hooks::next_number(hooks::without_leading_zeros(largest));
   layers_.push_back({model.identity, hook.component, id, hook.name, hook.scoring, num_experts, hook.top_k});
   users_.emplace(layers_.size() - 1, model.instance, hook.method);
   return layers_.size() - 1;
