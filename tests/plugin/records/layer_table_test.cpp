@@ -83,18 +83,19 @@ TEST(LayerTableTest, RoutersThatDifferNeverShareALayer) {
 }
 
 TEST(LayerTableTest, AnIdThatIsTakenBecomesTheNumberAboveTheLargest) {
-  struct Case {
-    std::string largest, next;
-  };
-  for (const auto& [largest, next] :
-       {Case{"9", "10"}, Case{"007", "8"}, Case{"1999", "2000"}, Case{"000", "1"},
-        Case{"18446744073709551615", "18446744073709551616"}, Case{std::string(30, '9'), "1" + std::string(30, '0')}}) {
+  const auto expect_next = [](const std::string& largest, const std::string& next) {
     LayerTable table;
     table.place(model_of("a", {{"x", "gate"}}), 0, kExperts);
     table.place(model_of("b", {{largest, "gate"}}), 0, kExperts);
     table.place(model_of("c", {{"x", "gate"}}), 0, kExperts);
     EXPECT_EQ(ids(table), (Ids{"x", largest, next}));
-  }
+  };
+  expect_next("9", "10");
+  expect_next("007", "8");
+  expect_next("1999", "2000");
+  expect_next("000", "1");
+  expect_next("18446744073709551615", "18446744073709551616");
+  expect_next(std::string(30, '9'), "1" + std::string(30, '0'));
   LayerTable names;
   names.place(model_of("a", {{"x", "gate"}}), 0, kExperts);
   names.place(model_of("b", {{"x", "gate"}}), 0, kExperts);

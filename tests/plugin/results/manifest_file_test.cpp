@@ -17,7 +17,7 @@ class ManifestFileTest : public ::testing::Test {
     return parse_file(path);
   }
 
-  Manifest manifest() const { return {config_, models_, layers_, {2, 4}, counters_, losses_, "", times_}; }
+  Manifest manifest() const { return {config_, models_, layers_, {2, 4}, counters_, losses_, "", times_, 0, {}}; }
 
   TemporaryFolder folder_;
   Config config_;
