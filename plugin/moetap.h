@@ -35,28 +35,30 @@ const char* moetap_last_error(void);
 typedef struct moetap_session moetap_session;
 
 /* Opens the session of the process, or returns NULL. `config_json`: text of a JSON object with the keys that a
- * configuration file has; output_dir is needed. NULL: the session that MOETAP_CONFIG or MOETAP_OUTPUT_DIR in the
- * environment ask for, which may have begun already; an error if they do not, or if it was closed: the environment
- * opens one session a process.
- * One session a process at a time. Each model gets a run directory of its own: output_dir, output_dir-2, ... A
- * directory is opened by the first forward of its model; one that cannot be opened is said on stderr, once. */
+ * configuration file has; output_dir is needed. NULL: the session that the environment asks for (MOETAP_CONFIG or
+ * MOETAP_OUTPUT_DIR), which may be open already. It is an error if neither is set, or if that session was closed: the
+ * environment opens one session a process.
+ * One session a process at a time. Each model gets a run directory of its own: output_dir, output_dir-2, ... The first
+ * forward of a model opens its directory. If that fails, one line on stderr says so and the model is not recorded; with
+ * "strict", the forward fails instead. */
 moetap_session* moetap_open(const char* config_json);
 
-/* Says which samples the sequences of the forwards are that the calling thread begins from now on. `samples`: for each
- * sequence of a forward one number, 0 or more. `generation`: 0 prompt, else generated tokens. Forwards with the same
- * sample number are merged into one log entry. Does not block. */
+/* Says which samples are in the forwards that the calling thread begins from now on. `samples`: one number, 0 or more,
+ * for each sequence of a forward. `generation`: 0 prompt, else generated tokens. Forwards with the same sample number
+ * are merged into one log entry. Does not block. */
 int moetap_label(moetap_session* session, const int64_t* samples, size_t num_samples, int generation);
 int moetap_clear_label(moetap_session* session);
 
-/* Adds a value to the log entry of the forward that the calling thread is in, or began last. `layer`: a layer id of the
- * log's component, decimal digits or "mm_projector". */
+/* Adds a value to the log entry of the forward that the calling thread is in, or began last; before its first forward,
+ * to that one. `layer`: a layer id of the log's component, decimal digits or "mm_projector". */
 int moetap_log(moetap_session* session, const char* layer, const char* name, double value);
 
 /* Blocks until everything that ended before is on disk. */
 int moetap_flush(moetap_session* session);
 
-/* Counts of the session so far, over its models; as "counters" of manifest.json. Later versions add fields at the end:
- * the library fills those that struct_size covers, and sets to 0 those that it does not know. */
+/* Counts of the session so far, summed over its models; they mean the same as "counters" in manifest.json. Later
+ * versions add fields at the end: the library fills those that struct_size covers, and sets to 0 those that it does not
+ * know. */
 typedef struct moetap_counters {
   size_t struct_size; /* sizeof(moetap_counters), set by the caller */
   int64_t forwards;
@@ -68,12 +70,12 @@ typedef struct moetap_counters {
   int64_t unattributed;
   int64_t out_of_range;
   int64_t label_mismatches;
-  int64_t replayed; /* of forwards, in replays of a CUDA graph; not in the first version of this header */
+  int64_t replayed; /* those of `forwards` that were replays of a CUDA graph; not in this header's first version */
 } moetap_counters;
 int moetap_get_counters(moetap_session* session, moetap_counters* counters);
 
-/* Completes the files and frees the session, also when it returns -1: a file could not be written. A session that is
- * not closed is completed when the process exits. */
+/* Completes the files and frees the session. -1: a file could not be written; the session is freed all the same. A
+ * session that is not closed is completed when the process exits. */
 int moetap_close(moetap_session* session);
 
 #ifdef __GNUC__

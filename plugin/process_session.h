@@ -26,10 +26,11 @@ namespace moetap::plugin {
 //
 // Each model has a run directory of its own: the first `output_dir`, the next `output_dir-2`, and so on; with `resume`
 // the one that holds its unfinished run. What `moetap instrument` wrote is one model, however often it is loaded or
-// copied. "{pid}" in output_dir stands for the number of the process, for hosts that fork workers. A directory that
-// cannot be opened is said once and leaves its model unrecorded, unless the configuration is strict.
+// copied. "{pid}" in output_dir stands for the number of the process, for hosts that fork workers. If a directory
+// cannot be opened, one line on stderr says so and its model is not recorded; if the configuration is strict, the
+// forwards of the model throw instead.
 
-/// The session of a process. Thread-safe; all functions as those of `Session`, over the models of the process.
+/// The session of a process. Thread-safe. Its functions are those of `Session`, for all models of the process.
 class ProcessSession {
  public:
   explicit ProcessSession(Config config);
@@ -60,18 +61,17 @@ class ProcessSession {
   std::map<std::string, std::string> refused_;                    // instance -> why it is not recorded
 };
 
-/// The configuration of such a session where nothing says otherwise: unlabelled forwards follow Note [Following
-/// generation].
+/// The default configuration of such a session: unlabelled forwards follow Note [Following generation].
 Config process_defaults();
 
 /// Opens the session of this process. Throws std::invalid_argument if one is open.
 std::shared_ptr<ProcessSession> open_process_session(Config config);
 
 /// The open session of this process; opens it if the environment asks for it. Null: there is none. Throws
-/// std::invalid_argument for a configuration that cannot be.
+/// std::invalid_argument for an invalid configuration.
 std::shared_ptr<ProcessSession> process_session();
 
-/// Closes it; a new one can be opened then, but the environment opens none again.
+/// Closes it. After that a new one can be opened by a call, but not by the environment.
 void close_process_session(const std::shared_ptr<ProcessSession>& session);
 
 /// For `moetap::begin`: the binding of a model that no `Session` attached; null: it is not recorded.

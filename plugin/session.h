@@ -22,12 +22,13 @@ namespace moetap::plugin {
 
 class Recording;
 
-/// Where the model came from, for the manifest.
+/// Where the model came from, for the manifest, and which methods to record.
 struct AttachOptions {
   std::string model_file;  // path as the user gave it; empty: built or changed in memory
   std::string sha256;      // of the file, hexadecimal; empty: unknown
-  /// Methods to record besides those that are recorded anyway: ones that other methods of the model call, and ones of
-  /// submodules ("encoder.forward") that the host calls itself although a method of the model calls them, too.
+  /// Methods to record besides those that are recorded anyway. Each is a method that another method of the model calls,
+  /// or a method of a submodule ("encoder.forward") that the host calls itself although a method of the model calls it
+  /// too.
   std::vector<std::string> methods = {};
 };
 
@@ -36,29 +37,29 @@ struct AttachOptions {
 ///     moetap::Session session(config);                    // config.output_dir is created here
 ///     auto model = session.attach(torch::jit::load("model.pt"));
 ///     model.forward(inputs);                              // recorded
-///     session.close();                                    // files are whole
+///     session.close();                                    // the files are complete
 ///
-/// A forward is recorded when it ends; files are written by a thread of the session's own. A forward that throws is
-/// counted in `aborted` and not recorded. A failure while recording stops that hook, is reported once on stderr and
-/// counted; the forward goes on, unless `config.strict`. Sequences are samples, numbered from 0 in the order in which
-/// the forwards end.
+/// A forward is recorded when it ends; a thread of the session writes the files. A forward that throws is counted in
+/// `aborted` and not recorded. A failure while recording stops that hook, is reported once on stderr and counted; the
+/// forward goes on, unless `config.strict`. Sequences are samples, numbered from 0 in the order in which the forwards
+/// end.
 ///
 /// All functions are thread-safe. In a child process after `fork` a session records nothing and closes nothing.
 class MOETAP_API Session {
  public:
   /// Opens the run directory and starts the writer thread. Relative paths of the configuration start at the working
-  /// directory of this moment. Throws std::invalid_argument for a config that cannot be, and std::runtime_error if the
+  /// directory of this moment. Throws std::invalid_argument for an invalid configuration, and std::runtime_error if the
   /// directory cannot be created or written.
   explicit Session(Config config);
-  /// Records into a sink of the host's own; `config.output_dir` and what concerns files is not used.
+  /// Records into a sink of the host's own; `config.output_dir` and the other keys on files are not used.
   Session(Config config, std::unique_ptr<RecordSink> sink);
   /// Closes; as unfinished with `config.resume`, or if an exception destroys the session. Never throws.
   ~Session();
   Session(const Session&) = delete;
   Session& operator=(const Session&) = delete;
 
-  /// True if the run in `output_dir` (of this process's rank) is done: there is nothing to resume, and a session on it
-  /// throws. A host that is started again after a crash asks first. Reads the disk.
+  /// True if the run in `output_dir` (of this process's rank) is done: there is nothing to resume, and opening a
+  /// session on it throws. A host that is started again after a crash can ask first. Reads the disk.
   static bool is_done(const std::string& output_dir);
 
   /// Returns a twin of `module` that shares its weights and reports to this session; dropping the twin detaches.
@@ -79,7 +80,7 @@ class MOETAP_API Session {
   /// log's own keys. Blocks only as a forward does when the queue is full.
   void log(std::string_view layer, std::string_view name, CustomValue value);
 
-  /// Blocks until everything that ended before the call has been taken in by the files.
+  /// Blocks until everything that ended before the call is in the files.
   void flush();
 
   /// Detaches, waits for the writer thread and completes the files. Forwards that are still under way are dropped.
@@ -87,12 +88,12 @@ class MOETAP_API Session {
   /// `write_error`.
   void close(RunEnd end = RunEnd::kDone);
 
-  /// With `config.resume`: what the run holds already, so that the host skips it. Does not change.
+  /// With `config.resume`: what the run holds already, so that the host can skip it. Constant.
   const ResumedRun& resumed() const;
   /// Its sample numbers, ascending.
   const std::vector<int64_t>& recorded_samples() const { return resumed().samples; }
 
-  /// What this session counted; with `config.resume` the files count the sessions before it as well.
+  /// What this session counted. With `config.resume` the counts in the files include those of the sessions before it.
   Counters counters() const;
 
   /// The first error of a file, one line; empty if there was none.

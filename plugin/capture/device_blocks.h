@@ -16,26 +16,26 @@
 namespace moetap::plugin {
 
 // Note [Blocks of a forward]
-// What a forward reports on a device lies in one block of that device's memory. So it is reset at once and copied at
-// once, into one block of pinned host memory, and nothing is allocated once the largest forward has been seen. Copy and
-// reset are enqueued on a stream of their own: the host's stream does not wait for them.
+// What a forward reports on a device lies in one block of that device's memory. So one operation copies it, into one
+// block of pinned host memory, and one operation resets it. Nothing is allocated once the largest forward has been
+// seen. Copy and reset are enqueued on a stream of their own: the host's stream does not wait for them.
 //
-// A block of the device is free again when nobody holds a piece of it and its reset is done; a block of the host when
-// nobody holds a piece of it. Pieces are tensors, and who holds one is counted by the storage that they share. So a
-// sink may keep what it was given. The queue bounds how many blocks there are, since every forward that holds one
-// counts in it with its bytes.
+// A block is free again when nobody holds a piece of it; a block of a device must have been reset as well. Pieces are
+// tensors that share the block's storage, and the storage's use count tells whether any is held. So a sink may keep
+// what it was given. The bound of the queue also bounds the number of blocks, since the bytes of every forward that
+// holds one count in the queue.
 
 /// The memory of one forward on one device: a block of zeros there, cut into pieces. Pieces may be taken on
 /// several threads at once.
 class DeviceBlock {
  public:
-  /// `stream`: of its device, where it will be reset. Blocks until the zeros are there.
+  /// `stream`: of its device, the one on which it will be reset. Blocks until the zeros are written.
   DeviceBlock(c10::Stream stream, int64_t capacity);
 
-  /// What a piece takes of a block.
+  /// Bytes that such a piece takes of a block.
   static int64_t bytes_for(at::IntArrayRef sizes, at::ScalarType dtype);
 
-  /// A contiguous piece of zeros; undefined: no room is left.
+  /// A contiguous piece of zeros; undefined if no room is left.
   at::Tensor take(at::IntArrayRef sizes, at::ScalarType dtype);
 
   /// Whether a tensor is a piece of it.
@@ -43,19 +43,20 @@ class DeviceBlock {
 
   /// Enqueues the copy of all pieces into `host` on the device's current stream.
   void copy_to_host(const at::Tensor& host) const;
-  /// Enqueues on the device's current stream what makes all pieces zeros again.
+  /// Enqueues zeros for all pieces on the device's current stream.
   void reset();
 
-  /// The tensor of the host that `piece` was copied to.
+  /// The part of `host` that `piece` was copied to.
   at::Tensor on_host(const at::Tensor& piece, const at::Tensor& host) const;
 
   int64_t capacity() const { return bytes_.numel(); }
   int64_t used() const;
-  /// Bytes that were asked for, with those that found no room.
+  /// Bytes that were asked for, including those for which no room was left.
   int64_t asked() const { return asked_.load(std::memory_order_relaxed); }
-  /// True if nobody holds a piece and nothing is enqueued on it. Makes it ready to be cut again.
+  /// True if nobody holds a piece, the reset is done and the block is not spoiled. Then the whole block can be taken
+  /// again.
   bool reclaim();
-  /// The current stream writes to a piece after the reset: the block is never reclaimed.
+  /// The block is never used again: its reset failed, or the device's current stream writes to a piece after the reset.
   void spoil() noexcept;
   bool spoiled() const { return spoiled_; }
 
@@ -71,12 +72,12 @@ class BlockPool {
  public:
   explicit BlockPool(c10::Device device) : device_(device), side_stream_(stream_for_copies(device)) {}
 
-  /// A free block as large as any forward needed so far; null before the first has ended. Allocates one if none is
-  /// free.
+  /// A free block, large enough for the largest forward so far; null before the first forward has ended. If none is
+  /// free it allocates one, which blocks.
   std::shared_ptr<DeviceBlock> take();
   /// Pinned memory of that size or more, uint8, that nobody else holds.
   at::Tensor take_host(int64_t bytes);
-  /// A forward has asked for so many bytes.
+  /// A forward has asked for `bytes`: blocks that are taken from now on are that large or larger.
   void asked(int64_t bytes);
   /// Where copies and resets are enqueued.
   c10::Stream side_stream() const { return side_stream_; }

@@ -14,13 +14,14 @@ inline c10::Stream current_stream(c10::Device device) {
   return c10::impl::VirtualGuardImpl(device.type()).getStream(device);
 }
 
-/// A stream for copies beside the host's own: those of the pool of high priority are seldom a host's.
+/// A stream for moetap's copies, from LibTorch's pool of high priority, whose streams hosts seldom use.
 inline c10::Stream stream_for_copies(c10::Device device) {
   return c10::impl::VirtualGuardImpl(device.type()).getStreamFromGlobalPool(device, /*isHighPriority=*/true);
 }
 
-/// While what it returns lives, this thread may allocate memory, ask for events and wait although another thread is
-/// capturing a graph: see DeviceKernels::outside_captures. Every such call of moetap's needs it.
+/// While the returned object lives, this thread may allocate memory, query events and wait even if another thread is
+/// capturing a graph: see DeviceKernels::outside_captures. All of moetap's calls of that kind need it. Null: the device
+/// has no kernels of moetap.
 inline std::shared_ptr<void> outside_captures(c10::Device device) {
   const analysis::DeviceKernels* kernels = analysis::device_kernels(device.type());
   return kernels == nullptr ? nullptr : kernels->outside_captures();
@@ -32,7 +33,7 @@ inline bool is_capturing(c10::Device device) {
   return kernels != nullptr && kernels->is_capturing(device);
 }
 
-/// Makes a stream the current one of its device, on this thread, while it lives.
+/// While it lives, `stream` is the current stream of its device on this thread.
 class OnStream {
  public:
   explicit OnStream(c10::Stream stream) : guard_(stream.device_type()), before_(guard_.getStream(stream.device())) {

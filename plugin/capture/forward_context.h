@@ -16,9 +16,10 @@ struct ForwardContext {
   std::shared_ptr<const ModelDescription> model;
   std::shared_ptr<ForwardTokens> tokens;
   std::shared_ptr<HostCopies> copies;  // memory of its results
-  /// What the graph that is being captured adds to; null: the forward has ended. Thread-safe; throws std::exception.
+  /// What the replays of the graph that is being captured add to; null: the forward has ended. Thread-safe; throws
+  /// std::exception.
   std::function<std::shared_ptr<GraphReplays>()> replays;
-  /// Something that the user should know, one of few texts. Thread-safe.
+  /// Tells the user something: see `Recording::notice`. Thread-safe.
   std::function<void(const std::string& what)> notice;
 };
 

@@ -18,8 +18,8 @@ namespace moetap::plugin {
 
 class HostCopies;
 
-/// The tokens of calls that see the same tokens: their columns are made once. Not changed once calls share it.
-/// N = tokens of the call, padding too.
+/// The tokens of all router calls that see the same tokens, so that their columns are made once. Constant once calls
+/// share it. N = tokens of a call, including padding.
 struct TokenGroup {
   TextOfComponent text = TextOfComponent::kNone;
   c10::Device device = c10::kCPU;
@@ -35,37 +35,39 @@ struct CallTokens {
   TextOfComponent text = TextOfComponent::kNone;
   std::vector<int64_t> sizes;  // of the model's tensor, in token order: see CanonicalRouter
   c10::Device device = c10::kCPU;
-  HostCopies* columns = nullptr;  // where the columns are kept for the host; null: it does not need them
+  HostCopies* columns = nullptr;  // copies the columns to the host; null: the host does not need them
 };
 
-/// The texts and samples of one forward, and how the tokens of its calls fall to them. Thread-safe: forks report on
-/// threads of their own. Does not wait for devices.
+/// The texts and samples of one forward, and which of them the tokens of its calls belong to. Thread-safe: forks report
+/// on threads of their own. Does not wait for devices.
 class ForwardTokens {
  public:
   using Notice = std::function<void(const std::string& what, const std::string& detail)>;
 
-  /// Reads the texts among the arguments of the method. Once, before anything else. Marks the streams that it used in
-  /// `copies`. `notice` is called for arguments that are not understood.
+  /// Reads the texts among the arguments of the method. Called once, before all other functions. Marks the streams that
+  /// it used in `copies`. `notice` is called for arguments that are not understood.
   void read(const TextArguments& places, const c10::List<std::optional<at::Tensor>>& arguments, bool keep_ids,
             HostCopies& copies, const Notice& notice);
 
-  /// The group of a call. `copies`: of the forward, whose mark its stream gets; null: a graph is being captured. The
-  /// caller makes its stream wait for the marked ones before it reads the group's tensors.
+  /// The group of a call; made if no earlier call has it. `copies`: the forward's, in which the stream that made the
+  /// group is marked; null: a graph is being captured. Before the caller reads the group's tensors it makes its stream
+  /// wait for the marked ones.
   std::shared_ptr<const TokenGroup> group_of(const CallTokens& call, HostCopies* copies);
 
-  /// int64 [count]: places of the first `count` valid tokens of a group, then of padding. The caller waits as above.
+  /// int64 [count] on the group's device: the indices of its first `count` valid tokens; if it has fewer, indices of
+  /// padding follow. The caller waits as above.
   at::Tensor first_valid(const std::shared_ptr<const TokenGroup>& group, int64_t count, HostCopies& copies);
 
-  /// The forward has ended: what is asked later changes nothing that is told from now on.
+  /// The forward has ended: later calls of `group_of` do not change `batch` and the texts.
   void end();
 
   /// Samples of the forward; empty: nothing shows how many.
   std::optional<int64_t> batch() const;
-  /// Of the encoder, or the only one.
+  /// The text of the encoder, or the only text.
   TextTokens text() const;
   /// The text whose length is that of the forward itself: the decoder's if there is one.
   TextTokens query_text() const;
-  /// A graph is being captured on the current stream of a device that the forward's tokens are on.
+  /// True if a graph is being captured on the current stream of a device that the forward's tokens are on.
   bool in_captured_graph() const;
 
  private:

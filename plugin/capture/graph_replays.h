@@ -15,19 +15,19 @@
 namespace moetap::plugin {
 
 // Note [Graphs]
-// While a graph of CUDA is captured nothing runs: what the operators enqueue is kept and runs with each replay, without
-// the host's knowing. So a captured forward is no forward of the run. Its sums lie in memory of their own, to which
-// every replay adds, with a counter of the replays. When the session is flushed or closed, what was added since is
-// recorded as one record of many forwards. Their samples, values and single tokens are not known: they are in the
-// summary, and not in the log or the dump.
+// While a CUDA graph is captured nothing runs: what the operators enqueue becomes part of the graph and runs with each
+// replay, and nothing tells moetap of a replay. So the captured forward itself is no forward of the run. Its sums lie
+// in memory of their own, to which every replay adds; a counter there counts the replays. When the session is flushed
+// or closed, what was added since the last flush is recorded as one record of many forwards. Their samples, values and
+// single tokens are not known: these forwards are in the summary, and not in the log or the dump.
 //
-// That memory is not the graph's: its zeros are written at once, not with each replay. It is never freed, since nobody
-// tells when the graph goes. A flush waits for the devices, so that all replays that were enqueued before are in it;
-// CUDA forbids that while another graph is being captured. One is needed at least every 2^26 selections of a router
-// (kMaxTermsPerCall), or its sums may not fit their words: then those replays are lost, all of them, and counted as
-// unwritten.
+// That memory is not part of the graph: its zeros are written at once, not with each replay. It is never freed, since
+// nothing tells when the graph is destroyed. A flush waits for the devices, so that it contains all replays that were
+// enqueued before it; CUDA forbids this while another graph is being captured. Between two flushes a router may make at
+// most 2^26 selections (kMaxTermsPerCall), or its sums may not fit their words. If it makes more, all replays between
+// these flushes are lost and counted as unwritten.
 
-/// What a forward that was captured into a graph adds up. Thread-safe.
+/// The sums of one forward that was captured into a graph. Thread-safe.
 class GraphReplays {
  public:
   /// Made by `begin`, which keeps it until the process ends.
@@ -37,7 +37,7 @@ class GraphReplays {
   /// Zeros that replays add to; blocks until they are there.
   at::Tensor zeros(c10::Device device, at::IntArrayRef sizes, at::ScalarType dtype);
 
-  /// The forward has been captured: enqueues what counts its replays. All defined tensors of `reports` are from
+  /// The forward has been captured: adds the count of replays to the graph. All defined tensors of `reports` are from
   /// `zeros`. Throws c10::Error if the graph is no longer being captured.
   void end(std::vector<std::unique_ptr<PendingReport>> reports);
 

@@ -13,33 +13,34 @@
 
 namespace moetap::plugin {
 
-/// The memory of one forward's results, and their way to the host without making it wait: see Note [Blocks of a
-/// forward]. CPU tensors pass as they are. Works with any device that LibTorch has streams for, without linking its
-/// library. Thread-safe until `finish_enqueuing`, after which memory is no longer the forward's; `wait`,
-/// `host_bytes` and `in_host_block` are for one thread.
+/// Allocates the memory of one forward's results and copies them to the host without making it wait: see Note [Blocks
+/// of a forward]. CPU tensors are passed on uncopied. Works with any device that LibTorch has streams for, without
+/// linking its library. Thread-safe until `finish_enqueuing`; tensors that are made after it do not lie in the
+/// forward's memory. `wait`, `host_bytes` and `in_host_block` are for one thread.
 class HostCopies {
  public:
   explicit HostCopies(std::shared_ptr<BlockPools> pools = nullptr) : pools_(std::move(pools)) {}
-  /// Forwards that threw leave their blocks to the next.
+  /// Enqueues the reset of blocks that `finish_enqueuing` did not reset, since the forward threw.
   ~HostCopies();
   HostCopies(const HostCopies&) = delete;
   HostCopies& operator=(const HostCopies&) = delete;
 
-  /// On `device`, with any values.
+  /// A tensor on `device` with any values.
   at::Tensor empty(c10::Device device, at::IntArrayRef sizes, at::ScalarType dtype);
   at::Tensor zeros(c10::Device device, at::IntArrayRef sizes, at::ScalarType dtype);
-  /// A contiguous copy on the tensor's device, which the model may not change; undefined for an undefined tensor.
+  /// A contiguous copy on the tensor's device, which the model cannot change; undefined for an undefined tensor.
   at::Tensor snapshot(const at::Tensor& tensor);
   /// Keeps a tensor that was allocated elsewhere until its stream is done with it.
   void keep(const at::Tensor& tensor);
 
-  /// For a fork of the model that reports after the forward's end: what it wrote to memory of the forward came too
-  /// late. Call it before the tensors are let go.
+  /// For a fork of the model that reports after the forward's end: it wrote to the forward's memory too late, so that
+  /// no other forward may use its block on `device`. Call it while you still hold the tensors.
   void wrote_too_late(c10::Device device);
 
-  /// Call it where a tensor was computed: marks the device's current stream, so that the copy waits for it.
+  /// Call it after computing a tensor: marks the device's current stream, so that the copy waits for what it has
+  /// enqueued so far.
   void mark_stream(c10::Device device);
-  /// Makes the device's current stream wait for what was marked on other streams of it.
+  /// Makes the device's current stream wait for the marks on the device's other streams.
   void wait_for_marked(c10::Device device);
 
   /// Enqueues the copy; what it returns may be read after `wait`. An undefined tensor gives an undefined one.
@@ -47,9 +48,9 @@ class HostCopies {
   /// Call it after the last `copy`.
   void finish_enqueuing();
 
-  /// Pinned memory of the blocks' copies.
+  /// Bytes of the pinned memory that the blocks are copied to.
   int64_t host_bytes() const;
-  /// Whether a tensor of the host is a piece of that memory.
+  /// Whether a CPU tensor is a piece of that memory.
   bool in_host_block(const at::Tensor& tensor) const;
 
   /// Blocks until all copies are done. May be called on another thread.
@@ -63,12 +64,12 @@ class HostCopies {
   /// What the forward holds on a device.
   struct OnDevice {
     c10::Device device;
-    std::shared_ptr<DeviceBlock> block;     // null: the first forward, which shows how much is needed
+    std::shared_ptr<DeviceBlock> block;     // null: the model's first forward shows how much is needed
     std::weak_ptr<DeviceBlock> spent = {};  // the block, once it was copied
     int64_t asked_without_block = 0;        // bytes
-    at::Tensor host = {};                   // pinned, of the block; defined once it is being copied
-    std::optional<c10::Event> copied = {};  // behind the last copy
-    std::vector<at::Tensor> kept = {};      // their memory must not be given to another stream before
+    at::Tensor host = {};                   // pinned copy of the block; defined once the copy is enqueued
+    std::optional<c10::Event> copied = {};  // recorded after the last copy
+    std::vector<at::Tensor> kept = {};      // until `copied`: the allocator must not reuse their memory before
   };
 
   at::Tensor piece(c10::Device device, at::IntArrayRef sizes, at::ScalarType dtype);

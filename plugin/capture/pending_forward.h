@@ -24,7 +24,7 @@ struct PendingValue {
 /// A forward that has ended, on its way to the writer thread. For one thread at a time.
 class PendingForward {
  public:
-  ForwardRecord record;                                 // without what the reports tell and the tensor values
+  ForwardRecord record;                                 // `finish` adds `values` and what `reports` hold
   int64_t num_samples = 1;                              // B
   std::vector<std::unique_ptr<PendingReport>> reports;  // one of each kind of hook at most
   std::vector<PendingValue> values;
@@ -34,7 +34,7 @@ class PendingForward {
   /// In the forward: enqueues the copies to the host. Does not block.
   void start_copies();
 
-  /// Host memory that the forward holds until it is written. Call it after `start_copies`.
+  /// Bytes of host memory that the forward holds until it is written. Call it after `start_copies`.
   int64_t bytes();
 
   /// On the writer thread: waits for the copies and completes the record. Leaves this object empty. Throws

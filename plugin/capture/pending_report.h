@@ -18,19 +18,19 @@ class PendingReport {
   virtual ~PendingReport() = default;
 
   /// In the forward, once everything was reported: enqueues what is computed from several reports on their device, and
-  /// lets go of tensors that the host does not need. Waits for nothing; makes the current streams of the devices wait
-  /// for the streams that made what it reads.
+  /// releases tensors that the host does not need. Does not block; makes the current streams of the devices wait for
+  /// the streams that computed what it reads.
   virtual void prepare(HostCopies& /*copies*/) {}
 
-  /// Every tensor that the record needs or that is held until it is finished, undefined ones too. The forward copies
-  /// them to the host and puts the copies in their place, and their bytes are the report's.
+  /// All tensors that the record needs and all others that the report holds until `finish`, undefined ones too. The
+  /// forward replaces them by their copies on the host and counts their bytes.
   virtual std::vector<at::Tensor*> tensors() = 0;
 
-  /// On the writer thread, after the copies: adds the report to `record`, whose `samples` and `replays` are known.
-  /// Once. Throws std::exception if this forward cannot be recorded.
+  /// On the writer thread, after the copies: adds the report to `record`, whose `samples` and `replays` are set. Called
+  /// once. Throws std::exception if this forward cannot be recorded.
   virtual void finish(ForwardRecord& record) = 0;
 
-  /// The report tells how many valid tokens the forward's text has.
+  /// True if the report tells how many valid tokens the forward's text has.
   virtual bool counts_text() const { return false; }
 
   /// A copy that shares the tensors. Only for reports of captured graphs, which are finished once for each flush.

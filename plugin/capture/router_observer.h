@@ -20,19 +20,19 @@ struct RouterValues {
 };
 
 /// Measures the router calls of one forward, on the devices and current streams of their tensors. Thread-safe: forks
-/// report on threads of their own. Does not wait for devices, but while a graph is being captured. The caller switches
+/// report on threads of their own. Waits for a device only while a graph is being captured. The caller switches
 /// gradients off.
 class RouterObserver {
  public:
-  /// `probed`: of the model.
+  /// `probed`: the model's.
   RouterObserver(ForwardContext forward, const RouterValues& values, std::shared_ptr<ProbedTokens> probed);
 
   /// Throws c10::Error whose message says what does not fit. After `end` it does nothing.
   void observe(int64_t hook, const ReportedRouter& reported);
 
-  /// What was measured; null: nothing. Calls that are being measured now are left out.
+  /// The calls that were measured; null: none. A call that is still being measured is left out.
   std::unique_ptr<PendingReport> end();
-  /// The same of what the replays of a graph add to. Once, after `end`.
+  /// The calls that a graph has captured, whose sums its replays add to; null: none. Called once, after `end`.
   std::unique_ptr<PendingReport> end_replayed();
 
  private:

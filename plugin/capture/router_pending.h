@@ -17,22 +17,24 @@
 namespace moetap::plugin {
 
 // Note [The router before]
-// Transitions lead to a router from the router before it: that of its component with the largest hook below its own, in
-// the same call (loops). There are none if the two saw other tokens. `PendingRouters::before` is the only place that
-// decides this.
+// Transitions lead to a router from the router before it: of the routers of its component that reported in this
+// forward, the one with the largest hook id below its own. In a loop, where hooks report several calls, both calls have
+// the same number. There are no transitions if the two saw different tokens. `PendingRouters::before` is the only place
+// that decides this.
 //
-// They are counted where the fewer bytes have to be copied. On a device with many tokens the kernel that measures the
-// later router counts them from the first slots of the one before, which stay on the device. If the routers did not
-// report in the order of the model, `prepare` counts them at the end of the forward. With few tokens, on the CPU, and
-// between two devices the first slots are copied, and `finish` counts them on the writer thread.
+// They are counted where fewer bytes have to be copied. With many tokens on one device, the kernel that measures the
+// later router counts them from the first slots of both routers, which stay on the device. If the routers did not
+// report in the order of the model, `prepare` counts them there at the end of the forward. With few tokens, on the CPU,
+// or between two devices, the first slots are copied and `finish` counts the transitions on the writer thread.
 
-/// A router call, measured: on the call's device, with rows for padding too, until it is recorded.
+/// A router call that was measured. Its tensors are on the call's device until the forward ends, then on the host; they
+/// have rows for padding until `finish`.
 struct MeasuredRouter {
-  RouterRecord record;                       // what it will be; `selected` is int32 so far
-  std::shared_ptr<const TokenGroup> tokens;  // that it saw, N of them
+  RouterRecord record;                       // what will be recorded; `selected` is int32 until `finish`
+  std::shared_ptr<const TokenGroup> tokens;  // the tokens that it saw; N = their number
   at::Tensor out_of_range;                   // int64 []; undefined: the sums have counted them
   at::Tensor first_slot;                     // int32 [N], the expert of the largest weight; -1: none
-  bool first_slot_stays = false;             // on its device, where transitions are counted
+  bool first_slot_stays = false;             // is not copied to the host: transitions are counted on its device
   bool logits_of_first_tokens = false;       // `record.logits` are those of the first valid tokens, for the probe
   int64_t transition_from = -1;              // hook of the router that `transition_counts` were counted from; -1: none
   at::Tensor transition_counts;              // int64 [E of that router, E]; undefined: not counted so far
@@ -45,7 +47,7 @@ bool counts_transitions_on_device(c10::Device device, int64_t num_tokens, int64_
 /// transitions.
 class PendingRouters final : public PendingReport {
  public:
-  /// `probed`: of the model, counts what is recorded for the probe.
+  /// `probed`: the model's; counts what is recorded for the probe.
   PendingRouters(std::shared_ptr<const ModelDescription> model, std::shared_ptr<ProbedTokens> probed)
       : model_(std::move(model)), probed_(std::move(probed)) {}
 
@@ -55,12 +57,12 @@ class PendingRouters final : public PendingReport {
   void add(MeasuredRouter router);
 
   using Zeros = std::function<at::Tensor(at::IntArrayRef sizes, at::ScalarType dtype)>;
-  /// For a call that is about to be measured on its device's current stream: where to count its transitions, into
-  /// memory of `zeros`. Nothing if they are not counted on the device, or not so far. The caller makes the stream wait
-  /// for the router before.
+  /// For a call that is about to be measured on its device's current stream: the first slots of the router before, and
+  /// where the kernel counts the transitions, in memory from `zeros`. Empty if they are not counted on the device, or
+  /// the router before has not reported yet. The caller makes the stream wait for the router before.
   analysis::TransitionFrom count_transitions(MeasuredRouter& router, const Zeros& zeros) const;
 
-  /// For calls that a graph captured: of single tokens nothing is known.
+  /// For calls that a graph captured: removes what tells of single tokens, which are not known in replays.
   void forget_tokens();
 
   void prepare(HostCopies& copies) override;
@@ -73,9 +75,9 @@ class PendingRouters final : public PendingReport {
   /// The columns of a group, for the routers that tell of single tokens.
   struct Columns {
     std::shared_ptr<const TokenGroup> tokens;
-    at::Tensor valid, token_ids;  // as of the group, copied
+    at::Tensor valid, token_ids;  // as in the group, then copied to the host
     // Without padding, once `finish` has made them. T = valid tokens.
-    at::Tensor kept = {};  // int64 [T], places in the call; undefined: all
+    at::Tensor kept = {};  // int64 [T], indices of the valid tokens in the call; undefined: all are valid
     int64_t num_kept = 0;
     at::Tensor row = {}, position = {}, token_id = {};
 

@@ -25,14 +25,14 @@ struct ReportedRouter {
 struct CanonicalRouter {
   analysis::RouterCall call;
   std::vector<int64_t> token_sizes;  // sizes of the model's tensor without the dimension of the experts, in token order
-  // int64 [] on the call's device: selected ids outside [0, E) that became -1; undefined: none did (on a device
-  // `call.selected` may hold some, which the sums count)
+  // int64 [] on the call's device: how many selected ids outside [0, E) became -1. Undefined: none did; on a device
+  // `call.selected` may then hold such ids, which the sums count.
   at::Tensor out_of_range;
 };
 
 /// Brings a report into the canonical layout: experts last, tokens flattened ([B, E, h, w] in the order b, h, w). Does
-/// not synchronise with a device, where ids outside [0, E) are passed on or become -1; on the CPU they are an error.
-/// Throws c10::Error whose message names what does not fit. Call it without gradients.
+/// not wait for a device. Ids outside [0, E), other than -1, are an error on the CPU; on a device they are passed on or
+/// become -1. Throws c10::Error whose message names what does not fit. Call it without gradients.
 CanonicalRouter to_canonical(const ReportedRouter& reported, const hooks::HookPoint& hook);
 
 }  // namespace moetap::plugin

@@ -11,7 +11,7 @@
 
 namespace moetap::plugin {
 
-/// The places of a method's text arguments in the tensor list that `moetap::begin` is given; empty: the method has
+/// The indices of a method's text arguments in the tensor list that `moetap::begin` is given; empty: the method has
 /// none.
 struct TextArguments {
   std::optional<size_t> ids, mask;                  // of the encoder, or of the only text
@@ -23,16 +23,16 @@ struct TextArguments {
 TextArguments find_text_arguments(const std::vector<std::string>& names, const std::string& token_ids,
                                   const std::string& token_mask);
 
-/// One text of a forward: B sequences of S tokens. Tensors stay where the model has them; they share no memory with the
-/// model's.
+/// One text of a forward: B sequences of S tokens. Its tensors are on the device of the model's, and share no memory
+/// with them.
 struct TextTokens {
   int64_t batch = 0;            // B; 0: the forward has no such text
   int64_t length = 0;           // S
   int64_t mask_columns = 0;     // of the mask, which may cover a key-value cache too; 0: there is none
-  bool length_of_mask = false;  // no ids show S: it is that of the mask, cache and all
+  bool length_of_mask = false;  // no ids show S: it is the width of the mask, including a cache
   at::Tensor ids;               // int64 [B, S]; undefined: unknown, or not kept
   at::Tensor valid;             // bool [B, S], false: padding; undefined: all valid
-  std::string notice;           // on an argument that was not understood, for the user; empty: none
+  std::string notice;           // for the user, on an argument that was not understood; empty: none
   std::string notice_detail;    // what it was
 };
 
@@ -42,8 +42,8 @@ struct TextTokens {
 /// a device.
 TextTokens read_text(const at::Tensor& ids, const at::Tensor& mask, bool keep_ids);
 
-/// A generation step whose query are embeddings: a router that sees one token a sequence shows that the text is the
-/// last column of what its mask covers.
+/// For a generation step that passes embeddings and no ids. If a router sees one token a sequence (`num_tokens` is B),
+/// the text is only the last column of what the mask covers: narrows `text` to it.
 void narrow_to_step(TextTokens& text, int64_t num_tokens);
 
 /// Which text the routers of a component see.
@@ -52,7 +52,7 @@ TextOfComponent text_of_component(const std::string& component);
 
 enum class TokenOrder { kBatchFirst, kSequenceFirst };
 
-/// How the tokens of a router call fall to the samples of the forward.
+/// Which samples of the forward the tokens of a router call belong to.
 struct Attribution {
   bool attributed = true;                      // false: the tokens cannot be told apart by sample; num_rows is 1
   bool text = false;                           // the tokens are the text's [B, S]
@@ -63,16 +63,16 @@ struct Attribution {
   bool operator==(const Attribution&) const = default;
 };
 
-/// token_sizes: see CanonicalRouter. text: of the router's component, nullptr for none. batch: number of samples of the
-/// forward, empty if not known so far.
+/// `token_sizes`: see CanonicalRouter. `text`: of the router's component, nullptr for none. `batch`: number of samples
+/// of the forward, empty if not known yet.
 Attribution attribute_tokens(const std::vector<int64_t>& token_sizes, const TextTokens* text,
                              std::optional<int64_t> batch);
 
-/// The samples of a forward whose text shows none, from the sizes of a router's tokens: the first of two or more, else
-/// unknown.
+/// The number of samples of a forward whose text does not show it, from a router's `token_sizes`: the first of two or
+/// more sizes; empty with fewer.
 std::optional<int64_t> batch_of_router(const std::vector<int64_t>& token_sizes);
 
-/// One entry for each token of a call, of the text's [B, S] tensor, in the order of the call: [num_tokens].
+/// [num_tokens]: the entries of the text's [B, S] tensor, in the order of the tokens of the call.
 at::Tensor in_token_order(const at::Tensor& text_tensor, TokenOrder order);
 
 /// The rows that `analysis::observe` needs. `valid`: bool [num_tokens] on the call's device, undefined: all valid.

@@ -14,8 +14,9 @@
 
 namespace moetap::plugin {
 
-/// Forwards on their way from the host's threads to the writer thread, in order. Bounded in bytes; what the writer is
-/// working on counts until `written`. A forward larger than the bound is taken when nothing else is there. Thread-safe.
+/// Forwards on their way from the host's threads to the writer thread, in order. Bounded in bytes; a forward that the
+/// writer is working on counts until `written`. A forward larger than the bound is taken when the queue holds nothing
+/// else. Thread-safe.
 class ForwardQueue {
  public:
   enum class WhenFull { kWait, kRefuse };
@@ -29,7 +30,7 @@ class ForwardQueue {
 
   explicit ForwardQueue(int64_t capacity_bytes) : capacity_bytes_(capacity_bytes) {}
 
-  /// `number` is called once it is certain that the forward is taken, in the order of the queue and under its lock.
+  /// Calls `number` with the forward once it is certain that it is taken: in the order of the queue, under its lock.
   Pushed push(std::unique_ptr<PendingForward> forward, WhenFull when_full,
               const std::function<void(PendingForward&)>& number);
 

@@ -20,10 +20,10 @@
 
 namespace moetap::plugin {
 
-/// Conducts what one forward of one model reports to the observers of each kind of hook, from `moetap::begin` to
-/// `moetap::end`; destroyed without `end`, the forward has thrown. Thread-safe, since forks report on threads of their
-/// own. Never throws into the forward unless the session is strict; the caller switches gradients off. Works on the
-/// devices of the tensors, on their current streams, and does not wait for them.
+/// Passes what one forward of one model reports on to the observers of each kind of hook, from `moetap::begin` to
+/// `moetap::end`. If it is destroyed without `end`, the forward has thrown. Thread-safe, since forks report on threads
+/// of their own. Never throws into the forward unless the session is strict; the caller switches gradients off. Works
+/// on the devices of the tensors, on their current streams, and does not wait for them.
 class ForwardRecorder {
  public:
   /// `arguments`: the method's tensors, as the model's description names them.
@@ -35,7 +35,8 @@ class ForwardRecorder {
 
   void router(int64_t hook, const ReportedRouter& reported);
 
-  /// A value that the model logs: a number, a bool or a tensor of one element; the last of a name counts.
+  /// A value that the model logs: a number, a bool or a tensor of one element. Of several with one name the last
+  /// counts.
   void log(std::string component, std::string layer, std::string name, const c10::IValue& value);
 
   void end();
@@ -43,7 +44,7 @@ class ForwardRecorder {
  private:
   void begin_on_this_thread();
   void add_value(std::string component, std::string layer, std::string name, const c10::IValue& value);
-  /// What a graph that is being captured adds to; null: the forward has ended.
+  /// What the replays of the graph that is being captured add to; null: the forward has ended.
   std::shared_ptr<GraphReplays> replays();
   ForwardContext context();
   void end_replayed();

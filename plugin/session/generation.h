@@ -26,16 +26,16 @@ class GenerationFollower {
   /// True if a forward continues `samples()`, row by row; else it starts new ones.
   bool continues(const QueryTokens& query) const;
 
-  /// Of the last prompt; none: nothing can be continued.
+  /// The samples of the last prompt; empty: nothing can be continued.
   const std::vector<int64_t>& samples() const { return samples_; }
 
-  /// A forward ended that holds these samples.
+  /// Call it when a forward that holds `samples` has ended.
   void ended(const QueryTokens& query, const std::vector<int64_t>& samples);
 
  private:
   std::vector<int64_t> samples_;
   int64_t cached_tokens_ = 0;   // a sequence
-  int64_t static_columns_ = 0;  // of the mask of a static cache; 0: the cache grows
+  int64_t static_columns_ = 0;  // of the mask over a static cache; 0: the cache grows
 };
 
 }  // namespace moetap::plugin

@@ -21,7 +21,7 @@ class Recording;
 
 using CustomValues = std::map<std::pair<std::string, std::string>, std::map<std::string, CustomValue>>;
 
-/// What the host logs for one forward, while it runs and after it: `Session::log` does not know which.
+/// What the host logs for one forward, while it runs or after it has ended: `Session::log` does not know which.
 struct ForwardValues {
   explicit ForwardValues(std::weak_ptr<Recording> of) : recording(std::move(of)) {}
 
@@ -31,13 +31,13 @@ struct ForwardValues {
   std::mutex mutex;  // guards what follows
   State state = State::kRunning;
   CustomValues values;  // while it runs
-  // Once it is recorded: whose entries further values go to.
+  // Once it is recorded: names the log entries that further values go to.
   std::shared_ptr<const ModelDescription> model;
   std::string method;
   std::vector<int64_t> samples;
 };
 
-/// What one thread of the host has said, and what it ran. Only that thread touches it.
+/// The labels and values that one thread of the host gave, and the forwards that it ran. Only that thread touches it.
 struct HostThread {
   std::optional<ForwardLabel> label;                                             // of the forwards that it begins
   std::shared_ptr<ForwardValues> last_forward;                                   // that it began; null: none so far
@@ -45,7 +45,8 @@ struct HostThread {
   std::map<const ModelBinding*, std::shared_ptr<GenerationFollower>> followers;  // of the models that it ran
 };
 
-/// What the host's threads say to one session, or to the sessions of one process that belong together. Thread-safe.
+/// The labels and values that the host's threads give to one session, or to all recordings of a process's session.
+/// Thread-safe.
 class HostThreads {
  public:
   HostThread& this_thread() const;
@@ -56,7 +57,8 @@ class HostThreads {
   void log(std::string_view layer, std::string_view name, CustomValue value);
 
  private:
-  const std::shared_ptr<const int> identity_ = std::make_shared<const int>();  // whose threads are meant
+  const std::shared_ptr<const int> identity_ =
+      std::make_shared<const int>();  // key of this object's state on each thread: see `this_thread`
 };
 
 }  // namespace moetap::plugin

@@ -28,12 +28,12 @@ class ModelBinding {
   /// The memory of its forwards on devices.
   const std::shared_ptr<BlockPools>& block_pools() const { return block_pools_; }
 
-  /// Where the text stands among the arguments of a method; nothing for a method that the description lacks.
+  /// Which arguments of a method are its text; empty for a method that the description lacks.
   TextArguments text_arguments(const std::string& method) const;
 
   /// True once the hook has failed: it reports no more.
   bool stopped(int64_t hook) const { return stopped_[checked(hook)].load(std::memory_order_relaxed); }
-  /// Returns true for the first to stop it.
+  /// True for the caller that stops it first.
   bool stop(int64_t hook) { return !stopped_[checked(hook)].exchange(true); }
 
   const std::shared_ptr<ProbedTokens>& probed_tokens() const { return probed_tokens_; }

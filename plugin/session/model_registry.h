@@ -11,8 +11,8 @@
 
 namespace moetap::plugin {
 
-/// Which recording the forwards of an instrumented model go to, by the instance in the model's description. One a
-/// process (a child that was forked starts with an empty one); thread-safe.
+/// Which recording the forwards of an instrumented model go to, by the instance in the model's description. There is
+/// one in each process (a forked child starts with an empty one). Thread-safe.
 class ModelRegistry {
  public:
   static ModelRegistry& get();
@@ -30,7 +30,7 @@ class ModelRegistry {
  private:
   mutable std::mutex mutex_;
   std::map<std::string, std::shared_ptr<ModelBinding>, std::less<>> bindings_;
-  std::atomic<size_t> size_ = 0;  // read without the lock: a process without sessions pays next to nothing
+  std::atomic<size_t> size_ = 0;  // read without the lock, so that a process without sessions pays next to nothing
 };
 
 /// A recording that is closed when the process exits, if its owner did not close it: as done with exit status 0, else
@@ -40,7 +40,7 @@ void close_at_exit(const std::shared_ptr<Recording>& recording);
 /// True once `close_at_exit` was called in the process.
 bool a_recording_was_opened();
 
-/// True once recordings are being closed since the process exits: nothing more can be opened.
+/// True once recordings are being closed because the process exits: no more can be opened.
 bool process_exits();
 
 }  // namespace moetap::plugin

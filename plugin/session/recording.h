@@ -24,10 +24,10 @@
 
 namespace moetap::plugin {
 
-/// What says which samples a forward holds.
+/// What determines which samples a forward holds.
 struct SampleSource {
   std::optional<ForwardLabel> label;             // of the thread that began it
-  std::shared_ptr<GenerationFollower> follower;  // of that thread and the model; null: only labels tell
+  std::shared_ptr<GenerationFollower> follower;  // of that thread and the model; null: only the label counts
   QueryTokens query;
 };
 
@@ -52,21 +52,21 @@ class Recording {
   /// A forward has ended: numbers it and its samples, and hands it to the writer. May block while the queue is full.
   void forward_ended(std::unique_ptr<PendingForward> forward, const SampleSource& source, ForwardValues& values);
 
-  /// A forward of `num_samples` began and will not end: its sample numbers are used up, so that the host's count stays
-  /// right.
+  /// A forward of `num_samples` began and will not end: its sample numbers are used up, so that those of later forwards
+  /// are what the host expects.
   void forward_aborted(int64_t num_samples, const SampleSource& source);
 
   /// A graph has captured a forward: what its replays add is recorded with each `flush` and with `close`.
   void add_replays(std::shared_ptr<GraphReplays> replays);
 
-  /// Stops the hook, says so once and counts it.
+  /// Stops the hook, counts it and tells the user, once a hook.
   void hook_failed(ModelBinding& binding, int64_t hook, const std::string& reason);
 
-  /// Counts something that the user should know, and prints it with its detail the first time. `what` is one of few
-  /// texts: what varies from forward to forward is a detail.
+  /// Tells the user something: counts `what`, and prints it with `detail` the first time. `what` is one of a few fixed
+  /// texts; whatever varies from forward to forward belongs in `detail`.
   void notice(const std::string& what, const std::string& detail = "");
 
-  /// Adds a host's value to the entry of a forward; see `Session::log`.
+  /// Adds a value of the host to the log entry of a forward; see `Session::log`.
   void log_value(ForwardValues& values, const std::string& layer, const std::string& name, CustomValue value);
 
   HostThreads& threads() const { return *threads_; }
@@ -80,7 +80,8 @@ class Recording {
   std::optional<std::string> write_error() const;
 
  private:
-  /// Says which samples a forward holds, that ended or that threw.
+  /// How a forward came to its end: it returned or it threw. Both use up sample numbers, but only one that returned
+  /// advances the generation that is followed.
   enum class Fate { kEnded, kAborted };
   void record_replays();
   void take_samples(ForwardRecord& record, int64_t num_samples, const SampleSource& source, Fate fate);

@@ -15,8 +15,8 @@
 
 namespace moetap::plugin {
 
-/// While records arrive, the sink is flushed at least this often, so that a power cut takes no more than that. A killed
-/// process loses less: what the sink has written is in the system's memory at once.
+/// The sink is flushed at the latest this long after the first record that is not flushed yet, so that a power cut
+/// takes no more than that. A killed process loses less: what the sink has written is in the system's memory at once.
 inline constexpr std::chrono::milliseconds kSyncInterval{1000};
 
 /// The thread that waits for device results and writes the files of one recording. It blocks all signals, so that the
@@ -29,10 +29,11 @@ class WriterThread {
   WriterThread(const WriterThread&) = delete;
   WriterThread& operator=(const WriterThread&) = delete;
 
-  /// Closes the queue, waits until its items are written, completes the sink and ends the thread. Once.
+  /// Closes the queue, waits until its items are written, completes the sink and ends the thread. Called once.
   void finish(RunEnd end);
 
-  /// The error of the sink that ended the recording, one line. Errors of single records are none: they are counted.
+  /// The error of the sink that ended the recording, one line. An error of a single record does not end it, and is only
+  /// counted.
   std::optional<std::string> error() const;
 
   /// Adds what only the writer knows: tokens, out_of_range, unattributed, unwritten, and its notices.
