@@ -108,7 +108,7 @@ const char* moetap_last_error(void) {
 
 moetap_session* moetap_open(const char* config_json) {
   return guarded<moetap_session*>(nullptr, [&] {
-    // First the memory, then the session: one that was opened and cannot be handed out would stay open.
+    // Allocates first: a session that was opened and cannot be handed out would stay open.
     auto session = std::make_unique<moetap_session>();
     session->session = open(config_json);
     return session.release();

@@ -31,8 +31,8 @@ std::shared_ptr<ModelBinding> find_binding(std::string_view description) {
 
 namespace {
 
-/// What the storage of a handle owns. A handle is told from other tensors by its deleter: a model's own tensor, or the
-/// handle of a model that no session attached, has another.
+/// What the storage of a handle owns. A handle is told from other tensors by its deleter. A model's own tensor has
+/// another, and so has `inert_handle`.
 struct HandleContext {
   int64_t value = 0;  // what the tensor shows
   std::unique_ptr<ForwardRecorder> recorder;
@@ -181,7 +181,7 @@ std::unique_ptr<torch::Library> register_operators() {
   return library;
 }
 
-// Taken back when the library is unloaded.
+// Unregisters the operators when the library is unloaded.
 const std::unique_ptr<torch::Library> registered = register_operators();
 
 }  // namespace

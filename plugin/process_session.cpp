@@ -73,8 +73,8 @@ struct FoundSession {
   bool environment_was_read_now = false;
 };
 
-/// Opens it if the environment asks for it. Of threads that come at once one reads the environment, and it alone sees
-/// why nothing is recorded.
+/// Opens it if the environment asks for it. If several threads call this at once, only one reads the environment, and
+/// only that one learns why nothing is recorded: from the exception, or from `environment_was_read_now`.
 FoundSession find_session() {
   ProcessState& process = state();
   const std::lock_guard lock(process.mutex);
@@ -86,7 +86,7 @@ FoundSession find_session() {
     process.records = false;
     throw;
   }
-  // Only now: other threads must not take a session that is being opened for none.
+  // Not earlier: another thread would conclude that there is no session while this one opens it.
   process.records = process.session != nullptr;
   return {process.session, /*environment_was_read_now=*/true};
 }
@@ -113,7 +113,7 @@ std::string ProcessSession::output_dir_of(const ModelDescription& model) const {
   while (first.size() > 1 && first.back() == '/') first.pop_back();
   const auto numbered = [&](size_t number) { return number == 1 ? first : fmt::format("{}-{}", first, number); };
   if (!config_.resume) return numbered(recordings_.size() + 1);
-  std::string otherwise;  // where no unfinished run of another model lies
+  std::string otherwise;  // the first directory without an unfinished run
   for (size_t number = 1;; ++number) {
     const std::string folder = numbered(number);
     const bool is_own = std::any_of(recordings_.begin(), recordings_.end(),
@@ -131,7 +131,7 @@ std::shared_ptr<ModelBinding> ProcessSession::bind(std::string_view description)
   const std::lock_guard lock(mutex_);
   if (closed_) return nullptr;
   const std::string instance(instance_of(description));
-  // Bound by another thread meanwhile; or closed, and not to be opened again.
+  // Another thread has bound the model meanwhile; or its recording is closed, and is not opened again.
   if (recordings_.contains(instance)) return ModelRegistry::get().find(description);
   if (const auto refused = refused_.find(instance); refused != refused_.end()) {
     if (config_.strict) throw std::runtime_error(refused->second);

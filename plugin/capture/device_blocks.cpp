@@ -22,8 +22,8 @@ constexpr int64_t round_up(int64_t bytes, int64_t unit) {
 }  // namespace
 
 DeviceBlock::DeviceBlock(c10::Stream stream, int64_t capacity) : reset_(stream.device_type()) {
-  // The host's mode is not that of the forwards that will use it. Of the stream that resets it, so that LibTorch gives
-  // the memory to nobody before a reset that is still to come.
+  // No inference tensor, whatever mode this thread is in: forwards in other modes use the block too. Allocated on the
+  // stream that resets it, so that LibTorch reuses the memory only after a reset that is still enqueued.
   const c10::InferenceMode no_inference_tensor(false);
   const OnStream on_stream(stream);
   bytes_ = at::zeros({capacity}, at::TensorOptions().dtype(at::kByte).device(stream.device()));
@@ -66,12 +66,12 @@ void DeviceBlock::spoil() noexcept {
     const c10::impl::VirtualGuardImpl guard(bytes_.device().type());
     guard.recordDataPtrOnStream(bytes_.storage().data_ptr(), guard.getStream(bytes_.device()));
   } catch (const std::exception&) {
-    // An allocator that keeps no account of streams: the block is still never used again.
+    // The allocator does not track streams. The block is still never used again.
   }
 }
 
 bool DeviceBlock::reclaim() {
-  // Who spoils it holds a piece until it has said so.
+  // The caller of `spoil` holds a piece until it returns: once nobody holds one, `spoiled_` is final.
   if (bytes_.storage().use_count() > 1 || !reset_.query() || spoiled_) return false;
   asked_ = 0;
   return true;
@@ -112,7 +112,7 @@ at::Tensor BlockPool::take_host(int64_t bytes) {
     found = at::empty({std::max(bytes, capacity_)}, at::TensorOptions().dtype(at::kByte).pinned_memory(true));
     host_blocks_.push_back(found);
   }
-  return found.alias();  // a tensor of its own, so that the storage counts it
+  return found.alias();  // a tensor of its own, so that it counts as a user of the storage
 }
 
 void BlockPool::asked(int64_t bytes) {

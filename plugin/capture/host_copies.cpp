@@ -158,7 +158,7 @@ bool HostCopies::in_host_block(const at::Tensor& tensor) const {
 }
 
 void HostCopies::wait() {
-  // Asks now and then: a thread that waits for an event of CUDA keeps a core of the host busy.
+  // Polls: a thread that waits for a CUDA event keeps a core of the host busy.
   constexpr std::chrono::microseconds kShortest{20}, kLongest{500};
   for (const auto& place : devices_) {
     const auto outside = outside_captures(place->device);

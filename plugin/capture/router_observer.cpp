@@ -57,7 +57,7 @@ void RouterObserver::observe(int64_t hook_id, const ReportedRouter& reported) {
   router.tokens = forward_.tokens->group_of(call_tokens, &copies);
   router.out_of_range = canonical.out_of_range;
   measure(call, router);
-  copies.mark_stream(device);  // though what follows may throw
+  copies.mark_stream(device);  // already here, since what follows may throw
   keep_values(call, router);
   if (router.record.logits.defined() || router.record.scores.defined()) copies.mark_stream(device);
   const std::lock_guard lock(mutex_);
@@ -94,7 +94,7 @@ void RouterObserver::measure(const analysis::RouterCall& call, MeasuredRouter& r
     router.first_slot = copies.empty(device, {num_tokens}, at::kInt);
   }
   const analysis::TransitionFrom transition = count_transitions(measured_, router, zeros);
-  // For the tokens' columns and the first slots of the router before, which a fork may have made on another stream.
+  // For the tokens' columns and the first slots of the router before: a fork may have computed them on another stream.
   copies.wait_for_marked(device);
   analysis::observe_into(record.sums, call, router.tokens->rows,
                          {record.selected, record.weights, router.first_slot, record.margins}, transition);

@@ -17,7 +17,7 @@ bool stands_before(const MeasuredRouter& a, const MeasuredRouter& b) {
   return std::pair(a.record.hook, a.record.call) < std::pair(b.record.hook, b.record.call);
 }
 
-/// Perhaps on two devices.
+/// The two may be on different devices.
 bool see_same_tokens(const TokenGroup& a, const TokenGroup& b) {
   return a.text == b.text && a.num_tokens == b.num_tokens && a.attribution == b.attribution;
 }
@@ -26,7 +26,7 @@ bool tells_of_single_tokens(const MeasuredRouter& router) {
   return router.first_slot.defined() || router.record.selected.defined() || router.record.logits.defined();
 }
 
-/// With so many samples: a later router may have shown that there are several.
+/// `num_samples`: of the whole forward; a later router may have shown that there are several.
 bool is_attributed(const Attribution& attribution, size_t num_samples) {
   return attribution.attributed && !(attribution.assumes_one_sample && num_samples > 1);
 }
@@ -161,7 +161,7 @@ void PendingRouters::finish(ForwardRecord& record) {
           {from_hook,
            to_hook,
            {from->record.sums.num_experts, router.record.sums.num_experts, router.transition_counts}});
-    } else if (from->first_slot.defined() && router.first_slot.defined()) {  // not so in replays of a graph
+    } else if (from->first_slot.defined() && router.first_slot.defined()) {  // they are undefined in replays of a graph
       record.transitions.push_back({from_hook, to_hook, count_from_first_slots(*from, router, {})});
     }
   }

@@ -83,7 +83,8 @@ at::Tensor checked_ids(const at::Tensor& reported, int64_t limit, const char* na
   return ids;
 }
 
-/// Ids that are looked up: those out of range are made -1 and counted.
+/// Ids that can index a tensor: on a device those out of range become -1 and are counted; on the CPU `checked_ids`
+/// refused them.
 at::Tensor usable_ids(const at::Tensor& ids, int64_t limit, CanonicalRouter& canonical) {
   if (ids.device().is_cpu()) return ids;
   const auto outside = ids.lt(-1).logical_or_(ids.ge(limit));
@@ -91,9 +92,9 @@ at::Tensor usable_ids(const at::Tensor& ids, int64_t limit, CanonicalRouter& can
   return ids.masked_fill(outside, -1);
 }
 
-/// Expert choice: selected [E, C] or [B, E, C] names the tokens that each expert takes. Turned round: for each token
-/// the experts that took it, in ascending order, and -1 in the rest of E slots (a smaller number would have to be read
-/// from the device).
+/// Expert choice: selected [E, C] or [B, E, C] names the tokens that each expert takes. Turns this round: each token
+/// gets E slots, which hold the experts that took it in ascending order, then -1. (How many slots are needed would have
+/// to be read from the device.)
 void transpose_expert_choice(const ReportedRouter& reported, const TokenLayout& layout, int64_t num_experts,
                              CanonicalRouter& canonical) {
   TORCH_CHECK(reported.selected.size() == 1 && reported.weights.size() <= 1,
@@ -110,7 +111,7 @@ void transpose_expert_choice(const ReportedRouter& reported, const TokenLayout& 
       usable_ids(checked_ids(tokens.reshape({groups, num_experts, -1}), group_tokens, "selected", "tokens"),
                  group_tokens, canonical);
 
-  // One place more than there are tokens takes the unused choices.
+  // An extra place behind the last token takes the unused choices.
   const auto place = at::where(ids.lt(0), group_tokens, ids);
   const auto per_token = [&](const at::Tensor& filled) {  // [groups, E, group_tokens + 1] -> [num_tokens, E]
     return filled.narrow(2, 0, group_tokens).transpose(1, 2).reshape({layout.num_tokens, num_experts});

@@ -74,7 +74,7 @@ ForwardRecorder::~ForwardRecorder() {
       source_.query = query_tokens();
       binding_->recording().forward_aborted(tokens_->batch().value_or(1), source_);
     } catch (const std::exception&) {
-      // A lock that cannot be taken: the count is lost, the host is not.
+      // A lock cannot be taken: the forward is not counted, and the host runs on.
     }
   }
 }

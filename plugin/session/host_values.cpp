@@ -10,7 +10,7 @@
 namespace moetap::plugin {
 
 HostThread& HostThreads::this_thread() const {
-  // What the calling thread said to each session; a session that is gone leaves nothing behind for long.
+  // The calling thread's state for each HostThreads. States of those that are gone are erased when a new one comes.
   thread_local std::map<std::weak_ptr<const int>, HostThread, std::owner_less<>> threads;
   const auto known = threads.find(identity_);
   if (known != threads.end()) return known->second;

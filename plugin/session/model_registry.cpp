@@ -94,7 +94,7 @@ int register_exit_handlers() {
 }  // namespace
 
 void close_at_exit(const std::shared_ptr<Recording>& recording) {
-  // Registered after LibTorch's own statics were made, so that they run before these go.
+  // Registered after LibTorch's own statics were made, so that the handlers run before these are destroyed.
   static const int registered = register_exit_handlers();
   static_cast<void>(registered);
   auto& open = fork_local<OpenRecordings>();

@@ -32,7 +32,7 @@ bool Recording::accepts() const {
 }
 
 void Recording::take_samples(ForwardRecord& record, int64_t num_samples, const SampleSource& source, Fate fate) {
-  // A forward that threw leaves the cache as it was: its step may come again.
+  // A forward that threw leaves the cache as it was, and the host may repeat its step: the follower is not told.
   GenerationFollower* follower = source.follower.get();
   const auto& label = source.label;
   if (label && static_cast<int64_t>(label->samples.size()) == num_samples) {
@@ -61,7 +61,8 @@ void Recording::take_samples(ForwardRecord& record, int64_t num_samples, const S
 void Recording::forward_ended(std::unique_ptr<PendingForward> forward, const SampleSource& source,
                               ForwardValues& values) {
   const int64_t num_samples = forward->num_samples;
-  // Values that the host logs from now on belong to a forward that has ended; none may fall between.
+  // Values that the host logs from now on belong to a forward that has ended. The lock is held until its state is
+  // known, so that none is lost in between.
   const std::lock_guard values_lock(values.mutex);
   for (auto& [place, named] : values.values) {
     for (auto& [name, value] : named) {
@@ -95,7 +96,7 @@ void Recording::forward_ended(std::unique_ptr<PendingForward> forward, const Sam
   {
     const std::lock_guard lock(mutex_);
     ++counters_.dropped;
-    ++next_forward_;  // a host that goes on with the run later counts it as well
+    ++next_forward_;  // a host that resumes the run later counts it too
     ForwardRecord dropped;
     take_samples(dropped, num_samples, source, Fate::kEnded);
   }
@@ -200,7 +201,7 @@ void Recording::flush() {
   try {
     queue_.request_flush().get();
   } catch (const std::future_error&) {
-    // The writer ended first: it has written everything.
+    // The writer thread ended before the request: it has written everything.
   }
 }
 

@@ -56,7 +56,7 @@ void WriterThread::run() {
     }
     if (item.forward) {
       write(*item.forward);
-      item.forward.reset();  // its memory is free before its bytes are
+      item.forward.reset();  // frees its memory before its bytes are free in the queue
       queue_.written(item.bytes);
       const auto now = std::chrono::steady_clock::now();
       if (!next_sync_) {
