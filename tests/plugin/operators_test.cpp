@@ -77,7 +77,7 @@ TEST(Operators, RecordWhatTheRouterUsed) {
   const auto description = recorded.bind(gates(1));
   const auto function = parse(kRouterGraph);
   const Inputs inputs;
-  for (int i = 0; i < 4; ++i) {  // the executor changes its mind in the first runs
+  for (int i = 0; i < 4; ++i) {  // the executor optimises the graph in the first runs
     run(*function, inputs.stack(description));
   }
   const auto& records = recorded.close();
@@ -363,7 +363,7 @@ graph(%description : str, %mean : Tensor, %vector : Tensor, %count : int, %on : 
       {"mean", 1.5}, {"count", int64_t{7}}, {"on", true}, {"ratio", 0.25}};
   const auto& custom = records[0].custom.at({"language_model", "3"});
   EXPECT_EQ(custom, expected);
-  EXPECT_EQ(recorded.collected->counters.notices.size(), 1u);  // the vector
+  EXPECT_EQ(recorded.collected->counters.notices.size(), 1u);  // on the vector, which is left out
 }
 
 TEST(Operators, ASecondCopyOfTheLibraryStaysIdle) {

@@ -33,7 +33,7 @@ bool forward(const std::string& description, int64_t expert = 0) {
   return true;
 }
 
-/// A forward on each of so many threads, which begin together.
+/// A forward on each of `num_threads` threads, which begin together.
 void forward_at_once(const std::string& description, int num_threads) {
   std::barrier together(num_threads);
   std::vector<std::thread> threads;
@@ -200,7 +200,8 @@ TEST_F(ProcessSessionTest, AForkedChildLeavesTheParentsRunAlone) {
   ASSERT_NE(session, nullptr) << moetap_last_error();
   forward(model);
   EXPECT_EQ(moetap_flush(session), 0);
-  // The child would leak what only the stack of the writer holds, a thread that it does not have: let it fall asleep.
+  // The child has no writer thread, so that what only the writer's stack holds would count as its leak: wait until the
+  // writer is idle.
   std::this_thread::sleep_for(std::chrono::milliseconds(100));
   const pid_t child = fork();
   if (child == 0) {

@@ -1,4 +1,4 @@
-// What hosts do with models and threads while a session records: every row must be of the forward that it says.
+// What hosts do with models and threads while a session records: every row must belong to the forward that it names.
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 #include <sys/wait.h>
@@ -260,7 +260,8 @@ TEST(SessionHosts, AForkedChildThatDestroysASessionLeavesItToItsParent) {
   const auto ids = ids_of_sample(0);
   recorded.forward({ids, at::ones_like(ids)});
   session->flush();
-  // The child would leak what only the stack of the writer holds, a thread that it does not have: let it fall asleep.
+  // The child has no writer thread, so that what only the writer's stack holds would count as its leak: wait until the
+  // writer is idle.
   std::this_thread::sleep_for(std::chrono::milliseconds(100));
   const pid_t child = ::fork();
   if (child == 0) {

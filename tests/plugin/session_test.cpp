@@ -95,7 +95,7 @@ TEST_F(SessionTest, AnInstrumentedModelIsBoundByItsInstance) {
     EXPECT_THROW(session->attach(twin), std::invalid_argument);  // reports to the other session
   }
   auto loaded = torch::jit::load(file);
-  loaded.forward(input.arguments());  // of no session
+  loaded.forward(input.arguments());  // reports to no session
   auto bound = session->attach(loaded, {"saved.pt", ""});
   bound.forward(input.arguments());
   auto copy = bound.deepcopy();  // shares the code, so reports too

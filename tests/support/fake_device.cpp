@@ -22,14 +22,14 @@
 namespace moetap::fake_device {
 namespace {
 
-/// Memory of the CPU that nobody takes for something that was written.
+/// CPU memory with a pattern that nobody takes for written values.
 void* fresh_memory(size_t bytes) {
   void* data = c10::GetAllocator(c10::kCPU)->raw_allocate(bytes);
   std::memset(data, 0xA5, bytes);
   return data;
 }
 
-/// Memory of the host under a device's name.
+/// Allocates host memory that LibTorch takes for the device's.
 class FakeAllocator final : public c10::Allocator {
  public:
   c10::DataPtr allocate(size_t bytes) override {
@@ -42,7 +42,7 @@ class FakeAllocator final : public c10::Allocator {
   void copy_data(void* to, const void* from, size_t bytes) const override { std::memcpy(to, from, bytes); }
 };
 
-/// What is copied to it or from it need not be waited for.
+/// Allocates pinned memory: copies to it or from it need not be waited for.
 class PinnedAllocator final : public c10::Allocator {
  public:
   c10::DataPtr allocate(size_t bytes) override {

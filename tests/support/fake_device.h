@@ -16,14 +16,14 @@
 // thread-safe. Tasks run one at a time under a lock, on the thread that waits: a task must not wait, neither for the
 // device nor for a thread that uses it.
 //
-// LibTorch's operations, but for copies and fills, run on the CPU at once, behind what is enqueued on the current
+// LibTorch's operations other than copies and fills run on the CPU at once, after what is enqueued on the current
 // streams of their thread.
 namespace moetap::fake_device {
 
 inline constexpr c10::DeviceType kType = c10::DeviceType::PrivateUse1;
 inline constexpr c10::DeviceIndex kNumDevices = 2;
 
-/// Since the last `reset_counts`; what LibTorch's operations of the model do among themselves is left out.
+/// Since the last `reset_counts`; what LibTorch's operations do internally is not counted.
 struct Counts {
   int64_t allocations = 0;         // of device memory
   int64_t pinned_allocations = 0;  // of host memory
@@ -43,7 +43,7 @@ void install();
 Counts counts();
 void reset_counts();
 
-/// True: everything runs when it is enqueued. False, which is so at first: when somebody waits.
+/// True: everything runs when it is enqueued. False (at the start): when somebody waits.
 void set_eager(bool eager);
 /// Runs what is enqueued on all streams. As every wait, it throws what a task threw; that task is over.
 void run_until_idle();
@@ -53,11 +53,11 @@ bool run_next(const c10::Stream& stream);
 /// Runs `task` behind what is enqueued on the stream. It keeps what it captures alive.
 void enqueue(const c10::Stream& stream, std::function<void()> task);
 
-/// As if a graph was captured on this thread: what the kernels are called for is kept, and runs with each `replay`.
-/// Until its end, pinned memory is allocated, and events, streams and devices are asked and waited for, only by threads
-/// that hold `outside_captures`; others get an exception, as of CUDA.
+/// As if a graph were being captured on this thread: calls of the kernels are kept, and run with each call of what
+/// `end_capture` returns. Until then only threads that hold `outside_captures` may allocate pinned memory, and query or
+/// wait for events, streams and devices; others get an exception, as from CUDA.
 void begin_capture();
-/// Returns what was captured.
+/// Returns the graph; each call of it is a replay.
 std::function<void()> end_capture();
 
 }  // namespace moetap::fake_device

@@ -24,7 +24,7 @@ using plugin::OnStream;
 const at::TensorOptions kLongs = at::kLong;
 const at::TensorOptions kPinned = kLongs.pinned_memory(true);
 
-/// As it is in the memory now, whoever ought to have been waited for.
+/// The first element as it is in memory now, without a wait.
 int64_t peek(const at::Tensor& tensor) {
   return on_cpu(tensor).flatten()[0].item<int64_t>();
 }
@@ -121,7 +121,7 @@ TEST_F(FakeDeviceTest, AnEventMeansItsLastRecord) {
     c10::Event event(kType);
     enqueue(a, [&] { ran += '1'; });
     event.record(a);
-    event.block(b);  // for the first record, whatever comes
+    event.block(b);  // for the first record, whatever follows it
     enqueue(a, [&] { ran += '2'; });
     event.record(a);
     guard().synchronizeStream(b);
@@ -216,7 +216,7 @@ TEST_F(FakeDeviceTest, PinnedMemoryIsCopiedWhileTheHostGoesOn) {
   EXPECT_EQ(peek(from_pageable), 1);
 
   from_pinned.fill_(9);
-  pageable.copy_(from_pinned, /*non_blocking=*/true);  // which does not help
+  pageable.copy_(from_pinned, /*non_blocking=*/true);  // in vain: the host's memory is not pinned
   EXPECT_EQ(peek(pageable), 9);
   EXPECT_EQ(counts().synchronizations, 1);
 }
@@ -454,7 +454,7 @@ TEST_F(FakeDeviceTest, WhileAGraphIsCapturedOnlyThoseOutsideAllocateAndWait) {
   const c10::Stream stream = guard().getStream(device_);
   c10::Event event(kType);
   event.record(stream);
-  captures(true);  // another thread's
+  captures(true);  // by another thread
   EXPECT_ANY_THROW(at::empty({1}, kPinned));
   EXPECT_ANY_THROW(event.query());
   EXPECT_ANY_THROW(event.synchronize());

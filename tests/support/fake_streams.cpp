@@ -59,7 +59,7 @@ thread_local int uncounted = 0;
 thread_local c10::DeviceIndex current_device = 0;
 thread_local std::array<c10::StreamId, kNumDevices> current_streams{};
 
-/// While tasks run. The lock is held.
+/// Lives while tasks run. The lock is held.
 class Running {
  public:
   Running() {
@@ -87,7 +87,7 @@ void run_until(const Record& record);
 
 void run_front(StreamKey key) {
   std::deque<Task>& tasks = state().streams[key];
-  // A copy of the pointer: the record's own task drops it.
+  // A copy of the pointer: the record's own task releases it.
   if (const auto awaited = tasks.front().awaited) run_until(*awaited);
   const Task task = std::move(tasks.front());
   tasks.pop_front();  // also if it throws
@@ -258,7 +258,7 @@ bool run_next(const c10::Stream& stream) {
 void run_until_idle() {
   const std::lock_guard lock(state().mutex);
   const Running running;
-  for (bool went_on = true; went_on;) {  // again, since a task may enqueue on a stream that was passed
+  for (bool went_on = true; went_on;) {  // again, since a task may enqueue on a stream that is already done
     went_on = false;
     for (const auto& [key, tasks] : state().streams) {
       for (; !tasks.empty(); went_on = true) run_front(key);

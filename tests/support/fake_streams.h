@@ -20,20 +20,19 @@ class Uncounted {
   Uncounted& operator=(const Uncounted&) = delete;
 };
 
-/// Of this thread. A device without an index is the current one.
+/// The current stream of this thread. A device without an index means the current device.
 c10::Stream current_stream(c10::Device device);
 
 /// As `enqueue`, but not counted as a kernel.
 void push(const c10::Stream& stream, std::function<void()> task);
 
-/// What is enqueued on `later` from now on runs behind what is enqueued on `earlier` so far.
+/// What is enqueued on `later` from now on runs after what has been enqueued on `earlier` so far.
 void put_behind(const c10::Stream& later, const c10::Stream& earlier);
 
-/// Waits as a host does, which is counted.
+/// Waits as a host does; the wait is counted.
 void wait_for(const c10::Stream& stream);
 
-/// While one of these lives on a thread, the thread's calls are none of a capture's: see
-/// DeviceKernels::outside_captures.
+/// While one of these lives on a thread, the thread's calls belong to no capture: see DeviceKernels::outside_captures.
 class OutsideCaptures {
  public:
   OutsideCaptures();

@@ -24,7 +24,7 @@ namespace {
 using fake_device::kType;
 constexpr int64_t kExperts = 4;
 
-/// As a device goes on by itself while the host does other things.
+/// While it lives, a thread runs what is enqueued: as a device does, while the host goes on.
 class RunningDevice {
  public:
   ~RunningDevice() {
@@ -105,7 +105,7 @@ void expect_same_records(const std::vector<ForwardRecord>& actual, const std::ve
       EXPECT_TRUE(same(a.margins, b.margins));
       // How many forwards the probe is taken from depends on how far the writer is.
       EXPECT_TRUE(!a.logits.defined() || !b.logits.defined() || at::equal(a.logits, b.logits));
-      // Where nothing is told of single tokens the columns of a device stay there.
+      // If nothing of single tokens is recorded, the columns are not copied from the device.
       EXPECT_TRUE(!a.row.defined() || same(a.row, b.row));
       EXPECT_TRUE(!a.position.defined() || same(a.position, b.position));
       EXPECT_TRUE(!a.token_id.defined() || same(a.token_id, b.token_id));
@@ -152,7 +152,7 @@ TEST_F(DeviceRecordingTest, GivesWhatTheCpuGives) {
       config.log_per_token = log_per_token;
       config.probe_tokens = 5;
       expect_as_on_the_cpu(config, 3, [](const std::string& model, at::Device device) {
-        // Sizes that grow and shrink; tokens whose ways are counted on the device (more than 32) and on the host.
+        // Sizes that grow and shrink. With more than 32 tokens transitions are counted on the device, else on the host.
         for (const int64_t length : {3, 3, 40, 5, 40, 64, 1}) {
           report(model, Reports(2, length, 3, static_cast<uint64_t>(length)).to(device));
         }
@@ -299,7 +299,7 @@ TEST_F(DeviceRecordingTest, OneCopyAndNoWaitingAForward) {
         const RunningDevice running;
         run.recording->flush();
         const std::lock_guard lock(run.collected->mutex);
-        run.collected->records.clear();  // who keeps a record keeps its memory
+        run.collected->records.clear();  // a record that is kept holds its memory
       };
       for (int i = 0; i < 3; ++i) {
         report(model, reports);
@@ -314,12 +314,12 @@ TEST_F(DeviceRecordingTest, OneCopyAndNoWaitingAForward) {
         EXPECT_EQ(counts.fills, i + 1);
         EXPECT_EQ(counts.kernels, 3 * (i + 1));
         EXPECT_EQ(counts.pinned_allocations, 0);
-        // The mask is the only thing that is computed with operations of LibTorch.
+        // Operations of LibTorch compute nothing but the mask.
         EXPECT_LE(counts.operations, 1 * (i + 1));
         settle();
         EXPECT_EQ(fake_device::counts().synchronizations, 0) << "the writer asks, it does not wait";
       }
-      // The mask and first slots that stay on the device: from LibTorch's allocator, which keeps its memory.
+      // The mask, and first slots that stay on the device. They are from LibTorch's allocator, which caches memory.
       EXPECT_EQ(fake_device::counts().allocations, 2 * length * 4 > kExperts * kExperts * 8 ? 5 * (1 + 3) : 5);
       const RunningDevice running;
       run.close();

@@ -11,7 +11,7 @@ namespace {
 
 using Samples = std::vector<int64_t>;
 
-/// Takes the step of a prompt if the follower does; false: it starts samples of its own.
+/// Ends a forward that continues the prompt if the follower allows it; false: the forward starts new samples.
 bool step(GenerationFollower& follower, const QueryTokens& query) {
   const bool continues = follower.continues(query);
   follower.ended(query, continues ? follower.samples() : Samples{99});
@@ -40,7 +40,7 @@ TEST(GenerationFollower, AMaskOverTheCacheMustGrowByAColumn) {
   EXPECT_TRUE(step(follower, {1, 1, 7}));
   EXPECT_FALSE(step(follower, {1, 1, 12}));  // the cache of another request
   EXPECT_TRUE(follower.continues({1, 1, 8}));
-  EXPECT_TRUE(follower.continues({1, 1, 8}));  // looking changes nothing: a step that threw may come again
+  EXPECT_TRUE(follower.continues({1, 1, 8}));  // asking changes nothing: a step that threw may come again
   EXPECT_TRUE(step(follower, {1, 1, 1}));      // a mask of the query alone says nothing of the cache
   EXPECT_TRUE(step(follower, {1, 1, 9}));
 }
@@ -96,7 +96,7 @@ TEST(Generation, UnlabelledStepsFollowTheirPrompt) {
     EXPECT_EQ(records[i].samples, samples[i]) << i;
     EXPECT_EQ(records[i].generation, generation[i]) << i;
   }
-  EXPECT_EQ(run.collected->counters.notices.size(), 1u);  // of the last
+  EXPECT_EQ(run.collected->counters.notices.size(), 1u);  // for the last forward
 }
 
 TEST(Generation, WithoutTheRuleEachForwardStartsSamples) {

@@ -69,7 +69,7 @@ TEST(Recording, DroppedForwardsUseUpTheirSamples) {
   ASSERT_EQ(records.size(), 2u);
   EXPECT_EQ(records[0].samples, (std::vector<int64_t>{0, 1}));
   EXPECT_EQ(records[1].samples, (std::vector<int64_t>{5}));
-  EXPECT_EQ(records[1].index, 2);  // the dropped one counts: a host that goes on later finds its place
+  EXPECT_EQ(records[1].index, 2);  // the dropped one counts, so that a host that resumes finds its place
 }
 
 TEST(Recording, BlocksWhileTheQueueIsFull) {

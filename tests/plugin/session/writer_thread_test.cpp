@@ -89,7 +89,7 @@ class WriterThreadTest : public ::testing::Test {
     return seen_->flushed >= times;
   }
 
-  // For a busy machine.
+  // Enough for a busy machine.
   static constexpr milliseconds kAtMost = kSyncInterval + milliseconds(3000);
 
   std::shared_ptr<Seen> seen_ = std::make_shared<Seen>();

@@ -98,7 +98,7 @@ inline nlohmann::json parse_file(const std::string& path) {
   return nlohmann::json::parse(read_text_file(path));
 }
 
-/// The files of a run of records, in a folder that goes with the object.
+/// The files of a run of records, in a folder that is removed with the object.
 class SyntheticRun {
  public:
   explicit SyntheticRun(Config config = {}) : config_(std::move(config)) { config_.output_dir = folder_.file("run"); }

@@ -9,7 +9,7 @@
 
 namespace moetap::plugin {
 
-/// A folder that is gone after the test.
+/// A folder that is removed with the object.
 class TemporaryFolder {
  public:
   TemporaryFolder() {
