@@ -26,9 +26,8 @@ class Recording;
 struct AttachOptions {
   std::string model_file;  // path as the user gave it; empty: built or changed in memory
   std::string sha256;      // of the file, hexadecimal; empty: unknown
-  /// Methods to record besides those that are recorded anyway. Each is a method that another method of the model calls,
-  /// or a method of a submodule ("encoder.forward") that the host calls itself although a method of the model calls it
-  /// too.
+  /// Methods to record besides those that are recorded anyway: methods that other methods of the model call, and
+  /// methods of submodules ("encoder.forward") that the host calls itself although the model calls them too.
   std::vector<std::string> methods = {};
 };
 

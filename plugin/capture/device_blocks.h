@@ -53,8 +53,8 @@ class DeviceBlock {
   int64_t used() const;
   /// Bytes that were asked for, including those for which no room was left.
   int64_t asked() const { return asked_.load(std::memory_order_relaxed); }
-  /// True if nobody holds a piece, the reset is done and the block is not spoiled. Then the whole block can be taken
-  /// again.
+  /// If nobody holds a piece, the reset is done and the block is not spoiled: makes all of it free to be taken, returns
+  /// true.
   bool reclaim();
   /// The block is never used again: its reset failed, or the device's current stream writes to a piece after the reset.
   void spoil() noexcept;
@@ -91,7 +91,7 @@ class BlockPool {
   std::vector<at::Tensor> host_blocks_;
 };
 
-/// The pools of all devices that forwards of one recording ran on. Thread-safe.
+/// The pools of all devices that forwards of one model ran on. Thread-safe.
 class BlockPools {
  public:
   BlockPool& of(c10::Device device);

@@ -16,8 +16,7 @@ struct ForwardContext {
   std::shared_ptr<const ModelDescription> model;
   std::shared_ptr<ForwardTokens> tokens;
   std::shared_ptr<HostCopies> copies;  // memory of its results
-  /// What the replays of the graph that is being captured add to; null: the forward has ended. Thread-safe; throws
-  /// std::exception.
+  /// What replays of the captured graph add to; null: the forward has ended. Thread-safe; may throw std::exception.
   std::function<std::shared_ptr<GraphReplays>()> replays;
   /// Tells the user something: see `Recording::notice`. Thread-safe.
   std::function<void(const std::string& what)> notice;

@@ -20,8 +20,8 @@ struct RouterValues {
 };
 
 /// Measures the router calls of one forward, on the devices and current streams of their tensors. Thread-safe: forks
-/// report on threads of their own. Waits for a device only while a graph is being captured. The caller switches
-/// gradients off.
+/// report on threads of their own. Waits for a device only while a graph is being captured, or to allocate a new block.
+/// The caller switches gradients off.
 class RouterObserver {
  public:
   /// `probed`: the model's.

@@ -23,7 +23,7 @@ namespace moetap::plugin {
 /// Passes what one forward of one model reports on to the observers of each kind of hook, from `moetap::begin` to
 /// `moetap::end`. If it is destroyed without `end`, the forward has thrown. Thread-safe, since forks report on threads
 /// of their own. Never throws into the forward unless the session is strict; the caller switches gradients off. Works
-/// on the devices of the tensors, on their current streams, and does not wait for them.
+/// on the devices of the tensors, on their current streams, and waits for them only as a RouterObserver does.
 class ForwardRecorder {
  public:
   /// `arguments`: the method's tensors, as the model's description names them.
@@ -35,8 +35,7 @@ class ForwardRecorder {
 
   void router(int64_t hook, const ReportedRouter& reported);
 
-  /// A value that the model logs: a number, a bool or a tensor of one element. Of several with one name the last
-  /// counts.
+  /// A value that the model logs: a number, a bool or a tensor of one element. The last value of a name counts.
   void log(std::string component, std::string layer, std::string name, const c10::IValue& value);
 
   void end();

@@ -18,8 +18,7 @@ void GenerationFollower::ended(const QueryTokens& query, const std::vector<int64
   } else if (continues(query) && samples == samples_) {
     ++cached_tokens_;
   }
-  // Else it is neither a prompt nor a step of the last one: an encoder's call between two steps, or the step of another
-  // request.
+  // Else it is neither a prompt nor a step of the last one: an encoder's call between steps, or another request's step.
 }
 
 }  // namespace moetap::plugin

@@ -57,8 +57,7 @@ class HostThreads {
   void log(std::string_view layer, std::string_view name, CustomValue value);
 
  private:
-  const std::shared_ptr<const int> identity_ =
-      std::make_shared<const int>();  // key of this object's state on each thread: see `this_thread`
+  const std::shared_ptr<const int> identity_ = std::make_shared<const int>();  // key of its state on each thread
 };
 
 }  // namespace moetap::plugin

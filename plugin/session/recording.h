@@ -59,7 +59,7 @@ class Recording {
   /// A graph has captured a forward: what its replays add is recorded with each `flush` and with `close`.
   void add_replays(std::shared_ptr<GraphReplays> replays);
 
-  /// Stops the hook, counts it and tells the user, once a hook.
+  /// Stops the hook, counts it and tells the user, once for each hook.
   void hook_failed(ModelBinding& binding, int64_t hook, const std::string& reason);
 
   /// Tells the user something: counts `what`, and prints it with `detail` the first time. `what` is one of a few fixed

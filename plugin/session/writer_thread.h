@@ -32,8 +32,7 @@ class WriterThread {
   /// Closes the queue, waits until its items are written, completes the sink and ends the thread. Called once.
   void finish(RunEnd end);
 
-  /// The error of the sink that ended the recording, one line. An error of a single record does not end it, and is only
-  /// counted.
+  /// The error of the sink that ended the recording, one line. An error of a single record is only counted.
   std::optional<std::string> error() const;
 
   /// Adds what only the writer knows: tokens, out_of_range, unattributed, unwritten, and its notices.
