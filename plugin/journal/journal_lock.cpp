@@ -24,8 +24,8 @@ namespace {
 
 // Note [Locks and fork]
 // A child process inherits its parent's descriptors, and with them the lock: a server's workers would keep the journal
-// of a killed parent locked. So the child closes its copies. Only async-signal-safe calls are allowed there, hence a
-// table of fixed size; a session beyond it only loses this.
+// of a killed parent locked. So the child closes its copies right after `fork`. Only async-signal-safe calls are
+// allowed there, so the descriptors are in a table of fixed size. Children do not close a lock that has no room in it.
 constexpr size_t kMaxLocks = 256;
 std::array<std::atomic<int>, kMaxLocks> locks;  // descriptor + 1; 0: free
 
@@ -88,7 +88,7 @@ std::string or_unknown(const std::string& owner) {
 }  // namespace
 
 JournalLock::JournalLock(const std::string& folder) : path_(folder + "/owner"), process_(::getpid()) {
-  // Once more if the run that wrote there ended, and removed the folders, between the steps.
+  // Another run may end and remove the folders between two of these steps: then they are tried again.
   constexpr int kAttempts = 10;
   for (int attempt = 1; attempt <= kAttempts; ++attempt) {
     std::error_code error;

@@ -15,15 +15,15 @@
 
 namespace moetap::plugin {
 
-// What the journal keeps of a forward: all that the log and the summary are made of. Layers are places in the run's
-// LayerTable. What is of one kind of hook stands in that kind's file: logged_router.h.
+// What the journal keeps of a forward: all that the log and the summary are made of. A layer is its place in the run's
+// LayerTable. Each kind of hook has a file of its own: logged_router.h.
 
 /// What one forward gives to one log entry.
 struct LogPart {
-  int64_t previous = -1;         // where the entry's part before this one lies in the journal; -1: none
-  int64_t shared = -1;           // where routers lie that belong to every part of the forward; -1: none
-  std::vector<int64_t> samples;  // of the entry: one, or with log_entries: forward all of the forward
-  bool values_only = false;      // only `custom`: no forward
+  int64_t previous = -1;         // place in the journal of the entry's part before this one; -1: none
+  int64_t shared = -1;           // place of the routers that belong to every part of the forward; -1: none
+  std::vector<int64_t> samples;  // of the entry: one sample; with log_entries: forward all samples of the forward
+  bool values_only = false;      // no forward: the part holds only `custom`
   double duration_s = 0;         // the part's share of the forward
   std::vector<LoggedRouter> routers;
   // (component, layer) -> name -> value; component "": the log's component
@@ -37,30 +37,30 @@ struct SummaryPart {
     size_t to = 0;    // layer
     analysis::TransitionSums sums;
   };
-  int64_t forwards = 1;     // that it sums up; 0: values only
-  bool generation = false;  // phase of its tokens: false prompt
+  int64_t forwards = 1;     // how many forwards it sums up; 0: values only
+  bool generation = false;  // phase of its tokens: false prompt, true generation
   std::vector<RouterTotal> routers;
   std::vector<Transition> transitions;
-  /// The parts of the forward hold every router: see Note [Sums stand once in a frame].
+  /// True if the parts of the forward hold every router: see Note [Sums stand once in a frame].
   bool sums_in_parts = false;
 };
 
 struct LoggedForward {
   SummaryPart summary;
   LogPart shared;              // routers whose tokens cannot be told apart by sample, in a forward of several samples
-  std::vector<LogPart> parts;  // one a sample, or with log_entries: forward one
+  std::vector<LogPart> parts;  // one for each sample; with log_entries: forward one
 };
 
-/// Takes apart what a forward recorded. `layers` must know its hooks. `duration_s` of a sample's part is its even share
-/// of the forward, so that the entries sum up to the time that the run took.
+/// Splits what a forward recorded into its parts. `layers` must know the record's hooks. All parts get an even share of
+/// the forward's `duration_s`, so that the entries add up to the time that the forwards took.
 LoggedForward log_forward(const ForwardRecord& record, const LayerTable& layers, const Config& config);
 
 std::string encode(const LogPart& part);
 LogPart decode_log_part(std::string_view bytes);
 
-/// With `sums_in_parts` only the pairs of its routers.
+/// With `sums_in_parts` it encodes only the pairs of the routers' sums.
 std::string encode(const SummaryPart& part);
-/// Takes from `shared` and `parts`, those of its forward, what is not encoded.
+/// `shared` and `parts` are those of the same forward: they give the sums that `encode` left out.
 SummaryPart decode_summary_part(std::string_view bytes, const LogPart& shared, const std::vector<LogPart>& parts);
 
 }  // namespace moetap::plugin

@@ -13,7 +13,7 @@ namespace {
 
 using analysis::RouterSums;
 
-// What a router logs by token, for each part of its forward.
+// What the log holds of each token of a router, for each part of the forward.
 struct TokenLists {
   std::vector<std::vector<int32_t>> selected;
   std::vector<std::vector<float>> margins;
@@ -51,7 +51,7 @@ RouterSums without_pairs(const RouterSums& sums) {
   return rows;
 }
 
-// Pairs are absent for one slot and must be there for more.
+// Sets the number of slots. Sums of one slot have no pairs: with `has_pairs` they get a table of zeros.
 void set_top_k(RouterSums& sums, int64_t top_k, bool has_pairs) {
   sums.top_k = top_k;
   if (sums.has_pairs || !has_pairs) return;
@@ -224,7 +224,7 @@ std::vector<RouterTotal> decode_pairs(ByteReader& bytes) {
     router.sums.num_experts = static_cast<int64_t>(bytes.count());
     router.sums.has_pairs = router.sums.num_experts > 0;
     if (router.sums.has_pairs) {
-      router.sums.top_k = 2;  // at least; the parts say how many
+      router.sums.top_k = 2;  // the fewest that have pairs; the parts hold the real number
       router.sums.words = at::empty({router.sums.layout().pair_words()}, at::kLong);
       bytes.sparse(places_of(router.sums.words));
     }

@@ -112,9 +112,9 @@ RunJournal::ForwardFrames RunJournal::build(std::vector<NewFrame> effects, Logge
     } else if (known) {
       part.previous = entries_[*known].last_part;
     } else if (part.values_only) {
-      continue;  // the forward that it belongs to was dropped
+      continue;  // values of a forward that was dropped: they have no entry
     }
-    part.shared = twice == links.end() ? shared : -1;  // once an entry and forward
+    part.shared = twice == links.end() ? shared : -1;  // only once for each entry of the forward
     Link& link = links[sample];
     if (known) link.entry = known;
     link.last_part = begin + static_cast<int64_t>(payload.size());
@@ -126,7 +126,7 @@ RunJournal::ForwardFrames RunJournal::build(std::vector<NewFrame> effects, Logge
 
 void RunJournal::add(ForwardFrames forward) {
   for (const NewFrame& frame : forward.frames) log_->append(frame.kind, frame.payload);
-  commit(forward.links);  // only now: a frame that could not be written must not be pointed to
+  commit(forward.links);  // last, so that no entry points to a frame that could not be written
 }
 
 void RunJournal::commit(const Links& links) {
@@ -209,7 +209,7 @@ void RunJournal::add_entry(const JournalEntry& entry) {
 }
 
 bool RunJournal::continues(const JournalEntry& entry, const LogPart& part) const {
-  // One sample's entry is known by the sample; of several, all must be the same.
+  // An entry of one sample is found by that sample. An entry of several continues only if all of them are the same.
   return part.samples.size() == 1 || decode_log_part(read_part(entry.last_part)).samples == part.samples;
 }
 
@@ -235,12 +235,11 @@ std::vector<RunJournal::PartOfEntry> RunJournal::parts(const JournalEntry& entry
 void RunJournal::remove() {
   log_.reset();
   reader_.reset();
-  // The frames first and the owner last: a journal without frames is known to be done with, and the lock holds to the
-  // end.
+  // The frames go first: a journal without frames counts as no run. The owner goes last, so the lock holds to the end.
   std::error_code error;
   fs::remove(frames_path(), error);
   for (fs::directory_iterator entry(folder_, error), end; !error && entry != end; entry.increment(error)) {
-    std::error_code ignored;  // what stays is told below
+    std::error_code ignored;  // if something stays, the last removal fails
     if (entry->path().filename() != "owner") fs::remove_all(entry->path(), ignored);
   }
   fs::remove_all(folder_, error);

@@ -18,8 +18,8 @@ enum class LogForwards { kMerged, kLast };
 enum class Unlabelled { kNew, kFollow };
 enum class OnOverflow { kBlock, kDrop };
 
-/// How a session records. A member is named as its key in a configuration file; `moetap run --help` says what each
-/// means.
+/// How a session records. Each member has the name of its key in a configuration file; config_keys() and
+/// `moetap run --help` say what each means.
 struct MOETAP_API Config {
   std::string output_dir;
   std::string task = "log_metrics";
@@ -64,8 +64,8 @@ struct MOETAP_API Config {
   /// All keys with their values, as `from_json` reads them.
   nlohmann::ordered_json to_json() const;
 
-  /// Makes output_dir, samples and the path of a hook spec absolute; relative ones start at `directory`. A session does
-  /// so when it opens, since its host may change the working directory later.
+  /// Makes output_dir, samples and the path of a hook spec absolute: relative ones are taken from `directory`. A
+  /// session calls it when it opens, since its host may change the working directory later.
   void make_paths_absolute(const std::filesystem::path& directory);
 
   /// Throws std::invalid_argument for what a session cannot do: a task that is no file name, attention other than off,

@@ -8,7 +8,7 @@
 
 namespace moetap::plugin {
 
-/// What a session counted so far. Plain data. Each count has a line in `kCounters`.
+/// What a session counted so far. Plain data. `kCounters` says what each count means.
 struct Counters {
   int64_t forwards = 0;
   int64_t replayed = 0;
@@ -25,7 +25,7 @@ struct Counters {
   Counters& operator+=(const Counters& other);
 };
 
-/// From where a run that is resumed or recovered takes a count.
+/// Where a count comes from when a run is resumed or recovered.
 enum class CounterSource {
   kForwards,  // the sum over the forwards in the journal
   kLastSync,  // as it was when the journal was last synced
@@ -37,7 +37,7 @@ struct CounterInfo {
   int64_t Counters::*member;
   CounterSource source;
   bool in_log;       // also stands in the log, under "moetap"
-  const char* loss;  // what `moetap run` says of it at its end where it is not 0; "": nothing
+  const char* loss;  // `moetap run` ends with the count and this text if the count is not 0; "": it does not
 };
 
 /// The table of all counts. It drives everything that names them: `+=`, the manifest, the log, the journal, the C
@@ -45,9 +45,9 @@ struct CounterInfo {
 inline constexpr CounterInfo kCounters[] = {
     // Finished and handed to the writer.
     {{"forwards", "integer", "forwards"}, &Counters::forwards, CounterSource::kForwards, true, ""},
-    // Of these, in replays of a CUDA graph: in the summary, but not in the log or the dump.
+    // Those of `forwards` that were replays of a CUDA graph: they are in the summary, but not in the log or the dump.
     {{"replayed", "integer", "forwards"}, &Counters::replayed, CounterSource::kLastSync, false, ""},
-    // Valid tokens of these forwards: of the text, else of the router call that saw the most.
+    // Tokens of `forwards` that are not padding: those of the text, else those of the router call that saw the most.
     {{"tokens", "integer", "tokens"}, &Counters::tokens, CounterSource::kForwards, false, ""},
     // Finished forwards that found the queue full (on_overflow: drop), or the session closed.
     {{"dropped", "integer", "forwards"}, &Counters::dropped, CounterSource::kLastSync, true, "forwards dropped"},
@@ -77,7 +77,7 @@ inline constexpr CounterInfo kCounters[] = {
      CounterSource::kForwards,
      false,
      "expert ids out of range"},
-    // Labelled forwards whose number of samples was not the label's.
+    // Labelled forwards whose number of samples differs from the label's.
     {{"label_mismatches", "integer", "forwards"}, &Counters::label_mismatches, CounterSource::kLastSync, false, ""},
 };
 

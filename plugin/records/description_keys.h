@@ -4,15 +4,15 @@
 
 namespace moetap::plugin::keys {
 
-// Keys of what describes a model and its hooks: in the text inside an instrumented model, in `moetap inspect --json`,
-// in the manifest, and of the same things in other files. "or null": the graph does not fix it before a run.
+// Keys that describe a model and its hooks: in the text inside an instrumented model, in `moetap inspect --json`, in
+// the manifest, and in other files that hold the same things. "or null": the graph does not fix it before a run.
 inline constexpr JsonKey kSchemaVersion{"schema_version", "integer", ""};
 inline constexpr JsonKey kInstance{"instance", "text, 32 hexadecimal digits", ""};
 inline constexpr JsonKey kModel{"model", "text: the file's path as given", ""};
 inline constexpr JsonKey kSha256{"sha256", "text, hexadecimal", ""};
 inline constexpr JsonKey kIdentity{"identity", "text: the same for copies of one model", ""};
 inline constexpr JsonKey kMethods{"methods", "{method: {arguments: [text]}}", ""};
-inline constexpr JsonKey kArguments{"arguments", "list", ""};  // of a method; in the log of a sample
+inline constexpr JsonKey kArguments{"arguments", "list", ""};  // those of a method; in the log: of a sample
 inline constexpr JsonKey kMethod{"method", "text", ""};
 inline constexpr JsonKey kHooks{"hooks", "list of objects; in the manifest each with run_layer", ""};
 inline constexpr JsonKey kSkipped{"skipped", "list of objects with node and reason", ""};

@@ -17,42 +17,44 @@ namespace moetap::plugin {
 
 using CustomValue = std::variant<bool, int64_t, double>;
 
-/// One router call of one forward. CPU tensors, rows = tokens that are not padding, in the model's order.
+/// One router call of one forward. T = tokens that are not padding, in the model's order. Tensors are on the CPU.
 struct RouterRecord {
   int64_t hook = 0;           // HookPoint::id
-  int64_t call = 0;           // counts the calls of this hook in this forward (loops)
+  int64_t call = 0;           // number of this call among those of the hook in the forward, from 0 (loops)
   analysis::RouterSums sums;  // normalized; one row a sample of the forward; one row in all when `attributed` is false
   bool attributed = true;     // the rows are the forward's samples
-  bool text = false;          // the tokens are the text's [B, S]: its ids, mask and columns apply
-  // Present only where the options ask for them (log_per_token, dump, probe):
+  bool text = false;          // the tokens are those of the text [B, S]; its ids, mask and columns apply to them
+  // Undefined unless the configuration asks for them (log_per_token, dump, probe_tokens):
   at::Tensor selected;  // int64 [T, K]; -1 unused
   at::Tensor weights;   // float32 [T, K]
   at::Tensor margins;   // float32 [T], w[0] - w[1] (token_outputs.h); undefined: K < 2, or no weights
   at::Tensor logits;    // [n, E] in the model's dtype: n = T with dump full, else the probe's first n <= T tokens
   at::Tensor scores;    // [T, E]: dump full
   at::Tensor row;       // int64 [T], the sample's place in the forward; -1 unknown
-  at::Tensor position;  // int32 [T], column in the forward's [B, S]; else the place in the call
+  at::Tensor position;  // int32 [T], column in the forward's [B, S]; where that is unknown, the place in the call
   at::Tensor token_id;  // int32 [T], -1 unknown
 };
 
-/// First slots of two routers that follow each other in a component, over the tokens that both saw.
+/// Counts how tokens go from the first-slot expert of one router to that of the next router of the component, over the
+/// tokens that both saw.
 struct TransitionRecord {
   int64_t from_hook = 0;
   int64_t to_hook = 0;  // the next MoE layer
   analysis::TransitionSums sums;
 };
 
-/// All that one finished forward reported; handed from the forward to the writer thread. Owns its tensors.
+/// All that one finished forward reported. The forward hands it to the writer thread. Owns its tensors.
 struct ForwardRecord {
-  /// Forwards of the run that it tells of.
+  /// How many forwards of the run the record stands for.
   int64_t num_forwards() const { return values_only ? 0 : replays > 0 ? replays : 1; }
 
   std::shared_ptr<const ModelDescription> model;
   std::string method;
-  int64_t index = 0;             // forwards of the run that ended, dropped ones too, from 0 in their order
+  int64_t index = 0;             // number of the forward in the run, from 0 as they end; dropped ones count
   std::vector<int64_t> samples;  // sample number of each row; size B
-  bool values_only = false;  // `Session::log` after a forward: `custom` goes to the entries of `samples`; no forward
-  // > 0: not a forward but so many replays of one that a graph captured; `samples` is empty. See Note [Graphs].
+  // True: no forward, but values that `Session::log` got after one; `custom` goes to the entries of `samples`.
+  bool values_only = false;
+  // > 0: no forward, but this many replays of a captured graph; `samples` is empty. See Note [Graphs].
   int64_t replays = 0;
   bool labelled = false;              // the host labelled the forward: its samples may have had forwards before
   bool generation = false;            // phase: false prompt, true generation

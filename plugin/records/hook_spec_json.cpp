@@ -25,7 +25,7 @@ std::string listed(std::initializer_list<std::string_view> names) {
   return text;
 }
 
-/// A JSON object whose fields are read one by one. `where` begins its messages: "spec.json: entry 0: selected".
+/// A JSON object whose fields are read one by one. `where` starts each error message: "spec.json: entry 0: selected".
 class Fields {
  public:
   Fields(const nlohmann::json& object, std::string where) : object_(object), where_(std::move(where)) {
@@ -177,7 +177,7 @@ std::optional<ValueReference> optional_reference(const Fields& fields, const cha
   return value_reference(fields.at(name), fields.where() + ": " + name);
 }
 
-/// As layers are numbered: "$1" or "7" as text, or a number.
+/// The field "layer", which may be text ("$1", "7") or an integer; always as text.
 std::optional<std::string> layer(const Fields& fields) {
   if (fields.has("layer") && fields.at("layer").is_number_integer()) {
     return std::to_string(fields.integer("layer", 0).value());

@@ -12,10 +12,10 @@ namespace moetap::plugin {
 /// that is no regular expression, fields that exclude each other, an entry that says nothing.
 hooks::HookSpec hook_spec_from_json(const nlohmann::json& array, const std::string& source);
 
-/// The same of a file. Throws as above, also for a file that cannot be read or is not JSON.
+/// Reads a hook spec from a file. Throws as above, also for a file that cannot be read or is not JSON.
 hooks::HookSpec hook_spec_from_file(const std::string& path);
 
-/// The spec of a configuration's key `hooks`: none (null), an array, or the path of a file that holds one.
+/// The hook spec of the configuration key `hooks`: null (an empty spec), an array, or the path of a file with an array.
 hooks::HookSpec hook_spec_from_config(const nlohmann::json& hooks);
 
 }  // namespace moetap::plugin

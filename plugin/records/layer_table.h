@@ -15,7 +15,7 @@
 
 namespace moetap::plugin {
 
-// Layer ids mean the same in a run as in discovery.
+// Layer ids are the same in a run as in discovery.
 using hooks::is_layer_id;
 using hooks::is_number;
 
@@ -30,13 +30,14 @@ struct RunLayer {
   std::optional<int64_t> top_k;
 };
 
-/// Gives the hooks of all models and methods of a run their layers. The same router of the same component in two
-/// methods or twins of a model is one layer; routers of different models are never one. Hooks that differ and want one
-/// id (ids are unique within a method only) get it in the order in which they report; the rest get the next free
-/// numbers above the largest. So the same records give the same table.
+/// Gives each hook of the run's models and methods its layer. A router that is found in two methods of a model, or in
+/// two of its twins, is one layer, if component, name and number of experts are the same. Routers of different models
+/// are different layers. Layer ids are unique only within a method, so different routers may want the same id: the
+/// first that reports gets it, each later one gets the number after the component's largest. So the same records give
+/// the same table.
 class LayerTable {
  public:
-  /// The place in `layers()` of a hook that reported `num_experts` experts.
+  /// The place in `layers()` of a hook that reported with `num_experts` experts; adds the layer if it is new.
   size_t place(const ModelDescription& model, int64_t hook, int64_t num_experts);
 
   /// Adds the routers of a method that never reported, such as those in an arm that was never taken.
@@ -45,12 +46,12 @@ class LayerTable {
   /// The place of a hook that reported. Throws std::out_of_range if it never did.
   size_t at(const std::string& instance, int64_t hook) const { return place_of_hook_.at({instance, hook}); }
 
-  /// The same; empty: it never did.
+  /// The same; empty if the hook never reported.
   std::optional<size_t> find(const std::string& instance, int64_t hook) const;
 
   const std::vector<RunLayer>& layers() const { return layers_; }
 
-  /// Which hook reports into which layer, in the order in which they first did.
+  /// Which hook reports into which layer. `placements()` is in the order of the hooks' first reports.
   struct Placement {
     std::string instance;
     int64_t hook = 0;
@@ -58,7 +59,7 @@ class LayerTable {
   };
   const std::vector<Placement>& placements() const { return placements_; }
 
-  /// Places of the layers of each component, by layer id: numbers in their order, then names.
+  /// The places of each component's layers, ordered by `layer_id_less`.
   std::map<std::string, std::vector<size_t>> by_component() const;
 
  private:
@@ -70,7 +71,7 @@ class LayerTable {
   std::map<std::pair<std::string, int64_t>, size_t> place_of_hook_;  // (instance, hook)
 };
 
-/// True if `a` comes before `b`: numbers by value, before everything else.
+/// The order of layer ids, true if `a` comes before `b`: numbers first, by value; then all other ids, as text.
 bool layer_id_less(const std::string& a, const std::string& b);
 
 }  // namespace moetap::plugin

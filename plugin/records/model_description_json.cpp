@@ -47,7 +47,7 @@ hooks::HookPoint hook_from(const nlohmann::json& json) {
   hook.kind = kind_from(json.at(keys::kKind.name).get<std::string>());
   hook.method = json.at(keys::kMethod.name).get<std::string>();
   hook.component = json.at(keys::kComponent.name).get<std::string>();
-  // They name files, and the text may be of a file from elsewhere.
+  // They become names of files, and the text may come from a model file that somebody else wrote.
   if (!hooks::is_component_name(hook.component) || !hooks::is_layer_id(hook.layer)) {
     throw std::invalid_argument(fmt::format("component and layer of {} must name files, got \"{}\" and \"{}\"",
                                             hook.name, hook.component, hook.layer));
@@ -68,8 +68,8 @@ bool is_tensor(const c10::TypePtr& type) {
          type->castRaw<c10::OptionalType>()->getElementType()->kind() == c10::TypeKind::TensorType;
 }
 
-/// A module's own parameters, by the path that hooks are named after; none for a path that the module lacks (a frozen
-/// model, the second call of a module).
+/// The parameters of the submodule at `path` (a hook's name), without those of its children. Empty if there is no such
+/// submodule: in a frozen model, or for the second call of a module.
 std::vector<at::Tensor> parameters_at(const torch::jit::Module& module, const std::string& path) {
   torch::jit::Module owner = module;
   for (const auto& element : hooks::path_elements(path)) {
@@ -81,7 +81,8 @@ std::vector<at::Tensor> parameters_at(const torch::jit::Module& module, const st
   return parameters;
 }
 
-/// Tells models apart that were built in memory: their routers, and the first values of the routers' weights.
+/// The identity of a model that was built in memory: SHA-1 of the names of its hooks and of the first values of each
+/// of their parameters.
 std::string identity_of_routers(const torch::jit::Module& module, const hooks::Discovery& discovery) {
   constexpr int64_t kValuesOfAParameter = 64;
   std::string content;

@@ -32,13 +32,14 @@ std::string random_instance();
 ModelDescription describe_model(const torch::jit::Module& module, const hooks::Discovery& discovery,
                                 const std::string& model_file, const std::string& sha256);
 
-/// The text that `moetap::begin` carries. Starts with the instance, so that `instance_of` needs not read the rest.
+/// The text that `moetap::begin` carries. It starts with the instance, so that `instance_of` need not read the rest.
 std::string to_text(const ModelDescription& model);
 
-/// Throws std::invalid_argument with one line that says what is wrong.
+/// Reads what `to_text` wrote. Throws std::invalid_argument with one line that says what is wrong.
 ModelDescription model_description_from_text(const std::string& text);
 
-/// The instance of a text that `to_text` wrote, without parsing it; empty if it is none.
+/// The instance of a text that `to_text` wrote, found without parsing; empty if the text does not start with one. A
+/// view into `text`.
 std::string_view instance_of(std::string_view text);
 
 }  // namespace moetap::plugin

@@ -18,13 +18,13 @@ struct RunTimes {
   std::chrono::system_clock::time_point closed;
 };
 
-/// What a run is when its session closes.
+/// How a session leaves its run when it closes.
 enum class RunEnd {
   kDone,
-  kUnfinished,  // its files are written, without the marker that says done; the journal stays, for `config.resume`
+  kUnfinished,  // its files are written, but not the marker of a finished run; the journal stays for `config.resume`
 };
 
-/// What a sink holds already of a run that goes on (`resume`); nothing in a new run.
+/// What a sink already holds of a run that is resumed. As constructed: a new run.
 struct ResumedRun {
   bool resumed = false;
   int64_t next_forward = 0;      // ForwardRecord::index of the forward after the last recorded one
@@ -32,8 +32,8 @@ struct ResumedRun {
   std::vector<int64_t> samples;  // recorded sample numbers, ascending, each once
 };
 
-/// One record cannot be written, and the sink can take the next: a frame that is too large, a value that the format has
-/// no place for. `what()` is one line that says what was wrong with the record. A sink throws it before it has changed
+/// One record cannot be written, but the next one can: its frame is too large, or the format has no place for one of
+/// its values. `what()` is one line that says what was wrong with the record. A sink throws it before it has changed
 /// anything.
 class MOETAP_API RecordError : public std::runtime_error {
  public:
@@ -46,9 +46,9 @@ class MOETAP_API RecordError : public std::runtime_error {
 /// Errors:
 /// - `add_model` and `write` throw RecordError for one record. The session counts its forwards as `unwritten`, says so
 ///   once in a notice, and goes on with the next record.
-/// - Each function throws any other std::exception (as a rule std::runtime_error), with one line that says which file,
-///   what was wrong and what to do, where nothing more can be written. After the first the session reports it once,
-///   writes no more records, and still calls `close`; what was written stays readable.
+/// - Any other std::exception (as a rule std::runtime_error), from any function: nothing more can be written. `what()`
+///   is one line: which file, what was wrong, what to do. The session reports the first one once, writes no more
+///   records, and still calls `close`; what was written stays readable.
 class MOETAP_API RecordSink {
  public:
   virtual ~RecordSink() = default;
@@ -59,16 +59,16 @@ class MOETAP_API RecordSink {
   /// What the session counted so far. Called before each `flush`.
   virtual void count(const Counters& /*counters*/) {}
 
-  /// A model whose forwards may follow. Called for each model before its first record; again before the next one if it
-  /// threw RecordError.
+  /// Adds a model whose forwards may follow. Called before the first record of the model; if that threw RecordError,
+  /// again before its next record.
   virtual void add_model(std::shared_ptr<const ModelDescription> model) = 0;
 
-  /// Takes in one record; records come in the order of `ForwardRecord::index`. One whose `values_only` is set is no
-  /// forward.
+  /// Takes in one record. Records come in the order of `ForwardRecord::index`. With `values_only` a record is
+  /// no forward.
   virtual void write(const ForwardRecord& record) = 0;
 
-  /// After it, what was written so far survives a power cut. Called when the host asks, and while records arrive at
-  /// least every `kSyncInterval` (writer_thread.h).
+  /// Makes what was written so far survive a power cut. Called when the host asks; while records arrive, at least every
+  /// `kSyncInterval` (writer_thread.h).
   virtual void flush() = 0;
 
   /// The host ended the run before its time: `close`, which follows, leaves what a later session needs to go on.

@@ -41,7 +41,7 @@ TEST(JournalLock, WhoeverTakesOverKeepsTheNameOfTheOneThatDied) {
     EXPECT_NE(first, "");
     lock.claim("pid 1 on elsewhere");
   }
-  // A recovery that died, too, leaves the process whose run it is.
+  // A recovery claimed the lock and died, too: the predecessor is still the process whose run it is.
   EXPECT_EQ(JournalLock(journal).predecessor(), "pid 1 on elsewhere");
 }
 

@@ -9,7 +9,7 @@ namespace {
 
 class LoggedForwardTest : public ::testing::Test {
  protected:
-  // Two routers that follow each other, one of them in a loop, and a tower whose tokens belong to no sample.
+  // Two routers in sequence, the second in a loop; a third in a tower whose tokens cannot be told apart by sample.
   ForwardRecord record(std::vector<int64_t> samples) const {
     const auto batch = static_cast<int64_t>(samples.size());
     ForwardRecord record = forward_of(model_, std::move(samples), 3.0);
@@ -89,7 +89,7 @@ TEST_F(LoggedForwardTest, APartIsReadBack) {
   EXPECT_EQ(read.samples, (std::vector<int64_t>{9}));
   EXPECT_EQ(read.duration_s, part.duration_s);
   EXPECT_EQ(read.custom, part.custom);
-  ASSERT_EQ(read.routers.size(), 2u);  // the calls of a loop are one router, the tower's is shared
+  ASSERT_EQ(read.routers.size(), 2u);  // the two calls of the loop are one router; the tower's router is shared
   EXPECT_EQ(read.routers[1].selected, part.routers[1].selected);
   EXPECT_EQ(read.routers[1].selected.size(), 2u * 3 * 2);
   EXPECT_EQ(forward.shared.routers.size(), 1u);

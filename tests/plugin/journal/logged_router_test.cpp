@@ -45,7 +45,7 @@ TEST(LoggedRouter, AForwardAsOneEntryKeepsItsRows) {
   EXPECT_EQ(split.parts[0].sums.num_rows, 2);
   EXPECT_FALSE(split.parts[0].sums.has_pairs);
   EXPECT_EQ(split.parts[0].selected, ids_of(router.selected));
-  EXPECT_EQ(split.parts[0].margins.size(), 3u);  // of the first sample
+  EXPECT_EQ(split.parts[0].margins.size(), 3u);  // those of the first sample only
 }
 
 TEST(LoggedRouter, TokensThatCannotBeToldApartAreShared) {
@@ -102,7 +102,7 @@ TEST(LoggedRouter, TheJournalGivesBackWhatItTook) {
 }
 
 TEST(LoggedRouter, PairsAndPartsMakeTheTotals) {
-  // Two layers, one of which has one slot, and so no pairs.
+  // Two layers; one of them has one slot and so no pairs.
   const RouterRecord two_slots = observe_router({}, seeded_logits(8, {3, 3, 4}));
   const RouterRecord one_slot = observe_router({.top_k = 1}, seeded_logits(9, {3, 3, 4}));
   std::vector<std::vector<LoggedRouter>> parts(3);

@@ -41,7 +41,7 @@ TEST_F(RunJournalTest, PartsOfAnEntryAreChainedInOrder) {
   RunJournal journal(path_, RunJournal::Left::kRefuse);
   journal.begin();
   add(journal, forward_with({5, 3}, 1));
-  add(journal, forward_with({3}, 2), {{kMethodRan, "{}"}});  // a frame before it moves its place
+  add(journal, forward_with({3}, 2), {{kMethodRan, "{}"}});  // another frame before it: its parts lie further on
   add(journal, forward_with({5, 5}, 3));                     // a label may name a sample twice
   ASSERT_EQ(journal.entries().size(), 2u);
   EXPECT_EQ(journal.entries()[0].first_sample, 5);
@@ -98,7 +98,7 @@ TEST_F(RunJournalTest, IsGoneOnceItIsRemoved) {
   std::filesystem::create_directories(path_ + "/folder/of/others");
   journal.remove();
   EXPECT_FALSE(std::filesystem::exists(path_));
-  journal.try_to_remove();  // again: nothing is there, nothing is thrown
+  journal.try_to_remove();  // a second time, when nothing is there: nothing is thrown
 }
 
 TEST_F(RunJournalTest, AFrameThatNoJournalWroteIsRefused) {

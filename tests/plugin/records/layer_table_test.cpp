@@ -44,7 +44,7 @@ TEST(LayerTableTest, AHookKeepsItsLayer) {
   const ModelDescription model = model_of("a", {{"0", "layers.0"}, {"1", "layers.1"}});
   LayerTable table;
   EXPECT_FALSE(table.find(model.instance, 1).has_value());
-  EXPECT_EQ(table.place(model, 1, kExperts), 0u);  // in the order in which they report
+  EXPECT_EQ(table.place(model, 1, kExperts), 0u);  // places are in the order of the first reports
   EXPECT_EQ(table.place(model, 0, kExperts), 1u);
   EXPECT_EQ(table.place(model, 1, kExperts), 0u);
   EXPECT_EQ(table.find(model.instance, 1), std::optional<size_t>(0));
@@ -77,7 +77,7 @@ TEST(LayerTableTest, RoutersThatDifferNeverShareALayer) {
   table.place(twice, 0, kExperts);
   table.place(twice, 1, kExperts);  // two hooks of one method
   EXPECT_EQ(ids(table), (Ids{"0", "1", "2", "3", "4"}));
-  // Ids are taken within a component.
+  // Layer ids are unique within a component only.
   table.place(model_of("a", {{"0", "gate", "forward", "vision_tower"}}, "vision"), 0, kExperts);
   EXPECT_EQ(table.layers().back().layer, "0");
 }
