@@ -4,8 +4,8 @@
 
 namespace moetap::plugin::keys {
 
-// Of a shard: in the metadata of its file, and in the head of its rows while it is open (there also those of a
-// description).
+// Keys of a shard. `first_row` is in the metadata of the finished file; all are in the head of the .rows file, with
+// rank, hooks and name of description_keys.h.
 inline constexpr JsonKey kFirstRow{"first_row", "integer: the shard's first row in its series", "rows"};
 inline constexpr JsonKey kSeries{"series", "text: COMPONENT or COMPONENT.LAYER", ""};
 inline constexpr JsonKey kShard{"shard", "integer: its number in its series", ""};
@@ -13,7 +13,7 @@ inline constexpr JsonKey kColumns{"columns", "list of objects with name, dtype, 
 inline constexpr JsonKey kDtype{"dtype", "integer: at::ScalarType", ""};
 inline constexpr JsonKey kShape{"shape", "list of integers, without the rows", ""};
 
-// Of the layout in the journal: which layers share their rows.
+// Keys of DumpWriter::Layout in the journal: which layers share their dump rows.
 inline constexpr JsonKey kLoops{"loops", "list of places of layers", ""};
 inline constexpr JsonKey kLayouts{"components", "{component: {together, apart}}", ""};
 inline constexpr JsonKey kTogether{"together", "list of places of layers", ""};

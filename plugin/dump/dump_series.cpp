@@ -31,7 +31,7 @@ std::string file_name(const std::string& series, int64_t number, const char* ext
   return series + text + extension;
 }
 
-// NAME-000012.rows -> NAME, 12. Empty for any other spelling, such as NAME-12.rows: the file is not ours.
+// NAME-000012.rows -> NAME, 12. Empty for any other spelling, such as NAME-12.rows: moetap did not write that file.
 std::optional<SeriesFile> series_file(const fs::path& path, const char* extension) {
   const std::string stem = path.stem().string();
   const size_t dash = stem.rfind('-');
@@ -51,7 +51,7 @@ std::vector<SeriesFile> series_files(const std::string& folder, const char* exte
   return files;
 }
 
-// Which rows of its series a finished shard holds.
+// Which dump rows of its series a finished shard holds.
 struct ShardExtent {
   int64_t first_row = 0;
   int64_t num_rows = 0;
@@ -71,7 +71,7 @@ std::optional<ShardExtent> shard_extent(const std::string& path) {
     if (header.entries.empty() || header.entries.front().shape.empty()) return std::nullopt;
     return ShardExtent{std::stoll(header.metadata.at(keys::kFirstRow.name)), header.entries.front().shape.front()};
   } catch (const std::exception&) {
-    return std::nullopt;  // not one of ours: it is left alone
+    return std::nullopt;  // moetap did not write it: it is left alone
   }
 }
 
@@ -107,7 +107,7 @@ void DumpSeries::sync() {
 }
 
 void DumpSeries::make_shard(ShardRows& rows) {
-  rows.check_in_place();  // otherwise a run directory that was removed would come back with this shard alone
+  rows.check_in_place();  // otherwise a run directory that was removed would be made again, with this shard alone
   fs::create_directories(place_.dump_folder);
   rows.write_shard(file_of(place_.dump_folder, rows.head().number, kShardExtension));
   rows.remove();

@@ -13,11 +13,11 @@ namespace moetap::plugin {
 
 inline constexpr int64_t kMaxShardBytes = int64_t{256} << 20;
 
-/// The shards of one series: DUMP_FOLDER/NAME-000000.safetensors, ... All columns of a shard have the same rows; where
-/// the columns change, a new shard begins. Used by one thread. Errors are std::runtime_error with one line.
+/// The shards of one series: DUMP_FOLDER/NAME-000000.safetensors, ... All columns of a shard have the same dump rows; a
+/// new shard begins where the columns change. Used by one thread. Errors are std::runtime_error with one line.
 ///
-/// Rows are appended to the journal (Note [Rows of an open shard]) and become shards only in `settle` and `finish`, so
-/// that no shard holds rows of a forward that the journal does not hold yet.
+/// Dump rows are appended to the journal (Note [Rows of an open shard]) and become shards only in `settle` and
+/// `finish`, so that no shard holds rows of a forward that the journal does not hold yet.
 class DumpSeries {
  public:
   struct Place {
@@ -29,32 +29,32 @@ class DumpSeries {
   };
   explicit DumpSeries(Place place) : place_(std::move(place)) {}
 
-  /// `columns`: all with the same number of rows. `hooks`: name of each layer, for the shard's metadata.
+  /// Appends dump rows. `columns`: all with the same number of rows. `hooks`: layer -> name, for the shard's metadata.
   void append(const std::vector<DumpColumn>& columns, const std::map<std::string, std::string>& hooks);
 
-  /// Rows of the series so far.
+  /// Number of dump rows so far, in shards and in the journal.
   int64_t num_rows() const { return num_rows_; }
 
-  /// Turns the rows of full shards into shards.
+  /// Writes the shards that are full.
   void settle();
 
   void sync();
 
-  /// Turns all rows into shards.
+  /// Writes all dump rows into shards; the last shard may be smaller.
   void finish();
 
   /// Names of the series that have files in one of the folders.
   static std::set<std::string> names_in(const std::string& dump_folder, const std::string& journal_folder);
 
-  /// Finds what a killed process left of this series. Returns how many rows there are from the first one up to the
-  /// first gap. `cut` must follow.
+  /// Finds what a killed process left of this series. Returns the number of dump rows from the first one to the first
+  /// gap. `cut` must follow.
   int64_t restore();
-  /// Continues after the first `num_rows` rows; later rows are removed, also from finished shards. Returns how many of
-  /// the `num_rows` rows are missing.
+  /// Continues after the first `num_rows` dump rows; removes later ones, also from finished shards. Returns how many of
+  /// the first `num_rows` are missing.
   int64_t cut(int64_t num_rows);
 
  private:
-  /// What `restore` found: a finished shard, or the journal's rows of a shard.
+  /// One thing that `restore` found: a finished shard, or a shard's .rows file in the journal.
   struct Piece {
     int64_t first_row = 0;
     int64_t num_rows = 0;
@@ -68,9 +68,9 @@ class DumpSeries {
   Place place_;
   int64_t next_number_ = 0;  // of the next shard to begin
   int64_t num_rows_ = 0;
-  std::vector<std::unique_ptr<ShardRows>> full_;  // in order; no rows are added to them
+  std::vector<std::unique_ptr<ShardRows>> full_;  // in order; no dump rows are added any more
   std::unique_ptr<ShardRows> open_;               // null: none
-  std::map<int64_t, Piece> restored_;             // by number; between `restore` and `cut`
+  std::map<int64_t, Piece> restored_;             // by shard number; empty but between `restore` and `cut`
 };
 
 }  // namespace moetap::plugin

@@ -18,12 +18,12 @@ namespace moetap::plugin {
 
 namespace {
 
-/// What one layer reported in one forward; the calls of a loop one behind the other.
+/// The dump rows of one layer in one forward; the calls of a loop are concatenated.
 struct LayerRows {
   size_t layer = 0;
   int64_t num_calls = 1;
   at::Tensor row, position, token_id;  // as in RouterRecord
-  at::Tensor call;                     // int32 [T]
+  at::Tensor call;                     // int32 [T], number of the call, from 0
   at::Tensor selected, weights, logits, scores;
 
   int64_t num_rows() const { return selected.size(0); }
@@ -56,7 +56,7 @@ std::string layout_text(const DumpWriter::Layout& layout) {
 
 }  // namespace
 
-/// Makes the rows of one forward.
+/// Makes the dump rows of one forward.
 class DumpWriter::Preparation {
  public:
   Preparation(const DumpWriter& writer, const ForwardRecord& record, const LayerTable& layers)
@@ -134,14 +134,14 @@ void DumpWriter::Preparation::add_component(const std::string& component, const 
       same->push_back(&layer);
     }
   }
-  // The first of the largest.
+  // The first of the largest groups.
   const auto largest = std::max_element(groups.begin(), groups.end(),
                                         [](const Group& a, const Group& b) { return a.size() < b.size(); });
   std::set<size_t> together;
   if (largest != groups.end()) {
     for (const LayerRows* layer : *largest) together.insert(layer->layer);
   }
-  // If none of the layers that shared their rows so far ran, these others do not belong to them.
+  // True if the shared series exists and none of its layers is in this group: these layers do not belong to it.
   const bool stranger = !known.together.empty() && std::none_of(together.begin(), together.end(), [&](size_t layer) {
     return known.together.contains(layer);
   });
@@ -182,7 +182,7 @@ void DumpWriter::Preparation::append(const std::string& series, const Group& gro
     rows.hooks[known.layer] = known.name;
     add(known.layer + ".selected", layer->selected);
     if (layer->weights.defined()) add(known.layer + ".weights", layer->weights.to(at::kFloat));
-    // The logits of a probe are of the first tokens only.
+    // Logits that were recorded for the probe alone may be those of the first tokens only: they are no column.
     if (layer->logits.defined() && layer->logits.size(0) == layer->num_rows()) {
       add(known.layer + ".logits", layer->logits);
     }

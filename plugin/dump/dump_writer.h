@@ -14,10 +14,11 @@
 namespace moetap::plugin {
 
 // Note [Layers with other rows]
-// The layers of a component that saw the same tokens share a series of shards; in each forward that is the largest
-// group of layers with the same rows, on a tie the first. A layer that was once outside it (pruned tokens, expert
-// choice, a loop, an arm that was not taken) has a series of its own from then on, so that a shard's columns do not
-// change with every forward.
+// The layers of a component that saw the same tokens share one series of shards. In each forward these are the largest
+// group of layers with the same dump rows; of groups of one size, the first. A layer that was once outside that group
+// (pruned tokens, expert choice, a loop, an arm that was not taken) has a series of its own from then on, so that a
+// shard's columns do not change with every forward. If none of the layers that share the series ran, those that ran in
+// their place get series of their own.
 
 /// The routing dump of a run: what every router did with every token. Used by one thread. Errors are std::runtime_error
 /// with one line.
@@ -31,7 +32,7 @@ class DumpWriter {
   };
   DumpWriter(Dump what, Place place) : what_(what), place_(std::move(place)) {}
 
-  /// Which layers share their rows: Note [Layers with other rows].
+  /// Which layers share their dump rows: Note [Layers with other rows]. A layer is its place in the LayerTable.
   struct Layout {
     struct Component {
       std::set<size_t> together;  // layers of the shared series
@@ -43,38 +44,38 @@ class DumpWriter {
     bool operator==(const Layout&) const = default;
   };
 
-  /// The rows of one forward. Once they are prepared, only the disk can refuse them.
+  /// The dump rows of one forward. Once they are prepared, only the disk can refuse them.
   struct ForwardRows {
     struct OfSeries {
       std::string series;
-      std::vector<DumpColumn> columns;  // contiguous, all with the same number of rows
-      std::map<std::string, std::string> hooks;
+      std::vector<DumpColumn> columns;           // contiguous, all with the same number of rows
+      std::map<std::string, std::string> hooks;  // layer -> name
     };
     std::vector<OfSeries> series;
     Layout layout;                            // from this forward on
-    std::string layout_text;                  // the same for the journal; empty: as before
-    std::map<std::string, int64_t> num_rows;  // of each series that is added to, with this forward
+    std::string layout_text;                  // `layout` as JSON for the journal; empty: it did not change
+    std::map<std::string, int64_t> num_rows;  // series that gets dump rows -> how many it has with them
   };
-  /// Makes a forward's rows. `layers` must know its hooks. Changes nothing.
+  /// Makes a forward's dump rows. `layers` must know the record's hooks. Changes nothing.
   ForwardRows prepare(const ForwardRecord& record, const LayerTable& layers) const;
 
   /// Appends what `prepare` gave to the journal. Nothing may be added between the two.
   void add(ForwardRows rows);
 
-  /// Turns full files of rows into shards. Call it only when the journal knows the forwards whose rows they hold.
+  /// Writes the shards that are full. Call it only when the journal holds the forwards whose dump rows they hold.
   void settle();
   void sync();
-  /// Turns all rows into shards.
+  /// Writes all dump rows into shards.
   void finish();
 
-  /// Takes a `layout_text` back from the journal.
+  /// Sets the layout to a `layout_text` that was read from the journal.
   void set_layout(const std::string& layout);
 
-  /// Finds what a process that died left in the folders: how many rows each series has from its first one on without a
-  /// gap. `cut` must follow.
+  /// Finds what a process that died left in the folders. Returns for each series the number of dump rows from the first
+  /// one to the first gap. `cut` must follow.
   std::map<std::string, int64_t> restore();
-  /// Goes on behind the first rows of each series, as many as `rows` says; removes all others. Returns how many of them
-  /// are not there.
+  /// `rows`: how many dump rows of each series to keep, counted from its first. Removes all others. Returns how many of
+  /// those to keep are missing.
   int64_t cut(const std::map<std::string, int64_t>& rows);
 
  private:

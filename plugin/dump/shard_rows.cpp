@@ -20,7 +20,7 @@ namespace {
 
 constexpr size_t kColumnBufferBytes = size_t{64} << 10;
 
-// Gathers the pieces of one column and writes them to its place in the shard.
+// Buffers the pieces of one column and writes them, one after the other, to the column's place in the shard.
 class ColumnOutput {
  public:
   ColumnOutput(AtomicFile& file, int64_t offset_bytes) : file_(file), offset_bytes_(offset_bytes) {}
@@ -104,7 +104,7 @@ SafetensorsEntry column_of(const DumpColumn& column) {
 ShardRows::ShardRows(ShardHead head, int64_t max_shard_bytes) : head_(std::move(head)) {
   int64_t row_bytes = 0;
   for (const SafetensorsEntry& column : head_.columns) row_bytes += column.end;
-  // A header with fewer rows is not longer.
+  // This header's numbers are as large as they can be; a header with fewer dump rows is not longer.
   const auto header_bytes =
       static_cast<int64_t>(serialize_safetensors_header(header(max_shard_bytes / row_bytes)).size());
   max_rows_ = std::max<int64_t>(1, (max_shard_bytes - header_bytes) / row_bytes);

@@ -5,9 +5,9 @@
 
 namespace moetap::plugin {
 
-// The catalogue: every key of the log, the results, the summary, the manifest and the journal, once; those of models
-// and hooks stand in description_keys.h, those of counts in counters.h, those of metrics in the tables of
-// analysis/routers/router_metrics.h. E = experts; "or null": there was nothing to measure.
+// The catalogue: every key of the log, the results, the summary, the manifest and the journal, once. Elsewhere are the
+// keys of models and hooks (description_keys.h), of counts (counters.h), of the dump (dump/dump_keys.h) and of metrics
+// (the tables of analysis/routers/router_metrics.h). E = experts; "or null": there was nothing to measure.
 namespace keys {
 
 // <task>.json, as LibMoE's evaluation writes it.

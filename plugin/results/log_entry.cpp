@@ -11,10 +11,10 @@ namespace {
 
 using nlohmann::ordered_json;
 
-// Why a value of this name cannot stand in a layer; empty: it can.
+// Why a layer cannot hold a logged value of this name, one line; empty: it can.
 std::string refusal(const std::string& name) {
   for (const analysis::LibMoeMetric& metric : analysis::kLibMoeMetrics) {
-    // A second key that holds the name would be read in place of the real one.
+    // Readers take a key that contains the metric's name: they would read the logged value instead of the metric.
     if (metric.readers == analysis::LibMoeReaders::kFindBySubstring && name.find(metric.name) != std::string::npos) {
       return "the logged value \"" + name + "\" is left out of the log: its name contains \"" + metric.name +
              "\", by which readers find another key";
@@ -143,7 +143,7 @@ void LogEntry::write_to(ordered_json& entry, LogLosses& losses) const {
   for (const auto& [layer, router] : routers_) layers[layer] = LayerWriter(router, losses).write();
   add_values(layers, losses);
 
-  // A whole number would be written without a decimal point by some writers; nlohmann_json writes 4.0.
+  // LibMoE's readers need a decimal point here. nlohmann_json writes one also for a whole number: 4.0.
   ordered_json vision = {{keys::kTimeInference.name, duration_s_}};
   for (const size_t layer : layout_.keyed_layers()) {
     if (layers.contains(layer)) vision[*layout_.key(layer)] = layers.at(layer);

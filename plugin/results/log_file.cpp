@@ -30,12 +30,12 @@ std::vector<PlacedEntry> in_order(const RunJournal& journal, const SamplesFile& 
     order.push_back({samples.doc_id(sample, otherwise), i});
   }
   const auto earlier = [](const PlacedEntry& a, const PlacedEntry& b) { return a.doc_id < b.doc_id; };
-  // Samples mostly come in order, and a sort takes half as much memory again.
+  // Samples mostly come in order, and a stable sort takes half as much memory again.
   if (!std::is_sorted(order.begin(), order.end(), earlier)) std::stable_sort(order.begin(), order.end(), earlier);
   return order;
 }
 
-// The name by which a model is told from others: that of its file, without what readers split at.
+// The model's name for readers: that of its file, with "_" for the characters at which they split.
 std::string model_name(const std::string& model_file) {
   std::string name = std::filesystem::path(model_file).stem().string();
   for (char& letter : name) {

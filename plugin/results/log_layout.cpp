@@ -9,10 +9,10 @@
 namespace moetap::plugin {
 namespace {
 
-// Components that LibMoE's log is about, the first that has routers.
+// Where the configuration names no component, the log's component is the first of these that has routers.
 constexpr const char* kPreferredComponents[] = {"vision_tower", "language_model", "decoder"};
 
-// LibMoE's readers want these layers of every sample.
+// LibMoE's readers want layers 0 to 9 of every sample.
 constexpr int kNumExpectedLayers = 10;
 
 }  // namespace
@@ -35,7 +35,7 @@ LogLayout::LogLayout(const Config& config, const LayerTable& layers)
   }
   const auto projector = components_.find(keys::kMmProjector.name);
   if (projector != components_.end()) {
-    // One key for one router: that without a layer number, else the first.
+    // The key mm_projector has room for one router: the one whose layer id is the component's name, else the first.
     const auto& places = projector->second;
     const auto named = std::find_if(places.begin(), places.end(), [&](size_t layer) {
       return layers.layers()[layer].layer == keys::kMmProjector.name;

@@ -11,7 +11,8 @@
 
 namespace moetap::plugin {
 
-/// How the run's layers appear in the log.
+/// How the run's layers appear in the log. A layer is its place in the LayerTable. Keeps references to `config` and
+/// `layers`.
 class LogLayout {
  public:
   /// Throws std::runtime_error if `config.log_component` is no component of the run.
@@ -21,11 +22,11 @@ class LogLayout {
   const LayerTable& layers() const { return layers_; }
   const std::map<std::string, std::vector<size_t>>& components() const { return components_; }
 
-  /// Fills `logs_metrics_vision`; "" if no router ran.
+  /// The component whose layers fill `logs_metrics_vision`; if no router ran, the configuration's key (may be "").
   const std::string& log_component() const { return log_component_; }
-  /// Key of the layer in `logs_metrics_vision`; empty: it is not there.
+  /// The layer's key in `logs_metrics_vision`; empty: the layer is not there.
   const std::optional<std::string>& key(size_t layer) const { return keys_[layer]; }
-  /// Layers that have a key, those of the log's component first.
+  /// Layers that have a key: those of the log's component, then mm_projector.
   const std::vector<size_t>& keyed_layers() const { return keyed_layers_; }
   /// Why LibMoE's readers drop samples of this run, one line; empty: they do not.
   std::string readers_notice() const;

@@ -32,7 +32,8 @@ std::string iso_time(std::chrono::system_clock::time_point time) {
 
 using Models = std::vector<std::shared_ptr<const ModelDescription>>;
 
-// A model that was attached several times, as by processes that went on with the run, is described once.
+// Groups the instances of each model: one that was attached several times, as by processes that resumed the run, is to
+// be described once.
 std::vector<Models> distinct_models(const Models& models) {
   std::map<std::string, size_t> known;  // description without the instance
   std::vector<Models> distinct;

@@ -19,9 +19,9 @@ namespace moetap::plugin {
 /// What `moetap recover` found when it rebuilt a run's files.
 struct RecoveryNote {
   std::string owner;              // the process that died
-  int64_t lost_bytes = 0;         // of the journal, behind its last whole frame
-  int64_t lost_forwards = 0;      // at least: they had ended when the journal was last synced, and are not in it
-  int64_t missing_dump_rows = 0;  // of forwards that count
+  int64_t lost_bytes = 0;         // of the journal, after the last frame that counts
+  int64_t lost_forwards = 0;      // at least so many: they had ended at the journal's last sync and are not in it
+  int64_t missing_dump_rows = 0;  // of forwards that are in the journal
   bool anything() const { return lost_bytes > 0 || lost_forwards > 0 || missing_dump_rows > 0; }
 };
 

@@ -14,7 +14,8 @@ namespace moetap::plugin {
 
 std::string ProbeFile::encode(const ForwardRecord& record, const LayerTable& layers) const {
   ByteWriter bytes;
-  std::map<size_t, int64_t> tokens;  // by layer, with those of this forward: a loop reports a layer several times in it
+  // By layer: tokens kept, with those of this forward so far (in a loop a layer reports several times in a forward).
+  std::map<size_t, int64_t> tokens;
   for (const RouterRecord& router : record.routers) {
     if (!router.logits.defined() || router.logits.size(0) == 0) continue;
     const int64_t num_experts = router.logits.size(1);

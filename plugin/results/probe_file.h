@@ -12,18 +12,19 @@
 
 namespace moetap::plugin {
 
-/// The softmax probabilities of the first tokens of each layer: `moetap/probe.safetensors`, tensors COMPONENT.LAYER,
+/// The file probe.safetensors: for each layer the softmax of the logits of its first tokens, a tensor COMPONENT.LAYER,
 /// float32 [tokens, E].
 class ProbeFile {
  public:
   explicit ProbeFile(int64_t tokens_a_layer) : tokens_a_layer_(tokens_a_layer) {}
 
-  /// What a forward adds, for `add` and the journal; empty: nothing. `layers` must know its hooks. Changes nothing.
+  /// What a forward adds, encoded for `add` and the journal; empty: nothing. `layers` must know the record's hooks.
+  /// Changes nothing.
   std::string encode(const ForwardRecord& record, const LayerTable& layers) const;
   /// Adds what `encode` gave.
   void add(const std::string& encoded);
 
-  /// Throws std::runtime_error if the file cannot be written. Writes none where no token was kept.
+  /// Writes the file; none if no token was kept. Throws std::runtime_error if it cannot be written.
   void write(const std::string& path, const LayerTable& layers) const;
 
  private:

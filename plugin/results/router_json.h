@@ -8,8 +8,8 @@
 namespace moetap::plugin {
 
 /// One layer of `summary.json`: what the router is, then the metrics of analysis::kRouterMetrics that it has, then the
-/// transitions. Null values: there was nothing to measure. sums: one row with pairs, on the host; null: the router saw
-/// no token. transition: to the next MoE layer that ran; null: none.
+/// transitions. A value is null where there was nothing to measure. `sums`: one row with pairs, on the host; null: the
+/// router saw no token. `transition`: to the next MoE layer that ran; null: there is none.
 nlohmann::ordered_json router_json(const RunLayer& layer, const analysis::RouterSums* sums,
                                    const analysis::TransitionSums* transition);
 

@@ -62,7 +62,7 @@ void RunSummary::write(const std::string& path, const std::string& task, const L
 }
 
 void RunSummary::write_components(AtomicFile& file, const Phase& phase, const LayerTable& layers) {
-  // Layer by layer: the tables of pairs of many experts are large as JSON values.
+  // One layer at a time: with many experts, the E × E tables of pairs take much memory as JSON values.
   const char* component_separator = "\n ";
   for (const auto& [component, places] : layers.by_component()) {
     file.write(fmt::format("{}{}: {{", component_separator, quoted_text(component)));
@@ -81,7 +81,7 @@ void RunSummary::write_components(AtomicFile& file, const Phase& phase, const La
 }
 
 const analysis::TransitionSums* RunSummary::Phase::next_of(const std::vector<size_t>& places, size_t from) const {
-  // The next MoE layer is the next that ran: one in an arm that was not taken has no matrix.
+  // Skips layers that did not run (in an arm that was not taken): there are no transitions to them.
   for (size_t next = from + 1; next < places.size(); ++next) {
     const auto found = transitions.find({places[from], places[next]});
     if (found != transitions.end()) return &found->second;

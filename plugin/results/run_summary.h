@@ -13,8 +13,8 @@
 
 namespace moetap::plugin {
 
-/// The sums of a whole run, and the file that tells what they come to. Prompts and generation are kept apart and added
-/// up for the whole.
+/// The sums of a whole run, and the file with their metrics. Prompt and generation are kept apart; the file also has
+/// their total.
 class RunSummary {
  public:
   void add(const SummaryPart& part);
@@ -27,7 +27,8 @@ class RunSummary {
  private:
   struct Phase {
     void merge(const Phase& other);
-    /// The transitions to the next layer of the component; null: none.
+    /// The transitions from the layer `places[from]` to the next one in `places` that ran; null: none. `places`: a
+    /// component's layers in order.
     const analysis::TransitionSums* next_of(const std::vector<size_t>& places, size_t from) const;
 
     int64_t forwards = 0;

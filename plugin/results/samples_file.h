@@ -10,8 +10,8 @@
 
 namespace moetap::plugin {
 
-/// The log fields that a user gives for each sample: one JSON object a line, in the order of the samples. Keeps only
-/// the places of the lines in memory.
+/// The log fields that a user gives for each sample: a file with one JSON object per line, in the order of the samples.
+/// Memory holds only where each line lies, and its `doc_id`.
 class SamplesFile {
  public:
   /// Reads and checks every line. `path` empty: no sample has fields. Throws std::runtime_error with one line that
@@ -20,13 +20,14 @@ class SamplesFile {
 
   int64_t size() const { return static_cast<int64_t>(doc_ids_.size()); }
 
-  /// The sample's `doc_id`; `otherwise` where the file has none.
+  /// The sample's `doc_id`: that of its line, or the sample's number if the line has none; `otherwise` if the file has
+  /// no line for the sample.
   int64_t doc_id(int64_t sample, int64_t otherwise) const;
 
-  /// The fields of a sample's log entry, those that the file does not give with their defaults.
+  /// The fields of a sample's log entry. A field that the file does not give has its default.
   nlohmann::ordered_json fields(int64_t sample, int64_t doc_id) const;
 
-  /// Copies the file, so that a run can be recovered when it is gone.
+  /// Copies the file, so that the run can be recovered after the user removed it. Without a file it does nothing.
   void copy_to(const std::string& path) const;
 
  private:
@@ -36,7 +37,7 @@ class SamplesFile {
   };
   nlohmann::ordered_json line(int64_t sample) const;
 
-  std::unique_ptr<RandomAccessFile> file_;  // null: there is none
+  std::unique_ptr<RandomAccessFile> file_;  // null: there is no file
   std::vector<Line> lines_;
   std::vector<int64_t> doc_ids_;  // of each line; the sample's number where the line has none
 };

@@ -38,7 +38,7 @@ class DumpSeriesTest : public ::testing::Test {
     return DumpSeries({dump_, journal_, name, 0, limit});
   }
 
-  /// A process that wrote this many rows, those of full shards as shards, and died.
+  /// Does what a process leaves that died after `num_rows` rows: full shards are written, the rest is in .rows files.
   void write_rows(int64_t num_rows) {
     DumpSeries writer = series();
     writer.append(rows_of(0, num_rows), kHooks);
@@ -201,7 +201,7 @@ TEST_F(DumpSeriesTest, FilesThatAreDamagedCountForNothing) {
   write_text_file(journal_ + "/a-000002.rows", "");
   DumpSeries writer = series();
   EXPECT_EQ(writer.restore(), 10);
-  EXPECT_EQ(files(journal_), Names{});  // without its head, the file says nothing
+  EXPECT_EQ(files(journal_), Names{});  // a .rows file without a whole head is removed
 }
 
 }  // namespace

@@ -122,7 +122,7 @@ TEST_F(DumpWriterTest, ALayerWithOtherRowsHasItsOwnSeries) {
                     observe_router({.hook = 1}, seeded_logits(2, {1, 3, 4})),
                     observe_router({.hook = 2}, seeded_logits(3, {1, 3, 4}))};
   add(dump, record);
-  // Once apart a layer stays apart, also where its rows would fit again.
+  // A layer that was once apart stays apart, even if it has the others' rows again.
   ForwardRecord next = forward_of(model, {1});
   for (int64_t hook = 0; hook < 3; ++hook) {
     next.routers.push_back(observe_router({.hook = hook}, seeded_logits(4 + hook, {1, 2, 4})));

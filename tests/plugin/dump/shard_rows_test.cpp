@@ -15,7 +15,7 @@ namespace {
 
 constexpr int64_t kNoLimit = int64_t{1} << 30;
 
-/// Columns of `num_rows` rows, the first of which is number `first`: 2 + 8 + 12 bytes a row.
+/// Three columns with dump rows [first, first + num_rows): 2 + 8 + 12 bytes for each row.
 std::vector<DumpColumn> columns_of(int64_t first, int64_t num_rows) {
   const at::Tensor numbers = at::arange(first, first + num_rows, at::kLong);
   return {{"selected", numbers.to(at::kShort)},
@@ -31,7 +31,7 @@ ShardHead head_of(const std::vector<DumpColumn>& columns) {
 
 class ShardRowsTest : public ::testing::Test {
  protected:
-  /// Writes rows 0, 1, 2 and 3, 4.
+  /// Writes rows 0 to 2 in one frame and rows 3 and 4 in the next.
   void write_rows() {
     ShardRows rows(path_, head_of(columns_of(0, 1)), kNoLimit);
     rows.append(columns_of(0, 3), 0, 3);
@@ -116,7 +116,7 @@ TEST_F(ShardRowsTest, GoesOnBehindItsLastWholeFrame) {
   write_rows();
   const std::string whole = read_text_file(path_);
   int64_t most = 0;
-  constexpr size_t kStep = 7;  // each size would take seconds: every shard is synced
+  constexpr size_t kStep = 7;  // every size would take seconds, since each shard is synced
   for (size_t size = whole.size() % kStep; size <= whole.size(); size += kStep) {
     write_text_file(path_, whole.substr(0, size));
     const auto rows = ShardRows::reopen(path_, kNoLimit);
@@ -195,7 +195,7 @@ TEST_F(ShardRowsTest, AShardThatDoesNotFitOnTheDiskDoesNotAppear) {
   expect_rows(*rows, 5);
 }
 
-// A frame that is whole, but not of rows that fit the head: as another version may have written.
+// The frame is whole, but its rows do not fit the head, as if another version had written it.
 TEST_F(ShardRowsTest, FramesThatAreTooShortAreRefused) {
   write_rows();
   const int64_t end_bytes = static_cast<int64_t>(std::filesystem::file_size(path_));

@@ -149,7 +149,7 @@ TEST(LogEntryTest, ValuesOfTheModelAreCopiedUnlessTheyHideAKey) {
   EXPECT_EQ(vision(logs.at(1)).at("0").at("number"), 4);
   EXPECT_EQ(vision(logs.at(1)).at("time_inference"), 0.25);
   EXPECT_FALSE(vision(logs.at(0)).contains("9"));
-  EXPECT_EQ(run.manifest().at("notices").size(), 3u + 1);  // and that LibMoE's readers want more layers
+  EXPECT_EQ(run.manifest().at("notices").size(), 3u + 1);  // the fourth: LibMoE's readers want more layers
   EXPECT_EQ(run.summary().at("forwards"), 1);
 }
 

@@ -37,7 +37,7 @@ TEST(LogFileTest, AForwardIsAnEntryWhereAskedFor) {
   const json layer = vision(logs.at(0)).at("0");
   EXPECT_EQ(vision(logs.at(0)).at("time_inference"), 4.0);
   EXPECT_EQ(layer.at("selected_experts").size(), 2u * 3 * 2);
-  EXPECT_EQ(layer.at("router_magine").size(), 3u);  // of the first sample
+  EXPECT_EQ(layer.at("router_magine").size(), 3u);  // those of the first sample only
   const at::Tensor p = at::softmax(logits.to(at::kDouble), -1);
   const at::Tensor f = at::one_hot(p.argmax(-1), 4).to(at::kDouble).mean(1);
   EXPECT_NEAR(layer.at("balance_loss").get<double>(), (f * p.mean(1)).mean().item<double>() * 16, 2e-6);

@@ -36,7 +36,7 @@ TEST(ProbeFileTest, EncodingChangesNothingUntilItIsAdded) {
   const std::string encoded = probe.encode(record, layers);
   EXPECT_EQ(probe.encode(record, layers), encoded);
   probe.add(encoded);
-  EXPECT_EQ(probe.encode(record, layers), "");  // it has all its tokens
+  EXPECT_EQ(probe.encode(record, layers), "");  // the layer has all its tokens already
   const TemporaryFolder folder;
   probe.write(folder.file("probe.safetensors"), layers);
   const at::Tensor kept = read_safetensors(folder.file("probe.safetensors")).tensors.at("language_model.0");

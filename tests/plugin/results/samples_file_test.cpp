@@ -27,7 +27,7 @@ TEST(SamplesFileTest, SamplesGiveTheFieldsAndTheOrder) {
   run.write(model, {record});
   const json logs = run.log().at("logs");
   ASSERT_EQ(logs.size(), 3u);
-  EXPECT_EQ(logs.at(0).at("doc_id"), 2);  // no line: its number
+  EXPECT_EQ(logs.at(0).at("doc_id"), 2);  // there is no line for it: the sample's number
   EXPECT_EQ(logs.at(1).at("doc_id"), 5);
   EXPECT_EQ(logs.at(2).at("doc_id"), 7);
   EXPECT_EQ(logs.at(2).at("doc").at("category"), "digit 3");
@@ -70,7 +70,7 @@ TEST(SamplesFileTest, ACopyGivesTheSameLines) {
     EXPECT_EQ(copy.fields(sample, sample), samples.fields(sample, sample));
   }
   EXPECT_EQ(copy.doc_id(0, 50), 7);
-  EXPECT_EQ(copy.doc_id(1, 50), 1);  // its number, as the line names none
+  EXPECT_EQ(copy.doc_id(1, 50), 1);  // the line has no doc_id: the sample's number
   EXPECT_EQ(copy.doc_id(2, 50), 50);
   EXPECT_EQ(copy.fields(1, 1).at("target"), "b");
 }
