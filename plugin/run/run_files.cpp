@@ -39,7 +39,7 @@ void refuse_existing_run(const Config& config, const RunPaths& paths) {
   }
 }
 
-// Creates the run directory; a run that lies there is never written over.
+// Creates the run directory. Throws if a run is there already: it is never overwritten.
 RunPaths open_run(const Config& config, const ProcessRank& rank) {
   // Absolute, since the host may change its working directory while the run goes on.
   RunPaths paths(fs::absolute(config.output_dir), rank.rank);
@@ -50,7 +50,7 @@ RunPaths open_run(const Config& config, const ProcessRank& rank) {
   return paths;
 }
 
-// A run's configuration may change where it says how to record, not what.
+// Throws if the configuration of a resumed run changes what is recorded. Keys that only say how (kFree) may change.
 void check_same_config(const Config& now, const Config& before, const std::string& samples_copy) {
   constexpr const char* kFree[] = {"output_dir", "resume", "queue_bytes", "on_overflow", "strict", "samples"};
   for (const ConfigKey& key : config_keys()) {
@@ -61,7 +61,7 @@ void check_same_config(const Config& now, const Config& before, const std::strin
                                               compact_text(key.get(before))));
     }
   }
-  // The file may have moved; its lines are what counts.
+  // The file may have moved, but its lines must be the same.
   const bool same_samples = now.samples.empty() == before.samples.empty() &&
                             (now.samples.empty() || read_whole_file(now.samples) == read_whole_file(samples_copy));
   if (!same_samples) {
@@ -119,14 +119,14 @@ void RunState::add_model(std::shared_ptr<const ModelDescription> model, RunJourn
 }
 
 // Note [All of a record or nothing]
-// A record is first prepared: everything that it changes is computed beside the state, and all that can be wrong with
-// it is found there. Then the changes are applied: to the dump's rows, to the journal, at last to the state. There only
-// the disk can refuse, and that ends the recording.
+// A record is first prepared: everything that it changes is computed without changing the state, so all that can be
+// wrong with the record is found there. Then the changes are applied: first to the dump's files, then to the journal,
+// at last to the state. In this step only the disk can fail, and that ends the recording.
 
 /// What one record changes.
 struct RunState::Change {
-  std::optional<LayerTable> layers;  // empty: as before
-  std::string probed;                // ProbeFile::encode
+  std::optional<LayerTable> layers;  // empty: it did not change
+  std::string probed;                // from ProbeFile::encode
   DumpWriter::ForwardRows rows;
   SummaryPart summary;
   RunJournal::ForwardFrames frames;
@@ -210,7 +210,7 @@ RunFiles::RunFiles(const Config& config)
     return;
   }
   try {
-    refuse_existing_run(config, paths_);  // one may have finished before the lock was ours
+    refuse_existing_run(config, paths_);  // again: a run may have finished here before this process had the lock
     begin(config);
   } catch (const std::exception&) {
     journal_.try_to_remove();
@@ -239,7 +239,7 @@ void RunFiles::resume(const Config& config, const RunStart& start) {
   first_model_ = state_->models.size();
   resumed_ = std::move(replayed.resumed);
   before_ = std::move(replayed.counters);
-  before_.unwritten = 0;  // they are not recorded, and the host does them anew
+  before_.unwritten = 0;  // these forwards are not recorded, and the host runs them again
 }
 
 void RunFiles::count(const Counters& counters) {
@@ -272,7 +272,7 @@ void RunFiles::write(const ForwardRecord& record) {
 void RunFiles::flush() {
   try {
     add_counters();
-    // The rows first: a forward whose frame is there should have its rows, too.
+    // The dump rows first: a forward whose frame is on the disk should have its dump rows there, too.
     state_->dump.sync();
     journal_.sync();
   } catch (const std::exception&) {
@@ -281,12 +281,12 @@ void RunFiles::flush() {
   }
 }
 
-// A record was taken in by half: the state of the forwards that count is the journal's.
+// For a state that may hold a part of a record: replaces it by that of the whole forwards in the journal.
 void RunFiles::rebuild_state() {
   try {
     add_counters();
   } catch (const std::exception&) {
-    counted_added_.clear();  // the disk is full; what is there counts
+    counted_added_.clear();  // the disk is full; the counters that are in the journal are used
   }
   const auto start = read_run_start(journal_.frames_path());
   if (!start) throw std::runtime_error("cannot read " + journal_.frames_path() + ": its first frame is not whole");
@@ -305,8 +305,8 @@ void RunFiles::close(const Counters& counters, const RunTimes& times) {
   Counters all = before_;
   all += counters;
   write_run_outputs(*state_, paths_, journal_, *samples_, all, {state_->opened, times.closed});
-  // Of a run that is not done the journal stays: `moetap recover` may have more room for the files, and a run can be
-  // resumed.
+  // The journal of a run that is not done stays: `moetap recover` can write the files once the disk has room, and the
+  // run can be resumed.
   if (failed_ || unfinished_) return;
   if (all_stopped) throw std::runtime_error(every_hook_stopped_line(paths_));
   mark_done(paths_, rank_.rank, journal_);

@@ -26,19 +26,19 @@ namespace moetap::plugin {
 
 struct RunStart;
 
-/// Everything that the files of a run are made of, besides the log's parts and the samples, which lie in the journal.
-/// It grows record by record, or is replayed from the journal: both give the same. Used by one thread.
+/// Everything that the files of a run are made of, besides the log's parts and the samples, which are in the journal.
+/// It is built record by record, or by `replay` from the journal; both give the same state. Used by one thread.
 struct RunState {
   RunState(Config run_config, ProcessRank process_rank, const RunPaths& paths);
 
-  /// Takes in a record: into this state, and into the journal so that `replay` gives this state again. Throws
-  /// RecordError if the record cannot be written: then nothing has changed, here, in the journal or in the dump. Any
-  /// other exception may leave a part of the record: the state is then what `replay` makes of the journal.
+  /// Adds a record to this state and to the journal, from which `replay` gives the same state again. Throws RecordError
+  /// if the record cannot be written: then nothing has changed, in the state, the journal or the dump. After any other
+  /// exception a part of the record may be there: `replay` the journal to get a state of whole forwards.
   void write(const ForwardRecord& record, RunJournal& journal);
   void add_model(std::shared_ptr<const ModelDescription> model, RunJournal& journal);
 
-  /// True if as many hooks failed as there are in the methods that ran of the models from `first_model` on: nothing was
-  /// recorded any more.
+  /// True if all hooks failed, so that nothing was recorded any more: `failed_hooks` is at least the number of hooks in
+  /// the methods that ran (if none ran, in all methods) of the models from `first_model` on.
   bool every_hook_stopped(int64_t failed_hooks, size_t first_model = 0) const;
 
   Config config;
@@ -58,15 +58,15 @@ struct RunState {
   void apply(Change change, RunJournal& journal);
 };
 
-/// All files of one run directory. A session constructs it on the host's thread.
+/// All files of one run directory. A session constructs it on the host's thread; for the other calls see RecordSink.
 class RunFiles final : public RecordSink {
  public:
   /// Creates `config.output_dir` and `moetap/` in it and checks that both can be written; errors as in RecordSink. Rank
-  /// and world size come from the environment. With `config.resume` it goes on with the run of a process that died, and
-  /// throws std::invalid_argument that names the key where the configuration is another.
+  /// and world size come from the environment. With `config.resume` it goes on with the run of a process that died; if
+  /// a key that must stay the same has changed, it throws std::invalid_argument that names the key.
   explicit RunFiles(const Config& config);
-  /// Frees memory and writes nothing: a process that ends or forks without `close` leaves the finished files and the
-  /// journal.
+  /// Frees memory and writes nothing: a process that ends without `close`, or a forked child, leaves the finished files
+  /// and the journal as they are.
   ~RunFiles() override = default;
   RunFiles(const RunFiles&) = delete;
   RunFiles& operator=(const RunFiles&) = delete;
@@ -77,7 +77,7 @@ class RunFiles final : public RecordSink {
   void write(const ForwardRecord& record) override;
   void flush() override;
   void leave_unfinished() override { unfinished_ = true; }
-  /// Also throws, after all files are written, if every hook stopped: such a run gets no marker that it is done.
+  /// Writes all files. Throws after that if every hook stopped: such a run is not marked as done.
   void close(const Counters& counters, const RunTimes& times) override;
 
  private:
@@ -92,10 +92,10 @@ class RunFiles final : public RecordSink {
   std::optional<SamplesFile> samples_;
   std::unique_ptr<RunState> state_;
   ResumedRun resumed_;
-  size_t first_model_ = 0;               // of this process, in the state's models
-  Counters before_;                      // of the processes before this one
-  std::string counted_, counted_added_;  // frame of the session's counters: the newest, and the one in the journal
-  bool failed_ = false;                  // the disk refused something
+  size_t first_model_ = 0;               // place in the state's models of this process's first one
+  Counters before_;                      // counters of the processes that wrote the run before this one
+  std::string counted_, counted_added_;  // kCounted frame: the newest, and the last one in the journal
+  bool failed_ = false;                  // something could not be written
   bool unfinished_ = false;              // the host ended the run before its time
 };
 

@@ -39,8 +39,7 @@ void notify_losses(const Counters& counters, const LogLosses& losses, OnOverflow
   }
 }
 
-// What only matters to LibMoE's readers is said where the configuration names them: by a key that exists for them
-// alone.
+// True if the configuration sets a key that exists for LibMoE's readers alone. Notices about them are shown only then.
 bool log_is_for_libmoe(const Config& config) {
   return config.libmoe_guide_layout || config.renumber_layers;
 }

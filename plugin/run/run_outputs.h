@@ -14,17 +14,17 @@
 
 namespace moetap::plugin {
 
-/// Writes every file of a run that is made of the whole run: the rest of the dump, probe, summary, log, results,
-/// manifest; not the marker. What one file cannot be made of may be there for the others: all are tried, then the first
-/// error is thrown, a std::runtime_error with one line.
+/// Writes every file that needs the whole run: the rest of the dump, probe, summary, log, results, manifest; not the
+/// marker of a finished run. One file may fail and the others succeed, so all are tried. Then the first error is
+/// thrown: a std::runtime_error with one line.
 void write_run_outputs(RunState& state, const RunPaths& paths, const RunJournal& journal, const SamplesFile& samples,
                        const Counters& counters, const RunTimes& times,
                        const std::optional<RecoveryNote>& recovery = std::nullopt);
 
-/// For a run in which every hook stopped: what was wrong, where to read more. One line.
+/// The message for a run in which every hook stopped: what was wrong, where to read more. One line.
 std::string every_hook_stopped_line(const RunPaths& paths);
 
-/// Says that the rank's run is done, and removes the journal.
+/// Writes the marker that the rank's run is done, then removes the journal.
 void mark_done(const RunPaths& paths, int64_t rank, RunJournal& journal);
 
 }  // namespace moetap::plugin

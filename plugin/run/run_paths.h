@@ -6,8 +6,8 @@
 
 namespace moetap::plugin {
 
-/// Where a rank of a run writes. The ranks of a job share the directory; what tells of one rank's forwards is at the
-/// usual places for rank 0, and in `moetap/rankR` for the others.
+/// Where a rank of a run writes. The ranks of a job share the directory. Files about the forwards of rank 0 alone are
+/// at the usual places, those of another rank R in `moetap/rankR`.
 struct RunPaths {
   RunPaths(const std::filesystem::path& output_dir, int64_t rank)
       : run(output_dir),

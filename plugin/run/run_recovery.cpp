@@ -20,7 +20,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// The number behind a prefix: "rank12" -> 12.
+// The number after a prefix: "rank12" -> 12. Empty for any other name.
 std::optional<int64_t> number_behind(const std::string& prefix, const std::string& name) {
   if (!name.starts_with(prefix)) return std::nullopt;
   int64_t number = 0;
@@ -50,7 +50,7 @@ bool holds_finished_run(const fs::path& run) {
   return false;
 }
 
-// Half-written files of processes that died (PATH.tmp-PID-N, see AtomicFile).
+// Removes half-written files of processes that died (PATH.tmp-PID-N, see AtomicFile).
 void remove_temporary_files(const fs::path& folder) {
   std::error_code error;
   std::vector<fs::path> left;
@@ -73,7 +73,7 @@ std::chrono::system_clock::time_point last_written(const std::string& path) {
       std::chrono::file_clock::to_sys(since_file_epoch));
 }
 
-// Empty: the rank's run had finished, only its journal was still there.
+// Empty if the rank's run had finished and only its journal's folder was still there.
 std::optional<RecoveredRank> recover_rank(const RunPaths& paths, int64_t rank) {
   RunJournal journal(paths.journal.string(), RunJournal::Left::kTake);
   const std::string frames = journal.frames_path();
@@ -105,7 +105,7 @@ std::optional<RecoveredRank> recover_rank(const RunPaths& paths, int64_t rank) {
   note.lost_forwards = std::max<int64_t>(run.forwards_handed_over - run.counters.forwards, 0);
   RecoveredRank recovered{rank, start->config.task, run.counters.forwards,
                           static_cast<int64_t>(journal.entries().size()), note};
-  // `forwards` counts what was handed to the writer, as in a run that closed.
+  // `forwards` counts all that were handed to the writer, as in a run that closed: the unwritten ones, too.
   run.counters.unwritten += note.lost_forwards;
   run.counters.forwards += run.counters.unwritten;
   write_run_outputs(*run.state, paths, journal, samples, run.counters, {run.state->opened, closed}, note);

@@ -22,9 +22,9 @@ struct RunRecovery {
   std::vector<std::string> errors;  // ranks that could not be recovered: one line each
 };
 
-/// Rebuilds the files of a run whose process died, for each rank that left a journal, and removes the journals. Being
-/// killed on the way loses nothing: it can be run again. Neither ranks nor errors: the run is whole. Throws
-/// std::runtime_error with one line if the directory holds no run. Blocks on the disk.
+/// Rebuilds the files of a run whose process died, for each rank that left a journal, and removes the journals. If it
+/// is killed on the way, nothing is lost: run it again. A result with neither ranks nor errors: the run was whole
+/// already. Throws std::runtime_error with one line if the directory holds no run. Blocks on the disk.
 RunRecovery recover_run(const std::string& run_dir);
 
 }  // namespace moetap::plugin

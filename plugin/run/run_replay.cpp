@@ -73,7 +73,7 @@ std::optional<ModelDescription> read_first_model(const std::string& frames_path)
   return std::nullopt;
 }
 
-/// Takes in the frames of a journal one after the other.
+/// Builds a ReplayedRun from the frames of a journal, one after the other.
 class JournalReplay {
  public:
   JournalReplay(RunJournal& journal, const RunStart& start, const RunPaths& paths, MissingRows missing_rows)
@@ -94,9 +94,9 @@ class JournalReplay {
   RunJournal& journal_;
   MissingRows missing_rows_;
   ReplayedRun run_;
-  std::map<std::string, int64_t> available_rows_;  // of the dump: series -> rows that are there
-  std::map<std::string, int64_t> dump_rows_;       // series -> rows of the forwards so far
-  std::vector<Frame> effects_;                     // of a forward whose own frame has not come yet
+  std::map<std::string, int64_t> available_rows_;  // series -> dump rows that are there
+  std::map<std::string, int64_t> dump_rows_;       // series -> dump rows of the forwards so far
+  std::vector<Frame> effects_;                     // frames of a forward whose own frame has not come yet
 };
 
 ReplayedRun JournalReplay::run() {
@@ -107,11 +107,11 @@ ReplayedRun JournalReplay::run() {
   try {
     while (auto frame = frames.next()) {
       if (!take(std::move(*frame))) break;
-      // What stands before a forward counts with it.
+      // The frames before a forward's own count only with it.
       if (effects_.empty()) run_.end_bytes = frames.whole_bytes();
     }
   } catch (const json::exception&) {
-    throw std::runtime_error(path + ": a frame of the journal is whole and holds something else than it must");
+    throw std::runtime_error(path + ": a frame of the journal is whole, but its content is not what moetap writes");
   }
   run_.lost_bytes = frames.size_bytes() - run_.end_bytes;
   run_.missing_dump_rows = run_.state->dump.cut(dump_rows_);
@@ -143,7 +143,7 @@ bool JournalReplay::take(Frame frame) {
     take_counters(json::parse(frame.payload));
   } else if (frame.kind == kRunResumed) {
     ++run_.state->times_resumed;
-    run_.counters.unwritten = 0;  // recorded anew, as what had waited
+    run_.counters.unwritten = 0;  // the host ran these forwards again, and those that waited in the queue
     run_.forwards_handed_over = 0;
   }
   return true;
@@ -207,12 +207,12 @@ void JournalReplay::place_hook(const json& placed) {
                                   [&](const auto& known) { return known->instance == instance; });
   const auto hook = placed.at(keys::kHook.name).get<int64_t>();
   if (model == state.models.end() || hook < 0 || hook >= static_cast<int64_t>((*model)->hooks.size())) {
-    throw std::runtime_error(journal_.frames_path() + ": places a hook of a model that it does not hold");
+    throw std::runtime_error(journal_.frames_path() + ": a frame places a hook that no model in the journal has");
   }
   const size_t place = state.layers.place(**model, hook, placed.at(keys::kNumExperts.name).get<int64_t>());
   if (place != placed.at(keys::kPlace.name).get<size_t>()) {
     throw std::runtime_error(journal_.frames_path() + ": layer " + placed.at(keys::kLayer.name).get<std::string>() +
-                             " falls together with another; use the moetap that wrote the journal");
+                             " gets another place than when it was recorded; use the moetap that wrote the journal");
   }
 }
 

@@ -17,43 +17,45 @@
 
 namespace moetap::plugin {
 
-/// What the frame kRunStarted tells.
+/// What the frame kRunStarted holds.
 struct RunStart {
   Config config;
   ProcessRank rank;
   std::chrono::system_clock::time_point opened;
 };
 
+/// The payload of kRunStarted.
 std::string run_start_text(const RunStart& start);
-/// The journal's first frame; empty if it is not whole: nothing was recorded. Throws std::runtime_error if the journal
-/// cannot be read, or if another version of moetap wrote it.
+/// Reads the journal's first frame; empty if it is not whole: nothing was recorded. Throws std::runtime_error if the
+/// journal cannot be read, or if its format is that of another version of moetap.
 std::optional<RunStart> read_run_start(const std::string& frames_path);
 
-/// The first model of a journal; empty: none was added before the first forward.
+/// The first model in a journal; empty if none was added before the first forward.
 std::optional<ModelDescription> read_first_model(const std::string& frames_path);
 
-/// The frame kCounted.
+/// The payload of kCounted.
 std::string counters_text(const Counters& counters);
 
-/// A state that was read from a journal, and what the journal tells besides.
+/// A state that was read from a journal, and what else the journal holds.
 struct ReplayedRun {
   std::unique_ptr<RunState> state;
-  /// Of all processes that wrote the run: each count from its CounterSource.
+  /// Of all processes that wrote the run. Each count comes from where its CounterSource says.
   Counters counters;
-  int64_t forwards_handed_over = 0;  // at the last sync: recorded or still waiting
+  int64_t forwards_handed_over = 0;  // at the last sync: forwards that were recorded or waited in the queue
   ResumedRun resumed;
-  int64_t end_bytes = 0;          // of the frames that count
-  int64_t lost_bytes = 0;         // behind them
+  int64_t end_bytes = 0;          // where the frames that count end
+  int64_t lost_bytes = 0;         // bytes after that
   int64_t missing_dump_rows = 0;  // of forwards that count
 };
 
+/// What to do with a forward whose dump rows are missing.
 enum class MissingRows {
-  kCount,   // a forward whose rows of the dump are missing counts, and the rows are counted as missing
-  kEndRun,  // the run ends before it: its sample will be recorded anew
+  kCount,   // the forward counts; its dump rows are counted as missing
+  kEndRun,  // the run ends before it: its samples will be recorded again
 };
 
-/// Builds a run's state, and the journal's entries, from the journal in `paths`; removes rows of the dump that belong
-/// to no forward that counts. A frame that is not whole ends the journal. Throws std::runtime_error with one line.
+/// Builds a run's state, and the entries of `journal`, from the journal's file. Removes dump rows that belong to no
+/// forward that counts. Frames count up to the first that is not whole. Throws std::runtime_error with one line.
 ReplayedRun replay(RunJournal& journal, const RunStart& start, const RunPaths& paths, MissingRows missing_rows);
 
 }  // namespace moetap::plugin

@@ -130,7 +130,7 @@ TEST(RunFilesTest, TwoSessionsDoNotShareADirectory) {
   };
   const std::string line = refusal();
   EXPECT_TRUE(line.starts_with(journal + ": is written by another session " + who)) << line;
-  // Host, time and command, so that its user is found.
+  // The line has host, time and command, so that the session's user can be found.
   EXPECT_NE(line.find(" since 2"), std::string::npos) << line;
   EXPECT_NE(line.find("Z (plugin_run_"), std::string::npos) << line;
   EXPECT_NE(line.find("; name another output_dir, or wait until it has ended"), std::string::npos) << line;
@@ -232,8 +232,8 @@ std::map<std::string, std::string> files_in(const std::string& folder) {
   return files;
 }
 
-// A run of three records; the one in the middle cannot be recorded, for one of several reasons. It would be the first
-// with a layer, with a loop, with a method, and with a layer whose rows differ from the others'.
+// A run of three records. The second cannot be recorded, for one of several reasons. It would be the first with a new
+// layer, a loop, another method, and a layer whose rows differ from the others'.
 class LostRecord : public ::testing::TestWithParam<int> {
  protected:
   enum Reason { kNone, kTooLarge, kUnknownHook, kWrongRows, kWrongLogits };
@@ -250,7 +250,7 @@ class LostRecord : public ::testing::TestWithParam<int> {
     return record;
   }
 
-  /// The files of the journal, with and without the record in the middle.
+  /// The files of the journal, with or without the second record.
   std::map<std::string, std::string> journal_of(bool with_bad_record, int reason) {
     const TemporaryFolder folder;
     Config config;
@@ -367,7 +367,7 @@ TEST(RunFilesTest, ARunWhoseHooksAllStoppedIsNotDone) {
 TEST(RunFilesTest, WhatAKilledProcessWroteIsWhole) {
   const auto model = describe({{"language_model", "0"}, {"language_model", "1"}});
   SyntheticRun run;
-  // The process to be killed starts this test anew, LibTorch's threads do not survive a fork: it finds the folder here.
+  // LibTorch's threads do not survive a fork, so the process to be killed starts this test again, with this folder.
   ::setenv("MOETAP_TEST_KILLED_RUN", run.config().output_dir.c_str(), /*overwrite=*/0);
   GTEST_FLAG_SET(death_test_style, "threadsafe");
   EXPECT_EXIT(
@@ -398,7 +398,7 @@ TEST(RunFilesTest, WhatAKilledProcessWroteIsWhole) {
     return forwards;
   };
   EXPECT_EQ(forwards_in(path), 5);
-  // Cut anywhere, the frames before the cut are there.
+  // Wherever the file is cut, the frames before the cut are read.
   int64_t last = 0;
   for (size_t size = 0; size <= bytes.size(); size += 97) {
     write_text_file(run.folder().file("cut"), bytes.substr(0, size));
@@ -407,14 +407,14 @@ TEST(RunFilesTest, WhatAKilledProcessWroteIsWhole) {
     last = forwards;
   }
   EXPECT_GE(last, 4);
-  // A flipped byte ends the file.
+  // Reading ends before a frame with a wrong byte.
   std::string torn = bytes;
   torn[bytes.size() - 40] ^= 1;
   write_text_file(run.folder().file("torn"), torn);
   EXPECT_EQ(forwards_in(run.folder().file("torn")), 4);
 }
 
-// Left for the tests in Python, which read it as other tools do.
+// The run is kept for the tests in Python, which read it as other tools do.
 TEST(RunFilesTest, WritesARunForOtherReaders) {
   const char* folder = std::getenv("MOETAP_TEST_RUN_DIR");
   if (folder == nullptr) GTEST_SKIP() << "MOETAP_TEST_RUN_DIR is not set";

@@ -1,5 +1,5 @@
-// A process that records is killed at random moments, and so is the recovery of what it left. Processes are forked from
-// one that has loaded LibTorch once and computes nothing itself: it has no threads that would be missing in them.
+// A process that records is killed at random moments, and so is the recovery of what it left. The processes are forked
+// from this one, which has loaded LibTorch but computes nothing: so it has no threads that the children would lack.
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <gtest/gtest.h>
@@ -62,7 +62,7 @@ Config config_for(const std::string& run_dir) {
   return config;
 }
 
-/// Runs the forwards of [0, end) in a session; `flushed` is called with the number of those that were flushed.
+/// Runs the forwards of [0, end) in a session. `flushed` is called with the number of forwards flushed so far.
 void record(const Config& config, int64_t end, const std::function<void(int64_t)>& flushed) {
   const at::NoGradGuard no_gradients;
   Session session(config);
@@ -78,12 +78,12 @@ void record(const Config& config, int64_t end, const std::function<void(int64_t)
   session.close();
 }
 
-/// A child process that runs `body` and ends without this process's exit handlers.
+/// Starts a child process that runs `body` and ends without this process's exit handlers. Killed with this process.
 pid_t start(const std::function<void()>& body) {
   const pid_t child = ::fork();
   if (child != 0) return child;
   ::prctl(PR_SET_PDEATHSIG, SIGKILL);
-  // Its notices would stand between the test's lines.
+  // The child's notices would mix with the test's output.
   if (std::freopen("/dev/null", "w", stderr) == nullptr) ::_exit(3);
   try {
     body();
@@ -116,7 +116,7 @@ class RunKill : public ::testing::Test {
       });
     });
     ::close(reports[1]);
-    // Its life begins with the first flush: before, it compiles the model.
+    // `life` begins at the first flush: before that the child compiles the model.
     int64_t flushed = 0;
     EXPECT_EQ(::read(reports[0], &flushed, sizeof(flushed)), static_cast<ssize_t>(sizeof(flushed)));
     std::this_thread::sleep_for(life);
@@ -148,7 +148,7 @@ TEST_F(RunKill, RecoversWhatWasFlushedAtAnyMoment) {
     const std::string run = folder_.file("run");
     const auto life = std::chrono::microseconds(random_() % 60000);
     const int64_t flushed = record_until_killed(config_for(run), life);
-    // Half of the recoveries are killed once themselves, at a moment that a recovery takes.
+    // For half of the runs a first recovery is killed, within the time that a recovery may take.
     if (kill % 2 == 0) {
       const pid_t child = start([&] { recover_run(run); });
       std::this_thread::sleep_for(std::chrono::microseconds(random_() % 12000));
@@ -193,7 +193,7 @@ TEST_F(RunKill, AChildDoesNotKeepItsParentsLock) {
       if (flushed != 10) return;
       if (::fork() == 0) {  // outlives its parent
         ::alarm(60);
-        // Once it runs, it has let go of the lock.
+        // It has closed its copy of the lock by now.
         const pid_t worker = ::getpid();
         if (::write(ready[1], &worker, sizeof(worker)) < 0) ::_exit(4);
       }

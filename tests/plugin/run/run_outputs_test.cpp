@@ -16,7 +16,7 @@ ForwardRecord one_forward(const std::shared_ptr<ModelDescription>& model) {
   return record;
 }
 
-// Rank 1 of 2, whose summary and manifest lie in a folder that cannot be made, since a file has its name.
+// Rank 1 of 2. The folder of its summary and manifest cannot be created, since a file has that name.
 TEST(RunOutputs, AFolderThatCannotBeMadeLeavesTheOtherFiles) {
   const auto model = describe({{"language_model", "0"}});
   Config config;

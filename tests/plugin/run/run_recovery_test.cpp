@@ -1,4 +1,4 @@
-// What a process that died left is rebuilt, or gone on with, to the same files as those of a run that nobody disturbed.
+// What a process that died left is recovered or resumed. Either way the files are those of an undisturbed run.
 #include "plugin/run/run_recovery.h"
 
 #include <gtest/gtest.h>
@@ -26,7 +26,8 @@ std::shared_ptr<ModelDescription> three_layers(const std::string& instance = "in
   return describe({{"language_model", "0"}, {"language_model", "1"}, {"vision_tower", "0"}}, instance);
 }
 
-// Two samples a forward; the vision tower cannot be told apart by sample, and layer 1 prunes tokens now and then.
+// Two samples in each forward. The vision tower's tokens cannot be told apart by sample; layer 1 prunes a token in
+// every fourth forward.
 ForwardRecord forward_number(const std::shared_ptr<ModelDescription>& model, int64_t i) {
   ForwardRecord record = forward_of(model, {2 * i, 2 * i + 1}, 0.25);
   record.index = i;
@@ -60,7 +61,7 @@ class RunRecovery : public ::testing::Test {
     for (int64_t i = begin; i < end; ++i) files.write(forward_number(model, i));
   }
 
-  /// The files of a run of the first forwards that closed.
+  /// The files of a run that recorded the first `forwards` forwards and closed.
   const RunContents& undisturbed(int64_t forwards) {
     const auto known = undisturbed_.find(forwards);
     if (known != undisturbed_.end()) return known->second;
@@ -126,7 +127,7 @@ TEST_F(RunRecovery, EqualsAnUndisturbedRun) {
   EXPECT_EQ(manifest().at("counters").at("tokens"), 6 * kForwards);
   EXPECT_EQ(manifest().at("counters").at("unattributed"), kForwards);
   EXPECT_EQ(manifest().at("counters").at("out_of_range"), kForwards / 2);
-  // A second time there is nothing to do.
+  // Recovered a second time, there is nothing to do.
   const auto again = recover_run(run());
   EXPECT_TRUE(again.ranks.empty() && again.errors.empty());
 }
@@ -162,7 +163,7 @@ TEST_F(RunRecovery, CountersAreThoseOfTheLastFlush) {
   expect_run_of(5);
 }
 
-// Frames of the journal: where each begins, its kind, and how many forwards are whole before its end.
+// A frame of the journal: its kind, and where in the file it lies, in bytes.
 struct PlacedFrame {
   uint32_t kind = 0;
   int64_t begin = 0;
@@ -186,7 +187,7 @@ TEST_F(RunRecovery, ATruncatedJournalGivesTheForwardsBeforeTheCut) {
   const std::string whole = folder_.file("whole");
   fs::rename(run(), whole);
   const auto frames = frames_of(whole + "/moetap/journal/rank0/forwards.frames");
-  // In the head, in the payload and at the end of each frame; every kind of frame is among them.
+  // Cuts in the head, in the payload, one byte before the end and at the end of each frame after the first.
   std::set<uint32_t> kinds;
   for (size_t i = 1; i < frames.size(); ++i) {
     kinds.insert(frames[i].kind);
@@ -246,7 +247,7 @@ TEST_F(RunRecovery, RowsOfTheDumpThatAreMissingAreCounted) {
 
 TEST_F(RunRecovery, AShardWhoseRowsAreStillThereHoldsThemOnce) {
   write_and_die(0, kForwards);
-  // As if the process had died between the rename of each shard and the removal of its rows.
+  // As if the process had died between the rename of each shard and the removal of its .rows file.
   int shards = 0;
   for (const auto& file : rows_files()) {
     const std::string shard = run("moetap/dump/rank0/" + file.stem().string() + ".safetensors");
@@ -263,7 +264,7 @@ TEST_F(RunRecovery, AShardWhoseRowsAreStillThereHoldsThemOnce) {
 TEST_F(RunRecovery, FinishedShardsLoseRowsOfForwardsThatDoNotCount) {
   write_and_die(0, kForwards);
   const auto frames = frames_of(journal("forwards.frames"));
-  // All rows are in shards, as after a close that failed later; then the journal turns out to be damaged.
+  // All dump rows are in shards, as after a close that failed later. The journal is damaged, too.
   for (const auto& file : rows_files()) {
     auto rows = ShardRows::reopen(file.string(), kMaxShardBytes);
     fs::create_directories(run("moetap/dump/rank0"));
@@ -282,7 +283,7 @@ TEST_F(RunRecovery, FinishedShardsLoseRowsOfForwardsThatDoNotCount) {
 
 TEST_F(RunRecovery, ResumeGoesOnWhereTheRunEnded) {
   write_and_die(0, 5);
-  // The last frame is torn: its forward is done anew.
+  // The last frame is torn, so its forward is recorded again.
   fs::resize_file(journal("forwards.frames"), fs::file_size(journal("forwards.frames")) - 7);
   config_.resume = true;
   config_.on_overflow = OnOverflow::kDrop;  // how to record may change
@@ -311,7 +312,7 @@ TEST_F(RunRecovery, ResumeGoesOnWhereTheRunEnded) {
 }
 
 TEST_F(RunRecovery, ResumedTwiceAndThenRecovered) {
-  config_.resume = true;  // where there is none, it begins
+  config_.resume = true;  // there is no run to resume: a new one begins
   write_and_die(0, 3);
   write_and_die(3, 6, "second");
   write_and_die(6, 9, "third");
@@ -383,8 +384,8 @@ TEST_F(RunRecovery, AfterAFullDiskTheRestIsThere) {
     RunFiles files(config_);
     files.add_model(model);
     for (int64_t i = 0; i < 4; ++i) files.write(forward_number(model, i));
-    // A folder where the file of a new series must be created stands for a full disk: the rows of the other series are
-    // appended by then.
+    // Stands for a full disk: a folder is in the way of the new series' file. The other series' dump rows are appended
+    // before that fails.
     auto other = describe({{"language_model", "0"}, {"zz", "0"}}, "other");
     files.add_model(other);
     fs::create_directories(journal("zz-000000.rows/in_the_way"));

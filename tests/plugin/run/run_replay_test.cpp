@@ -82,7 +82,7 @@ TEST_F(RunReplay, AJournalOfAnotherVersionIsRefusedInOneLine) {
     EXPECT_EQ(std::string(error.what()), line);
   }
   EXPECT_EQ(recover_run(config_.output_dir).errors, (std::vector<std::string>{line}));
-  EXPECT_TRUE(fs::exists(frames));  // it is left to the moetap that can read it
+  EXPECT_TRUE(fs::exists(frames));  // it stays for the moetap that can read it
 }
 
 TEST_F(RunReplay, NothingIsReadFromAJournalWithoutItsFirstFrame) {

@@ -47,7 +47,7 @@ def test_the_models_name_is_found(run: pathlib.Path) -> None:
 
 
 def test_selected_experts_by_layer(log: dict) -> None:
-    """Flat lists, found by substring under two lists; a sample without layers 0 to 9 is dropped."""
+    """Readers find the flat lists by substring, two lists deep; they drop a sample without layers 0 to 9."""
     for entry in log["logs"]:
         for requests in entry["logs_metrics_vision"]:
             for repeat in requests:
@@ -68,7 +68,7 @@ def test_keys_of_the_projector(log: dict) -> None:
 
 
 def test_means_of_margin_and_entropy(log: dict) -> None:
-    """As `router_metrics` reads: the mean of each key that contains the name, which must be the only one."""
+    """As `router_metrics` reads them: the mean of the key that contains the name; exactly one key may contain it."""
     for entry in log["logs"]:
         for name in ("entropy_weight_topk", "router_magine"):
             for layer, values in entry["logs_metrics_vision"][0][0].items():
