@@ -65,8 +65,9 @@ int run_program(int argc, char** argv) {
   return moetap::cli::kExitUsage;
 }
 
-/// A libmoetap.so that was preloaded into this program serves the operators in the place of the program's own code, and
-/// would record nothing for it. Starts the program anew without it: loading took it out of LD_PRELOAD. True: it could.
+/// A libmoetap.so that was preloaded into this program takes the operators from the program's own code and records
+/// nothing for it. Then the program starts anew without it: the library took itself out of LD_PRELOAD when it was
+/// loaded. Returns true if the operators are the program's own, false if starting anew did not help.
 bool restart_without_library(char** argv) {
   constexpr const char* kRestarted = "MOETAP_PROGRAM_RESTARTED";
   const bool restarted = std::getenv(kRestarted) != nullptr;

@@ -48,7 +48,7 @@ int inspect(const InspectOptions& options) {
   const ModelFile model = load_model_file(options.model, c10::Device(c10::kCPU));
   const hooks::Discovery discovery = find_hooks(model, {}, spec);
   if (options.json) {
-    // Names may hold any bytes.
+    // Names may be invalid UTF-8.
     fmt::print("{}\n", plugin::inspect_json(discovery, options.model)
                            .dump(1, ' ', false, nlohmann::ordered_json::error_handler_t::replace));
   } else if (!discovery.hooks.empty()) {

@@ -22,7 +22,7 @@ struct InstrumentOptions {
   std::vector<std::string> methods;
 };
 
-/// Saves beside the output first, so that no half of a file ever has its name.
+/// Saves to a file beside `output` and renames it, so that `output` is never half-written.
 void save(const torch::jit::Module& module, const std::string& output) {
   namespace fs = std::filesystem;
   const fs::path temporary = fmt::format("{}.tmp-{}", output, getpid());

@@ -37,7 +37,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-/// Frozen modules have no attribute `training`, which Module::eval insists on.
+/// As Module::eval, which fails for frozen modules: they have no attribute `training`.
 void set_eval_mode(torch::jit::Module& module) {
   for (auto submodule : module.modules()) {
     if (submodule.hasattr("training")) {
@@ -75,7 +75,7 @@ void print_result(const plugin::Config& config, const plugin::Counters& counters
   }
 }
 
-/// A run in which nothing would report is no success. Returns the number of hooks that report.
+/// Returns the number of hooks that will report. Throws CommandError if there are none in the method or the component.
 int64_t check_hooks(const ModelFile& model, const hooks::Discovery& discovery, const plugin::Config& config) {
   if (discovery.hooks.empty()) {
     throw CommandError(no_router_line(model, discovery));
@@ -120,7 +120,7 @@ int run(const RunOptions& options) {
                          : options.overwrite ? ExistingRun::kReplace
                                              : ExistingRun::kRefuse);
 
-  // All that can be known to be wrong before the run is found before anything is written or replaced.
+  // Everything that can be checked without running the model is checked before anything is written or replaced.
   ModelFile model = load_model_file(options.model, device);
   set_eval_mode(model.module);
   const auto& schema = find_method(model, config.method).function().getSchema();
@@ -148,12 +148,12 @@ int run(const RunOptions& options) {
     throw CommandError(plugin::one_line(error), usage ? kExitUsage : kExitFailed);
   }
   const auto first = std::min(files.size(), static_cast<size_t>(session->resumed().next_forward));
-  // A run that did not get to its end must not get the marker of one that did.
+  // A run that did not get to its end must not get the marker that says it is done.
   const auto close_unfinished = [&] {
     try {
       session->close(RunEnd::kUnfinished);
     } catch (const std::exception&) {
-      // A strict session throws what it could not write; the error that led here is the one to tell.
+      // A strict session throws what it could not write; the error that led here is the one to report.
     }
   };
   try {

@@ -18,7 +18,7 @@ namespace fs = std::filesystem;
 
 namespace {
 
-/// The log's name in the run that lies there, which need not be that of the new run.
+/// The log's name in the run that is in the directory; the new run may have another.
 std::string task_of_existing_run(const fs::path& about, const std::string& otherwise) {
   std::ifstream file(about / "manifest.json");
   const auto manifest = nlohmann::json::parse(file, nullptr, /*allow_exceptions=*/false);
@@ -51,7 +51,7 @@ RunDirectory::RunDirectory(const std::string& path, const std::string& task, Exi
   if (fs::exists(paths_.run, error) && !fs::is_directory(paths_.run, error)) {
     throw CommandError(fmt::format("{}: is a file; -o names the directory to write", path));
   }
-  // A journal of which only the lock is left belongs to a run that is just ending, or beginning.
+  // Also finds a session that is just beginning or ending, whose journal holds only the lock.
   if (const auto owner = plugin::living_owner(paths_.journal.string())) {
     throw CommandError(
         fmt::format("{}: is written by another session ({}); name another directory, or wait until it "
@@ -93,15 +93,16 @@ bool RunDirectory::holds_run() const {
 }
 
 // Note [Removing a run]
-// A session may begin at any time, also since this process has looked. So what is removed is locked as a session locks
-// it, and the lock's file goes last: until then nobody else can begin, and whoever does afterwards makes a file and a
-// folder of its own. Hence these two are removed by name, never with what is in the folder by then.
+// Another session may begin at any time, even after this process has looked. So each journal is locked, as a session
+// locks it, before anything is removed, and its lock file is removed last. Until then no session can begin; one that
+// begins later makes a new lock file and folder. The lock file and the folder are therefore removed by name and never
+// recursively: by then the folder may hold files of that session.
 
 std::vector<RunDirectory::LockedJournal> RunDirectory::lock_journals() const {
   std::vector<fs::path> folders;
   if (rank_.world_size == 1) folders = entries_of(plugin::RunPaths::journals(paths_.run));
   std::erase(folders, paths_.journal);
-  folders.push_back(paths_.journal);  // the last, as this one may be made by being locked
+  folders.push_back(paths_.journal);  // last: locking it may create it
   std::vector<LockedJournal> journals;
   for (const fs::path& folder : folders) {
     try {
@@ -115,7 +116,7 @@ std::vector<RunDirectory::LockedJournal> RunDirectory::lock_journals() const {
 
 void RunDirectory::remove_files(const std::string& task) {
   std::error_code error;
-  // The marker goes first: whoever looks in between sees an unfinished run.
+  // The marker is removed first: who looks meanwhile sees an unfinished run.
   fs::remove(paths_.done, error);
   fs::remove(paths_.log / (task + ".json"), error);
   fs::remove(paths_.log / "results.json", error);

@@ -30,13 +30,13 @@ class RunDirectory {
 
   const plugin::RunPaths& paths() const { return paths_; }
 
-  /// Removes everything that this run wrote, and the directory if the run created it. Call it only for a run whose
-  /// session was opened, and is closed; leaves a run that is resumed, and one that another session has begun since.
-  /// Never throws.
+  /// Removes everything that this run wrote, and the directory if the run created it. Call it only after the run's
+  /// session was opened and closed. Does nothing if the run was resumed, or if another session has begun to write there
+  /// since. Never throws.
   void discard() noexcept;
 
-  /// The session could not be opened, and what lies there may be another's: removes the folders that were not there
-  /// before and are empty. Never throws.
+  /// For a run whose session could not be opened: files in the directory may be another session's, so this removes only
+  /// folders that were not there before and are empty. Never throws.
   void remove_new_folders() noexcept;
 
  private:
@@ -54,7 +54,7 @@ class RunDirectory {
   const plugin::ProcessRank rank_;
   const plugin::RunPaths paths_;
   const std::string task_;
-  std::vector<std::filesystem::path> new_folders_;  // that were not there before; each before the one that it is in
+  std::vector<std::filesystem::path> new_folders_;  // not there before the run; each before its parent
   bool resumes_ = false;
 };
 

@@ -90,7 +90,7 @@ Outcome run_inputs(Session& session, const RunInputs& inputs, const HeldNotices&
       break;
     }
     if (session.counters().failed_hooks >= inputs.num_hooks) {
-      // Further forwards would add nothing to the run.
+      // Further forwards would record nothing.
       outcome.error =
           fmt::format("{}: every hook has stopped; the first: {}", file, notices.first_that_begins("hook \""));
       break;

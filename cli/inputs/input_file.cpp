@@ -46,7 +46,7 @@ std::string join(const std::vector<std::string>& names) {
   return text;
 }
 
-/// Every tensor inside a value, moved.
+/// The value with every tensor inside it moved to the device.
 c10::IValue on_device(const c10::IValue& value, c10::Device device) {
   if (value.isTensor()) {
     return value.toTensor().defined() ? c10::IValue(value.toTensor().to(device)) : value;

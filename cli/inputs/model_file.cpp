@@ -37,7 +37,8 @@ void check_is_file(const std::string& path) {
   }
 }
 
-/// LibTorch's own messages for these files run over many lines and name its internals.
+/// Throws CommandError with one line for what is no TorchScript file. LibTorch's own messages for these files have many
+/// lines and name its internals.
 void check_is_torchscript(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
   char magic[4] = {};
@@ -85,7 +86,7 @@ void check_is_torchscript(const std::string& path) {
       fmt::format("{}: cannot be loaded ({}); export it again with LibTorch 2.11 or older", path, reason));
 }
 
-/// What is instrumented can no longer be changed.
+/// Throws CommandError for a hook spec with an instrumented model: its hooks can no longer be changed.
 void check_not_instrumented(const ModelFile& model, const hooks::HookSpec& spec) {
   if (!spec.empty() && hooks::is_instrumented(model.module)) {
     throw CommandError(
@@ -95,7 +96,7 @@ void check_not_instrumented(const ModelFile& model, const hooks::HookSpec& spec)
   }
 }
 
-/// Calls `work`, whose errors become CommandError with the model's path; `failure` says of others that it failed.
+/// Calls `work`. Its errors become CommandError with the model's path; `failure` introduces unexpected ones.
 template <typename Work>
 auto with_model_errors(const ModelFile& model, const char* failure, const Work& work) {
   try {
@@ -116,7 +117,7 @@ auto with_model_errors(const ModelFile& model, const char* failure, const Work& 
 ModelFile load_model_file(const std::string& path, c10::Device device) {
   check_is_file(path);
   check_is_torchscript(path);
-  // Hashing a large file takes as long as loading it.
+  // Hashing a large file takes as long as loading it, so both run at once.
   auto hash = std::async(std::launch::async, sha256_of_file, path);
   try {
     auto module = torch::jit::load(path, device);

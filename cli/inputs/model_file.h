@@ -20,14 +20,14 @@ struct ModelFile {
 /// directory, empty, truncated, another format, operators that are not registered.
 ModelFile load_model_file(const std::string& path, c10::Device device);
 
-/// Finds the routers of a model, without rewriting it. Of an instrumented model it is what was found then: discovery
-/// would see the operators that it already holds. `methods` and errors as of `instrument_model`, but that no router is
-/// no error.
+/// Finds the routers of a model, without rewriting it. For an instrumented model it returns what was found when it was
+/// instrumented, since discovery would see the operators that were inserted. `methods` and errors are those of
+/// `instrument_model`, except that finding no router is no error.
 hooks::Discovery find_hooks(const ModelFile& model, const std::vector<std::string>& methods,
                             const hooks::HookSpec& spec);
 
 /// Rewrites the model so that its routers report; a model that is instrumented already is returned as it is. `methods`
-/// are looked into besides those that a host calls anyway. Throws CommandError if no router is found, if the hook spec
+/// are instrumented besides those that only a host calls. Throws CommandError if no router is found, if the hook spec
 /// does not fit the model or comes with an instrumented one, or if what the model says about itself cannot be read.
 torch::jit::Module instrument_model(const ModelFile& model, const std::vector<std::string>& methods,
                                     const hooks::HookSpec& spec);

@@ -6,8 +6,8 @@
 
 namespace moetap::cli {
 
-/// Holds back the notices of sessions while it lives: printed at once they would break the progress bar, and an error
-/// of the program is one line. One object at a time; thread-safe.
+/// Holds back the notices of sessions while it lives: if they were printed at once, they would break the progress bar,
+/// and an error of the program would no longer be one line. One object at a time; thread-safe.
 class HeldNotices {
  public:
   HeldNotices();
