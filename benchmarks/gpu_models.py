@@ -102,7 +102,7 @@ class SigmoidRouter(nn.Module):
 
 
 class Experts(nn.Module):
-    """Of a forward without a synchronisation with the host: every size is known before."""
+    """Experts that never wait for the device: all sizes are known on the host."""
 
     def __init__(self, shape: Shape):
         super().__init__()
@@ -117,11 +117,11 @@ class Experts(nn.Module):
         num_tokens, top_k, experts = tokens.size(0), ids.size(1), self.gate_up.size(0)
         chosen = ids.reshape(-1)
         if 3 * num_tokens * top_k <= experts or num_tokens == 1:
-            # Copying the chosen experts moves less than reading all of them.
+            # Copying the weights of the chosen experts moves fewer bytes than reading all of them.
             spread = tokens.unsqueeze(1).expand(-1, top_k, -1).reshape(num_tokens * top_k, 1, -1)
             made = torch.bmm(self.mix(torch.bmm(spread, self.gate_up[chosen])), self.down[chosen])
             return (made.view(num_tokens, top_k, -1) * weights.unsqueeze(-1)).sum(dim=1)
-        # Each expert has a slice for `capacity` tokens; those beyond are dropped, rows left over repeat one.
+        # Each expert has rows for `capacity` tokens. Further tokens are dropped; unused rows repeat a token.
         capacity = num_tokens
         if num_tokens > 64:
             capacity = min(num_tokens, 2 * num_tokens * top_k // experts)

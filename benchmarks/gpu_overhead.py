@@ -2,7 +2,8 @@
 
 Decoder layers shaped like those of well-known models, with random bfloat16 weights, run as TorchScript: plain,
 instrumented, and eager with the Python hooks that LibMoE's evaluation uses. All in one process, in blocks that take
-turns; a figure is the median over rounds of what a block took more than the plain one of its round. Prints Markdown.
+turns. A figure is the median, over the rounds, of a block's time less that of the plain block in its round. Prints
+Markdown.
 
 What makes the plain forward slower than a server's, so that percentages come out lower: the experts of a forward of few
 tokens are gathered (their weights are copied first); the fuser of TorchScript is off. What makes it faster: no output
@@ -72,7 +73,7 @@ class RouterHooks:
 
 @dataclass
 class Way:
-    """A way to run the forward; `around` stands around each block."""
+    """A way to run the forward; each block runs inside the context manager `around`."""
 
     name: str
     model: Callable[[torch.Tensor], torch.Tensor]
@@ -254,7 +255,7 @@ class Bench:
 
 
 def fit(shape: Shape, options: argparse.Namespace) -> Shape:
-    """As many layers as leave half of the free memory to the forward."""
+    """The shape with as many layers as leave half of the free memory to the forward."""
     if options.smoke:
         return replace(shape, hidden=32, intermediate=16, heads=4, key_value_heads=2, head_width=8, layers=2)
     if options.device == "cpu":

@@ -61,7 +61,7 @@ struct Outcome {
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(Outcome, plain_s, record_s, close_s, journal_bytes, run_bytes, resident, anonymous,
                                    peak_in_close)
 
-// Each expert scales its input: one indexed product a layer.
+// Each expert only scales its input: one indexed product a layer.
 constexpr const char* kBlock = R"(
 def forward(self, x: Tensor) -> Tensor:
     scores = torch.softmax(torch.linear(x, self.gate), -1)

@@ -24,12 +24,12 @@
 #include "tests/support/cuda_device.h"
 
 // Note [Device time of enqueued calls]
-// A call takes the device less time than the host needs to enqueue it, so that events around calls on an idle device
-// measure the host. Calls are therefore enqueued behind matrix products that keep the device busy until the last of
-// them is enqueued; a sample in which the device came to the first call before that is taken again behind more
-// products. What is left between calls of one stream, about a microsecond, is part of the figure, as it is in a
-// forward. Tensors that fit into the device's cache are found there by all calls but the first, as those are that a
-// router has just written.
+// A call takes the device less time than the host needs to enqueue it, so events around calls on an idle device would
+// measure the host. Calls are therefore enqueued behind matrix products that keep the device busy until the last call
+// is enqueued. If the device reached the first call earlier, the sample is taken again behind more products. The gap
+// between two calls of one stream, about a microsecond, is part of the figure, as it is in a forward. If the tensors
+// fit into the device's cache, all calls but the first find them there, as they do in a forward, where the router has
+// just written them.
 namespace moetap::analysis {
 namespace {
 
@@ -52,7 +52,7 @@ class DeviceClock {
  public:
   DeviceClock() : factor_(at::randn({kProductSize, kProductSize}, on_device(at::kBFloat16))) {
     product_ = at::mm(factor_, factor_);
-    // Copying reads and writes every byte.
+    // A copy reads and writes every byte, hence the factor 2.
     const at::Tensor from = at::ones({kCopiedBytes}, on_device(at::kByte)), to = at::empty_like(from);
     const double us = time(4, [&] { to.copy_(from); }).device_us;
     copy_bytes_per_us_ = 2.0 * static_cast<double>(kCopiedBytes) / us;
@@ -118,7 +118,7 @@ struct Size {
   }
 };
 
-/// A call, and all that is asked of it.
+/// A call, and everything that is computed from it.
 struct Measured {
   RouterCall call;
   TokenRows rows;
@@ -143,7 +143,7 @@ Measured make_measured(const Size& size) {
   return measured;
 }
 
-/// What the kernel must read and write at least: the sums are few.
+/// Bytes that the kernel must at least read and write. The sums are left out: they are few.
 double bytes_moved(const Measured& measured) {
   size_t bytes = 0;
   for (const at::Tensor* tensor :
@@ -156,12 +156,12 @@ double bytes_moved(const Measured& measured) {
 
 enum class Way { kKernel, kOperations, kSoftmax };
 
-/// The host's queue of launches is bounded: what takes a hundred launches is enqueued few times.
+/// Calls in one sample. Few for the operations, which take a hundred launches a call: the queue of launches is bounded.
 int calls_of_sample(Way way) {
   return way == Way::kOperations ? 2 : 32;
 }
 
-/// Of every benchmark that was run.
+/// The times of every benchmark that was run.
 std::map<Size, std::map<Way, CallTime>>& results() {
   static std::map<Size, std::map<Way, CallTime>> results;
   return results;
@@ -210,7 +210,7 @@ void add_benchmarks(bool smoke) {
   }
 }
 
-/// Says how far it is on stderr; the table is printed at the end.
+/// Prints progress on stderr; the table is printed at the end.
 class ProgressReporter : public benchmark::BenchmarkReporter {
  public:
   bool ReportContext(const Context&) override { return true; }

@@ -1,6 +1,6 @@
 // What it costs to observe one router call on the CPU: moetap's own loops against LibTorch operations for the same
-// sums, and against the softmax that the router itself computes, as a measure of what a call is worth. `_tokens`: with
-// all that is recorded of single tokens (ids, weights, first slots, margins).
+// sums, and, for scale, against the softmax that the router itself computes. `_tokens`: with everything that is
+// recorded of single tokens (ids, weights, first slots, margins).
 //
 //   router_sums_benchmark --benchmark_filter=observe --benchmark_repetitions=5
 #include <ATen/ATen.h>

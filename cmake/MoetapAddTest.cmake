@@ -1,7 +1,7 @@
 # moetap_add_test(NAME name SOURCES a_test.cpp ... [LIBRARIES moetap::analysis ...] [ENVIRONMENT A=b ...] [TIMEOUT seconds])
 #
-# A GoogleTest program and one ctest entry for it, named NAME. One entry a program: LibTorch takes a second to load, which
-# an entry a test case would pay each time.
+# A GoogleTest program and one ctest entry for it, named NAME. There is no entry for each test case: each would load
+# LibTorch again, which takes a second.
 #
 # moetap_add_pytest(NAME name FILES test_a.py ... [ENVIRONMENT A=b ...] [TIMEOUT seconds])
 #
@@ -9,14 +9,14 @@
 # what was built.
 
 if(MOETAP_SANITIZER STREQUAL "address")
-  # LibTorch is not instrumented: its containers carry no annotations. Exit status 86: no program of ours has it, so that a
-  # report is never taken for a failure that a test expects.
+  # LibTorch is not instrumented: its containers carry no annotations. Exit status 86: no program of ours uses it, so a
+  # test that expects a failure never takes a report for it.
   set(MOETAP_TEST_ENVIRONMENT
       "ASAN_OPTIONS=detect_leaks=1:detect_container_overflow=0:detect_odr_violation=0:exitcode=86"
       "LSAN_OPTIONS=suppressions=${PROJECT_SOURCE_DIR}/cmake/lsan_suppressions.txt:print_suppressions=0"
       "UBSAN_OPTIONS=print_stacktrace=1")
 elseif(MOETAP_SANITIZER STREQUAL "thread")
-  # LibTorch is not instrumented: what it frees by its reference counts, which are invisible, would be reported.
+  # LibTorch is not instrumented: its reference counts cannot be seen, so what they free would be reported as a race.
   set(MOETAP_TEST_ENVIRONMENT "TSAN_OPTIONS=ignore_noninstrumented_modules=1:history_size=7")
 endif()
 

@@ -30,7 +30,7 @@ if(MOETAP_SANITIZER)
   endif()
   set(sanitizers -fsanitize=${MOETAP_SANITIZER})
   if(MOETAP_SANITIZER STREQUAL "address")
-    # vptr would ask LibTorch's classes for type information that its libraries hide.
+    # The check vptr needs type information of LibTorch's classes, which its libraries hide.
     list(APPEND sanitizers -fsanitize=undefined -fno-sanitize=vptr -fno-sanitize-recover=undefined)
   endif()
   target_compile_options(moetap_build_options INTERFACE ${sanitizers} -fno-omit-frame-pointer -g1)
@@ -39,7 +39,7 @@ endif()
 
 find_program(MOETAP_CCACHE ccache)
 if(MOETAP_CCACHE AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
-  # Without these ccache compiles every file that uses a precompiled header anew.
+  # Without these, ccache compiles every file that uses a precompiled header again.
   set(CMAKE_CXX_COMPILER_LAUNCHER
       "${CMAKE_COMMAND}" -E env CCACHE_SLOPPINESS=pch_defines,time_macros,include_file_mtime,include_file_ctime
       "${MOETAP_CCACHE}")

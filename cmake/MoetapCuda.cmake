@@ -1,8 +1,9 @@
 # Defines `moetap_add_cuda_library`: kernels lie in a shared library of their own, so that moetap itself links no CUDA
 # library (see analysis/devices/device_kernels.h).
 #
-# nvcc is that of CUDACXX, else the one that scripts/setup puts into .venv, else that of PATH. It is called directly: CMake 3.25 (Debian 12)
-# knows no C++20 of nvcc, and links a static CUDA runtime where the wheels of PyPI bring a shared one.
+# nvcc is that of CUDACXX, else the one that scripts/setup puts into .venv, else that of PATH. It is called directly:
+# CMake 3.25 (Debian 12) does not know nvcc's C++20, and links a static CUDA runtime, but the wheels of PyPI bring a
+# shared one.
 
 option(MOETAP_CUDA "Build the kernels for CUDA; needs nvcc 13" ON)
 set(MOETAP_CUDA_ARCHITECTURES "90;100;120" CACHE STRING
@@ -26,7 +27,7 @@ if(NOT nvcc_version VERSION_GREATER_EQUAL 13)
 endif()
 message(STATUS "nvcc ${nvcc_version} (${MOETAP_NVCC}) for compute capabilities ${MOETAP_CUDA_ARCHITECTURES}")
 
-# The runtime that LibTorch uses, so that a process has one.
+# The CUDA runtime that LibTorch uses, so that a process has only one.
 cmake_path(GET MOETAP_NVCC PARENT_PATH nvcc_folder)
 find_library(MOETAP_CUDART libcudart.so.13 PATHS "${cuda_of_torch}/lib" "${MOETAP_TORCH_LIB_DIR}" "${nvcc_folder}/../lib64"
              NO_DEFAULT_PATH)

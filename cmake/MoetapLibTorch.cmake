@@ -12,7 +12,7 @@ set(MOETAP_TORCH_NEWEST 2.15)
 set(MOETAP_TORCH_DIR "" CACHE PATH
     "Folder of LibTorch (with include/ and lib/). Default: that of find_package(Torch), else the torch package of python3")
 
-# Sets `out` to the folder that a LibTorch's own CMake package lies in, or that python3's torch package is; empty: none.
+# Sets `out` to the folder of a LibTorch, looked for in the order above (after MOETAP_TORCH_DIR); empty: none.
 function(moetap_find_torch_dir out)
   set(${out} "" PARENT_SCOPE)
   if(TORCH_INSTALL_PREFIX)
@@ -45,7 +45,7 @@ endfunction()
 # Sets `out` to the version of the LibTorch in `folder`, "2.11.0"; empty: there is none.
 function(moetap_read_torch_version out folder)
   set(${out} "" PARENT_SCOPE)
-  # The second since LibTorch 2.9; the first then only includes it.
+  # Since LibTorch 2.9 the numbers are in the second; the first only includes it.
   foreach(header torch/csrc/api/include/torch/version.h torch/headeronly/version.h)
     if(NOT EXISTS "${folder}/include/${header}")
       continue()

@@ -1,8 +1,8 @@
 """Generates with a key-value cache, batch after batch:  generate.py MODEL.pt TOKENS [--label LIBRARY RUN_DIR]
 
 MODEL.pt: what model.py writes, or scripts/export_hf.py --with-cache of a Hugging Face model. Without --label the
-program does not use moetap; preloaded, moetap tells prompts from steps by its rule. With --label it says through
-moetap's C header which samples each forward holds. Prints the generated token ids, a line a prompt.
+program does not use moetap; if moetap is preloaded, it tells prompts from steps by its rule. With --label the program
+says through moetap's C header which samples each forward holds. Prints the generated token ids, a line a prompt.
 """
 
 import argparse

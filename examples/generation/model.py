@@ -1,6 +1,6 @@
 """A decoder with a key-value cache and Mixture-of-Experts blocks, as TorchScript:  model.py MODEL.pt
 
-Its weights are random, so what it says is noise; its forwards are those of a served model.
+Its weights are random, so the text is noise; but its forwards are like those of a served model.
 """
 
 import sys

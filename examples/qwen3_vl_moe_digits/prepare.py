@@ -2,7 +2,7 @@
 """Makes what the demo evaluates: trains Qwen3-VL-MoE on handwritten digits, exports it to TorchScript and writes the
 evaluation, one input file and one line of samples an held-out image.
 
-  prepare.py [-o DIR]     default .cache/qwen3_vl_moe_digits; does nothing where DIR is complete and of this code
+  prepare.py [-o DIR]     default .cache/qwen3_vl_moe_digits; does nothing if DIR is complete and was made by this code
   prepare.py --check      says what is missing to run it, does nothing else
 
 Writes DIR/model.pt, DIR/inputs/NNNN.safetensors, DIR/samples.jsonl. The answers in samples.jsonl (`resps`) are those of
@@ -36,7 +36,7 @@ def missing_packages() -> list[str]:
 
 
 def fingerprint() -> str:
-    """Of all code that decides the result."""
+    """Hash of all code that decides the result."""
     digest = hashlib.sha256()
     sources = [HERE / name for name in ("digits.py", "model.py", "train.py", "prepare.py")]
     sources += [ROOT / "scripts" / "hf_export" / name for name in ("build.py", "trace.py")]

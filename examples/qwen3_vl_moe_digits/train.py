@@ -18,8 +18,8 @@ SEED = 0
 
 def train(training: digits.Digits, held_out: digits.Digits):
     """The trained model in eval mode, with experts that can be traced."""
-    # The model is so small that a second thread costs more than it gives, and on a busy machine very much more. One
-    # thread also sums in one order: the same weights on every run.
+    # The model is so small that a second thread slows it down, on a busy machine very much. One thread also sums in a
+    # fixed order: the same weights on every run.
     torch.set_num_threads(1)
     model = build(SEED, experts="eager").train()  # a loop over experts: four times as fast to train as batched_mm
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.05)

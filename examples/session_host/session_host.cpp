@@ -39,7 +39,7 @@ Arguments read_arguments(const std::string& path) {
   return arguments;
 }
 
-/// The first line: LibTorch's messages go on with a backtrace.
+/// The first line of an error: LibTorch's messages continue with a backtrace.
 std::string first_line(const std::exception& error) {
   const std::string text = error.what();
   return text.substr(0, text.find('\n'));

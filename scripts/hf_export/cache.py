@@ -92,7 +92,7 @@ def trace_with_cache(model: torch.nn.Module, seed: int) -> tuple[torch.jit.Scrip
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the tracer warns of every Python branch; the checks find those that matter
         try:
-            # Several tokens after a cache that is not empty: no length is 0 or 1, which Python code treats apart.
+            # Several tokens after a cache that is not empty: Python code has special cases for lengths 0 and 1.
             module = torch.jit.trace(decoder, tuple(after(prompt([5, 9, 7, 9]), 6).values()), check_trace=False).eval()
             module._c._register_attribute("cache_shape", torch._C.ListType.ofInts(), decoder.cache_shape)
         except Exception as error:

@@ -72,9 +72,8 @@ def _facts(model, inputs: dict, traced: Traced, options: argparse.Namespace) -> 
 
 
 def _trace_checked(model, name: str, trace_inputs: dict, inputs: dict) -> tuple[Traced, dict]:
-    """Patches and traces the model and checks the trace at the shape of `inputs`; where the trace holds only for the
-    sequence length that it saw, at that length and another batch. Returns the trace and the inputs that it
-    holds for."""
+    """Patches and traces the model, and checks the trace on `inputs`. If the trace holds only for the sequence length
+    that it saw, it is checked at that length and another batch. Returns the trace and the inputs of the check."""
     original = wrap(model, list(inputs))
     with torch.no_grad():
         unpatched = original(*inputs.values())
