@@ -75,7 +75,7 @@ def test_the_session_host_says_what_is_wrong(session_host, models_and_inputs, tm
         lines = [line for line in done.stderr.splitlines() if "without layers 0 to 9" not in line]
         assert len(lines) == 1, lines
         assert lines[0].startswith("session_host: ") and said in lines[0]
-        # The forward before it is there, and the run is not done.
+        # The forward before the failure is recorded, and the run is not done.
         assert len(entries(tmp_path / name.split(".")[0])) == 2
         assert not (tmp_path / name.split(".")[0] / "rank0_metric_eval_done.txt").exists()
     usage = subprocess.run([session_host, model], capture_output=True, text=True)

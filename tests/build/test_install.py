@@ -26,7 +26,7 @@ target_link_libraries(host PRIVATE moetap::plugin)
 set_target_properties(host PROPERTIES BUILD_RPATH "${MOETAP_TORCH_DIR}/lib")
 """
 
-# Uses all that crosses the border: a class of the host's own that the library calls, exceptions, values.
+# Uses everything that crosses the library's border: a class of the host that the library calls, exceptions, values.
 HOST = """
 #include <ATen/ATen.h>
 #include <plugin/session.h>
@@ -139,7 +139,7 @@ def test_only_the_headers_that_the_public_ones_include_are_installed(prefix):
 
 
 def configure(prefix: Path, folder: Path, *options: str, **variables: str) -> subprocess.CompletedProcess:
-    """Of a project that asks for moetap and says nothing of LibTorch but by `options` and `variables`."""
+    """Configures a project that asks for moetap. Only `options` and `variables` tell it where LibTorch is."""
     (folder / "CMakeLists.txt").write_text(PROJECT.split("add_executable", maxsplit=1)[0])
     build = folder / "build"
     shutil.rmtree(build, ignore_errors=True)
@@ -196,7 +196,7 @@ def test_the_installed_program_runs_by_its_bare_name(prefix, model, tmp_path):
     command = ["moetap", "inspect", "--json", model]
     hooks = subprocess.run(command, capture_output=True, text=True, env=os.environ | variables)
     assert (hooks.returncode, hooks.stderr) == (0, "")
-    # A library that is preloaded into the program must not stand in its way.
+    # The program must work even if libmoetap.so is preloaded into it.
     variables["LD_PRELOAD"] = str(prefix / "lib" / "libmoetap.so")
     torch.save(tuple(moe_inputs(2, 5, seed=0)[name] for name in ("input_ids", "attention_mask")), tmp_path / "a.pt")
     command = ["moetap", "run", model, "--inputs", tmp_path / "a.pt", "-o", tmp_path / "run"]
@@ -221,7 +221,7 @@ def test_a_host_in_c_builds_against_the_header(prefix, tmp_path):
         f"-Wl,-rpath,{prefix}/lib:{torch}",
         f"-Wl,-rpath-link,{torch}",
     ]
-    # The library names no LibTorch of its own: a host without one names it first.
+    # The installed library names no LibTorch: a host that does not use it itself must link it, before moetap.
     libraries = ["-Wl,--no-as-needed", f"-L{torch}", "-ltorch_cpu", "-lc10", "-lmoetap"]
     run("gcc", *warnings, "-o", tmp_path / "host", tmp_path / "host.c", *paths, *libraries)
     assert run(tmp_path / "host", tmp_path / "run").endswith(" 0\n")

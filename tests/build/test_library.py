@@ -1,4 +1,4 @@
-"""What the shared libraries ask of the process that loads them, and what they show to it."""
+"""What the shared libraries need from the process that loads them, and what they export to it."""
 
 import os
 import re
@@ -81,7 +81,7 @@ def test_exports_the_public_face_and_nothing_else():
     assert others == []
     assert {name: all_of_it - {"vtable for"} for name, all_of_it in members.items()} == PUBLIC_MEMBERS
     assert functions <= set(found)
-    # Constructors and destructors stand twice (complete and base object), overloads once each.
+    # Constructors and destructors are listed twice (complete and base object), overloads once each.
     assert sum(found.values()) <= len(functions) + 2 * sum(len(names) for names in PUBLIC_MEMBERS.values())
 
 

@@ -24,7 +24,7 @@ LAYERS_NOTICE = "without layers 0 to 9"
 
 @dataclass
 class Done:
-    """What a host came to."""
+    """How a host ended."""
 
     status: int
     output: str

@@ -1,4 +1,4 @@
-"""examples/generation: prompts and steps fall to their samples, by labels and by the rule for unchanged hosts."""
+"""examples/generation: prompts and steps belong to their samples, by labels and by the rule for unchanged hosts."""
 
 import json
 import sys
@@ -116,7 +116,7 @@ def test_rows_are_those_of_a_forward_over_the_whole_text(model, runs, tmp_path):
 
 
 def test_another_batch_in_between_is_not_taken_for_a_step(model, tmp_path):
-    """Two requests that a host runs in turns: the masks tell that a step is not of the last prompt."""
+    """A host runs two requests in turns: the masks show that a step does not continue the last prompt."""
     code = f"""
 import sys, torch
 sys.path.insert(0, {str(EXAMPLE)!r})

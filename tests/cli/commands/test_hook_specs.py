@@ -138,7 +138,7 @@ def test_the_worked_example_records_what_the_model_computes(moetap, model_file, 
 
 
 def test_the_other_examples_of_the_doc_are_specs(assert_fails, model_file, spec):
-    # They are of other models: read without fault, they match nothing here.
+    # They are for other models: here they are read without error and match nothing.
     assert_fails(2, "inspect", model_file, "--hooks", spec(doc_blocks("json")[1]), parts=["entry 0", "the nearest"])
 
 
@@ -205,7 +205,7 @@ def test_an_instrumented_model_takes_no_spec(moetap, assert_fails, model_file, s
 
 
 class Decoder(MoeBlock):
-    """A class of its own: a call of it cannot be of another block."""
+    """Of a class of its own: TorchScript shares code by class, and the code of MoeBlock is also called elsewhere."""
 
 
 class Wrapper(nn.Module):

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 @pytest.fixture
 def unfinished(moetap, models, tmp_path):
-    """A run of three inputs, the second of which failed and was mended since: directory and files."""
+    """Directory and files of an unfinished run of three inputs: the second failed, and has been repaired since."""
     files = [tmp_path / f"{index}.safetensors" for index in range(3)]
     for index, file in enumerate(files):
         save_file(moe_inputs(1, 4 + index, seed=index), file)

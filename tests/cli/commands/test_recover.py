@@ -133,7 +133,8 @@ def test_a_killed_run_is_recovered(moetap, killed_run, undisturbed):
     done = moetap("recover", killed_run)
     assert_succeeded(done)
     forwards = recorded_forwards(killed_run)
-    # The program saves an output when its forward has ended; what waits in the queue then is little.
+    # The program was killed after its 21st saved output. It saves an output when the forward has ended, so few forwards
+    # waited in the queue then.
     assert forwards >= 10
     lines = done.stdout.splitlines()
     assert len(lines) == 2
@@ -240,7 +241,7 @@ def test_what_is_no_unfinished_run(moetap, assert_fails, tmp_path):
 def test_a_directory_that_is_removed_during_the_run(start_run, tmp_path):
     run = tmp_path / "run"
     program = start_run(run)
-    # Not in one go: the program writes outputs meanwhile.
+    # Only the journal: the program writes outputs meanwhile, so removing all of `run` could fail.
     shutil.rmtree(run / "moetap" / "journal")
     _, errors = program.communicate(timeout=60)
     assert program.returncode == 1

@@ -31,7 +31,7 @@ def test_a_file(assert_fails, arguments, tmp_path):
 
 
 def test_where_the_system_allows_no_files(assert_fails, arguments):
-    # Root is not held back by permission bits, but by this.
+    # Permission bits do not stop root, but /proc does.
     assert_fails(1, *arguments, "-o", "/proc/moetap-run", parts=["/proc/moetap-run"])
 
 
@@ -79,10 +79,10 @@ def test_a_run_that_fails_leaves_an_existing_run_alone(moetap, assert_fails, arg
 
 
 class Gate:
-    """A hook spec at which a program waits as soon as it opens it for the second time.
+    """A hook spec (a FIFO) that makes the program wait when it opens it for the second time.
 
-    The first time is when the options are read; the second, when the directory has been looked at and the session is
-    not open yet.
+    The first time is when the program reads its options. At the second, it has looked at the run directory and has not
+    opened the session yet.
     """
 
     def __init__(self, path: Path):
@@ -94,7 +94,7 @@ class Gate:
         while True:
             try:
                 return os.open(self.path, os.O_WRONLY | os.O_NONBLOCK)
-            except OSError:  # nobody reads
+            except OSError:  # nobody has it open for reading yet
                 assert time.monotonic() < deadline and program.poll() is None
                 time.sleep(0.005)
 
@@ -107,7 +107,7 @@ class Gate:
         self._second = self._open_for(program)
 
     def let_go(self, later_spec: str = SPEC) -> None:
-        """`later_spec` is what the program reads from the third time on."""
+        """Lets the program go on. `later_spec` is what it reads from the third time on."""
         self.path.unlink()
         self.path.write_text(later_spec)
         os.write(self._second, SPEC.encode())
@@ -144,13 +144,13 @@ def start():
 
 
 def state(thread: Path) -> str:
-    """Of a thread in /proc; T: stopped."""
+    """State of a thread, given by its folder in /proc. T: stopped."""
     return (thread / "stat").read_text().rpartition(")")[2].split()[0]
 
 
 @pytest.fixture
 def stopped_run(start, models, inputs):
-    """Starts a run that takes its time and stops it (SIGSTOP) when it has begun to record."""
+    """Starts a long run and stops it (SIGSTOP) when it has begun to record."""
 
     def begin(run: Path, *options, **environment: str) -> subprocess.Popen:
         files = [inputs / "0.safetensors"] * 1000
@@ -161,7 +161,7 @@ def stopped_run(start, models, inputs):
             assert time.monotonic() < deadline and program.poll() is None
             time.sleep(0.001)
         program.send_signal(signal.SIGSTOP)
-        # A thread that is in the middle of a write stops after it.
+        # A thread in the middle of a write stops only after it.
         while any(state(thread) != "T" for thread in Path(f"/proc/{program.pid}/task").iterdir()):
             assert time.monotonic() < deadline
             time.sleep(0.001)

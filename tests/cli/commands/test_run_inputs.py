@@ -45,7 +45,7 @@ def test_a_run_whose_every_hook_stops_fails(moetap, assert_fails, models, inputs
 
 
 class ShiftedBlock(MoeBlock):
-    """Counts its experts from `shift` on."""
+    """Numbers its experts from `shift` on."""
 
     def __init__(self):
         super().__init__()
@@ -72,7 +72,7 @@ class ShiftedModel(nn.Module):
 
 
 def test_what_was_recorded_before_every_hook_stopped_stays(assert_fails, tmp_path):
-    """The spec takes the shifted ids for the router's own: from the third input on they are out of range."""
+    """The spec names the shifted ids as the selected ones: from the third input on they are out of range."""
     torch.jit.script(ShiftedModel()).save(tmp_path / "model.pt")
     files = [tmp_path / f"{index}.safetensors" for index in range(4)]
     for index, file in enumerate(files):
