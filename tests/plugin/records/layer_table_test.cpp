@@ -95,7 +95,7 @@ TEST(LayerTableTest, AnIdThatIsTakenBecomesTheNumberAboveTheLargest) {
   expect_next("1999", "2000");
   expect_next("000", "1");
   expect_next("18446744073709551615", "18446744073709551616");
-  expect_next(std::string(30, '9'), "1" + std::string(30, '0'));
+  expect_next("999999999999999999999999999999", "1000000000000000000000000000000");
   LayerTable names;
   names.place(model_of("a", {{"x", "gate"}}), 0, kExperts);
   names.place(model_of("b", {{"x", "gate"}}), 0, kExperts);
