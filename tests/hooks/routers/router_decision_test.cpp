@@ -26,7 +26,7 @@ class Decision : public FollowedProjection {
 TEST_F(Decision, TakesWhatTheExpertsGet) {
   const RouterDecision found = decision(R"(
     scores = torch.sigmoid(logits)
-    ids = torch.topk(scores + self.expert_scale, 2, -1)[1]
+    best, ids = torch.topk(scores + self.expert_scale, 2, -1)
     picked = torch.gather(scores, -1, ids)
     weights = picked / picked.sum(-1, keepdim=True)
 )" + kApply);

@@ -67,7 +67,7 @@ TEST_F(Flow, CarriesValuesAroundLoops) {
     scores = logits
     for i in range(int(input.size(0))):
         scores = torch.softmax(scores, -1)
-    ids = torch.topk(scores, 2, -1)[1]
+    best, ids = torch.topk(scores, 2, -1)
     return ids
 )");
   EXPECT_EQ(fact("ids").role, Role::kIds);

@@ -56,7 +56,7 @@ TEST(ModelSites, ListWhatWasSkipped) {
   const ModelSites found = find_sites(model());
   ASSERT_EQ(found.discovery.skipped.size(), 1u);
   EXPECT_NE(found.discovery.skipped[0].node.find("aten::topk"), std::string::npos);
-  EXPECT_EQ(found.discovery.skipped[0].reason, to_string(SkipReason::kHasNoProjection));
+  EXPECT_EQ(found.discovery.skipped[0].reason, to_string(SkipReason::kSelectsNoExpert));
 }
 
 // A router that a spec adds gets its place in the order of execution, and so does what the spec skips.

@@ -13,13 +13,15 @@ using fake_device::kType;
 
 class DeviceBlocksTest : public testing::Test {
  protected:
-  DeviceBlocksTest() {
-    fake_device::install();
-    fake_device::set_eager(false);
-  }
   ~DeviceBlocksTest() override { fake_device::run_until_idle(); }
 
-  const at::Device device_{kType, 0};
+  static at::Device installed_device() {
+    fake_device::install();
+    fake_device::set_eager(false);
+    return {kType, 0};
+  }
+
+  const at::Device device_ = installed_device();  // before the pool, which asks the device for a stream
   BlockPool pool_{device_};
 };
 

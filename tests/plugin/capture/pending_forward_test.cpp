@@ -56,7 +56,7 @@ TEST(PendingForward, FinishAsksEachReportAndReadsValues) {
   PendingForward forward;
   for (int i = 0; i < 2; ++i) forward.reports.push_back(std::make_unique<StubReport>(std::vector<at::Tensor>()));
   forward.values = {{{"", "0"}, "mean", at::scalar_tensor(1.5, at::kDouble)},
-                    {{"", "0"}, "on", at::scalar_tensor(true)},
+                    {{"", "0"}, "on", at::scalar_tensor(true, at::kBool)},
                     {{"decoder", "1"}, "count", at::scalar_tensor(3, at::kInt)}};
   forward.start_copies();
   const ForwardRecord record = forward.finish();
