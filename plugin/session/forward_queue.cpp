@@ -15,9 +15,15 @@ ForwardQueue::Pushed ForwardQueue::push(std::unique_ptr<PendingForward> forward,
   if (closed_) {
     return Pushed::kClosed;
   }
-  number(*forward);
-  bytes_ += bytes;
+  // Numbered last, so that a forward that has its number is in the queue.
   items_.push_back({std::move(forward), nullptr, bytes});
+  try {
+    number(*items_.back().forward);
+  } catch (...) {
+    items_.pop_back();
+    throw;
+  }
+  bytes_ += bytes;
   has_item_.notify_one();
   return Pushed::kTaken;
 }

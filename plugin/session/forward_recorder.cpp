@@ -85,11 +85,8 @@ QueryTokens ForwardRecorder::query_tokens() const {
 }
 
 void ForwardRecorder::router(int64_t hook, const ReportedRouter& reported) {
-  if (binding_->stopped(hook)) {
-    return;
-  }
   try {
-    routers_.observe(hook, reported);
+    if (!binding_->stopped(hook)) routers_.observe(hook, reported);
   } catch (const std::exception& error) {
     binding_->recording().hook_failed(*binding_, hook, one_line(error));
     if (binding_->recording().config().strict) {
@@ -167,37 +164,50 @@ void ForwardRecorder::end() {
     ended_ = true;
     pending = std::move(pending_);
   }
-  if (auto routers = routers_.end()) pending->reports.push_back(std::move(routers));
-  tokens_->end();
-  source_.query = query_tokens();
-  if (replays_ || tokens_->in_captured_graph()) {
-    end_replayed();
+  try {
+    if (auto routers = routers_.end()) pending->reports.push_back(std::move(routers));
+    tokens_->end();
+    source_.query = query_tokens();
+    if (!replays_ && !tokens_->in_captured_graph()) {
+      record(std::move(pending));
+      return;
+    }
+  } catch (const std::exception& error) {
+    not_recorded(error);
+    if (binding_->recording().config().strict) {
+      throw;
+    }
     return;
   }
+  end_replayed();
+}
+
+void ForwardRecorder::record(std::unique_ptr<PendingForward> pending) {
   pending->num_samples = tokens_->batch().value_or(1);
   pending->record.model = binding_->model();
   pending->record.method = method_;
   pending->record.duration_s = std::chrono::duration<double>(std::chrono::steady_clock::now() - began_).count();
-  try {
-    const TextTokens text = tokens_->text();
-    const bool is_counted = std::any_of(pending->reports.begin(), pending->reports.end(),
-                                        [](const auto& report) { return report->counts_text(); });
-    if (text.batch > 0 && !is_counted) {
-      if (text.valid.defined()) copies_->wait_for_marked(text.valid.device());
-      pending->text_tokens = text.valid.defined() ? copies_->snapshot(text.valid.sum())
-                                                  : at::scalar_tensor(text.batch * text.length, at::kLong);
-    }
-    pending->start_copies();
-    binding_->recording().forward_ended(std::move(pending), source_, *host_values_);
-  } catch (const std::exception& error) {
-    binding_->recording().notice("a forward was not recorded", one_line(error));
-    binding_->recording().forward_aborted(tokens_->batch().value_or(1), source_);
-    const std::lock_guard lock(host_values_->mutex);
-    host_values_->state = ForwardValues::State::kLost;
-    if (binding_->recording().config().strict) {
-      throw;
-    }
+  const TextTokens text = tokens_->text();
+  const bool is_counted = std::any_of(pending->reports.begin(), pending->reports.end(),
+                                      [](const auto& report) { return report->counts_text(); });
+  if (text.batch > 0 && !is_counted) {
+    if (text.valid.defined()) copies_->wait_for_marked(text.valid.device());
+    pending->text_tokens = text.valid.defined() ? copies_->snapshot(text.valid.sum())
+                                                : at::scalar_tensor(text.batch * text.length, at::kLong);
   }
+  pending->start_copies();
+  binding_->recording().forward_ended(std::move(pending), source_, *host_values_);
+}
+
+void ForwardRecorder::not_recorded(const std::exception& error) {
+  {
+    const std::lock_guard lock(host_values_->mutex);
+    // Else the recording has counted the forward already, as one that it took or dropped.
+    if (host_values_->state != ForwardValues::State::kRunning) return;
+    host_values_->state = ForwardValues::State::kLost;
+  }
+  binding_->recording().forward_aborted(tokens_->batch().value_or(1), source_);
+  binding_->recording().notice("a forward was not recorded", one_line(error));
 }
 
 }  // namespace moetap::plugin

@@ -47,6 +47,10 @@ class ForwardRecorder {
   std::shared_ptr<GraphReplays> replays();
   ForwardContext context();
   void end_replayed();
+  /// Hands the forward to the recording; throws std::exception.
+  void record(std::unique_ptr<PendingForward> pending);
+  /// Counts a forward whose `end` failed, unless the recording has counted it.
+  void not_recorded(const std::exception& error);
   QueryTokens query_tokens() const;
 
   const std::shared_ptr<ModelBinding> binding_;

@@ -78,18 +78,21 @@ void Recording::forward_ended(std::unique_ptr<PendingForward> forward, const Sam
   bool is_step_without_prompt = false;
   const auto pushed = queue_.push(std::move(forward), when_full, [&](PendingForward& taken) {
     const std::lock_guard lock(mutex_);
-    taken.record.index = next_forward_++;
     take_samples(taken.record, num_samples, source, Fate::kEnded);
     values.samples = taken.record.samples;
     is_step_without_prompt = source.follower && source.query.length == 1 && !taken.record.generation && !source.label;
+    // Last, since what stands above may throw: then the queue does not take the forward.
+    taken.record.index = next_forward_++;
     ++counters_.forwards;
   });
-  if (is_step_without_prompt) {
-    notice(
-        "forwards of one token a sequence continue no prompt that is known: they are samples of their own; label them");
-  }
+  // The state is set before anything else that may throw: it tells the caller that the forward has been counted.
   if (pushed == ForwardQueue::Pushed::kTaken) {
     values.state = ForwardValues::State::kRecorded;
+    if (is_step_without_prompt) {
+      notice(
+          "forwards of one token a sequence continue no prompt that is known: they are samples of their own; label "
+          "them");
+    }
     return;
   }
   values.state = ForwardValues::State::kLost;
@@ -146,6 +149,11 @@ void Recording::record_replays() {
 }
 
 void Recording::hook_failed(ModelBinding& binding, int64_t hook, const std::string& reason) {
+  const auto& hooks = binding.model()->hooks;
+  if (hook < 0 || hook >= static_cast<int64_t>(hooks.size())) {
+    notice("a hook that the model does not have has reported", reason);
+    return;
+  }
   if (!binding.stop(hook)) {
     return;
   }
@@ -153,8 +161,7 @@ void Recording::hook_failed(ModelBinding& binding, int64_t hook, const std::stri
     const std::lock_guard lock(mutex_);
     ++counters_.failed_hooks;
   }
-  notice("hook \"" + binding.model()->hooks.at(static_cast<size_t>(hook)).name + "\" failed and records no more",
-         reason);
+  notice("hook \"" + hooks[static_cast<size_t>(hook)].name + "\" failed and records no more", reason);
 }
 
 void Recording::notice(const std::string& what, const std::string& detail) {

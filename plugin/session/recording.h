@@ -50,6 +50,7 @@ class Recording {
   bool in_own_process() const;
 
   /// A forward has ended: numbers it and its samples, and hands it to the writer. May block while the queue is full.
+  /// Once the forward is counted, as taken or as dropped, `values.state` says so, even if this throws afterwards.
   void forward_ended(std::unique_ptr<PendingForward> forward, const SampleSource& source, ForwardValues& values);
 
   /// A forward of `num_samples` began and will not end: its sample numbers are used up, so that those of later forwards

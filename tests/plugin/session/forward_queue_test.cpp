@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <stdexcept>
 #include <thread>
 
 namespace moetap::plugin {
@@ -44,6 +45,14 @@ TEST(ForwardQueue, AForwardLargerThanTheBoundIsTakenAlone) {
   ForwardQueue queue(1);
   EXPECT_EQ(push(queue), Pushed::kTaken);
   EXPECT_EQ(push(queue), Pushed::kFull);
+}
+
+TEST(ForwardQueue, AForwardThatCannotBeNumberedIsNotTaken) {
+  ForwardQueue queue(kOneForward);
+  const auto throws = [](PendingForward&) { throw std::runtime_error("no memory"); };
+  EXPECT_THROW(queue.push(std::make_unique<PendingForward>(), WhenFull::kRefuse, throws), std::runtime_error);
+  EXPECT_EQ(push(queue, 1), Pushed::kTaken) << "it takes no room";
+  EXPECT_EQ(pop(queue), 1);
 }
 
 TEST(ForwardQueue, WhoWaitsForRoomGetsIt) {

@@ -102,6 +102,32 @@ TEST(ForwardRecorder, TheLastValueOfANameCounts) {
   EXPECT_EQ(run.close().at(0).custom.at({"c", "0"}), expected);
 }
 
+TEST(ForwardRecorder, AHookThatTheModelDoesNotHaveStopsNoHost) {
+  for (const bool strict : {false, true}) {
+    Config config;
+    config.strict = strict;
+    RecordedRun run(config);
+    ForwardRecorder recorder(bind(run), "forward", c10::List<std::optional<at::Tensor>>());
+    testing::internal::CaptureStderr();
+    for (const int64_t hook : {-1, 1}) {
+      if (strict) {
+        EXPECT_THROW(recorder.router(hook, six_tokens()), c10::Error);
+      } else {
+        EXPECT_NO_THROW(recorder.router(hook, six_tokens()));
+      }
+    }
+    EXPECT_EQ(
+        testing::internal::GetCapturedStderr().rfind("moetap: a hook that the model does not have has reported: ", 0),
+        0u);
+    recorder.router(0, six_tokens());
+    recorder.end();
+    EXPECT_EQ(run.close().at(0).routers.size(), 1u);
+    EXPECT_EQ(run.collected->counters.failed_hooks, 0);
+    const std::map<std::string, int64_t> notices = {{"a hook that the model does not have has reported", 2}};
+    EXPECT_EQ(run.collected->counters.notices, notices);
+  }
+}
+
 TEST(ForwardRecorder, WithoutItsEndAForwardIsAborted) {
   RecordedRun run;
   {
