@@ -130,21 +130,28 @@ void Recording::record_replays() {
     const std::lock_guard lock(mutex_);
     graphs = replays_;
   }
+  // One thread at a time: `close` must not close the queue between the two steps of a `flush`.
+  const std::lock_guard one_thread(recording_replays_);
   for (const auto& graph : graphs) {
+    int64_t number = 0;  // forwards that the graph has given away
     try {
       auto replays = graph->take_new();
       if (!replays) continue;
-      queue_.push(std::move(replays), ForwardQueue::WhenFull::kWait, [&](PendingForward& taken) {
+      number = replays->record.replays;
+      const auto pushed = queue_.push(std::move(replays), ForwardQueue::WhenFull::kWait, [&](PendingForward& taken) {
         const std::lock_guard lock(mutex_);
-        const int64_t number = taken.record.replays;
         taken.record.index = next_forward_;
         next_forward_ += number;
         counters_.forwards += number;
         counters_.replayed += number;
       });
+      if (pushed == ForwardQueue::Pushed::kTaken) continue;
     } catch (const std::exception& error) {
       notice("replays of a graph were not recorded", one_line(error));
     }
+    const std::lock_guard lock(mutex_);
+    counters_.dropped += number;
+    next_forward_ += number;
   }
 }
 

@@ -84,6 +84,7 @@ class Recording {
   /// How a forward came to its end: it returned or it threw. Both use up sample numbers, but only one that returned
   /// advances the generation that is followed.
   enum class Fate { kEnded, kAborted };
+  /// Hands over what the replays of all graphs added; those that the closed queue refuses are counted as dropped.
   void record_replays();
   void take_samples(ForwardRecord& record, int64_t num_samples, const SampleSource& source, Fate fate);
 
@@ -93,6 +94,7 @@ class Recording {
   const ResumedRun resumed_;
   std::atomic<bool> closed_ = false;
   std::mutex closing_;
+  std::mutex recording_replays_;
 
   mutable std::mutex mutex_;  // guards what follows
   Counters counters_;

@@ -413,6 +413,24 @@ TEST_F(DeviceRecordingTest, ReplaysOfAGraphAddUp) {
   }
 }
 
+TEST_F(DeviceRecordingTest, ReplaysAfterTheCloseAreDropped) {
+  RecordedRun run;
+  const std::string model = run.bind(gates(1));
+  const Reports reports = Reports(2, 6, 1, 5).to(at::Device(kType, 0));
+  fake_device::begin_capture();
+  report(model, reports);
+  const auto replay = fake_device::end_capture();
+  const RunningDevice running;
+  replay();
+  EXPECT_EQ(run.close().size(), 1u);
+  replay();
+  replay();
+  run.recording->flush();
+  run.recording->flush();
+  EXPECT_EQ(run.recording->counters().forwards, 1);
+  EXPECT_EQ(run.recording->counters().dropped, 2);
+}
+
 TEST_F(DeviceRecordingTest, IdsOutOfRangeAreCounted) {
   RecordedRun run;
   const std::string model = run.bind(gates(1));
