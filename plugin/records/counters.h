@@ -47,7 +47,7 @@ inline constexpr CounterInfo kCounters[] = {
     {{"forwards", "integer", "forwards"}, &Counters::forwards, CounterSource::kForwards, true, ""},
     // Those of `forwards` that were replays of a CUDA graph: they are in the summary, but not in the log or the dump.
     {{"replayed", "integer", "forwards"}, &Counters::replayed, CounterSource::kLastSync, false, ""},
-    // Tokens of `forwards` that are not padding: those of the text, else those of the router call that saw the most.
+    // Tokens of recorded forwards, without padding: those of the text, else those of the router call that saw the most.
     {{"tokens", "integer", "tokens"}, &Counters::tokens, CounterSource::kForwards, false, ""},
     // Finished forwards that found the queue full (on_overflow: drop), or the session closed.
     {{"dropped", "integer", "forwards"}, &Counters::dropped, CounterSource::kLastSync, true, "forwards dropped"},

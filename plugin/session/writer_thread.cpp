@@ -93,13 +93,13 @@ void WriterThread::write(PendingForward& forward) {
   const int64_t forwards = forward.record.num_forwards();
   try {
     const ForwardRecord record = forward.finish();
-    {
+    if (!error() && give_to_sink(record)) {
       const std::lock_guard lock(mutex_);
       counted_.tokens += record.tokens;
       counted_.out_of_range += record.out_of_range;
       counted_.unattributed += record.unattributed;
+      return;
     }
-    if (!error() && give_to_sink(record)) return;
   } catch (const std::exception& error) {
     lost(one_line(error));
   }

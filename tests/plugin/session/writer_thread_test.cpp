@@ -73,6 +73,9 @@ class WriterThreadTest : public ::testing::Test {
     auto forward = std::make_unique<PendingForward>();
     forward->record.model = std::make_shared<const ModelDescription>();
     forward->record.index = index;
+    forward->record.tokens = 10;
+    forward->record.out_of_range = 2;
+    forward->record.unattributed = 1;
     forward->values = std::move(values);
     queue_.push(std::move(forward), ForwardQueue::WhenFull::kWait, [](PendingForward&) {});
   }
@@ -140,6 +143,9 @@ TEST_F(WriterThreadTest, ARecordThatTheSinkRefusesIsLostAlone) {
             "moetap: a forward could not be recorded, the next ones are: a frame may have 4 GiB, got more\n");
   EXPECT_EQ(seen_->written, 3);
   EXPECT_EQ(counted().unwritten, 2);
+  EXPECT_EQ(counted().tokens, 30);
+  EXPECT_EQ(counted().out_of_range, 6);
+  EXPECT_EQ(counted().unattributed, 3);
   EXPECT_EQ(counted().notices, kTwoLost);
   EXPECT_FALSE(writer_.error());
   EXPECT_EQ(seen_->closed, 1);
@@ -199,6 +205,7 @@ TEST_F(WriterThreadTest, AnErrorOfTheDiskEndsTheRecording) {
   EXPECT_EQ(writer_.error(), "journal.bin: no space left on device");
   EXPECT_EQ(seen_->written, 1);
   EXPECT_EQ(counted().unwritten, 3);
+  EXPECT_EQ(counted().tokens, 10);
   EXPECT_TRUE(counted().notices.empty());
   EXPECT_EQ(seen_->closed, 1);
 }
