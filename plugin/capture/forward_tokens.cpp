@@ -25,7 +25,9 @@ void ForwardTokens::read(const TextArguments& places, const c10::List<std::optio
     if (!text->notice.empty()) notice(text->notice, text->notice_detail);
     if (!batch_ && text->batch > 0) batch_ = text->batch;
     for (const at::Tensor& made : {text->ids, text->valid}) {
-      if (made.defined() && !is_capturing(made.device())) copies.mark_stream(made.device());
+      if (!made.defined() || is_capturing(made.device())) continue;
+      copies.mark_stream(made.device());
+      copies.keep(made);  // forks may read it on other streams
     }
   }
 }
@@ -101,6 +103,7 @@ at::Tensor ForwardTokens::first_valid(const std::shared_ptr<const TokenGroup>& g
             ? std::get<1>(group->valid.logical_not().to(at::kByte).sort(/*stable=*/true, 0, false)).narrow(0, 0, count)
             : at::arange(count, at::TensorOptions().dtype(at::kLong).device(group->device));
     copies.mark_stream(group->device);
+    copies.keep(first);  // as the texts
   }
   return first;
 }

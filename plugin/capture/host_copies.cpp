@@ -58,6 +58,7 @@ at::Tensor HostCopies::snapshot(const at::Tensor& tensor) {
 }
 
 void HostCopies::keep(const at::Tensor& tensor) {
+  if (tensor.is_cpu()) return;
   const std::lock_guard lock(mutex_);
   if (!closed_) on(tensor.device()).kept.push_back(tensor);
 }

@@ -30,7 +30,8 @@ class HostCopies {
   at::Tensor zeros(c10::Device device, at::IntArrayRef sizes, at::ScalarType dtype);
   /// A contiguous copy on the tensor's device, which the model cannot change; undefined for an undefined tensor.
   at::Tensor snapshot(const at::Tensor& tensor);
-  /// Keeps a tensor that was allocated elsewhere until its stream is done with it.
+  /// Keeps a tensor that was allocated elsewhere until the marked streams are done with it. A CPU tensor needs no such
+  /// care and is not kept.
   void keep(const at::Tensor& tensor);
 
   /// For a fork of the model that reports after the forward's end: it wrote to the forward's memory too late, so that

@@ -215,6 +215,29 @@ TEST_F(DeviceRecordingTest, TransitionsOfForksWaitForTheirStreams) {
   });
 }
 
+TEST_F(DeviceRecordingTest, WhatForksReadIsKeptUntilTheirStreamsHaveReadIt) {
+  const at::Device device(kType, 0);
+  const Reports reports = Reports(2, 6, 1, 5).to(device);
+  HostCopies copies;
+  at::Tensor first, ids, valid;
+  {
+    ForwardTokens tokens;
+    TextArguments places;
+    places.ids = 0;
+    places.mask = 1;
+    tokens.read(places, reports.arguments(), /*keep_ids=*/true, copies, [](const auto&, const auto&) {});
+    const auto group = tokens.group_of({TextOfComponent::kText, {2, 6}, device}, &copies);
+    first = tokens.first_valid(group, 3, copies);
+    ids = tokens.text().ids;
+    valid = tokens.text().valid;
+  }
+  for (const at::Tensor& tensor : {first, ids, valid}) EXPECT_EQ(tensor.use_count(), 3) << "here, the loop, the copies";
+  copies.finish_enqueuing();
+  fake_device::run_until_idle();
+  copies.wait();
+  for (const at::Tensor& tensor : {first, ids, valid}) EXPECT_EQ(tensor.use_count(), 2);
+}
+
 TEST_F(DeviceRecordingTest, ForwardsGoOnWhileAnotherThreadCapturesAGraph) {
   Config config;
   config.probe_tokens = 0;
