@@ -18,9 +18,15 @@ void ForwardTokens::read(const TextArguments& places, const c10::List<std::optio
     const std::optional<at::Tensor> tensor = arguments.get(*place);
     return tensor && tensor->defined() ? tensor->detach() : at::Tensor();
   };
+  const auto read_arguments = [&](const std::optional<size_t>& ids, const std::optional<size_t>& mask) {
+    const at::Tensor ids_tensor = argument(ids), mask_tensor = argument(mask);
+    const at::Tensor& either = ids_tensor.defined() ? ids_tensor : mask_tensor;
+    const auto outside = either.defined() ? outside_captures(either.device()) : nullptr;
+    return read_text(ids_tensor, mask_tensor, keep_ids);
+  };
   const std::lock_guard lock(mutex_);
-  text_ = read_text(argument(places.ids), argument(places.mask), keep_ids);
-  decoder_text_ = read_text(argument(places.decoder_ids), argument(places.decoder_mask), keep_ids);
+  text_ = read_arguments(places.ids, places.mask);
+  decoder_text_ = read_arguments(places.decoder_ids, places.decoder_mask);
   for (const TextTokens* text : {&text_, &decoder_text_}) {
     if (!text->notice.empty()) notice(text->notice, text->notice_detail);
     if (!batch_ && text->batch > 0) batch_ = text->batch;

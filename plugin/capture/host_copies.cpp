@@ -43,18 +43,24 @@ at::Tensor HostCopies::piece(c10::Device device, at::IntArrayRef sizes, at::Scal
 
 at::Tensor HostCopies::empty(c10::Device device, at::IntArrayRef sizes, at::ScalarType dtype) {
   at::Tensor tensor = device.is_cpu() ? at::Tensor() : piece(device, sizes, dtype);
-  return tensor.defined() ? tensor : at::empty(sizes, at::TensorOptions().dtype(dtype).device(device));
+  if (tensor.defined()) return tensor;
+  const auto outside = outside_captures(device);
+  return at::empty(sizes, at::TensorOptions().dtype(dtype).device(device));
 }
 
 at::Tensor HostCopies::zeros(c10::Device device, at::IntArrayRef sizes, at::ScalarType dtype) {
   at::Tensor tensor = device.is_cpu() ? at::Tensor() : piece(device, sizes, dtype);
-  return tensor.defined() ? tensor : at::zeros(sizes, at::TensorOptions().dtype(dtype).device(device));
+  if (tensor.defined()) return tensor;
+  const auto outside = outside_captures(device);
+  return at::zeros(sizes, at::TensorOptions().dtype(dtype).device(device));
 }
 
 at::Tensor HostCopies::snapshot(const at::Tensor& tensor) {
   if (!tensor.defined()) return {};
   at::Tensor copied = tensor.is_cpu() ? at::Tensor() : piece(tensor.device(), tensor.sizes(), tensor.scalar_type());
-  return copied.defined() ? copied.copy_(tensor, /*non_blocking=*/true) : tensor.clone(at::MemoryFormat::Contiguous);
+  if (copied.defined()) return copied.copy_(tensor, /*non_blocking=*/true);
+  const auto outside = outside_captures(tensor.device());
+  return tensor.clone(at::MemoryFormat::Contiguous);
 }
 
 void HostCopies::keep(const at::Tensor& tensor) {

@@ -40,6 +40,8 @@ void RouterObserver::observe(int64_t hook_id, const ReportedRouter& reported) {
     if (ended_) return;
     router.record.call = calls_[hook_id]++;
   }
+  // For every operation below: each may allocate on the device.
+  const auto outside = outside_captures(reported.selected.empty() ? at::kCPU : reported.selected.front().device());
   const CanonicalRouter canonical = to_canonical(reported, hook);
   const analysis::RouterCall& call = canonical.call;
   const c10::Device device = call.selected.device();

@@ -8,6 +8,7 @@
 #include "analysis/numbers/fixed_point.h"
 #include "analysis/routers/router_sums.h"
 #include "analysis/routers/transition_sums.h"
+#include "plugin/capture/device_stream.h"
 #include "plugin/capture/host_copies.h"
 
 namespace moetap::plugin {
@@ -110,6 +111,7 @@ void PendingRouters::prepare(HostCopies& copies) {
       from->first_slot_stays = router.first_slot_stays = false;
       continue;
     }
+    const auto outside = outside_captures(device);
     // Forks may have made the first slots on other streams.
     copies.wait_for_marked(device);
     router.transition_from = from->record.hook;

@@ -191,9 +191,13 @@ void ForwardRecorder::record(std::unique_ptr<PendingForward> pending) {
   const bool is_counted = std::any_of(pending->reports.begin(), pending->reports.end(),
                                       [](const auto& report) { return report->counts_text(); });
   if (text.batch > 0 && !is_counted) {
-    if (text.valid.defined()) copies_->wait_for_marked(text.valid.device());
-    pending->text_tokens = text.valid.defined() ? copies_->snapshot(text.valid.sum())
-                                                : at::scalar_tensor(text.batch * text.length, at::kLong);
+    if (text.valid.defined()) {
+      const auto outside = outside_captures(text.valid.device());
+      copies_->wait_for_marked(text.valid.device());
+      pending->text_tokens = copies_->snapshot(text.valid.sum());
+    } else {
+      pending->text_tokens = at::scalar_tensor(text.batch * text.length, at::kLong);
+    }
   }
   pending->start_copies();
   binding_->recording().forward_ended(std::move(pending), source_, *host_values_);

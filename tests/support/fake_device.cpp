@@ -29,10 +29,15 @@ void* fresh_memory(size_t bytes) {
   return data;
 }
 
+/// The graph that this thread captures; null: none.
+thread_local std::shared_ptr<std::vector<std::function<void()>>> captured_graph;
+
 /// Allocates host memory that LibTorch takes for the device's.
 class FakeAllocator final : public c10::Allocator {
  public:
   c10::DataPtr allocate(size_t bytes) override {
+    // The thread that captures gets memory of the graph.
+    if (!captured_graph) check_allowed_now("allocation of device memory");
     const auto device = c10::impl::getDeviceGuardImpl(kType)->getDevice();
     if (bytes > 0) count(&Counts::allocations);
     void* data = bytes == 0 ? nullptr : fresh_memory(bytes);
@@ -108,9 +113,6 @@ struct Hooks final : at::PrivateUse1HooksInterface {
  private:
   static const c10::impl::DeviceGuardImplInterface& guard() { return *c10::impl::getDeviceGuardImpl(kType); }
 };
-
-/// The graph that this thread captures; null: none.
-thread_local std::shared_ptr<std::vector<std::function<void()>>> captured_graph;
 
 void run_or_capture(c10::Device device, const std::function<void()>& task) {
   if (captured_graph) {

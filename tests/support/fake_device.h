@@ -55,7 +55,8 @@ void enqueue(const c10::Stream& stream, std::function<void()> task);
 
 /// As if a graph were being captured on this thread: calls of the kernels are kept, and run with each call of what
 /// `end_capture` returns. Until then only threads that hold `outside_captures` may allocate pinned memory, and query or
-/// wait for events, streams and devices; others get an exception, as from CUDA.
+/// wait for events, streams and devices; others get an exception, as from CUDA. Memory of the device may also be
+/// allocated by the thread that captures.
 void begin_capture();
 /// Returns the graph; each call of it is a replay.
 std::function<void()> end_capture();

@@ -239,11 +239,10 @@ TEST_F(DeviceRecordingTest, WhatForksReadIsKeptUntilTheirStreamsHaveReadIt) {
 }
 
 TEST_F(DeviceRecordingTest, ForwardsGoOnWhileAnotherThreadCapturesAGraph) {
-  Config config;
-  config.probe_tokens = 0;
-  expect_as_on_the_cpu(config, 2, [](const std::string& model, at::Device device) {
+  const auto report_all = [](const std::string& model, at::Device device) {
     std::vector<Reports> growing;
     for (const int64_t length : {3, 40, 400, 4000}) growing.push_back(Reports(2, length, 2, 1).to(device));
+    growing.push_back(growing.back());  // has room in a block
     std::promise<void> began, done;
     std::thread other([&] {
       fake_device::begin_capture();
@@ -253,9 +252,20 @@ TEST_F(DeviceRecordingTest, ForwardsGoOnWhileAnotherThreadCapturesAGraph) {
     });
     began.get_future().wait();
     for (const Reports& reports : growing) report(model, reports);
+    // Transitions are counted, and valid tokens summed up, when the forward ends.
+    ForwardRecorder backwards(find_binding(model), "forward", growing[2].arguments());
+    for (const size_t hook : {1, 0}) backwards.router(static_cast<int64_t>(hook), growing[2].routers[hook]);
+    backwards.end();
+    ForwardRecorder without_routers(find_binding(model), "forward", growing[2].arguments());
+    without_routers.end();
     done.set_value();
     other.join();
-  });
+  };
+  for (const Dump dump : {Dump::kNone, Dump::kFull}) {
+    Config config;
+    config.dump = dump;
+    expect_as_on_the_cpu(config, 2, report_all);
+  }
 }
 
 TEST_F(DeviceRecordingTest, StreamsAndDevices) {
