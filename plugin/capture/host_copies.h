@@ -34,8 +34,9 @@ class HostCopies {
   /// care and is not kept.
   void keep(const at::Tensor& tensor);
 
-  /// For a fork of the model that reports after the forward's end: it wrote to the forward's memory too late, so that
-  /// no other forward may use its block on `device`. Call it while you still hold the tensors.
+  /// For a fork of the model that reports after the forward's end, or whose stream cannot be marked: it wrote to the
+  /// forward's memory too late, so that no other forward may use its block on `device`. Call it while you still hold
+  /// the tensors.
   void wrote_too_late(c10::Device device);
 
   /// Call it after computing a tensor: marks the device's current stream, so that the copy waits for what it has

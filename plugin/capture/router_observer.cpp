@@ -52,6 +52,25 @@ void RouterObserver::observe(int64_t hook_id, const ReportedRouter& reported) {
     measure_replays(call, router);
     return;
   }
+  try {
+    measure_and_keep(canonical, std::move(call_tokens), router);
+  } catch (...) {
+    abandon(device);  // while `router` still holds its pieces of the forward's memory
+    throw;
+  }
+  const std::lock_guard lock(mutex_);
+  if (ended_) {
+    copies.wrote_too_late(device);
+  } else {
+    measured_.add(std::move(router));
+  }
+}
+
+void RouterObserver::measure_and_keep(const CanonicalRouter& canonical, CallTokens call_tokens,
+                                      MeasuredRouter& router) {
+  const analysis::RouterCall& call = canonical.call;
+  const c10::Device device = call.selected.device();
+  HostCopies& copies = *forward_.copies;
   const bool tells_of_tokens = values_.per_token || values_.full ||
                                !counts_transitions_on_device(device, call.selected.size(0), call.num_experts);
   copies.wait_for_marked(device);  // for the texts, which the forward's begin has read
@@ -59,15 +78,20 @@ void RouterObserver::observe(int64_t hook_id, const ReportedRouter& reported) {
   router.tokens = forward_.tokens->group_of(call_tokens, &copies);
   router.out_of_range = canonical.out_of_range;
   measure(call, router);
-  copies.mark_stream(device);  // already here, since what follows may throw
   keep_values(call, router);
-  if (router.record.logits.defined() || router.record.scores.defined()) copies.mark_stream(device);
-  const std::lock_guard lock(mutex_);
-  if (ended_) {
-    copies.wrote_too_late(device);
-  } else {
-    measured_.add(std::move(router));
+  copies.mark_stream(device);
+}
+
+void RouterObserver::abandon(c10::Device device) noexcept {
+  HostCopies& copies = *forward_.copies;
+  try {
+    copies.mark_stream(device);
+    const std::lock_guard lock(mutex_);
+    if (!ended_) return;  // the forward's end sees the mark
+  } catch (const std::exception&) {
+    // The stream cannot be marked.
   }
+  copies.wrote_too_late(device);
 }
 
 analysis::TransitionFrom RouterObserver::count_transitions(const PendingRouters& routers, MeasuredRouter& router,

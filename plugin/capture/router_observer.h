@@ -36,6 +36,10 @@ class RouterObserver {
   std::unique_ptr<PendingReport> end_replayed();
 
  private:
+  /// What enqueues work for a call outside captures. If it throws, the caller calls `abandon`.
+  void measure_and_keep(const CanonicalRouter& canonical, CallTokens call_tokens, MeasuredRouter& router);
+  /// For a call that threw after work was enqueued: its memory is not used again before that work is done.
+  void abandon(c10::Device device) noexcept;
   void measure(const analysis::RouterCall& call, MeasuredRouter& router);
   void measure_replays(const analysis::RouterCall& call, MeasuredRouter& router);
   analysis::TransitionFrom count_transitions(const PendingRouters& routers, MeasuredRouter& router,

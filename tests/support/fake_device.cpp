@@ -6,6 +6,7 @@
 #include <c10/core/impl/DeviceGuardImplInterface.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <map>
 #include <memory>
@@ -122,6 +123,8 @@ void run_or_capture(c10::Device device, const std::function<void()>& task) {
   }
 }
 
+std::atomic<bool> next_router_kernel_fails = false;
+
 class FakeRouterKernels final : public analysis::RouterKernels {
  public:
   bool runs_on(c10::Device /*device*/) const override { return true; }
@@ -132,6 +135,7 @@ class FakeRouterKernels final : public analysis::RouterKernels {
       analysis::observe_on_cpu(sums, call, rows, outputs, transition);
     };
     run_or_capture(call.selected.device(), task);
+    TORCH_CHECK(!next_router_kernel_fails.exchange(false), "the fake device's kernel fails");
   }
 
  private:
@@ -168,6 +172,10 @@ class FakeKernels final : public analysis::DeviceKernels {
 };
 
 }  // namespace
+
+void fail_next_router_kernel() {
+  next_router_kernel_fails = true;
+}
 
 void begin_capture() {
   captures(true);

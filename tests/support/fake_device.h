@@ -53,6 +53,10 @@ bool run_next(const c10::Stream& stream);
 /// Runs `task` behind what is enqueued on the stream. It keeps what it captures alive.
 void enqueue(const c10::Stream& stream, std::function<void()> task);
 
+/// The next call of moetap's router kernel throws once it has enqueued its work, as a CUDA call that reports an earlier
+/// error.
+void fail_next_router_kernel();
+
 /// As if a graph were being captured on this thread: calls of the kernels are kept, and run with each call of what
 /// `end_capture` returns. Until then only threads that hold `outside_captures` may allocate pinned memory, and query or
 /// wait for events, streams and devices; others get an exception, as from CUDA. Memory of the device may also be
