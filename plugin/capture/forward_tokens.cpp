@@ -65,10 +65,18 @@ std::shared_ptr<const TokenGroup> ForwardTokens::group_of(const CallTokens& call
     return group.text == call.text && group.device == call.device && group.num_tokens == num_tokens &&
            group.attribution == attribution;
   });
-  if (known != groups_.end()) return known->group;
+  if (known != groups_.end()) {
+    if (known->captured) known->captured->block(current_stream(call.device));
+    return known->group;
+  }
   groups_.push_back({new_group(call, attribution, num_tokens)});
   // Before another thread can find the group.
-  if (copies != nullptr) copies->mark_stream(call.device);
+  if (copies != nullptr) {
+    copies->mark_stream(call.device);
+  } else {
+    groups_.back().captured.emplace(call.device.type());
+    groups_.back().captured->record(current_stream(call.device));
+  }
   return groups_.back().group;
 }
 

@@ -2,6 +2,7 @@
 
 #include <ATen/core/List.h>
 #include <ATen/core/Tensor.h>
+#include <c10/core/Event.h>
 
 #include <cstdint>
 #include <functional>
@@ -50,8 +51,8 @@ class ForwardTokens {
             HostCopies& copies, const Notice& notice);
 
   /// The group of a call; made if no earlier call has it. `copies`: the forward's, in which the stream that made the
-  /// group is marked; null: a graph is being captured. Before the caller reads the group's tensors it makes its stream
-  /// wait for the marked ones.
+  /// group is marked: before the caller reads the group's tensors it makes its stream wait for the marked ones. Null: a
+  /// graph is being captured, and the caller's stream waits within the graph.
   std::shared_ptr<const TokenGroup> group_of(const CallTokens& call, HostCopies* copies);
 
   /// int64 [count] on the group's device: the indices of its first `count` valid tokens; if it has fewer, indices of
@@ -73,7 +74,8 @@ class ForwardTokens {
  private:
   struct KnownGroup {
     std::shared_ptr<const TokenGroup> group;
-    at::Tensor first_valid = {};  // undefined: nobody asked so far
+    at::Tensor first_valid = {};              // undefined: nobody asked so far
+    std::optional<c10::Event> captured = {};  // behind the group in a graph; empty: no graph was being captured
   };
 
   // The caller holds mutex_.

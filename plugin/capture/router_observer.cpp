@@ -141,6 +141,10 @@ void RouterObserver::measure_replays(const analysis::RouterCall& call, MeasuredR
   const analysis::TransitionFrom transition = count_transitions(replayed_, router, zeros);
   analysis::observe_into(router.record.sums, call, router.tokens->rows, {{}, {}, router.first_slot, {}}, transition);
   router.record.sums.pending_terms = 0;
+  // Streams that the host joins within the graph have no other order.
+  auto captured = std::make_shared<c10::Event>(device.type());
+  captured->record(current_stream(device));
+  router.captured = std::move(captured);
   const std::lock_guard lock(mutex_);
   if (!ended_) replayed_.add(std::move(router));
 }

@@ -70,6 +70,7 @@ analysis::TransitionFrom PendingRouters::count_transitions(MeasuredRouter& route
   const MeasuredRouter* from = before(router);
   if (from == nullptr || from->tokens->device != router.tokens->device) return {};
   if (!from->first_slot_stays && !router.first_slot_stays) return {};
+  if (from->captured) from->captured->block(current_stream(router.tokens->device));
   router.transition_from = from->record.hook;
   router.transition_counts = zeros({from->record.sums.num_experts, router.record.sums.num_experts}, at::kLong);
   return {from->first_slot, router.transition_counts};
@@ -78,6 +79,7 @@ analysis::TransitionFrom PendingRouters::count_transitions(MeasuredRouter& route
 void PendingRouters::forget_tokens() {
   for (MeasuredRouter& router : routers_) {
     router.first_slot = at::Tensor();
+    router.captured.reset();
     auto tokens = std::make_shared<TokenGroup>();
     tokens->text = router.tokens->text;
     tokens->num_tokens = router.tokens->num_tokens;

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
+#include <c10/core/Event.h>
 
 #include <cstdint>
 #include <functional>
@@ -30,14 +31,15 @@ namespace moetap::plugin {
 /// A router call that was measured. Its tensors are on the call's device until the forward ends, then on the host; they
 /// have rows for padding until `finish`.
 struct MeasuredRouter {
-  RouterRecord record;                       // what will be recorded; `selected` is int32 until `finish`
-  std::shared_ptr<const TokenGroup> tokens;  // the tokens that it saw; N = their number
-  at::Tensor out_of_range;                   // int64 []; undefined: the sums have counted them
-  at::Tensor first_slot;                     // int32 [N], the expert of the largest weight; -1: none
-  bool first_slot_stays = false;             // is not copied to the host: transitions are counted on its device
-  bool logits_of_first_tokens = false;       // `record.logits` are those of the first valid tokens, for the probe
-  int64_t transition_from = -1;              // hook of the router that `transition_counts` were counted from; -1: none
-  at::Tensor transition_counts;              // int64 [E of that router, E]; undefined: not counted so far
+  RouterRecord record;                         // what will be recorded; `selected` is int32 until `finish`
+  std::shared_ptr<const TokenGroup> tokens;    // the tokens that it saw; N = their number
+  at::Tensor out_of_range;                     // int64 []; undefined: the sums have counted them
+  at::Tensor first_slot;                       // int32 [N], the expert of the largest weight; -1: none
+  bool first_slot_stays = false;               // is not copied to the host: transitions are counted on its device
+  bool logits_of_first_tokens = false;         // `record.logits` are those of the first valid tokens, for the probe
+  std::shared_ptr<const c10::Event> captured;  // behind the call in a graph; null: no graph was being captured
+  int64_t transition_from = -1;  // hook of the router that `transition_counts` were counted from; -1: none
+  at::Tensor transition_counts;  // int64 [E of that router, E]; undefined: not counted so far
 };
 
 /// Whether transitions are counted on the device: true if an E x E matrix of int64 is smaller than one int32 a token.
@@ -59,7 +61,8 @@ class PendingRouters final : public PendingReport {
   using Zeros = std::function<at::Tensor(at::IntArrayRef sizes, at::ScalarType dtype)>;
   /// For a call that is about to be measured on its device's current stream: the first slots of the router before, and
   /// where the kernel counts the transitions, in memory from `zeros`. Empty if they are not counted on the device, or
-  /// the router before has not reported yet. The caller makes the stream wait for the router before.
+  /// the router before has not reported yet. In a graph that is being captured, makes the stream wait for the router
+  /// before; else the caller does so.
   analysis::TransitionFrom count_transitions(MeasuredRouter& router, const Zeros& zeros) const;
 
   /// For calls that a graph captured: removes what tells of single tokens, which are not known in replays.

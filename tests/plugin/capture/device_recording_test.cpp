@@ -12,6 +12,9 @@
 #include "analysis/routers/router_sums.h"
 #include "analysis/routers/transition_sums.h"
 #include "plugin/capture/device_stream.h"
+#include "plugin/capture/forward_tokens.h"
+#include "plugin/capture/host_copies.h"
+#include "plugin/capture/router_pending.h"
 #include "plugin/operators.h"
 #include "plugin/session/forward_recorder.h"
 #include "tests/plugin/support/recorded_run.h"
@@ -490,6 +493,60 @@ TEST_F(DeviceRecordingTest, ReplaysOfAGraphAddUp) {
   for (size_t transition = 0; transition < 2; ++transition) {
     EXPECT_TRUE(at::equal(ways(records, transition), ways(one_by_one, transition))) << transition;
   }
+}
+
+TEST_F(DeviceRecordingTest, StreamsOfAGraphWaitForTheFirstSlotsOfOtherStreams) {
+  const at::Device device(kType, 0);
+  const auto model = std::make_shared<const ModelDescription>(gates(2));
+  PendingRouters routers(model, std::make_shared<ProbedTokens>(2));
+  const auto group = std::make_shared<TokenGroup>();
+  group->device = device;
+  group->num_tokens = 8;
+  const auto measured = [&](int64_t hook) {
+    MeasuredRouter router;
+    router.record.hook = hook;
+    router.record.sums.num_experts = kExperts;
+    router.tokens = group;
+    router.first_slot = at::empty({8}, at::TensorOptions(at::kInt).device(device));
+    router.first_slot_stays = true;
+    return router;
+  };
+  const auto zeros = [&](at::IntArrayRef sizes, at::ScalarType dtype) {
+    return at::empty(sizes, at::TensorOptions(dtype).device(device));
+  };
+  const c10::impl::VirtualGuardImpl guard(kType);
+  const c10::Stream fork = guard.getNewStream(device), stream = guard.getStream(device);
+  bool is_written = false;
+  fake_device::enqueue(fork, [&] { is_written = true; });
+  MeasuredRouter before = measured(0), router = measured(1);
+  auto captured = std::make_shared<c10::Event>(kType);
+  captured->record(fork);
+  before.captured = captured;
+  routers.add(before);
+  EXPECT_TRUE(routers.count_transitions(router, zeros).first_slot.is_same(before.first_slot));
+  EXPECT_FALSE(is_written);
+  while (fake_device::run_next(stream)) {
+  }
+  EXPECT_TRUE(is_written);
+}
+
+TEST_F(DeviceRecordingTest, StreamsOfAGraphWaitForTheTokensOfOtherStreams) {
+  const at::Device device(kType, 0);
+  ForwardTokens tokens;
+  const c10::impl::VirtualGuardImpl guard(kType);
+  const c10::Stream fork = guard.getNewStream(device), stream = guard.getStream(device);
+  bool is_written = false;
+  std::shared_ptr<const TokenGroup> made;
+  {
+    const OnStream on_fork(fork);
+    fake_device::enqueue(fork, [&] { is_written = true; });
+    made = tokens.group_of({TextOfComponent::kNone, {8}, device}, nullptr);
+  }
+  EXPECT_EQ(tokens.group_of({TextOfComponent::kNone, {8}, device}, nullptr), made);
+  EXPECT_FALSE(is_written);
+  while (fake_device::run_next(stream)) {
+  }
+  EXPECT_TRUE(is_written);
 }
 
 TEST_F(DeviceRecordingTest, ReplaysAfterTheCloseAreDropped) {
