@@ -133,6 +133,10 @@ std::shared_ptr<ModelBinding> ProcessSession::bind(std::string_view description)
   const std::string instance(instance_of(description));
   // Another thread has bound the model meanwhile; or its recording is closed, and is not opened again.
   if (recordings_.contains(instance)) return ModelRegistry::get().find(description);
+  // A Session has attached the model. While that is being closed, the forward is not recorded.
+  if (auto attached = ModelRegistry::get().find(description)) {
+    return attached->recording().accepts() ? attached : nullptr;
+  }
   if (const auto refused = refused_.find(instance); refused != refused_.end()) {
     if (config_.strict) throw std::runtime_error(refused->second);
     return nullptr;
@@ -144,7 +148,12 @@ std::shared_ptr<ModelBinding> ProcessSession::bind(std::string_view description)
     auto recording = std::make_shared<Recording>(config, std::make_unique<RunFiles>(config), threads_);
     close_at_exit(recording);
     auto binding = std::make_shared<ModelBinding>(recording, std::move(model));
-    ModelRegistry::get().bind(binding);
+    try {
+      ModelRegistry::get().bind(binding);
+    } catch (const std::exception&) {
+      recording->close(RunEnd::kUnfinished);  // a Session was faster; no empty run may count as done
+      throw;
+    }
     recordings_[instance] = std::move(recording);
     if (recordings_.size() > 1) {
       notify(fmt::format("{} is a further model of this process: it records into {}", binding->model()->model_file,

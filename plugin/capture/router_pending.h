@@ -31,15 +31,16 @@ namespace moetap::plugin {
 /// A router call that was measured. Its tensors are on the call's device until the forward ends, then on the host; they
 /// have rows for padding until `finish`.
 struct MeasuredRouter {
-  RouterRecord record;                         // what will be recorded; `selected` is int32 until `finish`
-  std::shared_ptr<const TokenGroup> tokens;    // the tokens that it saw; N = their number
-  at::Tensor out_of_range;                     // int64 []; undefined: the sums have counted them
-  at::Tensor first_slot;                       // int32 [N], the expert of the largest weight; -1: none
-  bool first_slot_stays = false;               // is not copied to the host: transitions are counted on its device
-  bool logits_of_first_tokens = false;         // `record.logits` are those of the first valid tokens, for the probe
-  std::shared_ptr<const c10::Event> captured;  // behind the call in a graph; null: no graph was being captured
-  int64_t transition_from = -1;  // hook of the router that `transition_counts` were counted from; -1: none
-  at::Tensor transition_counts;  // int64 [E of that router, E]; undefined: not counted so far
+  RouterRecord record;                       // what will be recorded; `selected` is int32 until `finish`
+  std::shared_ptr<const TokenGroup> tokens;  // the tokens that it saw; N = their number
+  at::Tensor out_of_range;                   // int64 []; undefined: the sums have counted them
+  at::Tensor first_slot;                     // int32 [N], the expert of the largest weight; -1: none
+  bool first_slot_stays = false;             // is not copied to the host: transitions are counted on its device
+  bool logits_of_first_tokens = false;       // `record.logits` are those of the first valid tokens, for the probe
+  int64_t transition_from = -1;              // hook of the router that `transition_counts` were counted from; -1: none
+  at::Tensor transition_counts;              // int64 [E of that router, E]; undefined: not counted so far
+  // Behind the call in a graph; null: no graph was being captured.
+  std::shared_ptr<const c10::Event> captured;
 };
 
 /// Whether transitions are counted on the device: true if an E x E matrix of int64 is smaller than one int32 a token.

@@ -191,6 +191,20 @@ TEST_F(ProcessSessionTest, ADirectoryThatCannotBeOpenedIsSaidOnce) {
   EXPECT_EQ(moetap_close(session), 0);
 }
 
+TEST_F(ProcessSessionTest, AModelOfASessionThatIsBeingClosedLeavesNoRun) {
+  RecordedRun attached;
+  const std::string model = attached.bind(gates(1));
+  moetap_session* session = moetap_open(config().c_str());
+  ASSERT_NE(session, nullptr) << moetap_last_error();
+  attached.recording->close();
+  EXPECT_FALSE(forward(model));
+  EXPECT_FALSE(std::filesystem::exists(run));
+  attached.close();  // forgets the model
+  EXPECT_TRUE(forward(model));
+  EXPECT_EQ(moetap_close(session), 0);
+  EXPECT_EQ(summary().at("forwards"), 1);
+}
+
 TEST_F(ProcessSessionTest, AForkedChildLeavesTheParentsRunAlone) {
 #ifdef __SANITIZE_THREAD__
   GTEST_SKIP() << "ThreadSanitizer lets a child start no thread when its parent had several: here the child's writer";
