@@ -58,9 +58,12 @@ ForwardRecord PendingForward::finish() {
   }
   for (const auto& report : reports) report->finish(finished);
   if (text_tokens.defined()) finished.tokens = text_tokens.item<int64_t>();
-  reports.clear();
   values.clear();
   return finished;
+}
+
+void PendingForward::recorded(const ForwardRecord& taken) {
+  for (const auto& report : reports) report->recorded(taken);
 }
 
 }  // namespace moetap::plugin

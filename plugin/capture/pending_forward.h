@@ -37,9 +37,11 @@ class PendingForward {
   /// Bytes of host memory that the forward holds until it is written. Call it after `start_copies`.
   int64_t bytes();
 
-  /// On the writer thread: waits for the copies and completes the record. Leaves this object empty. Throws
+  /// On the writer thread: waits for the copies and completes the record. Leaves this object without tensors. Throws
   /// std::exception if this forward cannot be recorded.
   ForwardRecord finish();
+  /// On the writer thread: the sink has taken what `finish` returned.
+  void recorded(const ForwardRecord& taken);
 
  private:
   std::vector<at::Tensor*> tensors();

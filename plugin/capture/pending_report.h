@@ -27,8 +27,11 @@ class PendingReport {
   virtual std::vector<at::Tensor*> tensors() = 0;
 
   /// On the writer thread, after the copies: adds the report to `record`, whose `samples` and `replays` are set. Called
-  /// once. Throws std::exception if this forward cannot be recorded.
+  /// once; keeps no tensor. Throws std::exception if this forward cannot be recorded.
   virtual void finish(ForwardRecord& record) = 0;
+
+  /// On the writer thread, after `finish`: the sink has taken the record. Not called for a record that was lost.
+  virtual void recorded(const ForwardRecord& /*record*/) {}
 
   /// True if the report tells how many valid tokens the forward's text has.
   virtual bool counts_text() const { return false; }

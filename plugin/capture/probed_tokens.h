@@ -6,7 +6,7 @@
 
 namespace moetap::plugin {
 
-/// How many tokens of each hook of a model were handed to the writer with their logits, for the probe. Thread-safe.
+/// How many tokens of each hook of a model were recorded with their logits, for the probe. Thread-safe.
 class ProbedTokens {
  public:
   explicit ProbedTokens(size_t num_hooks) : tokens_(num_hooks) {}

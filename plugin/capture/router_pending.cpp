@@ -174,6 +174,12 @@ void PendingRouters::finish(ForwardRecord& record) {
   columns_.clear();
 }
 
+void PendingRouters::recorded(const ForwardRecord& record) {
+  for (const RouterRecord& router : record.routers) {
+    if (router.logits.defined()) probed_->add(router.hook, router.logits.size(0));
+  }
+}
+
 void PendingRouters::finish_router(MeasuredRouter& router, ForwardRecord& forward) {
   RouterRecord& record = router.record;
   if (forward.replays > 0) {
@@ -199,7 +205,6 @@ void PendingRouters::finish_router(MeasuredRouter& router, ForwardRecord& forwar
   record.scores = columns.keep(record.scores);
   if (router.logits_of_first_tokens) {
     record.logits = record.logits.narrow(0, 0, std::min(record.logits.size(0), columns.num_kept));
-    probed_->add(record.hook, record.logits.size(0));
   } else {
     record.logits = columns.keep(record.logits);
   }

@@ -72,6 +72,7 @@ class PendingRouters final : public PendingReport {
   void prepare(HostCopies& copies) override;
   std::vector<at::Tensor*> tensors() override;
   void finish(ForwardRecord& record) override;
+  void recorded(const ForwardRecord& record) override;
   bool counts_text() const override;
   std::unique_ptr<PendingReport> clone() const override { return std::make_unique<PendingRouters>(*this); }
 

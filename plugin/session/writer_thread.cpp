@@ -94,6 +94,7 @@ void WriterThread::write(PendingForward& forward) {
   try {
     const ForwardRecord record = forward.finish();
     if (!error() && give_to_sink(record)) {
+      forward.recorded(record);
       const std::lock_guard lock(mutex_);
       counted_.tokens += record.tokens;
       counted_.out_of_range += record.out_of_range;

@@ -11,6 +11,8 @@ namespace {
 /// A kind of hook that the forward does not know.
 class StubReport final : public PendingReport {
  public:
+  int64_t recorded_tokens = 0;
+
   explicit StubReport(std::vector<at::Tensor> held) : held_(std::move(held)) {}
 
   void prepare(HostCopies&) override { prepared_ = true; }
@@ -23,6 +25,7 @@ class StubReport final : public PendingReport {
     if (!prepared_) throw std::logic_error("finished before it was prepared");
     record.tokens += 10;
   }
+  void recorded(const ForwardRecord& record) override { recorded_tokens = record.tokens; }
   std::unique_ptr<PendingReport> clone() const override { return std::make_unique<StubReport>(*this); }
 
  private:
@@ -64,7 +67,12 @@ TEST(PendingForward, FinishAsksEachReportAndReadsValues) {
   const std::map<std::string, CustomValue> first = {{"mean", 1.5}, {"on", true}}, second = {{"count", int64_t{3}}};
   EXPECT_EQ(record.custom.at({"", "0"}), first);
   EXPECT_EQ(record.custom.at({"decoder", "1"}), second);
-  EXPECT_TRUE(forward.reports.empty());
+  for (const bool is_recorded : {false, true}) {
+    if (is_recorded) forward.recorded(record);
+    for (const auto& report : forward.reports) {
+      EXPECT_EQ(dynamic_cast<const StubReport&>(*report).recorded_tokens, is_recorded ? 20 : 0);
+    }
+  }
 }
 
 TEST(PendingForward, TheTextCountsTheTokensWhereItIsKnown) {

@@ -171,6 +171,18 @@ TEST(Recording, FilesThatFailAreReportedOnce) {
   EXPECT_EQ(run.collected->closes, 1);
 }
 
+TEST(Recording, TheProbeDoesNotCountForwardsThatAreLost) {
+  RecordedRun run;
+  const auto binding = bind(run);
+  run.collected->fail_at = 1;
+  testing::internal::CaptureStderr();
+  forward(binding);
+  forward(binding);
+  run.close();
+  testing::internal::GetCapturedStderr();
+  EXPECT_EQ(binding->probed_tokens()->of(0), 3);
+}
+
 TEST(Recording, CloseIsOnceAndForwardsThatEndLaterAreDropped) {
   RecordedRun run;
   const auto binding = bind(run);
