@@ -47,8 +47,10 @@ Command add_recover(CLI::App& program) {
       program.add_subcommand("recover", "Rebuild the files of a run whose process died, from the journal that it left");
   app->add_option("RUN_DIR", *run_dir, "Directory of the run; its files are written there")->required();
   app->footer(
-      "Exit status: 0 recovered, or the run was whole; 1 nothing to recover, still being written, or the disk refuses. "
-      "Nothing is lost when it fails or is killed: run it again.");
+      "Exit status: 0 recovered, or the run was whole; 1 nothing to recover, still being written, the disk refuses, or "
+      "the run recorded nothing: its files are written, but it is not marked as done. Nothing is lost when it fails or "
+      "is "
+      "killed: run it again.");
   return {app, [run_dir] { return recover(*run_dir); }};
 }
 

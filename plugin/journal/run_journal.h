@@ -35,12 +35,12 @@ namespace moetap::plugin {
 // its own; they count only if its own frame follows. Its dump rows are appended before that, too. The tally says how
 // many rows each series then has, so dump rows of a forward that does not count are recognised and cut off.
 enum JournalFrame : uint32_t {
-  kRunStarted = 1,  // JSON: schema_version, config, rank, world_size, opened; the first frame, once
+  kRunStarted = 1,  // JSON: schema_version, config, directory, rank, world_size, opened; the first frame, once
   kModelAdded = 2,  // to_text(ModelDescription); before the model's first forward
   kForward = 3,     // see above
   kProbe = 4,       // ProbeFile::encode; before the forward
   kHookPlaced = 5,  // JSON; before the hook's first forward
-  kMethodRan = 6,   // JSON; before the method's first forward
+  kMethodRan = 6,   // JSON; before the method's first forward, and before each with which `reported` changes
   kDumpLayout = 7,  // DumpWriter::ForwardRows::layout_text; before the forward
   kCounted = 8,     // JSON of counters; before each sync if they changed
   kRunResumed = 9,  // JSON: {}; from here on another process writes

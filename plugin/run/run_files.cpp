@@ -50,14 +50,25 @@ RunPaths open_run(const Config& config, const ProcessRank& rank) {
   return paths;
 }
 
+// Empty if it was removed.
+std::string working_directory() {
+  std::error_code error;
+  return fs::current_path(error).string();
+}
+
 // Throws if the configuration of a resumed run changes what is recorded. Keys that only say how (kFree) may change.
-void check_same_config(const Config& now, const Config& before, const std::string& samples_copy) {
+void check_same_config(const Config& config, const RunStart& start, const std::string& samples_copy) {
+  // Relative paths of the two processes may be relative to different directories.
+  Config now = config;
+  now.make_paths_absolute(working_directory());
+  Config before = start.config;
+  before.make_paths_absolute(start.directory);
   constexpr const char* kFree[] = {"output_dir", "resume", "queue_bytes", "on_overflow", "strict", "samples"};
   for (const ConfigKey& key : config_keys()) {
     if (std::find(std::begin(kFree), std::end(kFree), key.name) != std::end(kFree)) continue;
     if (key.get(now) != key.get(before)) {
       throw std::invalid_argument(fmt::format("resume: key \"{}\" is {}, the run in {} was begun with {}",
-                                              std::string(key.name), compact_text(key.get(now)), now.output_dir,
+                                              std::string(key.name), compact_text(key.get(now)), config.output_dir,
                                               compact_text(key.get(before))));
     }
   }
@@ -68,7 +79,7 @@ void check_same_config(const Config& now, const Config& before, const std::strin
     throw std::invalid_argument(
         fmt::format("resume: key \"samples\" must name a file with the same lines as {}, with "
                     "which the run in {} was begun, got \"{}\"",
-                    before.samples.empty() ? "no file" : before.samples, now.output_dir, now.samples));
+                    before.samples.empty() ? "no file" : start.config.samples, config.output_dir, config.samples));
   }
 }
 
@@ -101,8 +112,16 @@ std::string hook_placed_text(const LayerTable& layers, const LayerTable::Placeme
 }
 
 std::string method_ran_text(const ForwardRecord& record) {
-  return compact_text(
-      nlohmann::ordered_json{{keys::kInstance.name, record.model->instance}, {keys::kMethod.name, record.method}});
+  return compact_text(nlohmann::ordered_json{{keys::kInstance.name, record.model->instance},
+                                             {keys::kMethod.name, record.method},
+                                             {keys::kReported.name, !record.routers.empty()}});
+}
+
+// True if the run has this already: the method of this instance ran, and its newest forward had reports, or none, too.
+bool knows_method(const RunState& state, const ForwardRecord& record) {
+  const auto known = state.reported.find({record.model->identity, record.method});
+  return state.methods_that_ran.contains({record.model->instance, record.method}) && known != state.reported.end() &&
+         known->second == !record.routers.empty();
 }
 
 }  // namespace
@@ -130,7 +149,12 @@ struct RunState::Change {
   DumpWriter::ForwardRows rows;
   SummaryPart summary;
   RunJournal::ForwardFrames frames;
-  std::optional<std::pair<std::string, std::string>> new_method;  // for methods_that_ran
+  struct MethodRan {
+    std::shared_ptr<const ModelDescription> model;
+    std::string method;
+    bool reported = false;
+  };
+  std::optional<MethodRan> method_ran;  // empty: the state knows it
 };
 
 RunState::Change RunState::prepare(const ForwardRecord& record, const RunJournal& journal) const {
@@ -144,8 +168,7 @@ RunState::Change RunState::prepare(const ForwardRecord& record, const RunJournal
   tally.index = record.index;
   tally.tokens = record.tokens;
   tally.out_of_range = record.out_of_range;
-  tally.unattributed = std::count_if(record.routers.begin(), record.routers.end(),
-                                     [](const RouterRecord& router) { return !router.attributed; });
+  tally.unattributed = record.unattributed;
   if (config.dump != Dump::kNone) {
     change.rows = dump.prepare(record, table);
     tally.dump_rows = change.rows.num_rows;
@@ -156,8 +179,8 @@ RunState::Change RunState::prepare(const ForwardRecord& record, const RunJournal
   }
   change.probed = probe.encode(record, table);
   if (!change.probed.empty()) effects.push_back({kProbe, change.probed});
-  if (!record.values_only && !methods_that_ran.contains({record.model->instance, record.method})) {
-    change.new_method = {record.model->instance, record.method};
+  if (!record.values_only && !knows_method(*this, record)) {
+    change.method_ran = {record.model, record.method, !record.routers.empty()};
     effects.push_back({kMethodRan, method_ran_text(record)});
   }
   change.frames = journal.build(std::move(effects), std::move(logged), tally);
@@ -170,7 +193,7 @@ void RunState::apply(Change change, RunJournal& journal) {
   if (change.layers) layers = std::move(*change.layers);
   probe.add(change.probed);
   summary.add(change.summary);
-  if (change.new_method) methods_that_ran.insert(std::move(*change.new_method));
+  if (const auto& ran = change.method_ran) method_ran(*ran->model, ran->method, ran->reported);
 }
 
 void RunState::write(const ForwardRecord& record, RunJournal& journal) {
@@ -186,16 +209,9 @@ void RunState::write(const ForwardRecord& record, RunJournal& journal) {
   apply(std::move(change), journal);
 }
 
-bool RunState::every_hook_stopped(int64_t failed_hooks, size_t first_model) const {
-  int64_t all = 0;
-  int64_t that_ran = 0;
-  for (size_t i = first_model; i < models.size(); ++i) {
-    for (const hooks::HookPoint& hook : models[i]->hooks) {
-      ++all;
-      that_ran += methods_that_ran.contains({models[i]->instance, hook.method}) ? 1 : 0;
-    }
-  }
-  return failed_hooks > 0 && failed_hooks >= (that_ran > 0 ? that_ran : all);
+void RunState::method_ran(const ModelDescription& model, const std::string& method, bool router_reported) {
+  methods_that_ran.emplace(model.instance, method);
+  reported[{model.identity, method}] = router_reported;
 }
 
 RunFiles::RunFiles(const Config& config)
@@ -224,11 +240,11 @@ void RunFiles::begin(const Config& config) {
   state_->opened = std::chrono::system_clock::now();
   journal_.begin();
   samples_->copy_to(journal_.samples_copy());
-  journal_.add(kRunStarted, run_start_text({config, rank_, state_->opened}));
+  journal_.add(kRunStarted, run_start_text({config, working_directory(), rank_, state_->opened}));
 }
 
 void RunFiles::resume(const Config& config, const RunStart& start) {
-  check_same_config(config, start.config, journal_.samples_copy());
+  check_same_config(config, start, journal_.samples_copy());
   ReplayedRun replayed = replay(journal_, start, paths_, MissingRows::kEndRun);
   journal_.go_on(replayed.end_bytes);
   journal_.add(kRunResumed, "{}");
@@ -236,10 +252,22 @@ void RunFiles::resume(const Config& config, const RunStart& start) {
   state_ = std::move(replayed.state);
   state_->config = config;
   ++state_->times_resumed;
-  first_model_ = state_->models.size();
+  before_ = replayed.counters_for_resume();
   resumed_ = std::move(replayed.resumed);
-  before_ = std::move(replayed.counters);
-  before_.unwritten = 0;  // these forwards are not recorded, and the host runs them again
+}
+
+// Everything that writes between the run's begin and its close goes through here, so that no error is forgotten: after
+// one, `close` leaves the journal and writes no marker.
+template <typename Write>
+void RunFiles::guard(const Write& write) {
+  try {
+    write();
+  } catch (const RecordError&) {
+    throw;  // one record is lost, the next ones can be written
+  } catch (const std::exception& error) {
+    failed_ = true;
+    throw std::runtime_error(one_line(error));
+  }
 }
 
 void RunFiles::count(const Counters& counters) {
@@ -255,30 +283,20 @@ void RunFiles::add_counters() {
 }
 
 void RunFiles::add_model(std::shared_ptr<const ModelDescription> model) {
-  state_->add_model(std::move(model), journal_);
+  guard([&] { state_->add_model(std::move(model), journal_); });
 }
 
 void RunFiles::write(const ForwardRecord& record) {
-  try {
-    state_->write(record, journal_);
-  } catch (const RecordError&) {
-    throw;
-  } catch (const std::exception& error) {
-    failed_ = true;
-    throw std::runtime_error(one_line(error));
-  }
+  guard([&] { state_->write(record, journal_); });
 }
 
 void RunFiles::flush() {
-  try {
+  guard([&] {
     add_counters();
     // The dump rows first: a forward whose frame is on the disk should have its dump rows there, too.
     state_->dump.sync();
     journal_.sync();
-  } catch (const std::exception&) {
-    failed_ = true;
-    throw;
-  }
+  });
 }
 
 // For a state that may hold a part of a record: replaces it by that of the whole forwards in the journal.
@@ -296,19 +314,19 @@ void RunFiles::rebuild_state() {
 void RunFiles::close(const Counters& counters, const RunTimes& times) {
   journal_.check_in_place();
   count(counters);
-  const bool all_stopped = state_->every_hook_stopped(counters.failed_hooks, first_model_);
-  if (failed_) {
-    rebuild_state();
-  } else if (unfinished_ || all_stopped) {
-    add_counters();
-  }
   Counters all = before_;
   all += counters;
+  const std::string not_done = why_not_done(*state_, all, paths_);
+  if (failed_) {
+    rebuild_state();
+  } else if (unfinished_ || !not_done.empty()) {
+    add_counters();
+  }
   write_run_outputs(*state_, paths_, journal_, *samples_, all, {state_->opened, times.closed});
   // The journal of a run that is not done stays: `moetap recover` can write the files once the disk has room, and the
   // run can be resumed.
   if (failed_ || unfinished_) return;
-  if (all_stopped) throw std::runtime_error(every_hook_stopped_line(paths_));
+  if (!not_done.empty()) throw std::runtime_error(not_done);
   mark_done(paths_, rank_.rank, journal_);
 }
 

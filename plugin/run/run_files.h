@@ -2,6 +2,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <optional>
 #include <set>
@@ -37,9 +38,8 @@ struct RunState {
   void write(const ForwardRecord& record, RunJournal& journal);
   void add_model(std::shared_ptr<const ModelDescription> model, RunJournal& journal);
 
-  /// True if all hooks failed, so that nothing was recorded any more: `failed_hooks` is at least the number of hooks in
-  /// the methods that ran (if none ran, in all methods) of the models from `first_model` on.
-  bool every_hook_stopped(int64_t failed_hooks, size_t first_model = 0) const;
+  /// Takes in that a method had a forward, and whether a router reported in it.
+  void method_ran(const ModelDescription& model, const std::string& method, bool reported);
 
   Config config;
   ProcessRank rank;
@@ -50,6 +50,8 @@ struct RunState {
   DumpWriter dump;
   std::vector<std::shared_ptr<const ModelDescription>> models;
   std::set<std::pair<std::string, std::string>> methods_that_ran;  // (instance, method)
+  // (identity of the model, method) -> true if a router reported in its newest forward
+  std::map<std::pair<std::string, std::string>, bool> reported;
   int64_t times_resumed = 0;
 
  private:
@@ -77,12 +79,15 @@ class RunFiles final : public RecordSink {
   void write(const ForwardRecord& record) override;
   void flush() override;
   void leave_unfinished() override { unfinished_ = true; }
-  /// Writes all files. Throws after that if every hook stopped: such a run is not marked as done.
+  /// Writes all files. Throws after that if the run recorded nothing (why_not_done in run_outputs.h): such a run is
+  /// not marked as done.
   void close(const Counters& counters, const RunTimes& times) override;
 
  private:
   void begin(const Config& config);
   void resume(const Config& config, const RunStart& start);
+  template <typename Write>
+  void guard(const Write& write);
   void add_counters();
   void rebuild_state();
 
@@ -92,10 +97,9 @@ class RunFiles final : public RecordSink {
   std::optional<SamplesFile> samples_;
   std::unique_ptr<RunState> state_;
   ResumedRun resumed_;
-  size_t first_model_ = 0;               // place in the state's models of this process's first one
   Counters before_;                      // counters of the processes that wrote the run before this one
   std::string counted_, counted_added_;  // kCounted frame: the newest, and the last one in the journal
-  bool failed_ = false;                  // something could not be written
+  bool failed_ = false;                  // something could not be written; set by `guard`
   bool unfinished_ = false;              // the host ended the run before its time
 };
 

@@ -21,8 +21,10 @@ void write_run_outputs(RunState& state, const RunPaths& paths, const RunJournal&
                        const Counters& counters, const RunTimes& times,
                        const std::optional<RecoveryNote>& recovery = std::nullopt);
 
-/// The message for a run in which every hook stopped: what was wrong, where to read more. One line.
-std::string every_hook_stopped_line(const RunPaths& paths);
+/// Why a whole run must not be marked as done although its files are written: every hook stopped after a failure, or no
+/// forward could be recorded. One line that says where to read more; empty: it may be. The only verdict on this: for a
+/// session that closes, one that resumed a run, and a recovery. `counters` are those of all processes of the run.
+std::string why_not_done(const RunState& state, const Counters& counters, const RunPaths& paths);
 
 /// Writes the marker that the rank's run is done, then removes the journal.
 void mark_done(const RunPaths& paths, int64_t rank, RunJournal& journal);

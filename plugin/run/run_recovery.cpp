@@ -11,7 +11,6 @@
 #include <stdexcept>
 
 #include "plugin/process/error_text.h"
-#include "plugin/process/notices.h"
 #include "plugin/run/run_outputs.h"
 #include "plugin/run/run_replay.h"
 
@@ -103,18 +102,17 @@ std::optional<RecoveredRank> recover_rank(const RunPaths& paths, int64_t rank) {
   note.lost_bytes = run.lost_bytes;
   note.missing_dump_rows = run.missing_dump_rows;
   note.lost_forwards = std::max<int64_t>(run.forwards_handed_over - run.counters.forwards, 0);
-  RecoveredRank recovered{rank, start->config.task, run.counters.forwards,
-                          static_cast<int64_t>(journal.entries().size()), note};
+  RecoveredRank recovered{rank,
+                          start->config.task,
+                          run.counters.forwards,
+                          static_cast<int64_t>(journal.entries().size()),
+                          why_not_done(*run.state, run.counters, paths),
+                          note};
   // `forwards` counts all that were handed to the writer, as in a run that closed: the unwritten ones, too.
   run.counters.unwritten += note.lost_forwards;
   run.counters.forwards += run.counters.unwritten;
   write_run_outputs(*run.state, paths, journal, samples, run.counters, {run.state->opened, closed}, note);
-  if (run.state->every_hook_stopped(run.counters.failed_hooks)) {
-    notify(every_hook_stopped_line(paths));
-    journal.remove();
-  } else {
-    mark_done(paths, rank, journal);
-  }
+  if (recovered.not_done.empty()) mark_done(paths, rank, journal);
   return recovered;
 }
 
@@ -135,7 +133,10 @@ RunRecovery recover_run(const std::string& run_dir) {
   RunRecovery recovery;
   for (const int64_t rank : ranks) {
     try {
-      if (auto recovered = recover_rank(RunPaths(run, rank), rank)) recovery.ranks.push_back(std::move(*recovered));
+      if (auto recovered = recover_rank(RunPaths(run, rank), rank)) {
+        if (!recovered->not_done.empty()) recovery.errors.push_back(recovered->not_done);
+        recovery.ranks.push_back(std::move(*recovered));
+      }
     } catch (const std::exception& failure) {
       recovery.errors.push_back(one_line(failure));
     }

@@ -30,11 +30,26 @@ void add(std::vector<int64_t>& samples, const std::vector<LogPart>& parts) {
   for (const LogPart& part : parts) samples.insert(samples.end(), part.samples.begin(), part.samples.end());
 }
 
+RunStart run_start_from(const json& start, const std::string& frames_path) {
+  const auto version = start.value(keys::kSchemaVersion.name, int64_t{0});
+  if (version != kSchemaVersionOfJournal) {
+    throw std::runtime_error(frames_path + ": is a journal of version " + std::to_string(version) +
+                             ", this moetap reads version " + std::to_string(kSchemaVersionOfJournal) +
+                             "; complete the run with the moetap that wrote it (moetap recover), or name another "
+                             "output_dir");
+  }
+  return RunStart{Config::from_json(start.at(keys::kConfig.name), frames_path),
+                  start.at(keys::kDirectory.name).get<std::string>(),
+                  {start.at(keys::kRank.name).get<int64_t>(), start.at(keys::kWorldSize.name).get<int64_t>()},
+                  time_from(start.at(keys::kOpened.name).get<int64_t>())};
+}
+
 }  // namespace
 
 std::string run_start_text(const RunStart& start) {
   const ordered_json frame = {{keys::kSchemaVersion.name, kSchemaVersionOfJournal},
                               {keys::kConfig.name, start.config.to_json()},
+                              {keys::kDirectory.name, start.directory},
                               {keys::kRank.name, start.rank.rank},
                               {keys::kWorldSize.name, start.rank.world_size},
                               {keys::kOpened.name, microseconds(start.opened)}};
@@ -51,17 +66,12 @@ std::string counters_text(const Counters& counters) {
 std::optional<RunStart> read_run_start(const std::string& frames_path) {
   const auto frame = FrameReader(frames_path).next();
   if (!frame || frame->kind != kRunStarted) return std::nullopt;
-  const json start = json::parse(frame->payload);
-  const auto version = start.value(keys::kSchemaVersion.name, int64_t{0});
-  if (version != kSchemaVersionOfJournal) {
-    throw std::runtime_error(frames_path + ": is a journal of version " + std::to_string(version) +
-                             ", this moetap reads version " + std::to_string(kSchemaVersionOfJournal) +
-                             "; complete the run with the moetap that wrote it (moetap recover), or name another "
-                             "output_dir");
+  try {
+    return run_start_from(json::parse(frame->payload), frames_path);
+  } catch (const json::exception&) {
+    throw std::runtime_error(frames_path + ": the first frame of the journal is whole, but its content is not what " +
+                             "moetap writes");
   }
-  return RunStart{Config::from_json(start.at(keys::kConfig.name), frames_path),
-                  {start.at(keys::kRank.name).get<int64_t>(), start.at(keys::kWorldSize.name).get<int64_t>()},
-                  time_from(start.at(keys::kOpened.name).get<int64_t>())};
 }
 
 std::optional<ModelDescription> read_first_model(const std::string& frames_path) {
@@ -89,6 +99,7 @@ class JournalReplay {
   bool take_forward(const Frame& frame);
   void take_counters(const json& counted);
   void take_effects();
+  const ModelDescription& model_of(const json& frame) const;
   void place_hook(const json& placed);
 
   RunJournal& journal_;
@@ -143,7 +154,8 @@ bool JournalReplay::take(Frame frame) {
     take_counters(json::parse(frame.payload));
   } else if (frame.kind == kRunResumed) {
     ++run_.state->times_resumed;
-    run_.counters.unwritten = 0;  // the host ran these forwards again, and those that waited in the queue
+    // The host ran the later ones again, and those that waited in the queue.
+    run_.counters.unwritten = run_.counters_for_resume().unwritten;
     run_.forwards_handed_over = 0;
   }
   return true;
@@ -191,8 +203,8 @@ void JournalReplay::take_effects() {
       place_hook(json::parse(frame.payload));
     } else if (frame.kind == kMethodRan) {
       const json ran = json::parse(frame.payload);
-      state.methods_that_ran.emplace(ran.at(keys::kInstance.name).get<std::string>(),
-                                     ran.at(keys::kMethod.name).get<std::string>());
+      state.method_ran(model_of(ran), ran.at(keys::kMethod.name).get<std::string>(),
+                       ran.at(keys::kReported.name).get<bool>());
     } else {
       state.dump.set_layout(frame.payload);
     }
@@ -200,20 +212,38 @@ void JournalReplay::take_effects() {
   effects_.clear();
 }
 
+// The model that a frame names.
+const ModelDescription& JournalReplay::model_of(const json& frame) const {
+  const auto instance = frame.at(keys::kInstance.name).get<std::string>();
+  const auto& models = run_.state->models;
+  const auto model =
+      std::find_if(models.begin(), models.end(), [&](const auto& known) { return known->instance == instance; });
+  if (model == models.end()) {
+    throw std::runtime_error(journal_.frames_path() + ": a frame names a model that is not in the journal");
+  }
+  return **model;
+}
+
 void JournalReplay::place_hook(const json& placed) {
   RunState& state = *run_.state;
-  const auto instance = placed.at(keys::kInstance.name).get<std::string>();
-  const auto model = std::find_if(state.models.begin(), state.models.end(),
-                                  [&](const auto& known) { return known->instance == instance; });
+  const ModelDescription& model = model_of(placed);
   const auto hook = placed.at(keys::kHook.name).get<int64_t>();
-  if (model == state.models.end() || hook < 0 || hook >= static_cast<int64_t>((*model)->hooks.size())) {
+  if (hook < 0 || hook >= static_cast<int64_t>(model.hooks.size())) {
     throw std::runtime_error(journal_.frames_path() + ": a frame places a hook that no model in the journal has");
   }
-  const size_t place = state.layers.place(**model, hook, placed.at(keys::kNumExperts.name).get<int64_t>());
+  const size_t place = state.layers.place(model, hook, placed.at(keys::kNumExperts.name).get<int64_t>());
   if (place != placed.at(keys::kPlace.name).get<size_t>()) {
     throw std::runtime_error(journal_.frames_path() + ": layer " + placed.at(keys::kLayer.name).get<std::string>() +
                              " gets another place than when it was recorded; use the moetap that wrote the journal");
   }
+}
+
+Counters ReplayedRun::counters_for_resume() const {
+  Counters kept = counters;
+  // Each number below next_forward was given to one forward: recorded, dropped, aborted or lost.
+  kept.unwritten = std::max<int64_t>(resumed.next_forward - counters.forwards - counters.dropped - counters.aborted, 0);
+  kept.forwards += kept.unwritten;  // `forwards` counts those that could not be written, too
+  return kept;
 }
 
 ReplayedRun replay(RunJournal& journal, const RunStart& start, const RunPaths& paths, MissingRows missing_rows) {

@@ -19,7 +19,8 @@ namespace moetap::plugin {
 
 /// What the frame kRunStarted holds.
 struct RunStart {
-  Config config;
+  Config config;          // paths as the user gave them
+  std::string directory;  // from which relative paths are taken: the working directory when the run began
   ProcessRank rank;
   std::chrono::system_clock::time_point opened;
 };
@@ -46,6 +47,10 @@ struct ReplayedRun {
   int64_t end_bytes = 0;          // where the frames that count end
   int64_t lost_bytes = 0;         // bytes after that
   int64_t missing_dump_rows = 0;  // of forwards that count
+
+  /// The counters for a process that goes on with the run. Of the forwards that were not written it keeps those before
+  /// `resumed.next_forward`: no process runs them again. Those after it are run again and are not counted.
+  Counters counters_for_resume() const;
 };
 
 /// What to do with a forward whose dump rows are missing.

@@ -16,6 +16,7 @@
 #include "plugin/formats/safetensors.h"
 #include "plugin/journal/run_journal.h"
 #include "plugin/process/notices.h"
+#include "tests/plugin/support/file_size_limit.h"
 #include "tests/plugin/support/synthetic_forward.h"
 
 namespace moetap::plugin {
@@ -362,6 +363,127 @@ TEST(RunFilesTest, ARunWhoseHooksAllStoppedIsNotDone) {
     EXPECT_EQ(run.manifest().at("counters").at("failed_hooks"), failed);
     EXPECT_EQ(run.log().at("logs").size(), 1u);
   }
+}
+
+std::string close_error(RunFiles& files, const Counters& counters) {
+  try {
+    files.close(counters, {});
+  } catch (const std::runtime_error& error) {
+    return error.what();
+  }
+  return "";
+}
+
+std::string not_done_line(const SyntheticRun& run, const std::string& reason) {
+  return reason + ", so the run is not marked as done; \"notices\" in " + run.path("moetap/manifest.json") + " say why";
+}
+
+Counters counted(int64_t forwards, int64_t failed_hooks, int64_t unwritten = 0) {
+  Counters counters;
+  counters.forwards = forwards;
+  counters.failed_hooks = failed_hooks;
+  counters.unwritten = unwritten;
+  return counters;
+}
+
+TEST(RunFilesTest, ASessionThatResumesARunWhoseHooksAllStoppedDoesNotMakeItDone) {
+  const auto model = describe({{"language_model", "0"}, {"language_model", "1"}});
+  SyntheticRun run;
+  const std::string line = not_done_line(run, "every hook stopped after a failure");
+  {
+    RunFiles files(run.config());
+    files.add_model(model);
+    files.write(forward_of(model, {0}));
+    EXPECT_EQ(close_error(files, counted(1, 2)), line);
+  }
+  run.config().resume = true;
+  {
+    RunFiles files(run.config());
+    EXPECT_EQ(files.resumed().samples, std::vector<int64_t>{0});
+    EXPECT_EQ(close_error(files, {}), line) << "every sample is there, so the host ran nothing";
+    EXPECT_EQ(run.manifest().at("counters").at("failed_hooks"), 2);
+    EXPECT_FALSE(std::filesystem::exists(run.path("rank0_metric_eval_done.txt")));
+  }
+  RunFiles files(run.config());
+  const auto again = describe({{"language_model", "0"}, {"language_model", "1"}}, "again");
+  files.add_model(again);
+  ForwardRecord good = two_layers(again, 1, {1});
+  good.index = 1;
+  files.write(good);
+  EXPECT_EQ(close_error(files, counted(1, 0)), "");
+  EXPECT_TRUE(std::filesystem::exists(run.path("rank0_metric_eval_done.txt")));
+}
+
+TEST(RunFilesTest, HooksThatWereNeverCalledDoNotCountAsWorking) {
+  const auto model = describe({{"language_model", "0"}, {"language_model", "1"}, {"language_model", "2"}});
+  SyntheticRun run;
+  RunFiles files(run.config());
+  files.add_model(model);
+  files.write(two_layers(model, 1, {0}));
+  ForwardRecord silent = forward_of(model, {1});  // hooks 0 and 1 stopped, 2 is in an arm that is never taken
+  silent.index = 1;
+  files.write(silent);
+  EXPECT_EQ(close_error(files, counted(2, 2)), not_done_line(run, "every hook stopped after a failure"));
+  EXPECT_FALSE(std::filesystem::exists(run.path("rank0_metric_eval_done.txt")));
+}
+
+TEST(RunFilesTest, HooksOfAMethodThatFailedDoNotSpeakForOthers) {
+  const auto model = describe({{"language_model", "0"}, {"language_model", "1"}, {"vision", "0"}, {"vision", "1"}});
+  model->hooks[2].method = model->hooks[3].method = "encode";
+  SyntheticRun run;
+  RunFiles files(run.config());
+  files.add_model(model);
+  files.write(two_layers(model, 1, {0}));
+  ForwardRecord silent = forward_of(model, {1});
+  silent.method = "encode";
+  silent.index = 1;
+  files.write(silent);
+  EXPECT_EQ(close_error(files, counted(2, 2)), "");
+  EXPECT_TRUE(std::filesystem::exists(run.path("rank0_metric_eval_done.txt")));
+}
+
+TEST(RunFilesTest, ARunThatLostEveryForwardIsNotDone) {
+  const auto model = describe({{"language_model", "0"}, {"language_model", "1"}});
+  SyntheticRun run;
+  RunFiles files(run.config());
+  files.add_model(model);
+  ForwardRecord bad = two_layers(model, 2, {0});
+  bad.routers[1].hook = 77;
+  EXPECT_THROW(files.write(bad), RecordError);
+  EXPECT_EQ(close_error(files, counted(1, 0, 1)), not_done_line(run, "no forward could be recorded"));
+  EXPECT_FALSE(std::filesystem::exists(run.path("rank0_metric_eval_done.txt")));
+  EXPECT_TRUE(std::filesystem::exists(run.path("moetap/journal")));
+  EXPECT_EQ(run.manifest().at("counters").at("unwritten"), 1);
+}
+
+TEST(RunFilesTest, ADiskThatRefusesAModelLeavesTheRunUnfinished) {
+  const auto model = describe({{"language_model", "0"}, {"language_model", "1"}});
+  SyntheticRun run;
+  RunFiles files(run.config());
+  {
+    const FileSizeLimit limit(std::filesystem::file_size(run.path("moetap/journal/rank0/forwards.frames")) + 10);
+    EXPECT_THROW(files.add_model(model), std::runtime_error);
+  }
+  EXPECT_EQ(close_error(files, {}), "");
+  EXPECT_FALSE(std::filesystem::exists(run.path("rank0_metric_eval_done.txt")));
+  EXPECT_TRUE(std::filesystem::exists(run.path("moetap/journal")));
+}
+
+TEST(RunFilesTest, ReplaysCountAsUnattributedAsLittleInTheJournalAsInTheSession) {
+  const auto model = describe({{"language_model", "0"}});
+  SyntheticRun run;
+  run.config().resume = true;
+  {
+    RunFiles files(run.config());
+    files.add_model(model);
+    ForwardRecord replays = forward_of(model, {});
+    replays.replays = 3;
+    replays.routers = {observe_router({.attributed = false}, seeded_logits(1, {1, 3, 4}))};
+    files.write(replays);
+  }
+  RunFiles files(run.config());
+  files.close({}, {});
+  EXPECT_EQ(run.manifest().at("counters").at("unattributed"), 0);
 }
 
 TEST(RunFilesTest, WhatAKilledProcessWroteIsWhole) {

@@ -33,6 +33,7 @@ ForwardRecord forward_number(const std::shared_ptr<ModelDescription>& model, int
   record.index = i;
   record.tokens = 6;
   record.out_of_range = i % 2;
+  record.unattributed = 1;
   const at::Tensor valid = at::ones({2, 3}, at::kBool);
   if (i % 4 == 3) valid[1][2] = false;
   record.routers = {observe_router({.hook = 0}, seeded_logits(i, {2, 3, 4})),
@@ -376,6 +377,148 @@ TEST_F(RunRecovery, AnUnfinishedRunHasFilesAndGoesOn) {
   write_and_die(3, 5, "second");
   recover_run(run());
   expect_run_of(5);
+}
+
+TEST_F(RunRecovery, ALostForwardIsCountedAfterAResumeToo) {
+  {
+    RunFiles files(config_);
+    const auto model = three_layers();
+    files.add_model(model);
+    files.write(forward_number(model, 0));
+    ForwardRecord bad = forward_number(model, 1);
+    bad.routers[0].hook = 77;
+    EXPECT_THROW(files.write(bad), RecordError);
+    files.write(forward_number(model, 2));
+  }
+  config_.resume = true;
+  {
+    RunFiles files(config_);
+    EXPECT_EQ(files.resumed().next_forward, 3);
+    const auto model = three_layers("second");
+    files.add_model(model);
+    files.write(forward_number(model, 3));
+    Counters counters;
+    counters.forwards = 1;
+    files.count(counters);
+    files.flush();
+  }
+  {
+    RunFiles files(config_);
+    EXPECT_EQ(files.resumed().next_forward, 4);
+    files.leave_unfinished();
+    files.close({}, {});
+    EXPECT_EQ(manifest().at("counters").at("forwards"), 4);
+    EXPECT_EQ(manifest().at("counters").at("unwritten"), 1);
+  }
+  const auto recovery = recover_run(run());
+  ASSERT_EQ(recovery.errors, std::vector<std::string>{});
+  EXPECT_EQ(recovery.ranks.at(0).forwards, 3);
+  EXPECT_EQ(recovery.ranks.at(0).note.lost_forwards, 0);
+  EXPECT_EQ(manifest().at("counters").at("forwards"), 4);
+  EXPECT_EQ(manifest().at("counters").at("unwritten"), 1);
+}
+
+TEST_F(RunRecovery, TheCountOfARunThatIsDoneHoldsForwardsLostBeforeAResume) {
+  {
+    RunFiles files(config_);
+    const auto model = three_layers();
+    files.add_model(model);
+    // Of the numbers 0 to 4: 1 was lost, 2 dropped, 3 aborted. Two forwards after 4 were lost with the full disk.
+    files.write(forward_number(model, 0));
+    files.write(forward_number(model, 4));
+    Counters counters;
+    counters.forwards = 5;
+    counters.unwritten = 3;
+    counters.dropped = 1;
+    counters.aborted = 1;
+    files.count(counters);
+    files.flush();
+  }
+  config_.resume = true;
+  RunFiles files(config_);
+  files.close({}, {});
+  EXPECT_EQ(manifest().at("counters").at("forwards"), 3);
+  EXPECT_EQ(manifest().at("counters").at("unwritten"), 1);
+}
+
+// Process 1 records well and dies; in process 2 every hook stops at its first forward.
+TEST_F(RunRecovery, ARunWhoseHooksAllStoppedAfterAResumeIsNotDone) {
+  write_and_die(0, 2);
+  config_.resume = true;
+  {
+    RunFiles files(config_);
+    const auto model = three_layers("second");
+    files.add_model(model);
+    ForwardRecord silent = forward_number(model, 2);
+    silent.routers.clear();
+    files.write(silent);
+    Counters counters;
+    counters.forwards = 1;
+    counters.failed_hooks = 3;
+    files.count(counters);
+    files.flush();
+  }
+  const auto recovery = recover_run(run());
+  const std::string line = "every hook stopped after a failure, so the run is not marked as done; \"notices\" in " +
+                           run("moetap/manifest.json") + " say why";
+  EXPECT_EQ(recovery.errors, (std::vector<std::string>{line}));
+  ASSERT_EQ(recovery.ranks.size(), 1u);
+  EXPECT_EQ(recovery.ranks[0].not_done, line);
+  EXPECT_EQ(parse_file(run("log_metrics.json")).at("logs").size(), 6u);
+  EXPECT_FALSE(fs::exists(run("rank0_metric_eval_done.txt")));
+  // Nothing writes over it, and it can be recovered again or resumed.
+  config_.resume = false;
+  EXPECT_NE(error_of([&] { RunFiles files(config_); }).find("holds the journal of a run that did not finish"),
+            std::string::npos);
+  EXPECT_EQ(recover_run(run()).errors, (std::vector<std::string>{line}));
+  config_.resume = true;
+  write_and_die(3, 4, "third");
+  EXPECT_EQ(recover_run(run()).errors, std::vector<std::string>{});
+  EXPECT_TRUE(fs::exists(run("rank0_metric_eval_done.txt")));
+}
+
+// The working directory while it lives.
+class WorkingDirectory {
+ public:
+  explicit WorkingDirectory(const fs::path& path) : before_(fs::current_path()) {
+    fs::create_directories(path);
+    fs::current_path(path);
+  }
+  ~WorkingDirectory() { fs::current_path(before_); }
+
+ private:
+  fs::path before_;
+};
+
+TEST_F(RunRecovery, ResumeComparesPathsAndNotTheirText) {
+  config_.hooks = "spec.json";
+  {
+    const WorkingDirectory in(folder_.file("first"));
+    write_and_die(0, 2);
+  }
+  config_.resume = true;
+  {
+    const WorkingDirectory in(folder_.file("second"));
+    EXPECT_EQ(error_of([&] { RunFiles files(config_); }),
+              "resume: key \"hooks\" is \"" + folder_.file("second/spec.json") + "\", the run in " + run() +
+                  " was begun with \"" + folder_.file("first/spec.json") + "\"");
+  }
+  config_.hooks = folder_.file("first/spec.json");
+  write_and_die(2, 3, "second");
+  recover_run(run());
+  EXPECT_EQ(parse_file(run("log_metrics.json")).at("logs").size(), 6u);
+  EXPECT_EQ(manifest().at("config").at("hooks"), "spec.json") << "as the user gave it";
+}
+
+TEST_F(RunRecovery, AFirstFrameThatIsNotMoetapsIsRefusedInOneLine) {
+  write_and_die(0, 1);
+  fs::remove(journal("forwards.frames"));
+  FrameLog(journal("forwards.frames")).append(kRunStarted, R"({"schema_version": 3})");
+  const auto recovery = recover_run(run());
+  EXPECT_EQ(recovery.errors,
+            (std::vector<std::string>{
+                journal("forwards.frames") +
+                ": the first frame of the journal is whole, but its content is not what moetap writes"}));
 }
 
 TEST_F(RunRecovery, AfterAFullDiskTheRestIsThere) {

@@ -19,6 +19,7 @@ class RunReplay : public ::testing::Test {
     record.index = index;
     record.tokens = 3;
     record.out_of_range = 1;
+    record.unattributed = 1;
     record.routers = {observe_router({.attributed = false}, seeded_logits(index, {1, 3, 4}))};
     return record;
   }
