@@ -64,8 +64,7 @@ std::string to_text(const ShardHead& head) {
   return ascii_text(json);
 }
 
-ShardHead head_from(const std::string& text) {
-  const auto json = nlohmann::json::parse(text);
+ShardHead head_from(const nlohmann::json& json) {
   ShardHead head;
   head.series = json.at(keys::kSeries.name).get<std::string>();
   head.number = json.at(keys::kShard.name).get<int64_t>();
@@ -120,7 +119,13 @@ std::unique_ptr<ShardRows> ShardRows::reopen(const std::string& path, int64_t ma
   FrameReader frames(path);
   const std::optional<Frame> begun = frames.next();
   if (!begun || begun->kind != kShardBegun) return nullptr;
-  std::unique_ptr<ShardRows> known(new ShardRows(head_from(begun->payload), max_shard_bytes));
+  ShardHead head;
+  try {
+    head = head_from(nlohmann::json::parse(begun->payload));
+  } catch (const nlohmann::json::exception&) {
+    throw std::runtime_error(path + ": its first frame is whole, but its content is not what moetap writes");
+  }
+  std::unique_ptr<ShardRows> known(new ShardRows(std::move(head), max_shard_bytes));
   while (const auto frame = frames.next()) known->num_rows_ += rows_in(*frame);
   known->rows_ = std::make_unique<FrameLog>(path, frames.whole_bytes());
   return known;

@@ -195,6 +195,15 @@ TEST_F(ShardRowsTest, AShardThatDoesNotFitOnTheDiskDoesNotAppear) {
   expect_rows(*rows, 5);
 }
 
+TEST_F(ShardRowsTest, AHeadThatIsNotMoetapsIsRefusedInOneLine) {
+  for (const char* head : {"not JSON", "{}", R"({"series": 7})"}) {
+    std::filesystem::remove(path_);
+    FrameLog(path_).append(kShardBegun, head);
+    EXPECT_EQ(error_of([&] { ShardRows::reopen(path_, kNoLimit); }),
+              path_ + ": its first frame is whole, but its content is not what moetap writes");
+  }
+}
+
 // The frame is whole, but its rows do not fit the head, as if another version had written it.
 TEST_F(ShardRowsTest, FramesThatAreTooShortAreRefused) {
   write_rows();
