@@ -123,16 +123,20 @@ SplitRouter split_router(const RouterRecord& router, size_t layer, size_t num_pa
   return result;
 }
 
+void add_call(LoggedRouter& into, const LoggedRouter& from) {
+  add_sums(into.sums, from.sums);
+  into.selected.insert(into.selected.end(), from.selected.begin(), from.selected.end());
+  into.margins.insert(into.margins.end(), from.margins.begin(), from.margins.end());
+}
+
 void add_router(std::vector<LoggedRouter>& routers, LoggedRouter router) {
   const auto same = std::find_if(routers.begin(), routers.end(),
                                  [&](const LoggedRouter& known) { return known.layer == router.layer; });
   if (same == routers.end()) {
     routers.push_back(std::move(router));
-    return;
+  } else {
+    add_call(*same, router);
   }
-  add_sums(same->sums, router.sums);
-  same->selected.insert(same->selected.end(), router.selected.begin(), router.selected.end());
-  same->margins.insert(same->margins.end(), router.margins.begin(), router.margins.end());
 }
 
 void add_router(std::vector<RouterTotal>& routers, RouterTotal router) {

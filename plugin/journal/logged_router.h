@@ -39,6 +39,9 @@ enum class PartsAre { kSamples, kForwards };  // a part of a forward is a sample
 SplitRouter split_router(const RouterRecord& router, size_t layer, size_t num_parts, PartsAre parts_are,
                          bool per_token);
 
+/// Adds what the same layer reported in another call: sums are added, lists of tokens follow each other.
+void add_call(LoggedRouter& into, const LoggedRouter& from);
+
 /// Adds a router to a list that holds each layer once: in a loop a router reports several times in a forward, and its
 /// calls are added up.
 void add_router(std::vector<LoggedRouter>& routers, LoggedRouter router);

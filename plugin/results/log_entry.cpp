@@ -107,11 +107,7 @@ void LogEntry::add(const LogPart& part) {
 void LogEntry::add_shared(const LogPart& shared) {
   for (const LoggedRouter& router : shared.routers) {
     const auto [known, is_new] = routers_.try_emplace(router.layer, router);
-    if (is_new) continue;
-    LoggedRouter& sum = known->second;
-    add_sums(sum.sums, router.sums);
-    sum.selected.insert(sum.selected.end(), router.selected.begin(), router.selected.end());
-    sum.margins.insert(sum.margins.end(), router.margins.begin(), router.margins.end());
+    if (!is_new) add_call(known->second, router);
   }
 }
 
