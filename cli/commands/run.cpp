@@ -13,12 +13,12 @@
 #include <vector>
 
 #include "cli/commands/commands.h"
-#include "cli/commands/input_list.h"
 #include "cli/commands/run_directory.h"
 #include "cli/commands/run_inputs.h"
 #include "cli/commands/run_options.h"
 #include "cli/inputs/device.h"
 #include "cli/inputs/input_file.h"
+#include "cli/inputs/input_list.h"
 #include "cli/inputs/model_file.h"
 #include "cli/terminal/command_error.h"
 #include "cli/terminal/held_notices.h"

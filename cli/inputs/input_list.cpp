@@ -1,4 +1,4 @@
-#include "cli/commands/input_list.h"
+#include "cli/inputs/input_list.h"
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
