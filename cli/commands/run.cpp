@@ -28,6 +28,8 @@
 #include "plugin/process/process_rank.h"
 #include "plugin/records/hook_spec_json.h"
 #include "plugin/records/model_description.h"
+#include "plugin/results/json_keys.h"
+#include "plugin/results/samples_file.h"
 #include "plugin/run/run_paths.h"
 #include "plugin/run/run_replay.h"
 #include "plugin/session.h"
@@ -132,6 +134,7 @@ int run(const RunOptions& options) {
   if (directory.resumes()) {
     check_same_run(directory, model, files);
   } else if (options.overwrite) {
+    const plugin::SamplesFile samples(config.samples);  // throws if the session could not read it
     directory.remove_existing_run();
   }
 

@@ -75,6 +75,8 @@ def test_a_run_that_fails_leaves_an_existing_run_alone(moetap, assert_fails, arg
     assert moetap(*arguments, "-o", run).returncode == 0
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     assert_fails(2, *arguments, "-o", run, "--overwrite", "--method", "none", parts=["none"])
+    nowhere = tmp_path / "nowhere.jsonl"
+    assert_fails(1, *arguments, "-o", run, "--overwrite", "--samples", nowhere, parts=[str(nowhere)])
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 
