@@ -64,7 +64,7 @@ void print_result(const plugin::Config& config, const plugin::Counters& counters
   const plugin::RunPaths paths(config.output_dir, plugin::process_rank_from_environment().rank);
   std::ifstream file(paths.about / "summary.json");
   const auto summary = nlohmann::ordered_json::parse(file, nullptr, /*allow_exceptions=*/false);
-  if (summary.is_object() && summary.contains("components")) {
+  if (summary.is_object() && summary.contains(plugin::keys::kComponents.name)) {
     fmt::print("{}", routing_table(summary));
   }
   fmt::print("{} forward{}, {} tokens; {}, {} and {}\n", counters.forwards, counters.forwards == 1 ? "" : "s",

@@ -10,6 +10,7 @@
 #include "plugin/journal/journal_lock.h"
 #include "plugin/journal/run_journal.h"
 #include "plugin/process/error_text.h"
+#include "plugin/results/json_keys.h"
 #include "plugin/run/run_replay.h"
 
 namespace moetap::cli {
@@ -22,7 +23,7 @@ namespace {
 std::string task_of_existing_run(const fs::path& about, const std::string& otherwise) {
   std::ifstream file(about / "manifest.json");
   const auto manifest = nlohmann::json::parse(file, nullptr, /*allow_exceptions=*/false);
-  const auto task = nlohmann::json::json_pointer("/config/task");
+  const auto task = nlohmann::json::json_pointer() / plugin::keys::kConfig.name / plugin::keys::kTask.name;
   if (!manifest.is_object() || !manifest.contains(task) || !manifest.at(task).is_string()) {
     return otherwise;
   }
