@@ -3,6 +3,7 @@
 #include <caffe2/serialize/inline_container.h>
 #include <fmt/format.h>
 #include <torch/csrc/jit/serialization/import.h>
+#include <torch/version.h>
 
 #include <algorithm>
 #include <filesystem>
@@ -82,8 +83,8 @@ void check_is_torchscript(const std::string& path) {
                     "LD_PRELOAD=LIBRARY.so moetap ...",
                     path, name));
   }
-  throw CommandError(
-      fmt::format("{}: cannot be loaded ({}); export it again with LibTorch 2.11 or older", path, reason));
+  throw CommandError(fmt::format("{}: cannot be loaded ({}); export it again with LibTorch {}.{} or older", path,
+                                 reason, TORCH_VERSION_MAJOR, TORCH_VERSION_MINOR));
 }
 
 /// Throws CommandError for a hook spec with an instrumented model: its hooks can no longer be changed.
