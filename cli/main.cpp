@@ -33,7 +33,8 @@ int run_program(int argc, char** argv) {
   program.set_version_flag("--version", "moetap " MOETAP_VERSION);
   program.set_help_flag("-h,--help", "Print this help and exit");
   program.require_subcommand(1);
-  program.footer("Exit status: 0 done, 1 failed, 2 wrong usage. Each command has a --help of its own.");
+  program.footer(
+      "Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted (Ctrl-C). Each command has a --help of its own.");
   const std::array commands = {moetap::cli::add_inspect(program), moetap::cli::add_instrument(program),
                                moetap::cli::add_run(program), moetap::cli::add_recover(program)};
   if (argc > 1 && argv[1][0] != '-' && !has_command(program, argv[1])) {
