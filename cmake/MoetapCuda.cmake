@@ -34,8 +34,8 @@ find_library(MOETAP_CUDART libcudart.so.13 PATHS "${cuda_of_torch}/lib" "${MOETA
 find_path(MOETAP_CUDA_INCLUDE_DIR cuda_runtime_api.h PATHS "${cuda_of_torch}/include" "${nvcc_folder}/../include"
           NO_DEFAULT_PATH)
 if(NOT MOETAP_CUDART OR NOT MOETAP_CUDA_INCLUDE_DIR OR NOT EXISTS "${MOETAP_TORCH_LIB_DIR}/libc10_cuda.so")
-  message(FATAL_ERROR "moetap: the LibTorch of '${MOETAP_TORCH_DIR}' has no CUDA (libcudart.so.13, cuda_runtime_api.h and libc10_cuda.so "
-                      "are needed). Name another one, or use the preset cpu.")
+  message(FATAL_ERROR "moetap: the LibTorch of '${MOETAP_TORCH_DIR}' has no CUDA 13 (libcudart.so.13, cuda_runtime_api.h and "
+                      "libc10_cuda.so are needed; wheels for CUDA 12 lack them). Name another one, or use the preset cpu.")
 endif()
 
 # moetap_add_cuda_library(NAME SOURCES a.cu ... LIBRARIES target ...)
