@@ -83,8 +83,8 @@ class MOETAP_API Session {
   void flush();
 
   /// Detaches, waits for the writer thread and completes the files. Forwards that are still under way are dropped.
-  /// Calling it again does nothing. Throws only if `config.strict` and a file could not be written; else see
-  /// `write_error`.
+  /// Calling it again does nothing. Throws only if `config.strict` and a file or a forward could not be
+  /// written; else see `write_error`.
   void close(RunEnd end = RunEnd::kDone);
 
   /// With `config.resume`: what the run holds already, so that the host can skip it. Constant.

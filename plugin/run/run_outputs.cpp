@@ -107,6 +107,9 @@ std::string why_not_done(const RunState& state, const Counters& counters, const 
     reason = "every hook stopped after a failure";
   } else if (counters.unwritten > 0 && state.summary.forwards() == 0) {
     reason = "no forward could be recorded";
+  } else if (counters.unwritten > 0 && state.config.strict) {
+    reason =
+        fmt::format("{} of {} forwards could not be recorded and strict is set", counters.unwritten, counters.forwards);
   } else {
     return "";
   }

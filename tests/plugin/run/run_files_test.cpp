@@ -456,6 +456,23 @@ TEST(RunFilesTest, ARunThatLostEveryForwardIsNotDone) {
   EXPECT_EQ(run.manifest().at("counters").at("unwritten"), 1);
 }
 
+TEST(RunFilesTest, AStrictRunThatLostAForwardIsNotDone) {
+  const auto model = describe({{"language_model", "0"}, {"language_model", "1"}});
+  SyntheticRun run;
+  run.config().strict = true;
+  RunFiles files(run.config());
+  files.add_model(model);
+  files.write(two_layers(model, 1, {0}));
+  ForwardRecord bad = two_layers(model, 2, {1});
+  bad.index = 1;
+  bad.routers[1].hook = 77;
+  EXPECT_THROW(files.write(bad), RecordError);
+  EXPECT_EQ(close_error(files, counted(2, 0, 1)),
+            not_done_line(run, "1 of 2 forwards could not be recorded and strict is set"));
+  EXPECT_FALSE(std::filesystem::exists(run.path("rank0_metric_eval_done.txt")));
+  EXPECT_EQ(run.log().at("logs").size(), 1u);
+}
+
 TEST(RunFilesTest, ADiskThatRefusesAModelLeavesTheRunUnfinished) {
   const auto model = describe({{"language_model", "0"}, {"language_model", "1"}});
   SyntheticRun run;
