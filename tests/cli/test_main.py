@@ -14,6 +14,8 @@ def test_help(moetap, command):
     assert done.returncode == 0
     assert done.stderr == ""
     assert "--help" in done.stdout
+    if not command:
+        assert "130" in done.stdout, "the exit status of an interrupted run"
 
 
 @pytest.mark.parametrize(

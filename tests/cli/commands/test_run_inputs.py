@@ -86,3 +86,7 @@ def test_what_was_recorded_before_every_hook_stopped_stays(assert_fails, tmp_pat
     assert not (run / "rank0_metric_eval_done.txt").exists()
     summary = json.loads((run / "moetap" / "summary.json").read_text())
     assert [summary["components"]["language_model"][layer]["tokens"] for layer in "01"] == [6, 6]
+    # Its files can be written anew, but it stays a run that is not done, and nothing writes over it.
+    assert_fails(1, "recover", run, parts=["every hook stopped after a failure, so the run is not marked as done"])
+    assert not (run / "rank0_metric_eval_done.txt").exists()
+    assert (run / "moetap" / "journal").exists()
