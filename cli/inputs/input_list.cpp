@@ -4,10 +4,11 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
-#include <fstream>
+#include <sstream>
 
 #include "cli/terminal/command_error.h"
 #include "plugin/formats/atomic_file.h"
+#include "plugin/formats/whole_file.h"
 
 namespace moetap::cli {
 namespace {
@@ -32,9 +33,10 @@ void write_input_list(const fs::path& journal, const std::vector<std::string>& f
 }
 
 void check_same_inputs(const fs::path& journal, const std::vector<std::string>& files) {
-  std::ifstream list(journal / kInputList);
-  if (!list.is_open()) return;
+  const fs::path path = journal / kInputList;
+  if (!fs::exists(path)) return;
   std::vector<std::string> expected;
+  std::istringstream list(plugin::read_whole_file(path.string()));
   for (std::string line; std::getline(list, line);) expected.push_back(line);
   const auto actual = describe_inputs(files);
   for (size_t i = 0; i < std::max(expected.size(), actual.size()); ++i) {

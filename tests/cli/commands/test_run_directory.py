@@ -272,11 +272,11 @@ def test_a_resumed_run_that_fails_before_its_first_forward_stays_unfinished(
         assert not (run / "rank0_metric_eval_done.txt").exists()
         assert (run / "moetap" / "journal" / "rank0" / "forwards.frames").exists()
 
-    # The list of inputs cannot be written.
+    # The list of inputs cannot be read.
     input_list = run / "moetap" / "journal" / "rank0" / "inputs.txt"
     input_list.rename(tmp_path / "inputs.txt")
     input_list.mkdir()
-    assert_fails(1, *resume, "--hooks", spec, parts=["inputs.txt", "of 1000 forwards finished"])
+    assert_fails(1, *resume, "--hooks", spec, parts=["inputs.txt", "Is a directory"])
     assert_unfinished()
     input_list.rmdir()
     (tmp_path / "inputs.txt").rename(input_list)
