@@ -33,6 +33,7 @@ constexpr CounterField kCounterFields[] = {
     {&moetap_counters::out_of_range, &Counters::out_of_range},
     {&moetap_counters::label_mismatches, &Counters::label_mismatches},
     {&moetap_counters::replayed, &Counters::replayed},
+    {&moetap_counters::called_hooks, &Counters::called_hooks},
 };
 static_assert(sizeof(moetap_counters) == sizeof(size_t) + std::size(kCounterFields) * sizeof(int64_t),
               "each field of the header is filled");

@@ -70,7 +70,8 @@ typedef struct moetap_counters {
   int64_t unattributed;
   int64_t out_of_range;
   int64_t label_mismatches;
-  int64_t replayed; /* those of `forwards` that were replays of a CUDA graph; not in this header's first version */
+  int64_t replayed;     /* those of `forwards` that were replays of a CUDA graph; not in this header's first version */
+  int64_t called_hooks; /* not in this header's first version */
 } moetap_counters;
 int moetap_get_counters(moetap_session* session, moetap_counters* counters);
 

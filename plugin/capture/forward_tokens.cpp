@@ -20,8 +20,8 @@ void ForwardTokens::read(const TextArguments& places, const c10::List<std::optio
   };
   const auto read_arguments = [&](const std::optional<size_t>& ids, const std::optional<size_t>& mask) {
     const at::Tensor ids_tensor = argument(ids), mask_tensor = argument(mask);
-    const at::Tensor& either = ids_tensor.defined() ? ids_tensor : mask_tensor;
-    const auto outside = either.defined() ? outside_captures(either.device()) : nullptr;
+    const at::Tensor& on_device = ids_tensor.defined() && !ids_tensor.is_cpu() ? ids_tensor : mask_tensor;
+    const auto outside = on_device.defined() ? outside_captures(on_device.device()) : nullptr;
     return read_text(ids_tensor, mask_tensor, keep_ids);
   };
   const std::lock_guard lock(mutex_);
@@ -66,7 +66,8 @@ std::shared_ptr<const TokenGroup> ForwardTokens::group_of(const CallTokens& call
            group.attribution == attribution;
   });
   if (known != groups_.end()) {
-    if (known->captured) known->captured->block(current_stream(call.device));
+    // Only a captured call waits within the capture: another one would join its stream to the host's graph.
+    if (copies == nullptr && known->captured) known->captured->block(current_stream(call.device));
     return known->group;
   }
   groups_.push_back({new_group(call, attribution, num_tokens)});

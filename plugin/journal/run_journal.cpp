@@ -21,6 +21,7 @@ std::string encode(const ForwardTally& tally) {
   bytes.number(tally.tokens);
   bytes.number(tally.out_of_range);
   bytes.number(tally.unattributed);
+  bytes.number(tally.unwritten);
   bytes.count(tally.dump_rows.size());
   for (const auto& [series, rows] : tally.dump_rows) {
     bytes.text(series);
@@ -36,6 +37,7 @@ ForwardTally decode_tally(std::string_view encoded) {
   tally.tokens = bytes.number();
   tally.out_of_range = bytes.number();
   tally.unattributed = bytes.number();
+  tally.unwritten = bytes.number();
   for (uint64_t left = bytes.count(); left > 0; --left) {
     const std::string series = bytes.text();
     tally.dump_rows[series] = bytes.number();

@@ -40,7 +40,7 @@ enum JournalFrame : uint32_t {
   kForward = 3,     // see above
   kProbe = 4,       // ProbeFile::encode; before the forward
   kHookPlaced = 5,  // JSON; before the hook's first forward
-  kMethodRan = 6,   // JSON; before the method's first forward, and before each with which `reported` changes
+  kMethodRan = 6,   // JSON; before the method's first forward
   kDumpLayout = 7,  // DumpWriter::ForwardRows::layout_text; before the forward
   kCounted = 8,     // JSON of counters; before each sync if they changed
   kRunResumed = 9,  // JSON: {}; from here on another process writes
@@ -52,6 +52,7 @@ struct ForwardTally {
   int64_t tokens = 0;
   int64_t out_of_range = 0;
   int64_t unattributed = 0;
+  int64_t unwritten = 0;  // forwards of the run that were lost before it, since they could not be recorded
   std::map<std::string, int64_t> dump_rows;  // series that got dump rows -> how many it has with them
 };
 

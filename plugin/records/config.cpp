@@ -248,7 +248,9 @@ nlohmann::ordered_json Config::to_json() const {
 }
 
 void Config::make_paths_absolute(const std::filesystem::path& directory) {
-  const auto absolute = [&](const std::string& path) { return path.empty() ? path : (directory / path).string(); };
+  const auto absolute = [&](const std::string& path) {
+    return path.empty() ? path : (directory / path).lexically_normal().string();
+  };
   output_dir = absolute(output_dir);
   samples = absolute(samples);
   if (hooks.is_string()) hooks = absolute(hooks.get<std::string>());

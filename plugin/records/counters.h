@@ -16,6 +16,7 @@ struct Counters {
   int64_t dropped = 0;
   int64_t unwritten = 0;
   int64_t aborted = 0;
+  int64_t called_hooks = 0;
   int64_t failed_hooks = 0;
   int64_t unattributed = 0;
   int64_t out_of_range = 0;
@@ -59,7 +60,9 @@ inline constexpr CounterInfo kCounters[] = {
      "forwards not written"},
     // Began and never ended: the model threw.
     {{"aborted", "integer", "forwards"}, &Counters::aborted, CounterSource::kLastSync, true, ""},
-    // Hooks that stopped after a failure.
+    // Hooks that were called; a hook counts once in each process that writes the run.
+    {{"called_hooks", "integer", "hooks"}, &Counters::called_hooks, CounterSource::kLastSync, false, ""},
+    // Of these, hooks that stopped after a failure.
     {{"failed_hooks", "integer", "hooks"},
      &Counters::failed_hooks,
      CounterSource::kLastSync,
@@ -89,5 +92,13 @@ inline Counters& Counters::operator+=(const Counters& other) {
   for (const auto& [line, times] : other.notices) notices[line] += times;
   return *this;
 }
+
+/// How many hooks a process called, and how many of these stopped after a failure.
+struct HookCalls {
+  int64_t called = 0, failed = 0;
+
+  static HookCalls of(const Counters& counters) { return {counters.called_hooks, counters.failed_hooks}; }
+  bool all_stopped() const { return called > 0 && failed >= called; }
+};
 
 }  // namespace moetap::plugin

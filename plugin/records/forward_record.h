@@ -62,6 +62,7 @@ struct ForwardRecord {
   int64_t tokens = 0;                 // as in Counters
   int64_t out_of_range = 0;           // as in Counters
   int64_t unattributed = 0;           // as in Counters
+  int64_t unwritten_before = 0;       // forwards of the session that were lost before it; set by the writer
   std::vector<RouterRecord> routers;  // in order of hooks, then of calls
   std::vector<TransitionRecord> transitions;
   // (component, layer) -> name -> value; component "": the log's component

@@ -67,7 +67,6 @@ inline constexpr JsonKey kDumpRows{"dump_rows", "integer", "rows"};
 
 // Frames of the journal.
 inline constexpr JsonKey kDirectory{"directory", "text: relative paths of `config` are taken from here", ""};
-inline constexpr JsonKey kReported{"reported", "true or false: a router reported in the method's newest forward", ""};
 inline constexpr JsonKey kPlace{"place", "integer: the layer's place in the run's table", ""};
 
 }  // namespace keys

@@ -112,16 +112,8 @@ std::string hook_placed_text(const LayerTable& layers, const LayerTable::Placeme
 }
 
 std::string method_ran_text(const ForwardRecord& record) {
-  return compact_text(nlohmann::ordered_json{{keys::kInstance.name, record.model->instance},
-                                             {keys::kMethod.name, record.method},
-                                             {keys::kReported.name, !record.routers.empty()}});
-}
-
-// True if the run has this already: the method of this instance ran, and its newest forward had reports, or none, too.
-bool knows_method(const RunState& state, const ForwardRecord& record) {
-  const auto known = state.reported.find({record.model->identity, record.method});
-  return state.methods_that_ran.contains({record.model->instance, record.method}) && known != state.reported.end() &&
-         known->second == !record.routers.empty();
+  return compact_text(
+      nlohmann::ordered_json{{keys::kInstance.name, record.model->instance}, {keys::kMethod.name, record.method}});
 }
 
 }  // namespace
@@ -149,12 +141,7 @@ struct RunState::Change {
   DumpWriter::ForwardRows rows;
   SummaryPart summary;
   RunJournal::ForwardFrames frames;
-  struct MethodRan {
-    std::shared_ptr<const ModelDescription> model;
-    std::string method;
-    bool reported = false;
-  };
-  std::optional<MethodRan> method_ran;  // empty: the state knows it
+  std::optional<std::pair<std::string, std::string>> new_method;  // that ran; empty: the state knows it
 };
 
 RunState::Change RunState::prepare(const ForwardRecord& record, const RunJournal& journal) const {
@@ -169,6 +156,7 @@ RunState::Change RunState::prepare(const ForwardRecord& record, const RunJournal
   tally.tokens = record.tokens;
   tally.out_of_range = record.out_of_range;
   tally.unattributed = record.unattributed;
+  tally.unwritten = unwritten_before + record.unwritten_before;
   if (config.dump != Dump::kNone) {
     change.rows = dump.prepare(record, table);
     tally.dump_rows = change.rows.num_rows;
@@ -179,8 +167,9 @@ RunState::Change RunState::prepare(const ForwardRecord& record, const RunJournal
   }
   change.probed = probe.encode(record, table);
   if (!change.probed.empty()) effects.push_back({kProbe, change.probed});
-  if (!record.values_only && !knows_method(*this, record)) {
-    change.method_ran = {record.model, record.method, !record.routers.empty()};
+  std::pair method(record.model->instance, record.method);
+  if (!record.values_only && !methods_that_ran.contains(method)) {
+    change.new_method = std::move(method);
     effects.push_back({kMethodRan, method_ran_text(record)});
   }
   change.frames = journal.build(std::move(effects), std::move(logged), tally);
@@ -193,7 +182,7 @@ void RunState::apply(Change change, RunJournal& journal) {
   if (change.layers) layers = std::move(*change.layers);
   probe.add(change.probed);
   summary.add(change.summary);
-  if (const auto& ran = change.method_ran) method_ran(*ran->model, ran->method, ran->reported);
+  if (change.new_method) methods_that_ran.insert(std::move(*change.new_method));
 }
 
 void RunState::write(const ForwardRecord& record, RunJournal& journal) {
@@ -207,11 +196,6 @@ void RunState::write(const ForwardRecord& record, RunJournal& journal) {
     throw RecordError(fmt::format("forward {} cannot be recorded: {}", record.index, one_line(error)));
   }
   apply(std::move(change), journal);
-}
-
-void RunState::method_ran(const ModelDescription& model, const std::string& method, bool router_reported) {
-  methods_that_ran.emplace(model.instance, method);
-  reported[{model.identity, method}] = router_reported;
 }
 
 RunFiles::RunFiles(const Config& config)
@@ -253,6 +237,8 @@ void RunFiles::resume(const Config& config, const RunStart& start) {
   state_->config = config;
   ++state_->times_resumed;
   before_ = replayed.counters_for_resume();
+  calls_before_ = replayed.calls;
+  state_->unwritten_before = before_.unwritten;
   resumed_ = std::move(replayed.resumed);
 }
 
@@ -316,7 +302,8 @@ void RunFiles::close(const Counters& counters, const RunTimes& times) {
   count(counters);
   Counters all = before_;
   all += counters;
-  const std::string not_done = why_not_done(*state_, all, paths_);
+  const HookCalls calls = HookCalls::of(counters);
+  const std::string not_done = why_not_done(*state_, all, calls.called > 0 ? calls : calls_before_, paths_);
   if (failed_) {
     rebuild_state();
   } else if (unfinished_ || !not_done.empty()) {

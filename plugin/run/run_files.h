@@ -38,9 +38,6 @@ struct RunState {
   void write(const ForwardRecord& record, RunJournal& journal);
   void add_model(std::shared_ptr<const ModelDescription> model, RunJournal& journal);
 
-  /// Takes in that a method had a forward, and whether a router reported in it.
-  void method_ran(const ModelDescription& model, const std::string& method, bool reported);
-
   Config config;
   ProcessRank rank;
   std::chrono::system_clock::time_point opened;
@@ -50,9 +47,8 @@ struct RunState {
   DumpWriter dump;
   std::vector<std::shared_ptr<const ModelDescription>> models;
   std::set<std::pair<std::string, std::string>> methods_that_ran;  // (instance, method)
-  // (identity of the model, method) -> true if a router reported in its newest forward
-  std::map<std::pair<std::string, std::string>, bool> reported;
   int64_t times_resumed = 0;
+  int64_t unwritten_before = 0;  // forwards that earlier processes of the run lost
 
  private:
   struct Change;
@@ -98,6 +94,7 @@ class RunFiles final : public RecordSink {
   std::unique_ptr<RunState> state_;
   ResumedRun resumed_;
   Counters before_;                      // counters of the processes that wrote the run before this one
+  HookCalls calls_before_;               // of the newest of these that called a hook
   std::string counted_, counted_added_;  // kCounted frame: the newest, and the last one in the journal
   bool failed_ = false;                  // something could not be written; set by `guard`
   bool unfinished_ = false;              // the host ended the run before its time

@@ -92,18 +92,10 @@ void write_run_outputs(RunState& state, const RunPaths& paths, const RunJournal&
   if (!first_error.empty()) throw std::runtime_error(first_error);
 }
 
-// Note [Runs that recorded nothing]
-// Only the number of failed hooks is known, not which they are, and not every hook is called: it may be in an arm that
-// was not taken. What is sure is in the forwards: a hook that still works reports. So every hook that was called has
-// stopped if some failed and no method had a router's report in its newest forward. If as many hooks failed as there
-// are, the forwards need not be looked at: the last ones may have been dropped.
-std::string why_not_done(const RunState& state, const Counters& counters, const RunPaths& paths) {
-  int64_t num_hooks = 0;
-  for (const auto& model : state.models) num_hooks += static_cast<int64_t>(model->hooks.size());
-  const bool works = std::any_of(state.reported.begin(), state.reported.end(),
-                                 [](const auto& reported_in_method) { return reported_in_method.second; });
+std::string why_not_done(const RunState& state, const Counters& counters, const HookCalls& calls,
+                         const RunPaths& paths) {
   std::string reason;
-  if (counters.failed_hooks > 0 && (!works || counters.failed_hooks >= num_hooks)) {
+  if (calls.all_stopped()) {
     reason = "every hook stopped after a failure";
   } else if (counters.unwritten > 0 && state.summary.forwards() == 0) {
     reason = "no forward could be recorded";

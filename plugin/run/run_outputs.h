@@ -24,8 +24,9 @@ void write_run_outputs(RunState& state, const RunPaths& paths, const RunJournal&
 /// Why a whole run must not be marked as done although its files are written: every hook stopped after a failure, no
 /// forward could be recorded, or with `strict` one of them. One line that says where to read more; empty: it may be.
 /// The only verdict on this: for a session that closes, one that resumed a run, and a recovery. `counters` are those of
-/// all processes of the run.
-std::string why_not_done(const RunState& state, const Counters& counters, const RunPaths& paths);
+/// all processes of the run; `calls` those of the newest process that called a hook.
+std::string why_not_done(const RunState& state, const Counters& counters, const HookCalls& calls,
+                         const RunPaths& paths);
 
 /// Writes the marker that the rank's run is done, then removes the journal.
 void mark_done(const RunPaths& paths, int64_t rank, RunJournal& journal);

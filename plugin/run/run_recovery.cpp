@@ -102,15 +102,18 @@ std::optional<RecoveredRank> recover_rank(const RunPaths& paths, int64_t rank) {
   note.lost_bytes = run.lost_bytes;
   note.missing_dump_rows = run.missing_dump_rows;
   note.lost_forwards = std::max<int64_t>(run.forwards_handed_over - run.counters.forwards, 0);
+  const int64_t recorded = run.counters.forwards;
+  // `forwards` counts all that were handed to the writer, as in a run that closed: the unwritten ones, too.
+  run.counters.unwritten = std::max(run.counters.unwritten, run.unwritten_before_newest);
+  run.counters.forwards += run.counters.unwritten;
   RecoveredRank recovered{rank,
                           start->config.task,
-                          run.counters.forwards,
+                          recorded,
                           static_cast<int64_t>(journal.entries().size()),
-                          why_not_done(*run.state, run.counters, paths),
+                          why_not_done(*run.state, run.counters, run.calls, paths),
                           note};
-  // `forwards` counts all that were handed to the writer, as in a run that closed: the unwritten ones, too.
   run.counters.unwritten += note.lost_forwards;
-  run.counters.forwards += run.counters.unwritten;
+  run.counters.forwards += note.lost_forwards;
   write_run_outputs(*run.state, paths, journal, samples, run.counters, {run.state->opened, closed}, note);
   if (recovered.not_done.empty()) mark_done(paths, rank, journal);
   return recovered;

@@ -99,6 +99,7 @@ class JournalReplay {
   bool take_forward(const Frame& frame);
   void take_counters(const json& counted);
   void take_effects();
+  void end_process();
   const ModelDescription& model_of(const json& frame) const;
   void place_hook(const json& placed);
 
@@ -107,6 +108,7 @@ class JournalReplay {
   ReplayedRun run_;
   std::map<std::string, int64_t> available_rows_;  // series -> dump rows that are there
   std::map<std::string, int64_t> dump_rows_;       // series -> dump rows of the forwards so far
+  HookCalls earlier_;                              // of the processes that have ended
   std::vector<Frame> effects_;                     // frames of a forward whose own frame has not come yet
 };
 
@@ -124,6 +126,7 @@ ReplayedRun JournalReplay::run() {
   } catch (const json::exception&) {
     throw std::runtime_error(path + ": a frame of the journal is whole, but its content is not what moetap writes");
   }
+  end_process();
   run_.lost_bytes = frames.size_bytes() - run_.end_bytes;
   run_.missing_dump_rows = run_.state->dump.cut(dump_rows_);
   auto& samples = run_.resumed.samples;
@@ -154,8 +157,9 @@ bool JournalReplay::take(Frame frame) {
     take_counters(json::parse(frame.payload));
   } else if (frame.kind == kRunResumed) {
     ++run_.state->times_resumed;
-    // The host ran the later ones again, and those that waited in the queue.
-    run_.counters.unwritten = run_.counters_for_resume().unwritten;
+    // The host ran again what followed the newest recorded forward.
+    run_.counters.unwritten = run_.unwritten_before_newest;
+    end_process();
     run_.forwards_handed_over = 0;
   }
   return true;
@@ -190,6 +194,7 @@ bool JournalReplay::take_forward(const Frame& frame) {
   run_.counters.tokens += forward.tally.tokens;
   run_.counters.out_of_range += forward.tally.out_of_range;
   run_.counters.unattributed += forward.tally.unattributed;
+  run_.unwritten_before_newest = forward.tally.unwritten;
   add(run_.resumed.samples, forward.parts);
   return true;
 }
@@ -203,8 +208,8 @@ void JournalReplay::take_effects() {
       place_hook(json::parse(frame.payload));
     } else if (frame.kind == kMethodRan) {
       const json ran = json::parse(frame.payload);
-      state.method_ran(model_of(ran), ran.at(keys::kMethod.name).get<std::string>(),
-                       ran.at(keys::kReported.name).get<bool>());
+      state.methods_that_ran.emplace(ran.at(keys::kInstance.name).get<std::string>(),
+                                     ran.at(keys::kMethod.name).get<std::string>());
     } else {
       state.dump.set_layout(frame.payload);
     }
@@ -238,11 +243,17 @@ void JournalReplay::place_hook(const json& placed) {
   }
 }
 
+// What the process that ends here has called.
+void JournalReplay::end_process() {
+  const HookCalls all = HookCalls::of(run_.counters);
+  if (all.called > earlier_.called) run_.calls = {all.called - earlier_.called, all.failed - earlier_.failed};
+  earlier_ = all;
+}
+
 Counters ReplayedRun::counters_for_resume() const {
   Counters kept = counters;
-  // Each number below next_forward was given to one forward: recorded, dropped, aborted or lost.
-  kept.unwritten = std::max<int64_t>(resumed.next_forward - counters.forwards - counters.dropped - counters.aborted, 0);
-  kept.forwards += kept.unwritten;  // `forwards` counts those that could not be written, too
+  kept.unwritten = unwritten_before_newest;  // the host runs again what followed the newest forward
+  kept.forwards += kept.unwritten;           // `forwards` counts those that could not be written, too
   return kept;
 }
 

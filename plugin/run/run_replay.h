@@ -42,7 +42,9 @@ struct ReplayedRun {
   std::unique_ptr<RunState> state;
   /// Of all processes that wrote the run. Each count comes from where its CounterSource says.
   Counters counters;
-  int64_t forwards_handed_over = 0;  // at the last sync: forwards that were recorded or waited in the queue
+  int64_t forwards_handed_over = 0;     // at the last sync: forwards that were recorded or waited in the queue
+  HookCalls calls;                      // of the newest process that called a hook, at its last sync
+  int64_t unwritten_before_newest = 0;  // forwards that were lost before the newest recorded one
   ResumedRun resumed;
   int64_t end_bytes = 0;          // where the frames that count end
   int64_t lost_bytes = 0;         // bytes after that

@@ -86,7 +86,9 @@ QueryTokens ForwardRecorder::query_tokens() const {
 
 void ForwardRecorder::router(int64_t hook, const ReportedRouter& reported) {
   try {
-    if (!binding_->stopped(hook)) routers_.observe(hook, reported);
+    if (binding_->stopped(hook)) return;
+    if (binding_->call(hook)) binding_->recording().hook_called();
+    routers_.observe(hook, reported);
   } catch (const std::exception& error) {
     binding_->recording().hook_failed(*binding_, hook, one_line(error));
     if (binding_->recording().config().strict) {

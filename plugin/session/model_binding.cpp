@@ -9,6 +9,7 @@ namespace moetap::plugin {
 ModelBinding::ModelBinding(std::shared_ptr<Recording> recording, std::shared_ptr<const ModelDescription> model)
     : recording_(std::move(recording)),
       model_(std::move(model)),
+      called_(model_->hooks.size()),
       stopped_(model_->hooks.size()),
       probed_tokens_(std::make_shared<ProbedTokens>(model_->hooks.size())) {
   const Config& config = recording_->config();

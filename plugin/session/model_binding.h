@@ -31,6 +31,12 @@ class ModelBinding {
   /// Which arguments of a method are its text; empty for a method that the description lacks.
   TextArguments text_arguments(const std::string& method) const;
 
+  /// True for the first call of the hook.
+  bool call(int64_t hook) {
+    std::atomic<bool>& called = called_[checked(hook)];
+    return !called.load(std::memory_order_relaxed) && !called.exchange(true);
+  }
+
   /// True once the hook has failed: it reports no more.
   bool stopped(int64_t hook) const { return stopped_[checked(hook)].load(std::memory_order_relaxed); }
   /// True for the caller that stops it first.
@@ -45,7 +51,7 @@ class ModelBinding {
   std::shared_ptr<const ModelDescription> model_;
   const std::shared_ptr<BlockPools> block_pools_ = std::make_shared<BlockPools>();
   std::map<std::string, TextArguments> text_arguments_;
-  std::vector<std::atomic<bool>> stopped_;  // by hook
+  std::vector<std::atomic<bool>> called_, stopped_;  // by hook
   const std::shared_ptr<ProbedTokens> probed_tokens_;
 };
 

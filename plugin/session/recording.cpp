@@ -125,13 +125,13 @@ void Recording::add_replays(std::shared_ptr<GraphReplays> replays) {
 }
 
 void Recording::record_replays() {
+  // One thread at a time: `close` must not close the queue between the two steps of a `flush`.
+  const std::lock_guard one_thread(recording_replays_);
   std::vector<std::shared_ptr<GraphReplays>> graphs;
   {
     const std::lock_guard lock(mutex_);
     graphs = replays_;
   }
-  // One thread at a time: `close` must not close the queue between the two steps of a `flush`.
-  const std::lock_guard one_thread(recording_replays_);
   for (const auto& graph : graphs) {
     int64_t number = 0;  // forwards that the graph has given away
     try {
@@ -153,6 +153,11 @@ void Recording::record_replays() {
     counters_.dropped += number;
     next_forward_ += number;
   }
+}
+
+void Recording::hook_called() {
+  const std::lock_guard lock(mutex_);
+  ++counters_.called_hooks;
 }
 
 void Recording::hook_failed(ModelBinding& binding, int64_t hook, const std::string& reason) {

@@ -60,6 +60,9 @@ class Recording {
   /// A graph has captured a forward: what its replays add is recorded with each `flush` and with `close`.
   void add_replays(std::shared_ptr<GraphReplays> replays);
 
+  /// Counts a hook that is called for the first time.
+  void hook_called();
+
   /// Stops the hook, counts it and tells the user, once for each hook.
   void hook_failed(ModelBinding& binding, int64_t hook, const std::string& reason);
 

@@ -92,7 +92,11 @@ void WriterThread::flush_sink() {
 void WriterThread::write(PendingForward& forward) {
   const int64_t forwards = forward.record.num_forwards();
   try {
-    const ForwardRecord record = forward.finish();
+    ForwardRecord record = forward.finish();
+    {
+      const std::lock_guard lock(mutex_);
+      record.unwritten_before = counted_.unwritten;
+    }
     if (!error() && give_to_sink(record)) {
       forward.recorded(record);
       const std::lock_guard lock(mutex_);

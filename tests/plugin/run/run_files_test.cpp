@@ -347,6 +347,7 @@ TEST(RunFilesTest, ARunWhoseHooksAllStoppedIsNotDone) {
     files.write(two_layers(model, 1, {0}));
     Counters counters;
     counters.forwards = 1;
+    counters.called_hooks = 2;
     counters.failed_hooks = failed;
     std::string message;
     try {
@@ -378,10 +379,11 @@ std::string not_done_line(const SyntheticRun& run, const std::string& reason) {
   return reason + ", so the run is not marked as done; \"notices\" in " + run.path("moetap/manifest.json") + " say why";
 }
 
-Counters counted(int64_t forwards, int64_t failed_hooks, int64_t unwritten = 0) {
+Counters counted(int64_t forwards, const HookCalls& calls, int64_t unwritten = 0) {
   Counters counters;
   counters.forwards = forwards;
-  counters.failed_hooks = failed_hooks;
+  counters.called_hooks = calls.called;
+  counters.failed_hooks = calls.failed;
   counters.unwritten = unwritten;
   return counters;
 }
@@ -394,7 +396,7 @@ TEST(RunFilesTest, ASessionThatResumesARunWhoseHooksAllStoppedDoesNotMakeItDone)
     RunFiles files(run.config());
     files.add_model(model);
     files.write(forward_of(model, {0}));
-    EXPECT_EQ(close_error(files, counted(1, 2)), line);
+    EXPECT_EQ(close_error(files, counted(1, {2, 2})), line);
   }
   run.config().resume = true;
   {
@@ -410,7 +412,7 @@ TEST(RunFilesTest, ASessionThatResumesARunWhoseHooksAllStoppedDoesNotMakeItDone)
   ForwardRecord good = two_layers(again, 1, {1});
   good.index = 1;
   files.write(good);
-  EXPECT_EQ(close_error(files, counted(1, 0)), "");
+  EXPECT_EQ(close_error(files, counted(1, {2, 0})), "");
   EXPECT_TRUE(std::filesystem::exists(run.path("rank0_metric_eval_done.txt")));
 }
 
@@ -423,7 +425,7 @@ TEST(RunFilesTest, HooksThatWereNeverCalledDoNotCountAsWorking) {
   ForwardRecord silent = forward_of(model, {1});  // hooks 0 and 1 stopped, 2 is in an arm that is never taken
   silent.index = 1;
   files.write(silent);
-  EXPECT_EQ(close_error(files, counted(2, 2)), not_done_line(run, "every hook stopped after a failure"));
+  EXPECT_EQ(close_error(files, counted(2, {2, 2})), not_done_line(run, "every hook stopped after a failure"));
   EXPECT_FALSE(std::filesystem::exists(run.path("rank0_metric_eval_done.txt")));
 }
 
@@ -438,7 +440,37 @@ TEST(RunFilesTest, HooksOfAMethodThatFailedDoNotSpeakForOthers) {
   silent.method = "encode";
   silent.index = 1;
   files.write(silent);
-  EXPECT_EQ(close_error(files, counted(2, 2)), "");
+  EXPECT_EQ(close_error(files, counted(2, {4, 2})), "");
+  EXPECT_TRUE(std::filesystem::exists(run.path("rank0_metric_eval_done.txt")));
+}
+
+TEST(RunFilesTest, ANewestForwardWithoutReportsDoesNotMakeARunWithAFailedHookUnfinished) {
+  const auto model = describe({{"language_model", "0"}, {"language_model", "1"}});
+  SyntheticRun run;
+  RunFiles files(run.config());
+  files.add_model(model);
+  files.write(two_layers(model, 1, {0}));
+  ForwardRecord silent = forward_of(model, {1});  // it took an arm without routers
+  silent.index = 1;
+  files.write(silent);
+  EXPECT_EQ(close_error(files, counted(2, {2, 1})), "");
+  EXPECT_TRUE(std::filesystem::exists(run.path("rank0_metric_eval_done.txt")));
+}
+
+TEST(RunFilesTest, AHookThatFailedOnlyBeforeAResumeDoesNotKeepTheRunFromBeingDone) {
+  const auto model = describe({{"language_model", "0"}});
+  SyntheticRun run;
+  {
+    RunFiles files(run.config());  // the forward in which the hook failed threw: it has no record
+    EXPECT_EQ(close_error(files, counted(0, {1, 1})), not_done_line(run, "every hook stopped after a failure"));
+  }
+  run.config().resume = true;
+  RunFiles files(run.config());
+  files.add_model(model);
+  ForwardRecord good = forward_of(model, {0});
+  good.routers = {observe_router({}, seeded_logits(1, {1, 3, 4}))};
+  files.write(good);
+  EXPECT_EQ(close_error(files, counted(1, {1, 0})), "");
   EXPECT_TRUE(std::filesystem::exists(run.path("rank0_metric_eval_done.txt")));
 }
 
@@ -450,7 +482,7 @@ TEST(RunFilesTest, ARunThatLostEveryForwardIsNotDone) {
   ForwardRecord bad = two_layers(model, 2, {0});
   bad.routers[1].hook = 77;
   EXPECT_THROW(files.write(bad), RecordError);
-  EXPECT_EQ(close_error(files, counted(1, 0, 1)), not_done_line(run, "no forward could be recorded"));
+  EXPECT_EQ(close_error(files, counted(1, {2, 0}, 1)), not_done_line(run, "no forward could be recorded"));
   EXPECT_FALSE(std::filesystem::exists(run.path("rank0_metric_eval_done.txt")));
   EXPECT_TRUE(std::filesystem::exists(run.path("moetap/journal")));
   EXPECT_EQ(run.manifest().at("counters").at("unwritten"), 1);
@@ -467,7 +499,7 @@ TEST(RunFilesTest, AStrictRunThatLostAForwardIsNotDone) {
   bad.index = 1;
   bad.routers[1].hook = 77;
   EXPECT_THROW(files.write(bad), RecordError);
-  EXPECT_EQ(close_error(files, counted(2, 0, 1)),
+  EXPECT_EQ(close_error(files, counted(2, {2, 0}, 1)),
             not_done_line(run, "1 of 2 forwards could not be recorded and strict is set"));
   EXPECT_FALSE(std::filesystem::exists(run.path("rank0_metric_eval_done.txt")));
   EXPECT_EQ(run.log().at("logs").size(), 1u);

@@ -388,7 +388,9 @@ TEST_F(RunRecovery, ALostForwardIsCountedAfterAResumeToo) {
     ForwardRecord bad = forward_number(model, 1);
     bad.routers[0].hook = 77;
     EXPECT_THROW(files.write(bad), RecordError);
-    files.write(forward_number(model, 2));
+    ForwardRecord next = forward_number(model, 2);
+    next.unwritten_before = 1;
+    files.write(next);
   }
   config_.resume = true;
   {
@@ -425,7 +427,9 @@ TEST_F(RunRecovery, TheCountOfARunThatIsDoneHoldsForwardsLostBeforeAResume) {
     files.add_model(model);
     // Of the numbers 0 to 4: 1 was lost, 2 dropped, 3 aborted. Two forwards after 4 were lost with the full disk.
     files.write(forward_number(model, 0));
-    files.write(forward_number(model, 4));
+    ForwardRecord newest = forward_number(model, 4);
+    newest.unwritten_before = 1;
+    files.write(newest);
     Counters counters;
     counters.forwards = 5;
     counters.unwritten = 3;
@@ -454,7 +458,7 @@ TEST_F(RunRecovery, ARunWhoseHooksAllStoppedAfterAResumeIsNotDone) {
     files.write(silent);
     Counters counters;
     counters.forwards = 1;
-    counters.failed_hooks = 3;
+    counters.called_hooks = counters.failed_hooks = 3;
     files.count(counters);
     files.flush();
   }
