@@ -72,8 +72,9 @@ TEST(RunOutputs, DroppedForwardsAreSaidInTheLogAndInOneLine) {
   Config config;
   config.on_overflow = OnOverflow::kDrop;
   SyntheticRun run(config), blocking;
-  run.write(describe({{"language_model", "0"}}), {}, counters);
-  blocking.write(describe({{"language_model", "0"}}), {}, counters);
+  const auto model = describe({{"language_model", "0"}});
+  run.write(model, {one_forward(model)}, counters);
+  blocking.write(model, {one_forward(model)}, counters);
   set_notice_handler(nullptr);
   EXPECT_EQ(run.log().at("moetap"),
             nlohmann::json::parse(R"({"forwards": 988, "dropped": 12, "unwritten": 1, "aborted": 2})"));
