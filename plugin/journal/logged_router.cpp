@@ -129,25 +129,22 @@ void add_call(LoggedRouter& into, const LoggedRouter& from) {
   into.margins.insert(into.margins.end(), from.margins.begin(), from.margins.end());
 }
 
-void add_router(std::vector<LoggedRouter>& routers, LoggedRouter router) {
-  const auto same = std::find_if(routers.begin(), routers.end(),
-                                 [&](const LoggedRouter& known) { return known.layer == router.layer; });
+void add_call(RouterTotal& into, const RouterTotal& from) {
+  add_sums(into.sums, from.sums);
+}
+
+template <typename Router>
+void add_router(std::vector<Router>& routers, Router router) {
+  const auto same =
+      std::find_if(routers.begin(), routers.end(), [&](const Router& known) { return known.layer == router.layer; });
   if (same == routers.end()) {
     routers.push_back(std::move(router));
   } else {
     add_call(*same, router);
   }
 }
-
-void add_router(std::vector<RouterTotal>& routers, RouterTotal router) {
-  const auto same = std::find_if(routers.begin(), routers.end(),
-                                 [&](const RouterTotal& known) { return known.layer == router.layer; });
-  if (same == routers.end()) {
-    routers.push_back(std::move(router));
-  } else {
-    add_sums(same->sums, router.sums);
-  }
-}
+template void add_router(std::vector<LoggedRouter>&, LoggedRouter);
+template void add_router(std::vector<RouterTotal>&, RouterTotal);
 
 void add_sums(RouterSums& into, const RouterSums& from) {
   if (!into.defined() || !from.defined()) {

@@ -41,11 +41,12 @@ SplitRouter split_router(const RouterRecord& router, size_t layer, size_t num_pa
 
 /// Adds what the same layer reported in another call: sums are added, lists of tokens follow each other.
 void add_call(LoggedRouter& into, const LoggedRouter& from);
+void add_call(RouterTotal& into, const RouterTotal& from);
 
 /// Adds a router to a list that holds each layer once: in a loop a router reports several times in a forward, and its
 /// calls are added up.
-void add_router(std::vector<LoggedRouter>& routers, LoggedRouter router);
-void add_router(std::vector<RouterTotal>& routers, RouterTotal router);
+template <typename Router>
+void add_router(std::vector<Router>& routers, Router router);
 
 /// Adds `from` to `into`, row by row. The numbers of slots may differ: the larger one is kept. Where the numbers of
 /// rows differ, the result is one row, the sum over all rows.
