@@ -49,8 +49,7 @@ Command add_recover(CLI::App& program) {
   app->footer(
       "Exit status: 0 recovered, or the run was whole; 1 nothing to recover, still being written, the disk refuses, or "
       "the run recorded nothing: its files are written, but it is not marked as done. Nothing is lost when it fails or "
-      "is "
-      "killed: run it again.");
+      "is killed: run it again.");
   return {app, [run_dir] { return recover(*run_dir); }};
 }
 

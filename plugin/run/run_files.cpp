@@ -256,10 +256,15 @@ void RunFiles::guard(const Write& write) {
   }
 }
 
-void RunFiles::count(const Counters& counters) {
+// What all processes of the run counted, this one included.
+Counters RunFiles::of_run(const Counters& of_session) const {
   Counters all = before_;
-  all += counters;
-  counted_ = counters_text(all);
+  all += of_session;
+  return all;
+}
+
+void RunFiles::count(const Counters& counters) {
+  counted_ = counters_text(of_run(counters));
 }
 
 void RunFiles::add_counters() {
@@ -300,8 +305,7 @@ void RunFiles::rebuild_state() {
 void RunFiles::close(const Counters& counters, const RunTimes& times) {
   journal_.check_in_place();
   count(counters);
-  Counters all = before_;
-  all += counters;
+  const Counters all = of_run(counters);
   const HookCalls calls = HookCalls::of(counters);
   const std::string not_done = why_not_done(*state_, all, calls.called > 0 ? calls : calls_before_, paths_);
   if (failed_) {

@@ -84,6 +84,7 @@ class RunFiles final : public RecordSink {
   void resume(const Config& config, const RunStart& start);
   template <typename Write>
   void guard(const Write& write);
+  Counters of_run(const Counters& of_session) const;
   void add_counters();
   void rebuild_state();
 
