@@ -6,20 +6,12 @@
 #include <limits>
 #include <numeric>
 
-#include "tests/plugin/support/synthetic_forward.h"
+#include "tests/plugin/results/log_values.h"
 
 namespace moetap::plugin {
 namespace {
 
 using nlohmann::json;
-
-json vision(const json& entry) {
-  return entry.at("logs_metrics_vision").at(0).at(0);
-}
-
-at::Tensor random_logits(int64_t seed, at::IntArrayRef sizes) {
-  return seeded_logits(seed, sizes) * 2;
-}
 
 double entropy(const at::Tensor& rows) {
   const at::Tensor p = rows.to(at::kDouble) / rows.to(at::kDouble).sum(-1, true);

@@ -4,20 +4,12 @@
 
 #include <set>
 
-#include "tests/plugin/support/synthetic_forward.h"
+#include "tests/plugin/results/log_values.h"
 
 namespace moetap::plugin {
 namespace {
 
 using nlohmann::json;
-
-json vision(const json& entry) {
-  return entry.at("logs_metrics_vision").at(0).at(0);
-}
-
-at::Tensor random_logits(int64_t seed, at::IntArrayRef sizes) {
-  return seeded_logits(seed, sizes) * 2;
-}
 
 TEST(LogFileTest, AForwardIsAnEntryWhereAskedFor) {
   const auto model = describe({{"language_model", "0"}});

@@ -2,20 +2,12 @@
 
 #include <gtest/gtest.h>
 
-#include "tests/plugin/support/synthetic_forward.h"
+#include "tests/plugin/results/log_values.h"
 
 namespace moetap::plugin {
 namespace {
 
 using nlohmann::json;
-
-json vision(const json& entry) {
-  return entry.at("logs_metrics_vision").at(0).at(0);
-}
-
-at::Tensor random_logits(int64_t seed, at::IntArrayRef sizes) {
-  return seeded_logits(seed, sizes) * 2;
-}
 
 TEST(LogLayoutTest, OneComponentFillsTheLogAndTheProjectorStandsBeside) {
   const auto model = describe(

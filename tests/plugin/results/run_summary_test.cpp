@@ -10,17 +10,6 @@ namespace {
 
 using nlohmann::json;
 
-ForwardRecord two_layers(const std::shared_ptr<ModelDescription>& model, int64_t seed, std::vector<int64_t> samples) {
-  const auto batch = static_cast<int64_t>(samples.size());
-  ForwardRecord record = forward_of(model, std::move(samples));
-  record.routers = {observe_router({.hook = 0}, seeded_logits(seed, {batch, 3, 4})),
-                    observe_router({.hook = 1}, seeded_logits(seed + 1000, {batch, 3, 4}))};
-  const auto first = [](const RouterRecord& router) { return router.selected.select(1, 0).contiguous(); };
-  record.transitions = {
-      {0, 1, analysis::observe_transition(first(record.routers[0]), first(record.routers[1]), {}, 4, 4)}};
-  return record;
-}
-
 TEST(RunSummaryTest, TheSummaryIsThatOfAllTokensHoweverTheyWereCut) {
   const auto model = describe({{"language_model", "0"}, {"language_model", "1"}});
   std::vector<ForwardRecord> whole = {two_layers(model, 1, {0, 1, 2})};

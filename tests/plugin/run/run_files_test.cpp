@@ -1,7 +1,6 @@
 #include "plugin/run/run_files.h"
 
 #include <gtest/gtest.h>
-#include <sys/resource.h>
 #include <unistd.h>
 
 #include <csignal>
@@ -16,6 +15,7 @@
 #include "plugin/formats/safetensors.h"
 #include "plugin/journal/run_journal.h"
 #include "plugin/process/notices.h"
+#include "tests/plugin/support/error_of.h"
 #include "tests/plugin/support/file_size_limit.h"
 #include "tests/plugin/support/synthetic_forward.h"
 
@@ -23,17 +23,6 @@ namespace moetap::plugin {
 namespace {
 
 using nlohmann::json;
-
-ForwardRecord two_layers(const std::shared_ptr<ModelDescription>& model, int64_t seed, std::vector<int64_t> samples) {
-  const auto batch = static_cast<int64_t>(samples.size());
-  ForwardRecord record = forward_of(model, std::move(samples));
-  record.routers = {observe_router({.hook = 0}, seeded_logits(seed, {batch, 3, 4})),
-                    observe_router({.hook = 1}, seeded_logits(seed + 1000, {batch, 3, 4}))};
-  const auto first = [](const RouterRecord& router) { return router.selected.select(1, 0).contiguous(); };
-  record.transitions = {
-      {0, 1, analysis::observe_transition(first(record.routers[0]), first(record.routers[1]), {}, 4, 4)}};
-  return record;
-}
 
 TEST(RunFilesTest, ARunDirectoryHoldsWhatReadersExpectAndNothingElse) {
   const auto model = describe({{"language_model", "0"}, {"language_model", "1"}});
@@ -204,19 +193,11 @@ TEST(RunFilesTest, AFullDiskKeepsWhatWasWritten) {
   files.write(two_layers(model, 1, {0}));
   files.write(two_layers(model, 2, {1}));
   // The limit on a file's size stands for a full disk.
-  std::signal(SIGXFSZ, SIG_IGN);
-  rlimit before{};
-  getrlimit(RLIMIT_FSIZE, &before);
-  rlimit limit = before;
-  limit.rlim_cur = std::filesystem::file_size(run.path("moetap/journal/rank0/forwards.frames")) + 50;
-  setrlimit(RLIMIT_FSIZE, &limit);
   std::string message;
-  try {
-    files.write(two_layers(model, 3, {2}));
-  } catch (const std::runtime_error& error) {
-    message = error.what();
+  {
+    const FileSizeLimit limit(std::filesystem::file_size(run.path("moetap/journal/rank0/forwards.frames")) + 50);
+    message = error_of([&] { files.write(two_layers(model, 3, {2})); });
   }
-  setrlimit(RLIMIT_FSIZE, &before);
   EXPECT_EQ(message, "cannot write " + run.path("moetap/journal/rank0/forwards.frames") + ": File too large");
   files.close({}, {});
   EXPECT_EQ(run.log().at("logs").size(), 2u);
@@ -338,173 +319,6 @@ TEST(RunFilesTest, LayerIdsMayHaveAnyLength) {
   EXPECT_TRUE(shard.tensors.contains(id + ".selected"));
 }
 
-TEST(RunFilesTest, ARunWhoseHooksAllStoppedIsNotDone) {
-  const auto model = describe({{"language_model", "0"}, {"language_model", "1"}});
-  for (const int64_t failed : {1, 2}) {
-    SyntheticRun run;
-    RunFiles files(run.config());
-    files.add_model(model);
-    files.write(two_layers(model, 1, {0}));
-    Counters counters;
-    counters.forwards = 1;
-    counters.called_hooks = 2;
-    counters.failed_hooks = failed;
-    std::string message;
-    try {
-      files.close(counters, {});
-    } catch (const std::runtime_error& error) {
-      message = error.what();
-    }
-    const bool done = failed == 1;
-    EXPECT_EQ(message, done ? ""
-                            : "every hook stopped after a failure, so the run is not marked as done; \"notices\" in " +
-                                  run.path("moetap/manifest.json") + " say why");
-    EXPECT_EQ(std::filesystem::exists(run.path("rank0_metric_eval_done.txt")), done);
-    EXPECT_EQ(std::filesystem::exists(run.path("moetap/journal")), !done);
-    EXPECT_EQ(run.manifest().at("counters").at("failed_hooks"), failed);
-    EXPECT_EQ(run.log().at("logs").size(), 1u);
-  }
-}
-
-std::string close_error(RunFiles& files, const Counters& counters) {
-  try {
-    files.close(counters, {});
-  } catch (const std::runtime_error& error) {
-    return error.what();
-  }
-  return "";
-}
-
-std::string not_done_line(const SyntheticRun& run, const std::string& reason) {
-  return reason + ", so the run is not marked as done; \"notices\" in " + run.path("moetap/manifest.json") + " say why";
-}
-
-Counters counted(int64_t forwards, const HookCalls& calls, int64_t unwritten = 0) {
-  Counters counters;
-  counters.forwards = forwards;
-  counters.called_hooks = calls.called;
-  counters.failed_hooks = calls.failed;
-  counters.unwritten = unwritten;
-  return counters;
-}
-
-TEST(RunFilesTest, ASessionThatResumesARunWhoseHooksAllStoppedDoesNotMakeItDone) {
-  const auto model = describe({{"language_model", "0"}, {"language_model", "1"}});
-  SyntheticRun run;
-  const std::string line = not_done_line(run, "every hook stopped after a failure");
-  {
-    RunFiles files(run.config());
-    files.add_model(model);
-    files.write(forward_of(model, {0}));
-    EXPECT_EQ(close_error(files, counted(1, {2, 2})), line);
-  }
-  run.config().resume = true;
-  {
-    RunFiles files(run.config());
-    EXPECT_EQ(files.resumed().samples, std::vector<int64_t>{0});
-    EXPECT_EQ(close_error(files, {}), line) << "every sample is there, so the host ran nothing";
-    EXPECT_EQ(run.manifest().at("counters").at("failed_hooks"), 2);
-    EXPECT_FALSE(std::filesystem::exists(run.path("rank0_metric_eval_done.txt")));
-  }
-  RunFiles files(run.config());
-  const auto again = describe({{"language_model", "0"}, {"language_model", "1"}}, "again");
-  files.add_model(again);
-  ForwardRecord good = two_layers(again, 1, {1});
-  good.index = 1;
-  files.write(good);
-  EXPECT_EQ(close_error(files, counted(1, {2, 0})), "");
-  EXPECT_TRUE(std::filesystem::exists(run.path("rank0_metric_eval_done.txt")));
-}
-
-TEST(RunFilesTest, HooksThatWereNeverCalledDoNotCountAsWorking) {
-  const auto model = describe({{"language_model", "0"}, {"language_model", "1"}, {"language_model", "2"}});
-  SyntheticRun run;
-  RunFiles files(run.config());
-  files.add_model(model);
-  files.write(two_layers(model, 1, {0}));
-  ForwardRecord silent = forward_of(model, {1});  // hooks 0 and 1 stopped, 2 is in an arm that is never taken
-  silent.index = 1;
-  files.write(silent);
-  EXPECT_EQ(close_error(files, counted(2, {2, 2})), not_done_line(run, "every hook stopped after a failure"));
-  EXPECT_FALSE(std::filesystem::exists(run.path("rank0_metric_eval_done.txt")));
-}
-
-TEST(RunFilesTest, HooksOfAMethodThatFailedDoNotSpeakForOthers) {
-  const auto model = describe({{"language_model", "0"}, {"language_model", "1"}, {"vision", "0"}, {"vision", "1"}});
-  model->hooks[2].method = model->hooks[3].method = "encode";
-  SyntheticRun run;
-  RunFiles files(run.config());
-  files.add_model(model);
-  files.write(two_layers(model, 1, {0}));
-  ForwardRecord silent = forward_of(model, {1});
-  silent.method = "encode";
-  silent.index = 1;
-  files.write(silent);
-  EXPECT_EQ(close_error(files, counted(2, {4, 2})), "");
-  EXPECT_TRUE(std::filesystem::exists(run.path("rank0_metric_eval_done.txt")));
-}
-
-TEST(RunFilesTest, ANewestForwardWithoutReportsDoesNotMakeARunWithAFailedHookUnfinished) {
-  const auto model = describe({{"language_model", "0"}, {"language_model", "1"}});
-  SyntheticRun run;
-  RunFiles files(run.config());
-  files.add_model(model);
-  files.write(two_layers(model, 1, {0}));
-  ForwardRecord silent = forward_of(model, {1});  // it took an arm without routers
-  silent.index = 1;
-  files.write(silent);
-  EXPECT_EQ(close_error(files, counted(2, {2, 1})), "");
-  EXPECT_TRUE(std::filesystem::exists(run.path("rank0_metric_eval_done.txt")));
-}
-
-TEST(RunFilesTest, AHookThatFailedOnlyBeforeAResumeDoesNotKeepTheRunFromBeingDone) {
-  const auto model = describe({{"language_model", "0"}});
-  SyntheticRun run;
-  {
-    RunFiles files(run.config());  // the forward in which the hook failed threw: it has no record
-    EXPECT_EQ(close_error(files, counted(0, {1, 1})), not_done_line(run, "every hook stopped after a failure"));
-  }
-  run.config().resume = true;
-  RunFiles files(run.config());
-  files.add_model(model);
-  ForwardRecord good = forward_of(model, {0});
-  good.routers = {observe_router({}, seeded_logits(1, {1, 3, 4}))};
-  files.write(good);
-  EXPECT_EQ(close_error(files, counted(1, {1, 0})), "");
-  EXPECT_TRUE(std::filesystem::exists(run.path("rank0_metric_eval_done.txt")));
-}
-
-TEST(RunFilesTest, ARunThatLostEveryForwardIsNotDone) {
-  const auto model = describe({{"language_model", "0"}, {"language_model", "1"}});
-  SyntheticRun run;
-  RunFiles files(run.config());
-  files.add_model(model);
-  ForwardRecord bad = two_layers(model, 2, {0});
-  bad.routers[1].hook = 77;
-  EXPECT_THROW(files.write(bad), RecordError);
-  EXPECT_EQ(close_error(files, counted(1, {2, 0}, 1)), not_done_line(run, "no forward could be recorded"));
-  EXPECT_FALSE(std::filesystem::exists(run.path("rank0_metric_eval_done.txt")));
-  EXPECT_TRUE(std::filesystem::exists(run.path("moetap/journal")));
-  EXPECT_EQ(run.manifest().at("counters").at("unwritten"), 1);
-}
-
-TEST(RunFilesTest, AStrictRunThatLostAForwardIsNotDone) {
-  const auto model = describe({{"language_model", "0"}, {"language_model", "1"}});
-  SyntheticRun run;
-  run.config().strict = true;
-  RunFiles files(run.config());
-  files.add_model(model);
-  files.write(two_layers(model, 1, {0}));
-  ForwardRecord bad = two_layers(model, 2, {1});
-  bad.index = 1;
-  bad.routers[1].hook = 77;
-  EXPECT_THROW(files.write(bad), RecordError);
-  EXPECT_EQ(close_error(files, counted(2, {2, 0}, 1)),
-            not_done_line(run, "1 of 2 forwards could not be recorded and strict is set"));
-  EXPECT_FALSE(std::filesystem::exists(run.path("rank0_metric_eval_done.txt")));
-  EXPECT_EQ(run.log().at("logs").size(), 1u);
-}
-
 TEST(RunFilesTest, ADiskThatRefusesAModelLeavesTheRunUnfinished) {
   const auto model = describe({{"language_model", "0"}, {"language_model", "1"}});
   SyntheticRun run;
@@ -513,7 +327,7 @@ TEST(RunFilesTest, ADiskThatRefusesAModelLeavesTheRunUnfinished) {
     const FileSizeLimit limit(std::filesystem::file_size(run.path("moetap/journal/rank0/forwards.frames")) + 10);
     EXPECT_THROW(files.add_model(model), std::runtime_error);
   }
-  EXPECT_EQ(close_error(files, {}), "");
+  EXPECT_EQ(error_of([&] { files.close({}, {}); }), "");
   EXPECT_FALSE(std::filesystem::exists(run.path("rank0_metric_eval_done.txt")));
   EXPECT_TRUE(std::filesystem::exists(run.path("moetap/journal")));
 }

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "plugin/process/notices.h"
+#include "tests/plugin/support/error_of.h"
 #include "tests/plugin/support/synthetic_forward.h"
 
 namespace moetap::plugin {
@@ -84,6 +85,163 @@ TEST(RunOutputs, DroppedForwardsAreSaidInTheLogAndInOneLine) {
                                              "or set on_overflow to block)",
                                              "12 of 1000 forwards were dropped: they ended after the session was "
                                              "closed"}));
+}
+
+std::string close_error(RunFiles& files, const Counters& counters) {
+  return error_of([&] { files.close(counters, {}); });
+}
+
+std::string not_done_line(const SyntheticRun& run, const std::string& reason) {
+  return reason + ", so the run is not marked as done; \"notices\" in " + run.path("moetap/manifest.json") + " say why";
+}
+
+Counters counted(int64_t forwards, const HookCalls& calls, int64_t unwritten = 0) {
+  Counters counters;
+  counters.forwards = forwards;
+  counters.called_hooks = calls.called;
+  counters.failed_hooks = calls.failed;
+  counters.unwritten = unwritten;
+  return counters;
+}
+
+TEST(WhyNotDone, ARunWhoseHooksAllStoppedIsNotDone) {
+  const auto model = describe({{"language_model", "0"}, {"language_model", "1"}});
+  for (const int64_t failed : {1, 2}) {
+    SyntheticRun run;
+    RunFiles files(run.config());
+    files.add_model(model);
+    files.write(two_layers(model, 1, {0}));
+    Counters counters;
+    counters.forwards = 1;
+    counters.called_hooks = 2;
+    counters.failed_hooks = failed;
+    const std::string message = close_error(files, counters);
+    const bool done = failed == 1;
+    EXPECT_EQ(message, done ? ""
+                            : "every hook stopped after a failure, so the run is not marked as done; \"notices\" in " +
+                                  run.path("moetap/manifest.json") + " say why");
+    EXPECT_EQ(fs::exists(run.path("rank0_metric_eval_done.txt")), done);
+    EXPECT_EQ(fs::exists(run.path("moetap/journal")), !done);
+    EXPECT_EQ(run.manifest().at("counters").at("failed_hooks"), failed);
+    EXPECT_EQ(run.log().at("logs").size(), 1u);
+  }
+}
+
+TEST(WhyNotDone, ASessionThatResumesARunWhoseHooksAllStoppedDoesNotMakeItDone) {
+  const auto model = describe({{"language_model", "0"}, {"language_model", "1"}});
+  SyntheticRun run;
+  const std::string line = not_done_line(run, "every hook stopped after a failure");
+  {
+    RunFiles files(run.config());
+    files.add_model(model);
+    files.write(forward_of(model, {0}));
+    EXPECT_EQ(close_error(files, counted(1, {2, 2})), line);
+  }
+  run.config().resume = true;
+  {
+    RunFiles files(run.config());
+    EXPECT_EQ(files.resumed().samples, std::vector<int64_t>{0});
+    EXPECT_EQ(close_error(files, {}), line) << "every sample is there, so the host ran nothing";
+    EXPECT_EQ(run.manifest().at("counters").at("failed_hooks"), 2);
+    EXPECT_FALSE(fs::exists(run.path("rank0_metric_eval_done.txt")));
+  }
+  RunFiles files(run.config());
+  const auto again = describe({{"language_model", "0"}, {"language_model", "1"}}, "again");
+  files.add_model(again);
+  ForwardRecord good = two_layers(again, 1, {1});
+  good.index = 1;
+  files.write(good);
+  EXPECT_EQ(close_error(files, counted(1, {2, 0})), "");
+  EXPECT_TRUE(fs::exists(run.path("rank0_metric_eval_done.txt")));
+}
+
+TEST(WhyNotDone, HooksThatWereNeverCalledDoNotCountAsWorking) {
+  const auto model = describe({{"language_model", "0"}, {"language_model", "1"}, {"language_model", "2"}});
+  SyntheticRun run;
+  RunFiles files(run.config());
+  files.add_model(model);
+  files.write(two_layers(model, 1, {0}));
+  ForwardRecord silent = forward_of(model, {1});  // hooks 0 and 1 stopped, 2 is in an arm that is never taken
+  silent.index = 1;
+  files.write(silent);
+  EXPECT_EQ(close_error(files, counted(2, {2, 2})), not_done_line(run, "every hook stopped after a failure"));
+  EXPECT_FALSE(fs::exists(run.path("rank0_metric_eval_done.txt")));
+}
+
+TEST(WhyNotDone, HooksOfAMethodThatFailedDoNotSpeakForOthers) {
+  const auto model = describe({{"language_model", "0"}, {"language_model", "1"}, {"vision", "0"}, {"vision", "1"}});
+  model->hooks[2].method = model->hooks[3].method = "encode";
+  SyntheticRun run;
+  RunFiles files(run.config());
+  files.add_model(model);
+  files.write(two_layers(model, 1, {0}));
+  ForwardRecord silent = forward_of(model, {1});
+  silent.method = "encode";
+  silent.index = 1;
+  files.write(silent);
+  EXPECT_EQ(close_error(files, counted(2, {4, 2})), "");
+  EXPECT_TRUE(fs::exists(run.path("rank0_metric_eval_done.txt")));
+}
+
+TEST(WhyNotDone, ANewestForwardWithoutReportsDoesNotMakeARunWithAFailedHookUnfinished) {
+  const auto model = describe({{"language_model", "0"}, {"language_model", "1"}});
+  SyntheticRun run;
+  RunFiles files(run.config());
+  files.add_model(model);
+  files.write(two_layers(model, 1, {0}));
+  ForwardRecord silent = forward_of(model, {1});  // it took an arm without routers
+  silent.index = 1;
+  files.write(silent);
+  EXPECT_EQ(close_error(files, counted(2, {2, 1})), "");
+  EXPECT_TRUE(fs::exists(run.path("rank0_metric_eval_done.txt")));
+}
+
+TEST(WhyNotDone, AHookThatFailedOnlyBeforeAResumeDoesNotKeepTheRunFromBeingDone) {
+  const auto model = describe({{"language_model", "0"}});
+  SyntheticRun run;
+  {
+    RunFiles files(run.config());  // the forward in which the hook failed threw: it has no record
+    EXPECT_EQ(close_error(files, counted(0, {1, 1})), not_done_line(run, "every hook stopped after a failure"));
+  }
+  run.config().resume = true;
+  RunFiles files(run.config());
+  files.add_model(model);
+  ForwardRecord good = forward_of(model, {0});
+  good.routers = {observe_router({}, seeded_logits(1, {1, 3, 4}))};
+  files.write(good);
+  EXPECT_EQ(close_error(files, counted(1, {1, 0})), "");
+  EXPECT_TRUE(fs::exists(run.path("rank0_metric_eval_done.txt")));
+}
+
+TEST(WhyNotDone, ARunThatLostEveryForwardIsNotDone) {
+  const auto model = describe({{"language_model", "0"}, {"language_model", "1"}});
+  SyntheticRun run;
+  RunFiles files(run.config());
+  files.add_model(model);
+  ForwardRecord bad = two_layers(model, 2, {0});
+  bad.routers[1].hook = 77;
+  EXPECT_THROW(files.write(bad), RecordError);
+  EXPECT_EQ(close_error(files, counted(1, {2, 0}, 1)), not_done_line(run, "no forward could be recorded"));
+  EXPECT_FALSE(fs::exists(run.path("rank0_metric_eval_done.txt")));
+  EXPECT_TRUE(fs::exists(run.path("moetap/journal")));
+  EXPECT_EQ(run.manifest().at("counters").at("unwritten"), 1);
+}
+
+TEST(WhyNotDone, AStrictRunThatLostAForwardIsNotDone) {
+  const auto model = describe({{"language_model", "0"}, {"language_model", "1"}});
+  SyntheticRun run;
+  run.config().strict = true;
+  RunFiles files(run.config());
+  files.add_model(model);
+  files.write(two_layers(model, 1, {0}));
+  ForwardRecord bad = two_layers(model, 2, {1});
+  bad.index = 1;
+  bad.routers[1].hook = 77;
+  EXPECT_THROW(files.write(bad), RecordError);
+  EXPECT_EQ(close_error(files, counted(2, {2, 0}, 1)),
+            not_done_line(run, "1 of 2 forwards could not be recorded and strict is set"));
+  EXPECT_FALSE(fs::exists(run.path("rank0_metric_eval_done.txt")));
+  EXPECT_EQ(run.log().at("logs").size(), 1u);
 }
 
 }  // namespace

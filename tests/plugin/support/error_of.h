@@ -6,11 +6,12 @@
 
 namespace moetap::plugin {
 
-/// The message of the std::runtime_error that `call` throws; empty if it throws nothing. Other errors pass through.
-inline std::string error_of(const std::function<void()>& call) {
+/// The message of the Error that `call` throws; empty if it throws nothing. Other errors pass through.
+template <typename Error = std::runtime_error>
+std::string error_of(const std::function<void()>& call) {
   try {
     call();
-  } catch (const std::runtime_error& error) {
+  } catch (const Error& error) {
     return error.what();
   }
   return "";

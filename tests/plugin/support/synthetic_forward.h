@@ -5,10 +5,12 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "analysis/routers/router_sums.h"
 #include "analysis/routers/slot_ranking.h"
+#include "analysis/routers/transition_sums.h"
 #include "plugin/records/forward_record.h"
 #include "plugin/run/run_files.h"
 #include "tests/plugin/support/temporary_folder.h"
@@ -91,6 +93,19 @@ inline ForwardRecord forward_of(std::shared_ptr<const ModelDescription> model, s
   record.method = "forward";
   record.samples = std::move(samples);
   record.duration_s = duration_s;
+  return record;
+}
+
+/// A forward of `samples` through hooks 0 and 1, with the transitions between them; three tokens a sample.
+inline ForwardRecord two_layers(const std::shared_ptr<ModelDescription>& model, int64_t seed,
+                                std::vector<int64_t> samples) {
+  const auto batch = static_cast<int64_t>(samples.size());
+  ForwardRecord record = forward_of(model, std::move(samples));
+  record.routers = {observe_router({.hook = 0}, seeded_logits(seed, {batch, 3, 4})),
+                    observe_router({.hook = 1}, seeded_logits(seed + 1000, {batch, 3, 4}))};
+  const auto first = [](const RouterRecord& router) { return router.selected.select(1, 0).contiguous(); };
+  record.transitions = {
+      {0, 1, analysis::observe_transition(first(record.routers[0]), first(record.routers[1]), {}, 4, 4)}};
   return record;
 }
 
