@@ -8,7 +8,7 @@ import tempfile
 
 from . import capture
 from .compare import Comparison, compare_method
-from .outputs import check_outputs
+from .outputs import check_outputs, why_not_run
 from .zoo import Model
 
 
@@ -18,6 +18,7 @@ class Settings:
     library: pathlib.Path | None  # None: outputs are not compared
     tolerance: float  # fp32
     low_precision_tolerance: float
+    skip_unrunnable: bool = False  # a model that PyTorch itself cannot run is no failure
 
 
 @dataclasses.dataclass
@@ -26,13 +27,16 @@ class Verdict:
     comparison: Comparison
     passes: list[str]
     outputs_checked: bool
+    unrunnable: str = ""  # why PyTorch itself cannot run the model, where such models are skipped
 
     @property
     def passed(self) -> bool:
-        return not self.comparison.problems
+        return not self.comparison.problems and not self.unrunnable
 
     def line(self) -> str:
         c = self.comparison
+        if self.unrunnable:
+            return f"n/a   {self.model.name:28}  {self.model.pattern:6}  PyTorch cannot run it: {self.unrunnable}"
         words = [f"{'ok' if self.passed else 'FAIL':4}", f"{self.model.name:28}", f"{self.model.pattern:6}"]
         words.append(f"routers {c.found}/{c.expected}" + (f" ({c.skipped} skipped)" if c.skipped else ""))
         if c.found:
@@ -53,6 +57,10 @@ def check_model(model: Model, settings: Settings) -> Verdict:
         with tempfile.TemporaryDirectory(prefix="moetap-conformance-") as scratch:
             _check(model, settings, tolerance, comparison, verdict, pathlib.Path(scratch))
     except (capture.ProgramFailed, ValueError, KeyError, OSError) as error:
+        if settings.skip_unrunnable and isinstance(error, capture.ProgramFailed):
+            verdict.unrunnable = why_not_run(model)
+        if verdict.unrunnable:
+            return verdict
         comparison.expected = sum(len(method.calls) for method in model.methods)
         comparison.problems.append(f"{type(error).__name__}: {' '.join(str(error).split())[:400]}")
     return verdict

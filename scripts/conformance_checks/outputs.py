@@ -15,40 +15,59 @@ def check_outputs(model: Model, library: pathlib.Path, instrumented: pathlib.Pat
     """Runs both models in a process of their own. `saved` are the outputs that `moetap run` wrote, by method.
 
     Returns {"problems": [...], "passes": [...]}: the passes of PyTorch that work on the plain model and agreed."""
+    return _in_own_process(_compare, model, library, instrumented, saved)
+
+
+def why_not_run(model: Model) -> str:
+    """Why PyTorch itself cannot run the plain model, such as an operator that this version lacks. Empty: it can."""
+    problems = _in_own_process(_run_plain, model)["problems"]
+    return problems[0] if problems else ""
+
+
+def _in_own_process(check, *arguments) -> dict:
+    """The result that `check(result, *arguments)` fills. Any error of it, and its death, is a problem."""
     # A fork of a process that already computed with torch may hang; the server only imported it.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["torch", "safetensors.torch", "numpy"])
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_child, args=(sender, model, library, instrumented, saved))
+    process = context.Process(target=_child, args=(sender, check, arguments))
     process.start()
     sender.close()
     try:
         return receiver.recv()
     except EOFError:
         process.join()
-        return {
-            "problems": [f"the process that ran the instrumented model died: exit code {process.exitcode}"],
-            "passes": [],
-        }
+        return {"problems": [f"the process that ran the model died: exit code {process.exitcode}"], "passes": []}
     finally:
         process.join()
 
 
-def _child(sender, model: Model, library: pathlib.Path, instrumented: pathlib.Path, saved: dict) -> None:
+def _child(sender, check, arguments) -> None:
     import torch
 
     torch.set_num_threads(1)
     torch.set_grad_enabled(False)
     result = {"problems": [], "passes": []}
     try:
-        torch.ops.load_library(str(library))
-        for method in model.methods:
-            _compare_plain(result, model, instrumented, method, saved.get(method.name))
-        for name in ("freeze", "optimize_for_inference"):
-            _compare_optimised(result, model, instrumented, name)
+        check(result, *arguments)
     except Exception as error:  # any error is a finding
         result["problems"].append(f"{type(error).__name__}: {' '.join(str(error).split())[-300:]}")
     sender.send(result)
+
+
+def _compare(result: dict, model: Model, library: pathlib.Path, instrumented: pathlib.Path, saved: dict) -> None:
+    import torch
+
+    torch.ops.load_library(str(library))
+    for method in model.methods:
+        _compare_plain(result, model, instrumented, method, saved.get(method.name))
+    for name in ("freeze", "optimize_for_inference"):
+        _compare_optimised(result, model, instrumented, name)
+
+
+def _run_plain(result: dict, model: Model) -> None:
+    for method in model.methods:
+        _run(_load(model.file), method, runs=1)
 
 
 def _load(file: pathlib.Path):

@@ -12,6 +12,7 @@ import torch
 from conformance_checks import zoo
 from conformance_checks.capture import CapturedCall
 from conformance_checks.compare import Comparison, bits_equal, compare_method, sort_slots
+from conformance_checks.outputs import why_not_run
 from safetensors.torch import save_file
 
 TOKENS, EXPERTS, SLOTS = 6, 4, 2  # two sequences of three tokens
@@ -133,6 +134,22 @@ def test_incomplete_model_is_named(model):
     model.file.unlink()
     with pytest.raises(ValueError, match=r"'m' .* incomplete: no m\.pt"):
         zoo.find_models(model.file.parent, [])
+
+
+class Sum(torch.nn.Module):
+    def forward(self, input_ids, attention_mask):
+        return input_ids + attention_mask
+
+
+class WrongShapes(torch.nn.Module):
+    def forward(self, input_ids, attention_mask):
+        return input_ids.float() @ attention_mask.float()
+
+
+@pytest.mark.parametrize("module, reason", [(Sum(), ""), (WrongShapes(), "RuntimeError")])
+def test_model_that_pytorch_cannot_run_is_told_from_one_that_it_can(model, module, reason):
+    torch.jit.script(module).save(str(model.file))
+    assert why_not_run(model).startswith(reason) and bool(why_not_run(model)) == bool(reason)
 
 
 def test_program_refuses_wrong_usage(tmp_path, root):
