@@ -1,4 +1,5 @@
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <memory>
 #include <string>
@@ -34,7 +35,7 @@ void print(const std::string& run_dir, const plugin::RecoveredRank& rank) {
 int recover(const std::string& run_dir) {
   const plugin::RunRecovery recovery = plugin::recover_run(run_dir);
   for (const auto& rank : recovery.ranks) print(run_dir, rank);
-  if (!recovery.errors.empty()) throw CommandError(recovery.errors.front());
+  if (!recovery.errors.empty()) throw CommandError(fmt::format("{}", fmt::join(recovery.errors, "; ")));
   if (recovery.ranks.empty()) fmt::print("{}: the run is whole, nothing to recover\n", run_dir);
   return 0;
 }

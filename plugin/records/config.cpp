@@ -44,6 +44,11 @@ ConfigKey choice_key(std::string_view name, T Config::*member, std::vector<std::
           }};
 }
 
+ConfigKey free_on_resume(ConfigKey key) {
+  key.free_on_resume = true;
+  return key;
+}
+
 bool fits(const ConfigKey& key, const nlohmann::json& value) {
   switch (key.type) {
     case ConfigType::kText:
@@ -83,7 +88,8 @@ const ConfigKey& known_key(std::string_view name, const std::string& source) {
 
 const std::vector<ConfigKey>& config_keys() {
   static const std::vector<ConfigKey> keys = {
-      value_key("output_dir", ConfigType::kText, &Config::output_dir, "Run directory; created if it does not exist."),
+      free_on_resume(value_key("output_dir", ConfigType::kText, &Config::output_dir,
+                               "Run directory; created if it does not exist.")),
       value_key("task", ConfigType::kText, &Config::task, "Name of the log: the file <task>.json."),
       value_key("method", ConfigType::kText, &Config::method, "Method of the model that `moetap run` calls."),
       value_key("device", ConfigType::kText, &Config::device,
@@ -114,20 +120,20 @@ const std::vector<ConfigKey>& config_keys() {
                 "Number the MoE layers of the log 0, 1, 2, ... where dense layers leave gaps."),
       value_key("libmoe_guide_layout", ConfigType::kFlag, &Config::libmoe_guide_layout,
                 "Write logs_metrics_vision one list deep, as LibMoE's guide has it and its toolkit cannot read."),
-      value_key("queue_bytes", ConfigType::kCount, &Config::queue_bytes,
-                "Bytes of records that may wait for the writer thread."),
-      choice_key("on_overflow", &Config::on_overflow, {"block", "drop"},
-                 "When the queue is full: the forward waits, or its record is dropped and counted."),
-      value_key("strict", ConfigType::kFlag, &Config::strict,
-                "A failure while recording is thrown into the forward instead of being counted."),
+      free_on_resume(value_key("queue_bytes", ConfigType::kCount, &Config::queue_bytes,
+                               "Bytes of records that may wait for the writer thread.")),
+      free_on_resume(choice_key("on_overflow", &Config::on_overflow, {"block", "drop"},
+                                "When the queue is full: the forward waits, or its record is dropped and counted.")),
+      free_on_resume(value_key("strict", ConfigType::kFlag, &Config::strict,
+                               "A failure while recording is thrown into the forward instead of being counted.")),
       value_key("hooks", ConfigType::kHookSpec, &Config::hooks,
                 "Hook spec, by which routers are named by hand: an array, or the path of a JSON file."),
-      value_key("samples", ConfigType::kText, &Config::samples,
-                "JSON Lines file with the log fields of each sample, in order."),
-      value_key(
+      free_on_resume(value_key("samples", ConfigType::kText, &Config::samples,
+                               "JSON Lines file with the log fields of each sample, in order.")),
+      free_on_resume(value_key(
           "resume", ConfigType::kFlag, &Config::resume,
           "Go on with the unfinished run in output_dir, with the same model and the same inputs; where there is none, "
-          "begin one."),
+          "begin one.")),
   };
   return keys;
 }

@@ -21,6 +21,7 @@ struct ConfigKey {
   std::string_view alias;                 // another name for the key; empty: none
   std::function<nlohmann::json(const Config&)> get;
   std::function<void(Config&, const nlohmann::json&)> put;  // the value has been checked
+  bool free_on_resume = false;  // a resumed run may have another value, since nothing else would be recorded
 };
 
 /// The catalogue: every key once, in the order in which it is documented. The default is the member's in `Config{}`.

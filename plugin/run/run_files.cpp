@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <exception>
 #include <filesystem>
-#include <iterator>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <stdexcept>
@@ -56,17 +55,15 @@ std::string working_directory() {
   return fs::current_path(error).string();
 }
 
-// Throws if the configuration of a resumed run changes what is recorded. Keys that only say how (kFree) may change.
+// Throws if the configuration of a resumed run changes what is recorded.
 void check_same_config(const Config& config, const RunStart& start, const std::string& samples_copy) {
   // Relative paths of the two processes may be relative to different directories.
   Config now = config;
   now.make_paths_absolute(working_directory());
   Config before = start.config;
   before.make_paths_absolute(start.directory);
-  constexpr const char* kFree[] = {"output_dir", "resume", "queue_bytes", "on_overflow", "strict", "samples"};
   for (const ConfigKey& key : config_keys()) {
-    if (std::find(std::begin(kFree), std::end(kFree), key.name) != std::end(kFree)) continue;
-    if (key.get(now) != key.get(before)) {
+    if (!key.free_on_resume && key.get(now) != key.get(before)) {
       throw std::invalid_argument(fmt::format("resume: key \"{}\" is {}, the run in {} was begun with {}",
                                               std::string(key.name), compact_text(key.get(now)), config.output_dir,
                                               compact_text(key.get(before))));
