@@ -2,6 +2,7 @@
 #include <c10/core/impl/VirtualGuardImpl.h>
 #include <gtest/gtest.h>
 
+#include "analysis/routers/transition_sums.h"
 #include "plugin/capture/device_stream.h"
 #include "plugin/capture/forward_tokens.h"
 #include "plugin/capture/router_pending.h"
