@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "plugin/formats/frame_log.h"
 #include "tests/plugin/support/run_contents.h"
 #include "tests/plugin/support/synthetic_forward.h"
 
@@ -43,6 +44,24 @@ inline Config test_config() {
   config.dump = Dump::kFull;
   config.probe_tokens = 40;
   return config;
+}
+
+/// A frame of the journal: its kind, and where in the file it lies, in bytes.
+struct PlacedFrame {
+  uint32_t kind = 0;
+  int64_t begin = 0;
+  int64_t end = 0;
+};
+
+inline std::vector<PlacedFrame> frames_of(const std::string& path) {
+  std::vector<PlacedFrame> placed;
+  FrameReader frames(path);
+  int64_t begin = 0;
+  while (const auto frame = frames.next()) {
+    placed.push_back({frame->kind, begin, frames.whole_bytes()});
+    begin = frames.whole_bytes();
+  }
+  return placed;
 }
 
 /// A run that processes write and leave, as killed ones do, and that is recovered or resumed.

@@ -72,24 +72,6 @@ TEST_F(RunRecovery, CountersAreThoseOfTheLastFlush) {
   expect_run_of(5);
 }
 
-// A frame of the journal: its kind, and where in the file it lies, in bytes.
-struct PlacedFrame {
-  uint32_t kind = 0;
-  int64_t begin = 0;
-  int64_t end = 0;
-};
-
-std::vector<PlacedFrame> frames_of(const std::string& path) {
-  std::vector<PlacedFrame> placed;
-  FrameReader frames(path);
-  int64_t begin = 0;
-  while (const auto frame = frames.next()) {
-    placed.push_back({frame->kind, begin, frames.whole_bytes()});
-    begin = frames.whole_bytes();
-  }
-  return placed;
-}
-
 TEST_F(RunRecovery, ATruncatedJournalGivesTheForwardsBeforeTheCut) {
   constexpr int64_t kFew = 5;
   write_and_die(0, kFew);
