@@ -74,6 +74,10 @@ def read_dump(run_directory: pathlib.Path, hooks: list[dict]) -> list[CapturedCa
     return calls
 
 
+def count_log_entries(run_directory: pathlib.Path) -> int:
+    return len(json.loads((run_directory / "moetap.json").read_text()))
+
+
 def read_output(run_directory: pathlib.Path) -> torch.Tensor | None:
     files = sorted((run_directory / "moetap" / "outputs").glob("*.safetensors"))
     if not files:

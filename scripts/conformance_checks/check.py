@@ -88,6 +88,9 @@ def _check(model, settings, tolerance, comparison, verdict, scratch: pathlib.Pat
             ],
         )
         compare_method(comparison, model, method, hooks, capture.read_dump(run, hooks), tolerance)
+        entries = capture.count_log_entries(run)
+        if method.log_entries not in (None, entries):
+            comparison.problems.append(f"{entries} log entries, expected {method.log_entries}")
         saved[method.name] = capture.read_output(run)
     if comparison.skipped and not found["skipped"]:
         comparison.problems.append("routers are missing and nothing is listed as skipped")

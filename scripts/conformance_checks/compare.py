@@ -39,7 +39,7 @@ def compare_method(
         result.problems.append("not found: " + ", ".join(call.key for call in missing))
     if extra:
         result.problems.append("not a router: " + ", ".join(call.hook["name"] for call in extra))
-    shapes = {name: tuple(tensor.shape) for name, tensor in method.inputs().items()}
+    shapes = {name: tuple(value.shape) for name, value in method.inputs().items() if isinstance(value, torch.Tensor)}
     for oracle, captured in pairs:
         result.found += 1
         _compare_call(result, oracle, captured, _valid_tokens(method, oracle, captured), shapes, tolerance)
@@ -72,6 +72,9 @@ def _same_place(first: str, second: str) -> bool:
 def _valid_tokens(method: Method, oracle: OracleCall, captured: CapturedCall) -> numpy.ndarray:
     """bool [T]: which of the oracle's tokens must be rows. Text masks apply to text routers only."""
     tokens = len(oracle.ids)
+    if oracle.tokens:
+        valid = oracle.tokens.valid
+        return numpy.ones(tokens, bool) if valid is None else valid.astype(bool)
     component = captured.hook["component"]
     name = "decoder_attention_mask" if component == "decoder" else "attention_mask"
     mask = method.inputs().get(name)
@@ -82,8 +85,11 @@ def _valid_tokens(method: Method, oracle: OracleCall, captured: CapturedCall) ->
 
 def _compare_call(result, oracle: OracleCall, captured: CapturedCall, valid, shapes, tolerance: float) -> None:
     tokens = len(oracle.ids)
-    rows = _token_of_row(captured, tokens, shapes)
     wanted = numpy.flatnonzero(valid)
+    rows = numpy.arange(len(captured.selected)) if oracle.tokens else _token_of_row(captured, tokens, shapes)
+    if oracle.tokens and len(rows) == len(wanted):
+        rows = wanted
+        _check_tokens(result, oracle, captured, rows)
     if len(rows) != len(wanted) or not numpy.array_equal(numpy.sort(rows), wanted):
         result.problems.append(f"{oracle.key}: rows are other tokens: {len(rows)} rows, {len(wanted)} valid tokens")
         return
@@ -91,6 +97,9 @@ def _compare_call(result, oracle: OracleCall, captured: CapturedCall, valid, sha
     expected_ids, expected_weights = sort_slots(
         oracle.ids[rows], None if oracle.weights is None else oracle.weights[rows]
     )
+    if oracle.as_sets:
+        ids, weights = without_unweighted(ids, weights)
+        expected_ids, expected_weights = without_unweighted(expected_ids, expected_weights)
     width = max(ids.shape[1], expected_ids.shape[1])
     ids, weights = pad_slots(ids, weights, width)
     expected_ids, expected_weights = pad_slots(expected_ids, expected_weights, width)
@@ -115,6 +124,17 @@ def _compare_call(result, oracle: OracleCall, captured: CapturedCall, valid, sha
     result.worst_logit = max(
         result.worst_logit, _check(result, f"{oracle.key}: logits", logits, expected_logits, tolerance)
     )
+
+
+def _check_tokens(result, oracle: OracleCall, captured: CapturedCall, rows: numpy.ndarray) -> None:
+    for name in ("sample", "position"):
+        expected = getattr(oracle.tokens, name)
+        actual = getattr(captured, name).numpy()
+        if expected is not None and not numpy.array_equal(actual, expected[rows]):
+            row = int(numpy.flatnonzero(actual != expected[rows])[0])
+            result.problems.append(
+                f"{oracle.key}: {name} is {actual[row]} in row {row}, oracle {expected[rows][row]}"
+            )
 
 
 def _check(result, what: str, actual, expected, tolerance: float) -> float:
@@ -150,6 +170,11 @@ def sort_slots(ids: numpy.ndarray, weights: numpy.ndarray | None):
     order = numpy.argsort(numpy.where(ids < 0, numpy.iinfo(numpy.int64).max, ids), axis=1, kind="stable")
     sorted_weights = None if weights is None else numpy.take_along_axis(weights, order, axis=1)
     return numpy.take_along_axis(ids, order, axis=1), sorted_weights
+
+
+def without_unweighted(ids: numpy.ndarray, weights: numpy.ndarray | None):
+    """The slots with a weight of zero emptied: where weights are dense, they are no selection."""
+    return (ids, weights) if weights is None else sort_slots(numpy.where(weights == 0, -1, ids), weights)
 
 
 def pad_slots(ids: numpy.ndarray, weights: numpy.ndarray | None, width: int):

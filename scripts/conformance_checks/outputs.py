@@ -77,8 +77,13 @@ def _load(file: pathlib.Path):
 
 
 def _run(module, method: Method, runs: int = RUNS) -> list:
-    function = getattr(module, method.name)
-    return [_first_tensor(function(*[t.clone() for t in method.inputs().values()])).clone() for _ in range(runs)]
+    import torch
+
+    outputs = []
+    for _ in range(runs):
+        torch.manual_seed(0)  # as `moetap run` does: a model may draw noise
+        outputs.append(_first_tensor(getattr(module, method.name)(**method.inputs())).clone())
+    return outputs
 
 
 def _first_tensor(value):

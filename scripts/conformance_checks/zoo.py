@@ -13,11 +13,21 @@ import json
 import pathlib
 
 import numpy
+import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
 # Patterns that may be listed under `skipped` with a reason instead of being captured.
 MAY_BE_SKIPPED = {"I", "J", "S2", "X", "Z"}
+
+
+@dataclasses.dataclass
+class Tokens:
+    """What the tokens of a call are, each [T] in the order in which the router sees them. None: not checked."""
+
+    valid: numpy.ndarray | None  # 0: padding, which must not be a row
+    sample: numpy.ndarray | None
+    position: numpy.ndarray | None
 
 
 @dataclasses.dataclass
@@ -29,6 +39,8 @@ class OracleCall:
     logits: numpy.ndarray | None  # [T, E]
     ids: numpy.ndarray  # [T, K]; -1: unused
     weights: numpy.ndarray | None  # [T, K]
+    tokens: Tokens | None = None  # None: told from the forward's arguments
+    as_sets: bool = False  # an id without weight counts as no id
 
 
 @dataclasses.dataclass
@@ -37,13 +49,17 @@ class Method:
     inputs_file: pathlib.Path
     calls: list[OracleCall]  # in order of execution
     output: numpy.ndarray | None
+    log_entries: int | None = None  # of one run of the inputs; None: not checked
 
     def inputs(self) -> dict:
-        """The input tensors by name, in the forward's order."""
+        """The arguments by name; of a model with a stated order, in that order."""
+        if self.inputs_file.suffix == ".pt":
+            return torch.load(self.inputs_file)
         with safe_open(str(self.inputs_file), "pt") as file:
-            order = (file.metadata() or {}).get("forward_order", "").split(",")
+            order = (file.metadata() or {}).get("forward_order", "")
+        order = order.split(",") if order else []
         tensors = load_file(str(self.inputs_file))
-        return {name: tensors[name] for name in order if name in tensors}
+        return {name: tensors[name] for name in order if name in tensors} if order else tensors
 
 
 @dataclasses.dataclass
