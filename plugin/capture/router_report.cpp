@@ -34,12 +34,20 @@ at::Tensor flatten_tokens(const at::Tensor& experts_last) {
   return experts_last.reshape({layout_of(experts_last).num_tokens, experts_last.size(-1)});
 }
 
-/// A tensor over the experts whose shape may differ from the logits' (flattened before or after): [num_tokens,
-/// num_experts].
+/// True if what is left without the last dimension, of size 1, may fit.
+bool broadcasts_behind(const at::Tensor& tensor, int64_t num_tokens) {
+  return tensor.dim() > 2 && tensor.size(-1) == 1 && num_tokens > 0 && tensor.numel() % num_tokens == 0;
+}
+
+/// A tensor over the experts whose shape may differ from the logits' (flattened before or after, or with dimensions of
+/// size 1 behind the experts, over which a model broadcasts): [num_tokens, num_experts].
 at::Tensor over_experts(const at::Tensor& tensor, const TokenLayout& layout, int64_t num_experts, int64_t expert_dim,
                         const char* name) {
   const bool same_rank = tensor.dim() == static_cast<int64_t>(layout.sizes.size()) + 1;
   const auto flat = flatten_tokens(move_experts_last(tensor, same_rank ? expert_dim : -1, name));
+  if (flat.size(0) != layout.num_tokens && broadcasts_behind(tensor, layout.num_tokens)) {
+    return over_experts(tensor.squeeze(-1), layout, num_experts, expert_dim, name);
+  }
   TORCH_CHECK(flat.size(0) == layout.num_tokens && flat.size(1) == num_experts, name, " must be [", layout.num_tokens,
               " tokens, ", num_experts, " experts], got ", tensor.sizes());
   return flat;
@@ -55,6 +63,9 @@ at::Tensor over_slots(const at::Tensor& tensor, const TokenLayout& layout, int64
     if (layout_of(slots_last).sizes == layout.sizes) {
       return flatten_tokens(slots_last);
     }
+  }
+  if (layout_of(tensor).num_tokens != layout.num_tokens && broadcasts_behind(tensor, layout.num_tokens)) {
+    return over_slots(tensor.squeeze(-1), layout, expert_dim, name);
   }
   // The model flattened its tokens between the projection and the selection, or after it.
   TORCH_CHECK(tensor.dim() >= 2 && layout_of(tensor).num_tokens == layout.num_tokens, name, " must be [",

@@ -57,6 +57,21 @@ TEST(RouterCapture, FlattenedBetweenProjectionAndSelection) {
   }
 }
 
+// A model that weighs images has its ids and weights over pixels, [images, slots, 1, 1].
+TEST(RouterCapture, BroadcastsOverDimensionsBehind) {
+  const auto logits = at::randn({3, 4});
+  const auto [weights, selected] = logits.softmax(-1).topk(2, -1);
+  const auto pixels = [](const at::Tensor& tensor) { return tensor.unsqueeze(-1).unsqueeze(-1); };
+  const auto slots = to_canonical({logits, {}, {pixels(selected)}, {pixels(weights)}, -1, "slots"}, hook());
+  expect_equal(slots.call.selected, selected);
+  expect_equal(slots.call.weights, weights);
+  const auto all = at::zeros({3, 4}).scatter(1, selected, weights);
+  const auto dense = to_canonical({logits, {}, {selected}, {pixels(all)}, -1, "dense"}, hook());
+  expect_equal(dense.call.weights, weights);
+  const auto one = to_canonical({at::randn({2, 3, 4}), {}, {ids({0, 1, 2, 3, 0, 1}, {6, 1})}, {}, -1, "slots"}, hook());
+  expect_equal(one.call.selected, ids({0, 1, 2, 3, 0, 1}, {6, 1}));
+}
+
 TEST(RouterCapture, OneTensorASlot) {
   const auto logits = at::randn({2, 3, 4});
   const auto selected = logits.topk(2, -1);
