@@ -75,7 +75,7 @@ def read_dump(run_directory: pathlib.Path, hooks: list[dict]) -> list[CapturedCa
 
 
 def count_log_entries(run_directory: pathlib.Path) -> int:
-    return len(json.loads((run_directory / "moetap.json").read_text()))
+    return len(json.loads((run_directory / "log_metrics.json").read_text())["logs"])
 
 
 def read_output(run_directory: pathlib.Path) -> torch.Tensor | None:
