@@ -59,6 +59,10 @@ jit::Node* InPlaceWrites::ready_after(const std::vector<jit::Value*>& values) co
 bool InPlaceWrites::applied_before(const jit::Value* value, const jit::Node* node) const {
   for (const auto& use : value->uses()) {
     if (graph_.order(use.user) >= graph_.order(node) || is_in_place(*use.user)) continue;
+    if (use.user->kind() == jit::prim::ListConstruct) {  // of an `index`, a `cat`
+      if (applied_before(use.user->output(), node)) return true;
+      continue;
+    }
     switch (op_kind(*use.user)) {
       case OpKind::kReduce:
       case OpKind::kCompare:
@@ -77,19 +81,43 @@ bool InPlaceWrites::applied_before(const jit::Value* value, const jit::Node* nod
   return false;
 }
 
-jit::Value* InPlaceWrites::as_made(jit::Value* value, const jit::Node* until) const {
+// The first node that computes with the value or a view of it; null if there is none. Sums over it, and operators that
+// change it in place, do not count: they come while the value is made.
+jit::Node* InPlaceWrites::first_reading(const jit::Value* value) const {
+  jit::Node* first = nullptr;
+  for (const auto& use : value->uses()) {
+    jit::Node* node = use.user;
+    const OpKind kind = op_kind(*node);
+    const bool listed = node->kind() == jit::prim::ListConstruct;  // of an `index`, a `cat`
+    if (!listed && (is_in_place(*node) || kind == OpKind::kReduce || kind == OpKind::kOther)) continue;
+    const bool view = listed || kind == OpKind::kReshape || kind == OpKind::kMoveAxis || kind == OpKind::kSlice ||
+                      kind == OpKind::kSelect;
+    if (view) node = first_reading(node->output(0));
+    if (node != nullptr && (first == nullptr || graph_.order(node) < graph_.order(first))) first = node;
+  }
+  return first;
+}
+
+jit::Value* InPlaceWrites::as_read(jit::Value* value, const jit::Node* until) const {
   if (value == nullptr) return nullptr;
   const auto found = writers_.find(alias_root(value));
   if (found == writers_.end()) return value;
+  jit::Node* reading = first_reading(value);
+  // A reading in a nested block stands where the block's owner does.
+  while (reading != nullptr && reading->owningBlock() != value->node()->owningBlock()) {
+    reading = reading->owningBlock()->owningNode();
+  }
+  if (reading != nullptr && graph_.order(reading) > graph_.order(until)) return value;
+  const int64_t read = graph_.order(reading != nullptr ? reading : value->node());
   bool changed = false;
   for (const jit::Node* writer : found->second) {
     const int64_t order = graph_.order(writer);
-    changed = changed || (order > graph_.order(value->node()) && order <= graph_.order(until));
+    changed = changed || (order > read && order <= graph_.order(until));
   }
   if (!changed) return value;
-  jit::Node* made = value->node();
-  jit::WithInsertPoint here(made->next());
-  jit::Graph& graph = *made->owningGraph();
+  jit::Node* place = reading != nullptr ? reading : value->node()->next();
+  jit::WithInsertPoint here(place);
+  jit::Graph& graph = *place->owningGraph();
   jit::Value* none = graph.insertConstant(c10::IValue());
   return graph.insertNode(graph.create(jit::aten::clone, {value, none}, 1))->output();
 }

@@ -20,12 +20,13 @@ class InPlaceWrites {
   /// one in place before it is applied. Null if no place sees them all.
   torch::jit::Node* ready_after(const std::vector<torch::jit::Value*>& values) const;
 
-  /// The value as it was made, readable behind `until`: the value itself, or a copy (`aten::clone`, inserted where the
-  /// value was made) if it is changed in place up to there. Null for null.
-  torch::jit::Value* as_made(torch::jit::Value* value, const torch::jit::Node* until) const;
+  /// The value as the model first reads it, readable behind `until`: the value itself, or a copy (`aten::clone`,
+  /// inserted before that reading) if it is changed in place between the two. Null for null.
+  torch::jit::Value* as_read(torch::jit::Value* value, const torch::jit::Node* until) const;
 
  private:
   bool applied_before(const torch::jit::Value* value, const torch::jit::Node* node) const;
+  torch::jit::Node* first_reading(const torch::jit::Value* value) const;
 
   const MethodGraph& graph_;
   std::unordered_map<const torch::jit::Value*, std::vector<torch::jit::Node*>> writers_;

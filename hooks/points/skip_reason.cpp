@@ -24,6 +24,8 @@ const char* to_string(SkipReason reason) {
       return "picks inside groups of scores";
     case SkipReason::kChangesSortedWeights:
       return "its weights are computed with after they were put into another order";
+    case SkipReason::kTakesFirstTokens:
+      return "each expert takes the first of its tokens only, and no tensor tells which were left out";
     case SkipReason::kSharesProjection:
       return "several routers share one projection";
     case SkipReason::kUnknownNumExperts:

@@ -15,6 +15,7 @@ enum class SkipReason {
   kPicksFromPicked,       // product keys
   kPicksInGroups,         // each group of scores has picks of its own
   kChangesSortedWeights,  // the weights that are applied stand in another order than the ids
+  kTakesFirstTokens,      // an expert sees only the first of the tokens that chose it
   kSharesProjection,      // several routers read parts of one projection
   kUnknownNumExperts,     // hash routing whose number of experts is no constant
   kHasNoProjection,       // a top-k whose scores no parameter gave

@@ -34,8 +34,10 @@ std::optional<int64_t> projected_size(const MethodGraph& graph, const Projection
   const at::Tensor weight = constant->toTensor();
   const std::string name = base_name(*projection.node);
   if (name == "einsum" || name == "tensordot" || name == "bilinear") return std::nullopt;
-  const bool rows_are_experts =
-      name == "linear" || name == "cdist" || name == "inner" || name.rfind("conv", 0) == 0 || name == "_convolution";
+  const bool weight_first =
+      (name == "mm" || name == "matmul" || name == "bmm") && projection.node->input(0) == projection.parameter;
+  const bool rows_are_experts = weight_first || name == "linear" || name == "cdist" || name == "inner" ||
+                                name.rfind("conv", 0) == 0 || name == "_convolution";
   if (rows_are_experts) return transposed ? weight.size(-1) : weight.size(0);
   return transposed ? weight.size(-2) : weight.size(-1);
 }
@@ -66,15 +68,12 @@ const jit::Value* first_of_copies(const jit::Value* value) {
   return value;
 }
 
-// The common beginning of the paths of the experts that ids choose: "layers.0.moe.experts".
-std::string users_path(const MethodGraph& graph, const FoundRouter& router, const ValueOrigins& origins) {
+// The common beginning of the paths of the modules that own the parameters: "layers.0.moe.experts".
+std::string common_owner_path(const MethodGraph& graph, const std::vector<const jit::Value*>& parameters) {
   std::vector<std::string> common;
   bool first = true;
-  const int64_t from = graph.order(router.users.front()), to = graph.order(router.users.back());
-  for (jit::Node* node : graph.nodes()) {
-    Projection projection;
-    if (graph.order(node) < from || graph.order(node) > to || !match_projection(node, origins, projection)) continue;
-    const auto path = path_elements(owner_path(graph, projection.parameter));
+  for (const jit::Value* parameter : parameters) {
+    const auto path = path_elements(owner_path(graph, parameter));
     if (path.empty()) continue;
     if (first) common = path;
     first = false;
@@ -85,6 +84,38 @@ std::string users_path(const MethodGraph& graph, const FoundRouter& router, cons
   return join_path(common);
 }
 
+// One projection to a single number for each expert, side by side: `cat([gate(x) for gate in gates], -1)`. Fills
+// `projection` with the place where they are joined, and the parameters of all.
+bool match_joined_projections(jit::Node* node, const MethodGraph& graph, const ValueOrigins& origins,
+                              Projection& projection, std::vector<const jit::Value*>& parameters) {
+  if (op_kind(*node) != OpKind::kConcatenate || node->inputs().size() < 2 || grows_in_loop(node->input(0)))
+    return false;
+  const auto dim = graph.constant_int(node->input(1));
+  const auto parts = list_elements(node->input(0));
+  if (parts.size() < 2 || !dim || *dim == 0) return false;
+  for (const jit::Value* part : parts) {
+    Projection own;
+    if (!match_projection(const_cast<jit::Node*>(first_of_copies(part)->node()), origins, own)) return false;
+    if (projected_size(graph, own) != 1) return false;
+    if (!parameters.empty() && first_of_copies(own.activation) != first_of_copies(projection.activation)) return false;
+    parameters.push_back(own.parameter);
+    projection = {node, own.parameter, own.activation};
+  }
+  return true;
+}
+
+// The common beginning of the paths of the experts that ids choose.
+std::string users_path(const MethodGraph& graph, const FoundRouter& router, const ValueOrigins& origins) {
+  std::vector<const jit::Value*> parameters;
+  const int64_t from = graph.order(router.users.front()), to = graph.order(router.users.back());
+  for (jit::Node* node : graph.nodes()) {
+    Projection projection;
+    if (graph.order(node) < from || graph.order(node) > to || !match_projection(node, origins, projection)) continue;
+    parameters.push_back(projection.parameter);
+  }
+  return common_owner_path(graph, parameters);
+}
+
 /// Finds the routers of one method graph.
 class RouterSearch {
  public:
@@ -93,8 +124,11 @@ class RouterSearch {
   void follow_projections() {
     for (jit::Node* node : graph_.nodes()) {
       Projection projection;
-      if (!match_projection(node, origins_, projection)) continue;
-      const auto size = projected_size(graph_, projection);
+      std::vector<const jit::Value*> parameters;
+      const bool joined = match_joined_projections(node, graph_, origins_, projection, parameters);
+      if (!joined && !match_projection(node, origins_, projection)) continue;
+      const auto size =
+          joined ? std::optional(static_cast<int64_t>(parameters.size())) : projected_size(graph_, projection);
       const RouterFlow flow(graph_, origins_, projection, size);
       if (size == 1) {  // one score a token: it can rank tokens, not experts
         if (!flow.picks().empty()) {
@@ -109,7 +143,8 @@ class RouterSearch {
       if (std::any_of(picks.begin(), picks.end(), [&](const jit::Node* pick) { return claimed_.count(pick); }))
         continue;
       claimed_.insert(picks.begin(), picks.end());
-      decision.router->owner = graph_.path_from_model(owner_path(graph_, projection.parameter));
+      if (!joined) parameters = {projection.parameter};
+      decision.router->owner = graph_.path_from_model(common_owner_path(graph_, parameters));
       routers_.push_back(std::move(*decision.router));
     }
   }

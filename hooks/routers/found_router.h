@@ -24,11 +24,17 @@ struct FoundRouter {
   int64_t expert_dim = -1;  // of the tensors as the operator gets them
   int64_t logits_dim = -1;  // where the experts lie in `logits` and `scores` themselves
   int64_t scores_dim = -1;
-  std::string form;  // "slots", "dense", "variable", "expert_choice"
+  int64_t selected_dim = -1;  // where the slots lie in each of `selected`
+  int64_t weights_dim = -1;   // where the slots or experts lie in each of `weights`
+  std::string form;           // "slots", "dense", "variable", "expert_choice"
   std::string scoring;
   std::optional<int64_t> num_experts;
   std::optional<int64_t> top_k;
-  bool selects_all = false;              // no ids: every token gets every expert, by `weights`
+  bool selects_all = false;          // no ids: every token gets every expert, by `weights`
+  bool weights_have_places = false;  // weights [.., expert, place in its queue], to be summed over the places
+  bool weights_are_flat = false;     // tokens and slots of the weights share one dimension
+  // The weights of the other arms, where each arm of a branch makes its own and applies them there.
+  std::vector<std::vector<torch::jit::Value*>> weights_of_other_arms;
   bool add_slot_dim = false;             // the ids have no dimension for their one slot
   std::vector<torch::jit::Node*> users;  // of a router without a projection: where its ids choose experts
   std::vector<torch::jit::Node*> picks;  // all picks of the router, those inside groups included

@@ -27,10 +27,15 @@ jit::Value* ids_by_weight(jit::Graph& graph, const FoundRouter& router) {
                        jit::NamedValue("descending", true)});
 }
 
-}  // namespace
+// The weights as the operator takes them: over slots or experts, tokens before.
+jit::Value* weights_as_reported(jit::Graph& graph, const FoundRouter& router, jit::Value* weights,
+                                jit::Value* selected) {
+  if (router.weights_have_places) return graph.insert(jit::aten::sum, {weights, std::vector<int64_t>{-1}});
+  if (router.weights_are_flat) return graph.insert(jit::aten::reshape_as, {weights, selected});
+  return with_experts_at(weights, router.weights_dim, router.expert_dim);
+}
 
-void insert_router(const FoundRouter& router, const HookPoint& hook, const InPlaceWrites& writes,
-                   ForwardHandle& handle) {
+void insert_arm(const FoundRouter& router, const HookPoint& hook, const InPlaceWrites& writes, ForwardHandle& handle) {
   std::vector<jit::Value*> values = router.selected;
   values.insert(values.end(), router.weights.begin(), router.weights.end());
   jit::Node* after = writes.ready_after(values);
@@ -46,16 +51,21 @@ void insert_router(const FoundRouter& router, const HookPoint& hook, const InPla
       after = const_cast<jit::Node*>(value->node());
   }
 
-  logits = writes.as_made(logits, after);
-  scores = writes.as_made(scores, after);
+  logits = writes.as_read(logits, after);
+  scores = writes.as_read(scores, after);
   std::vector<jit::Value*> selected = router.selected;
-  for (jit::Value*& value : selected) value = writes.as_made(value, after);
+  for (jit::Value*& value : selected) value = writes.as_read(value, after);
 
   jit::Graph& graph = *after->owningGraph();
   jit::Value* forward = handle.in(&graph);
   jit::WithInsertPoint here(after->next());
   logits = with_experts_at(logits, router.logits_dim, router.expert_dim);
   scores = with_experts_at(scores, router.scores_dim, router.expert_dim);
+  for (jit::Value*& value : selected) value = with_experts_at(value, router.selected_dim, router.expert_dim);
+  std::vector<jit::Value*> weights = router.weights;
+  for (jit::Value*& value : weights) {
+    value = weights_as_reported(graph, router, value, selected.empty() ? nullptr : selected[0]);
+  }
   if (router.selects_all) selected = {ids_by_weight(graph, router)};
   if (router.add_slot_dim) {
     jit::Value* last = graph.insertConstant(int64_t{-1});
@@ -68,13 +78,25 @@ void insert_router(const FoundRouter& router, const HookPoint& hook, const InPla
   jit::Value* id = graph.insertConstant(hook.id);
   const auto tensor = c10::TensorType::get();
   jit::Value* selected_list = graph.insertNode(graph.createList(tensor, selected))->output();
-  jit::Value* weights_list = graph.insertNode(graph.createList(tensor, router.weights))->output();
+  jit::Value* weights_list = graph.insertNode(graph.createList(tensor, weights))->output();
   jit::Value* dim = graph.insertConstant(router.expert_dim);
   jit::Value* form = graph.insertConstant(router.form);
   graph.insertNode(graph.create(kind,
                                 {forward, id, logits != nullptr ? logits : none, scores != nullptr ? scores : none,
                                  selected_list, weights_list, dim, form},
                                 0));
+}
+
+}  // namespace
+
+void insert_router(const FoundRouter& router, const HookPoint& hook, const InPlaceWrites& writes,
+                   ForwardHandle& handle) {
+  insert_arm(router, hook, writes, handle);
+  for (const auto& weights : router.weights_of_other_arms) {
+    FoundRouter arm = router;
+    arm.weights = weights;
+    insert_arm(arm, hook, writes, handle);
+  }
 }
 
 }  // namespace moetap::hooks

@@ -1,6 +1,7 @@
 #include "hooks/routers/router_axes.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <limits>
 
 #include "hooks/graph/op_traits.h"
@@ -52,6 +53,53 @@ void move_axis(const MethodGraph& graph, const jit::Node& node, Fact& fact) {
   } else if (old == b) {
     fact.expert_dim = a;
   }
+}
+
+bool keeps_token_order(const MethodGraph& graph, const jit::Node& node, const Fact& fact) {
+  const std::string name = base_name(node);
+  if (name == "flip") return false;
+  if (name == "t" || name == "numpy_T" || name == "matrix_H") return true;
+  const auto ints = [&](const jit::Value* value) {
+    std::vector<std::optional<int64_t>> list;
+    const auto constant = graph.constant(value);
+    if (constant && constant->isIntList()) {
+      for (const int64_t dim : constant->toIntVector()) list.push_back(dim);
+    } else if (value->node()->kind() == jit::prim::ListConstruct) {
+      for (const jit::Value* dim : value->node()->inputs()) list.push_back(graph.constant_int(dim));
+    } else {
+      list.push_back(graph.constant_int(value));
+    }
+    return list;
+  };
+  if (name == "permute") {
+    const auto dims = ints(node.input(1));
+    const auto rank = static_cast<int64_t>(dims.size());
+    int64_t last = -rank - 1;
+    for (const auto& dim : dims) {
+      if (!dim) return false;
+      const int64_t axis = from_end(*dim, rank);
+      if (axis == from_end(fact.expert_dim, rank)) continue;
+      if (axis < last) return false;
+      last = axis;
+    }
+    return true;
+  }
+  std::optional<int64_t> a = -1, b = -2;  // mT, adjoint
+  if (name != "mT" && name != "adjoint") {
+    if (node.inputs().size() < 3) return false;
+    const auto from = ints(node.input(1)), to = ints(node.input(2));
+    if (from.size() != 1 || to.size() != 1) return false;
+    a = from[0], b = to[0];
+  }
+  if (!a || !b) return false;
+  std::optional<int64_t> rank = fact.rank;
+  if (!rank && *a >= 0 && *b >= 0) rank = std::max(*a, *b) + 1;  // as in move_axis
+  const int64_t experts = from_end(fact.expert_dim, rank);
+  const int64_t from = from_end(*a, rank), to = from_end(*b, rank);
+  if (from == to) return true;
+  if (name == "movedim" || name == "moveaxis") return from == experts;
+  // Two axes change places: with the experts' between tokens' the order holds only for neighbours.
+  return (from == experts || to == experts) && (from < 0) == (to < 0) && std::abs(from - to) == 1;
 }
 
 // Views that name all sizes tell the rank; an expert axis that is not the last keeps its place from the front.

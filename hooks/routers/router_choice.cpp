@@ -7,6 +7,32 @@
 namespace moetap::hooks {
 namespace jit = torch::jit;
 
+namespace {
+
+// True if two picks find the same: `argmax` and `max` of one tensor.
+bool picks_the_same(const Pick& a, const Pick& b) {
+  const auto source = [](const Pick& pick) {
+    const jit::Value* value = pick.node->input(0);
+    while (op_kind(*value->node()) == OpKind::kCopy) value = value->node()->input(0);
+    return value;
+  };
+  return !a.foreign && a.k == 1 && b.k == 1 && a.dim == b.dim && source(a) == source(b) &&
+         base_name(*a.node).ends_with("max") && base_name(*b.node).ends_with("max");
+}
+
+}  // namespace
+
+bool picks_other_axis(const Pick& pick) {
+  const Fact& source = pick.source;
+  if (!pick.dim.has_value() || source.role != Role::kScore) return false;
+  int64_t dim = *pick.dim, experts = source.expert_dim;
+  if (source.rank.has_value()) {
+    if (dim >= 0) dim -= *source.rank;
+    if (experts >= 0) experts -= *source.rank;
+  }
+  return (dim < 0) == (experts < 0) && dim != experts;
+}
+
 void RouterFlow::follow_pick(jit::Node* node) {
   const Fact* found = fact(node->input(0));
   if (found == nullptr) return;
@@ -50,14 +76,21 @@ void RouterFlow::follow_pick(jit::Node* node) {
   }
   const bool only_indices = name == "argmax" || name == "argmin" || name == "argsort";
   pick.indices = node->outputs().back();
+  if (own.role == Role::kScore && !own.picks.empty() && picks_other_axis(pick)) {
+    Fact tokens = own;  // the first tokens of each expert, among those that chose it
+    lose_alignment(tokens);
+    tokens.role = Role::kOrder;
+    set(pick.indices, tokens);
+    return;
+  }
   int place = -1;
   for (size_t i = 0; i < picks_.size(); ++i) {
-    if (picks_[i].node == node) place = static_cast<int>(i);
+    if (picks_[i].node == node || picks_the_same(picks_[i], pick)) place = static_cast<int>(i);
   }
   if (place < 0) {
     place = static_cast<int>(picks_.size());
     picks_.push_back(pick);
-  } else {
+  } else if (picks_[place].node == node) {
     picks_[place] = pick;
   }
   Fact values = own;
@@ -72,6 +105,7 @@ void RouterFlow::follow_pick(jit::Node* node) {
   values.one_hot = values.per_expert = false;
   values.mixed_at = -1;
   values.num_slots = pick.k;
+  values.threshold = false;
   Fact indices = values;
   indices.role = Role::kIds;
   indices.base = pick.indices;
@@ -144,6 +178,7 @@ void RouterFlow::follow_gather(jit::Node* node, jit::Value* source, const std::v
     if (origin == Origin::kParameter) {
       Fact chosen = derived(by, node, Role::kChosen);
       chosen.aligned = by.aligned;
+      chosen.own = is_own_parameter(source);
       set(node->output(), chosen);
     } else if (origin == Origin::kActivation && projection_.node == nullptr && op_kind(*node) == OpKind::kGather) {
       Fact weights = derived(by, node, Role::kSlot);  // ids without scores of their own: these may be the weights
@@ -154,8 +189,29 @@ void RouterFlow::follow_gather(jit::Node* node, jit::Value* source, const std::v
       event(EventKind::kChoosesTokens, node, by);
     }
   } else if (by.role == Role::kOrder || by.role == Role::kMask) {
-    if (origin == Origin::kActivation) event(EventKind::kDispatches, node, by);
+    if (origin == Origin::kActivation) {
+      event(EventKind::kDispatches, node, by);
+    } else if (origin == Origin::kConstant) {  // numbers of tokens
+      Fact tokens = by;
+      tokens.role = Role::kOrder;
+      lose_alignment(tokens);
+      set(node->output(), tokens);
+    }
   }
+}
+
+// True for the parameter that the hidden state was projected by, seen through copies and other layouts.
+bool RouterFlow::is_own_parameter(const jit::Value* value) const {
+  if (projection_.parameter == nullptr) return false;
+  const auto root = [](const jit::Value* of) {
+    while (op_kind(*of->node()) == OpKind::kCopy || op_kind(*of->node()) == OpKind::kMoveAxis)
+      of = of->node()->input(0);
+    return of;
+  };
+  const jit::Value *own = root(projection_.parameter), *other = root(value);
+  if (own == other) return true;
+  const auto path = graph_.attribute_path(own);
+  return !path.empty() && path == graph_.attribute_path(other);
 }
 
 void RouterFlow::follow_scatter(jit::Node* node, jit::Value* target, const Fact* index, jit::Value* source) {
@@ -174,6 +230,13 @@ void RouterFlow::follow_scatter(jit::Node* node, jit::Value* target, const Fact*
     Fact result = derived(*into, node, into->role);
     if (result.role == Role::kIds) result.ids = {node->output()};
     set(node->output(), result);
+    return;
+  }
+  if (by.role == Role::kStat && what == nullptr && into == nullptr) {  // a one-hot of places in an expert's queue
+    Fact mask = derived(by, node, Role::kMask);
+    mask.aligned = mask.placed = true;
+    mask.one_hot = mask.per_expert = false;
+    set(node->output(), mask);
     return;
   }
   if (by.role != Role::kIds) return;
@@ -197,7 +260,8 @@ void RouterFlow::follow_scatter(jit::Node* node, jit::Value* target, const Fact*
   } else {
     Fact mask = derived(by, node, Role::kMask);
     mask.aligned = true;
-    mask.one_hot = mask.per_expert = false;
+    mask.one_hot = by.num_slots == 1;
+    mask.per_expert = false;
     set(node->output(), mask);
   }
 }
@@ -232,17 +296,22 @@ void RouterFlow::follow_mask(jit::Node* node, OpKind kind) {
     const Fact* right = inputs.size() > 1 ? fact(inputs[1]) : nullptr;
     const Fact* found = left != nullptr ? left : right;
     if (found == nullptr) return;
-    if (right != nullptr && left != nullptr && left->role == Role::kScore) found = right;  // scores against a threshold
+    const bool of_score =
+        left != nullptr && right != nullptr && (left->role == Role::kScore || right->role == Role::kScore);
+    if (of_score) found = left->role == Role::kScore ? right : left;
     Fact mask = derived(remembered(*found), node, Role::kMask);
     mask.aligned = true;
     mask.one_hot = mask.per_expert = false;
+    // Scores against one of them: all that are as large are chosen.
+    mask.threshold = of_score && (found->role == Role::kSlot || found->role == Role::kStat) && !found->picks.empty();
+    if (mask.threshold) mask.ids.clear();
     if (found->role == Role::kIds || found->role == Role::kMask) {
       const jit::Value* other = inputs[left != nullptr ? 1 : 0];
       const bool number = !is_tensor(other) || origins_.of(other) != Origin::kConstant ||
                           (graph_.constant(other).has_value() && graph_.constant(other)->isTensor() &&
                            graph_.constant(other)->toTensor().numel() == 1);
       // Compared with a tensor, it is with all expert ids (`arange`); compared with a number, with one expert.
-      mask.per_expert = number;
+      mask.per_expert = number && name == "eq";
       mask.one_hot = !number && found->role == Role::kIds;
     }
     set(node->output(), mask);
@@ -262,6 +331,8 @@ void RouterFlow::follow_mask(jit::Node* node, OpKind kind) {
     }
     if (result.has_value()) {
       result->aligned = true;
+      // All slots but those of one expert.
+      if (name == "logical_not" || name == "bitwise_not") result->per_expert = result->one_hot = false;
       set(node->output(), *result);
     }
     return;
@@ -287,13 +358,11 @@ void RouterFlow::follow_mask(jit::Node* node, OpKind kind) {
     if (own.role == Role::kIds) result.picks.insert(mask->picks.begin(), mask->picks.end());
   }
   if (own.role == Role::kScore) {
-    if (own.score == nullptr && mask == nullptr && own.picks.empty()) {
-      result.logits = node->output();  // experts that are switched off, whatever is picked
-      result.logits_dim = result.expert_dim;
-    } else if (own.score == nullptr) {
-      result.masked = true;
-    }
+    const bool relative = mask != nullptr && mask->relative;
+    if (own.score == nullptr && (relative || !result.picks.empty())) result.masked = true;
+    if (!relative) change_scores(result, own, node->output());  // experts that are switched off, whatever is picked
     if (mask != nullptr && mask->per_expert) result.per_expert = true;
+    if (mask != nullptr && mask->threshold) result.threshold = true;
   } else if (own.role == Role::kIds || own.role == Role::kSlot) {
     result.parent = own.base;
     result.ids = own.ids;
@@ -301,7 +370,7 @@ void RouterFlow::follow_mask(jit::Node* node, OpKind kind) {
       lose_alignment(result);
     else if (own.role == Role::kIds)
       result.ids = {node->output()};
-    if (where && mask != nullptr && mask->per_expert && own.role == Role::kSlot) {
+    if (where && self != nullptr && mask != nullptr && mask->per_expert && own.role == Role::kSlot) {
       Fact part = own;
       lose_alignment(part);
       part.per_expert = true;

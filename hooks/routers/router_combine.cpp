@@ -10,20 +10,22 @@ namespace jit = torch::jit;
 namespace {
 
 // Weights that are spread over the places in the experts' queues.
-Fact routed(const Fact& weights, const Fact& mask) {
+Fact routed(const Fact& weights, const Fact& mask, jit::Value* value) {
   Fact result = remembered(weights);
   merge(result, remembered(mask));
   result.role = Role::kRouted;
-  result.aligned = false;
-  result.base = nullptr;
+  result.base = value;
+  result.aligned = true;
   result.ids = mask.ids;
+  result.parent = nullptr;
   return result;
 }
 
 }  // namespace
 
-void RouterFlow::meet(jit::Node* node, const Fact& fact) {
+void RouterFlow::meet(jit::Node* node, const Fact& fact, const jit::Value* hidden) {
   const Fact what = remembered(fact);
+  const size_t first = events_.size();
   switch (fact.role) {
     case Role::kSlot:
     case Role::kRouted:
@@ -48,6 +50,8 @@ void RouterFlow::meet(jit::Node* node, const Fact& fact) {
     case Role::kOrder:
       break;
   }
+  const bool on_input = precedes_projection(hidden);
+  for (size_t i = first; i < events_.size(); ++i) events_[i].on_input = on_input;
 }
 
 std::optional<Fact> RouterFlow::combine(jit::Node* node, const Fact& left, const Fact& right, OpKind kind) {
@@ -63,10 +67,20 @@ std::optional<Fact> RouterFlow::combine(jit::Node* node, const Fact& left, const
     if (left.role == Role::kScore) {
       if (!left.aligned || !right.aligned) result.aligned = true;
       result.biased = left.biased && right.biased;
+      if (left.part != right.part) {  // a part that was scored, as the width of noise, is added to another
+        const Fact& logits = left.score == nullptr ? left : right;
+        result = derived(logits, node, Role::kScore);
+        merge(result, right);
+        change_scores(result, logits, node->output());
+        return result;
+      }
       if (left.score == nullptr && right.score != nullptr) {
         result.score = right.score, result.logits = right.logits, result.scoring = right.scoring;
       }
-      if (left.score == nullptr && right.score == nullptr && !left.masked) result.logits = left.logits;
+      if (left.score == nullptr && right.score == nullptr) {
+        result.logits = left.logits;
+        change_scores(result, left, node->output());
+      }
       if (base_name(*node) == "add" && left.score != nullptr) result.biased = true;
     } else if (left.role == Role::kSlot && (!left.aligned || !right.aligned)) {
       lose_alignment(result);
@@ -82,19 +96,21 @@ std::optional<Fact> RouterFlow::combine(jit::Node* node, const Fact& left, const
   if (pair_is(Role::kScore, Role::kMask)) {
     const Fact& score = of_role(Role::kScore);
     const Fact& mask = of_role(Role::kMask);
-    if (mask.placed && !score.picks.empty()) return routed(score, mask);
+    if (mask.placed && !score.picks.empty()) return routed(score, mask, node->output());
     Fact result = derived(score, node, Role::kScore);
     merge(result, remembered(mask));
-    if (score.score == nullptr) result.masked = true;
+    if (score.score == nullptr && !result.picks.empty()) result.masked = true;
+    change_scores(result, score, node->output());
     result.one_hot = mask.one_hot;
     result.per_expert = mask.per_expert;
+    result.threshold = result.threshold || mask.threshold;
     if (!score.picks.empty()) result.parent = score.base;
     return result;
   }
   if (pair_is(Role::kSlot, Role::kMask)) {
     const Fact& slot = of_role(Role::kSlot);
     const Fact& mask = of_role(Role::kMask);
-    if (mask.placed) return routed(slot, mask);
+    if (mask.placed) return routed(slot, mask, node->output());
     Fact result = derived(slot, node, Role::kSlot);
     result.parent = slot.base;
     if (!slot.aligned) lose_alignment(result);
@@ -107,6 +123,7 @@ std::optional<Fact> RouterFlow::combine(jit::Node* node, const Fact& left, const
     }
     if (mask.one_hot) {  // weights spread over the experts
       result.role = Role::kScore;
+      result.expert_dim = -1;
       result.parent = nullptr;
       merge(result, remembered(mask));
       result.ids = mask.ids;
@@ -118,6 +135,8 @@ std::optional<Fact> RouterFlow::combine(jit::Node* node, const Fact& left, const
     const Fact& score = of_role(Role::kScore);
     Fact result = derived(score, node, Role::kScore);
     if (score.score == score.base && score.score != nullptr) result.score = node->output();
+    result.relative = !of_role(left.role == Role::kScore ? right.role : left.role).picks.empty();
+    change_scores(result, score, node->output());
     return result;
   }
   if (pair_is(Role::kSlot, Role::kStat)) {
@@ -169,47 +188,60 @@ void RouterFlow::follow_contract(jit::Node* node) {
     }
   }
   std::vector<Fact> facts;
-  bool hidden = false;
+  const jit::Value* hidden = nullptr;
   for (jit::Value* operand : operands) {
     if (const Fact* found = fact(operand))
       facts.push_back(*found);
     else if (origins_.is_activation(operand))
-      hidden = true;
+      hidden = operand;
   }
   if (facts.empty()) return;
   // A hidden state is multiplied by the chosen expert's matrix, by weights or by a mask.
-  if (hidden) {
-    for (const Fact& own : facts) meet(node, own);
+  if (hidden != nullptr) {
+    for (const Fact& own : facts) {
+      if (own.role == Role::kChosen && own.own) {  // the score of the picked expert
+        Fact score = derived(own, node, Role::kSlot);
+        score.aligned = true;
+        score.num_slots = 1;
+        set(node->output(), score);
+      } else {
+        meet(node, own, hidden);
+      }
+    }
     return;
   }
   for (const Fact& own : facts) {
     if (own.role == Role::kChosen) event(EventKind::kLooksUp, node, remembered(own));
   }
-  if (facts.size() == 2) {
-    const Fact left = remembered(facts[0]), right = remembered(facts[1]);
-    const Fact* mask = left.role == Role::kMask ? &left : right.role == Role::kMask ? &right : nullptr;
-    const Fact* other = mask == &left ? &right : &left;
-    if (mask == nullptr) return;
-    Fact result = derived(*other, node, other->role);
-    merge(result, *mask);
-    if (other->role == Role::kScore && other->picks.empty()) {
-      result.role = Role::kSlot;  // scores at the chosen experts
-    } else if (other->role == Role::kSlot) {
-      result.role = Role::kScore;  // weights spread over the experts
-      result.ids = mask->ids;
-    } else if (other->role == Role::kScore) {
-      result.role = Role::kRouted;
-      result.aligned = false;
-      result.base = nullptr;
-      result.weights = other->weights;
-    } else if (other->role == Role::kMask) {
-      result.role = Role::kMask;
-      result.one_hot = false;
-    } else {
-      return;
-    }
-    set(node->output(), result);
+  // A product of followed values: two by two.
+  std::optional<Fact> product = facts[0];
+  for (size_t i = 1; i < facts.size() && product; ++i) product = contract(node, *product, facts[i]);
+  if (facts.size() > 1 && product) set(node->output(), *product);
+}
+
+std::optional<Fact> RouterFlow::contract(jit::Node* node, const Fact& first, const Fact& second) const {
+  const Fact left = remembered(first), right = remembered(second);
+  const Fact* mask = left.role == Role::kMask ? &left : right.role == Role::kMask ? &right : nullptr;
+  if (mask == nullptr) return std::nullopt;
+  const Fact& other = mask == &left ? right : left;
+  Fact result = derived(other, node, other.role);
+  merge(result, *mask);
+  if (other.role == Role::kScore && other.picks.empty()) {
+    result.role = Role::kSlot;  // scores at the chosen experts
+  } else if (other.role == Role::kSlot) {
+    result.role = Role::kScore;  // weights spread over the experts
+    result.expert_dim = -1;
+    result.ids = mask->ids;
+  } else if (other.role == Role::kScore) {
+    return routed(other, *mask, node->output());
+  } else if (other.role == Role::kMask) {
+    result.role = Role::kMask;
+    result.one_hot = false;
+    result.placed = left.placed || right.placed;
+  } else {
+    return std::nullopt;
   }
+  return result;
 }
 
 void RouterFlow::follow_concatenate(jit::Node* node) {
@@ -246,8 +278,19 @@ void RouterFlow::follow_concatenate(jit::Node* node) {
       }
     }
   }
+  if (first->role == Role::kScore && first->picks.empty() && result.role == Role::kScore) {
+    const auto dim = node->inputs().size() > 1 ? graph_.constant_int(node->input(1)) : std::optional<int64_t>(0);
+    if (const auto last = shapes_.of(node->output()).last) {
+      result.num_experts = last;
+    } else if (dim != 0) {
+      result.num_experts.reset();
+    }
+    if (first->score != nullptr && first->score == first->base) result.score = node->output();
+    change_scores(result, *first, node->output());
+  }
   if (first->role == Role::kIds || result.role == Role::kSlot) {
     result.num_slots = std::nullopt;
+    result.unsure_slots = result.unsure_slots || grows_in_loop(node->input(0));
     if (!all_slots)
       lose_alignment(result);
     else {

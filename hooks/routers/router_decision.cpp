@@ -72,16 +72,30 @@ jit::Value* common_parent(const RouterFlow& flow, const std::vector<jit::Value*>
   return nullptr;
 }
 
+// True for values of which none can be seen where another is made: each belongs to an arm of a branch.
+bool in_different_arms(const std::vector<jit::Value*>& values) {
+  for (const jit::Value* value : values) {
+    for (const jit::Value* other : values) {
+      if (value != other && visible_from(value, other->node())) return false;
+    }
+  }
+  return values.size() > 1;
+}
+
 std::vector<jit::Value*> applied_weights(const MethodGraph& graph, const RouterFlow& flow,
                                          const std::vector<jit::Value*>& selected) {
   std::vector<jit::Value*> applied;
+  // Weights that scale an expert's output; those that scale its input only where none do.
+  const bool on_outputs = std::any_of(flow.events().begin(), flow.events().end(), [](const Event& event) {
+    return event.kind == EventKind::kAppliesWeights && !event.on_input && !event.weights.empty();
+  });
   for (const Event& event : flow.events()) {
-    if (event.kind != EventKind::kAppliesWeights) continue;
+    if (event.kind != EventKind::kAppliesWeights || (on_outputs && event.on_input)) continue;
     for (jit::Value* weights : event.weights) {
       if (std::find(applied.begin(), applied.end(), weights) == applied.end()) applied.push_back(weights);
     }
   }
-  if (applied.size() <= 1) return applied;
+  if (applied.size() <= 1 || in_different_arms(applied)) return applied;
   if (jit::Value* parent = common_parent(flow, applied)) return {parent};
   std::sort(applied.begin(), applied.end(),
             [&](const jit::Value* a, const jit::Value* b) { return graph.order(a->node()) < graph.order(b->node()); });
@@ -98,18 +112,6 @@ std::vector<jit::Value*> applied_weights(const MethodGraph& graph, const RouterF
     weights.push_back(own);
   }
   return weights;
-}
-
-// True if the pick is known to be along another axis than the experts'.
-bool picks_other_axis(const Pick& pick) {
-  const Fact& source = pick.source;
-  if (!pick.dim.has_value() || source.role != Role::kScore) return false;
-  int64_t dim = *pick.dim, experts = source.expert_dim;
-  if (source.rank.has_value()) {
-    if (dim >= 0) dim -= *source.rank;
-    if (experts >= 0) experts -= *source.rank;
-  }
-  return (dim < 0) == (experts < 0) && dim != experts;
 }
 
 std::string scoring_name(const Fact& source, const Pick& pick, size_t picks) {
@@ -167,6 +169,33 @@ FoundRouter expert_choice(const MethodGraph& graph, const RouterFlow& flow) {
   return router;
 }
 
+// Experts whose scores are as large as one of them: no ids, but weights that are zero at all others.
+std::optional<FoundRouter> chosen_by_threshold(const MethodGraph& graph, const RouterFlow& flow) {
+  FoundRouter router;
+  router.weights = applied_weights(graph, flow, {});
+  if (router.weights.size() != 1) return std::nullopt;
+  const Fact* weights = flow.fact(router.weights[0]);
+  if (weights == nullptr || !weights->threshold || weights->role != Role::kScore || weights->nested ||
+      weights->grouped || weights->changed) {
+    return std::nullopt;
+  }
+  const auto pick = std::find_if(flow.picks().begin(), flow.picks().end(),
+                                 [](const Pick& candidate) { return candidate.source.role == Role::kScore; });
+  if (pick == flow.picks().end() || picks_other_axis(*pick)) return std::nullopt;
+  router.projection = flow.projection();
+  router.form = "variable";
+  router.selects_all = true;
+  router.logits = weights->logits;
+  router.scores = weights->score;
+  router.logits_dim = weights->logits_dim;
+  router.scores_dim = weights->score_dim;
+  router.expert_dim = router.weights_dim = weights->expert_dim;
+  router.scoring = scoring_name(*weights, *pick, 1);
+  router.num_experts = weights->num_experts;
+  for (const Pick& each : flow.picks()) router.picks.push_back(each.node);
+  return router;
+}
+
 // Ids that a fork returns and weights that are made of them outside: both are read outside.
 void leave_fork(const RouterFlow& flow, FoundRouter& router) {
   std::set<const jit::Graph*> graphs;
@@ -210,6 +239,12 @@ RouterDecision decide(const MethodGraph& graph, const RouterFlow& flow) {
   if (picks_other_axis(last)) return skip(last.node, SkipReason::kPicksTokens);
   if (has(flow, EventKind::kChoosesTokens)) return skip(last.node, SkipReason::kIndexesTokens);
   const auto selected = chosen_ids(graph, flow);
+  if (selected.empty()) {
+    if (auto router = chosen_by_threshold(graph, flow)) {
+      decision.router = std::move(*router);
+      return decision;
+    }
+  }
   // Without weights, a choice among outputs may be one of boxes or labels.
   const bool weighs = has(flow, EventKind::kAppliesWeights);
   const bool strong = std::any_of(flow.events().begin(), flow.events().end(), [&](const Event& event) {
@@ -236,6 +271,7 @@ RouterDecision decide(const MethodGraph& graph, const RouterFlow& flow) {
   const Fact* weights = router.weights.empty() ? nullptr : flow.fact(router.weights[0]);
   if (weights != nullptr && weights->nested) return skip(last.node, SkipReason::kPicksFromPicked);
   for (const Event& event : flow.events()) {
+    if (event.cut) return skip(last.node, SkipReason::kTakesFirstTokens);
     if (event.kind == EventKind::kAppliesWeights && event.changed) {
       return skip(last.node, SkipReason::kChangesSortedWeights);
     }
@@ -250,7 +286,16 @@ RouterDecision decide(const MethodGraph& graph, const RouterFlow& flow) {
     pick = &candidate;
   }
   leave_fork(flow, router);
-  const bool dense = weights != nullptr && weights->role == Role::kScore;
+  if (in_different_arms(router.weights)) {
+    for (size_t i = 1; i < router.weights.size(); ++i) router.weights_of_other_arms.push_back({router.weights[i]});
+    router.weights.resize(1);
+  }
+  const bool dense = weights != nullptr && (weights->role == Role::kScore || weights->role == Role::kRouted);
+  if (weights != nullptr) {
+    router.weights_have_places = weights->role == Role::kRouted;
+    router.weights_are_flat = weights->flat && !flow.fact(selected[0])->flat;
+    router.weights_dim = weights->expert_dim;
+  }
   const Fact* ids = flow.fact(selected[0]);
   const bool variable = dense && pick->over_all && !ids->num_slots.has_value();
   router.form = variable ? "variable" : dense ? "dense" : "slots";
@@ -261,6 +306,8 @@ RouterDecision decide(const MethodGraph& graph, const RouterFlow& flow) {
   router.scores = plain_scores ? source.score : pick->source.score;
   router.scoring = scoring_name(source, *pick, final_picks.size());
   router.expert_dim = pick->source.expert_dim;
+  router.selected_dim = flow.fact(selected[0])->expert_dim;
+  if (!router.weights_of_other_arms.empty()) router.scoring = "other";
   router.logits_dim = source.logits != nullptr ? source.logits_dim : pick->source.logits_dim;
   router.scores_dim = plain_scores ? source.score_dim : pick->source.score_dim;
   router.num_experts = pick->source.num_experts;

@@ -33,7 +33,7 @@ void lose_alignment(Fact& fact) {
 Fact remembered(Fact fact) {
   if (fact.aligned && fact.base != nullptr) {
     if (fact.role == Role::kIds) fact.ids = {fact.base};
-    if (carries_weights(fact) && fact.role != Role::kRouted) fact.weights = {fact.base};
+    if (carries_weights(fact)) fact.weights = {fact.base};
   }
   return fact;
 }

@@ -48,6 +48,10 @@ struct Fact {
   // Slots, ids, masks.
   bool nested = false;        // picked from picked values (product keys)
   bool per_expert = false;    // concerns one expert: a comparison of ids with one number
+  bool own = false;           // chosen: rows of the projection's own parameter
+  bool relative = false;      // scores that were computed with those that were picked, and masks made of them
+  bool cut = false;           // an order of which only the first places are used
+  bool threshold = false;     // chosen by comparing scores with one of them: there are no ids
   bool one_hot = false;       // mask [..., slot, expert] with one place set
   bool placed = false;        // mask over the places in an expert's queue
   bool flat = false;          // tokens and slots share one dimension

@@ -22,7 +22,17 @@ void append_unique(std::vector<T>& into, const std::vector<T>& from) {
 std::vector<jit::Value*> list_elements(jit::Value* value) {
   jit::Node* node = value->node();
   if (node->kind() != jit::prim::ListConstruct) return {value};
-  return {node->inputs().begin(), node->inputs().end()};
+  std::vector<jit::Value*> elements(node->inputs().begin(), node->inputs().end());
+  for (const auto& use : value->uses()) {
+    if (use.user->kind() == jit::aten::append && use.offset == 0) elements.push_back(use.user->input(1));
+  }
+  return elements;
+}
+
+bool grows_in_loop(const jit::Value* list) {
+  return std::any_of(list->uses().begin(), list->uses().end(), [&](const jit::Use& use) {
+    return use.user->kind() == jit::aten::append && use.user->owningBlock() != list->node()->owningBlock();
+  });
 }
 
 namespace {
@@ -73,28 +83,27 @@ bool match_hash_ids(jit::Node* node, const MethodGraph& graph, const ValueOrigin
 
 RouterFlow::RouterFlow(const MethodGraph& graph, const ValueOrigins& origins, const Projection& projection,
                        std::optional<int64_t> num_experts)
-    : graph_(graph), origins_(origins), projection_(projection) {
+    : graph_(graph), origins_(origins), projection_(projection), shapes_(graph) {
   Fact seed;
   seed.role = Role::kScore;
   seed.base = seed.logits = projection_.node->output();
   seed.num_experts = num_experts;
   const std::string name = base_name(*projection_.node);
-  if (name == "conv1d" || name == "conv2d" || name == "conv3d") {
-    seed.rank = name[4] - '0' + 2;
-    seed.expert_dim = 1 - *seed.rank;
-  } else if (name.rfind("conv", 0) == 0 || name == "_convolution") {
-    seed.expert_dim = 1;
-  } else if (name == "mm" || name == "addmm") {
-    seed.rank = 2;
+  seed.rank = shapes_.of(projection_.node->output()).rank;
+  if (name.starts_with("conv") || name == "_convolution") {
+    seed.expert_dim = seed.rank ? 1 - *seed.rank : 1;
   } else if (name == "einsum") {
     place_einsum_experts(graph, projection_, seed);
   }
+  const bool weight_first = (name == "mm" || name == "matmul" || name == "bmm" || name == "addmm") &&
+                            projection_.node->input(name == "addmm" ? 1 : 0) == projection_.parameter;
+  if (weight_first) seed.expert_dim = -2;  // [experts, tokens]
   seed.logits_dim = seed.expert_dim;
   follow(projection_.node->output(), seed);
 }
 
 RouterFlow::RouterFlow(const MethodGraph& graph, const ValueOrigins& origins, const HashIds& hash)
-    : graph_(graph), origins_(origins) {
+    : graph_(graph), origins_(origins), shapes_(graph) {
   Fact seed;
   seed.role = Role::kIds;
   seed.base = hash.ids;
@@ -157,7 +166,7 @@ void RouterFlow::wake_users(const jit::Value* value) {
 }
 
 void RouterFlow::event(EventKind kind, jit::Node* node, const Fact& fact) {
-  events_.push_back({kind, node, fact.ids, fact.weights, fact.changed});
+  events_.push_back({kind, node, fact.ids, fact.weights, fact.changed, false, fact.cut});
 }
 
 Fact RouterFlow::derived(const Fact& from, jit::Node* node, Role role) const {
@@ -166,6 +175,33 @@ Fact RouterFlow::derived(const Fact& from, jit::Node* node, Role role) const {
   fact.base = node->output(0);
   fact.parent = nullptr;
   return fact;
+}
+
+// Note [Logits are what selection reads]
+// Until a scoring function is applied, or a pick, every operation along the experts' axis makes new logits, whatever
+// its other operand is: noise, a mask, a temperature, another projection. What depends on a pick is no longer read by
+// it and is left out.
+void RouterFlow::change_scores(Fact& result, const Fact& from, jit::Value* output) const {
+  if (!from.picks.empty() || !result.picks.empty() || from.score != nullptr || !from.scoring.empty()) return;
+  result.logits = output;
+  result.logits_dim = result.expert_dim;
+}
+
+// A flow ends where its scores, which have been picked from, come into those of another projection: a router that is
+// given what the layer before computed. The result is the other's.
+bool RouterFlow::ends_at(const jit::Node* node, const Fact& own, const jit::Value* partner) const {
+  if (own.role != Role::kScore || !own.picks.empty()) return false;
+  if (partner == nullptr || !origins_.is_activation(partner)) return false;
+  return std::any_of(picks_.begin(), picks_.end(), [&](const Pick& pick) {
+    return pick.source.role == Role::kScore && graph_.order(pick.node) < graph_.order(node);
+  });
+}
+
+// True if the product of the two is no wider than `value`: weights that are scaled by a gate of each token are weights
+// still, weights that meet a hidden state are not.
+bool RouterFlow::keeps_width(const jit::Value* value, const jit::Value* partner) {
+  const auto own = shapes_.of(value).last, other = shapes_.of(partner).last;
+  return other.has_value() && (*other == 1 || (own.has_value() && *own == *other));
 }
 
 bool RouterFlow::precedes_projection(const jit::Value* value) {
@@ -317,6 +353,8 @@ void RouterFlow::visit_structure(jit::Node* node) {
     wake_users(node->output());
   } else if (kind == jit::prim::unchecked_cast || kind == jit::aten::_unwrap_optional) {
     pass(node->input(0), node->output());
+  } else if (kind == jit::aten::append) {
+    wake_users(node->input(0));
   } else if (kind == jit::prim::TupleConstruct || kind == jit::prim::ListConstruct ||
              kind == jit::prim::DictConstruct) {
     wake_users(node->output());

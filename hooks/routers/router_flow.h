@@ -6,6 +6,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "hooks/graph/known_shapes.h"
 #include "hooks/graph/method_graph.h"
 #include "hooks/graph/op_traits.h"
 #include "hooks/graph/value_origins.h"
@@ -18,8 +19,10 @@ namespace moetap::hooks {
 // same nodes. The use of the result does. So every projection by a parameter is followed forward, and each value that
 // is computed from it gets a role: scores over the projected axis, ids picked from them, weights of the picked experts,
 // masks made of ids, and so on. Where such a value is combined with something else (a hidden state, a parameter), that
-// is an event. The decision (router_decision.h) reads the events: a router's ids choose parameters, rows or outputs of
-// experts, and its weights multiply hidden states.
+// is an event. Along the way logits stay what selection reads (Note [Logits are what selection reads]), weights stay
+// weights until they meet something wider, ids are followed through what is done to them. The decision
+// (router_decision.h) reads the events: a router's ids choose parameters, rows or outputs of experts, and its weights
+// multiply hidden states.
 
 enum class EventKind {
   kAppliesWeights,     // weights multiply a hidden state
@@ -37,7 +40,9 @@ struct Event {
   torch::jit::Node* node;
   std::vector<torch::jit::Value*> ids;
   std::vector<torch::jit::Value*> weights;
-  bool changed = false;  // other numbers were applied than `weights` holds
+  bool changed = false;   // other numbers were applied than `weights` holds
+  bool on_input = false;  // it met a hidden state from before the projection
+  bool cut = false;       // tokens are left out whose ids say that they are seen
 };
 
 /// A pick among the followed scores.
@@ -50,6 +55,9 @@ struct Pick {
   bool over_all = false;  // orders all experts (`sort`)
   bool foreign = false;   // no pick: the ids come from the method's arguments (hash routing)
 };
+
+/// True if the pick is known to be along another axis than the experts'.
+bool picks_other_axis(const Pick& pick);
 
 /// Expert ids that are computed from the method's arguments alone: a table of ids, or a remainder.
 struct HashIds {
@@ -94,6 +102,7 @@ class RouterFlow {
   void follow_same(torch::jit::Node* node, OpKind kind);
   void follow_part(torch::jit::Node* node, OpKind kind);
   void follow_scoring(torch::jit::Node* node);
+  void follow_norm(torch::jit::Node* node);
   void follow_elementwise(torch::jit::Node* node, OpKind kind);
   void follow_reduce(torch::jit::Node* node, OpKind kind);
   void follow_pick(torch::jit::Node* node);
@@ -101,16 +110,25 @@ class RouterFlow {
   void follow_gather(torch::jit::Node* node, torch::jit::Value* source, const std::vector<torch::jit::Value*>& indices);
   void follow_scatter(torch::jit::Node* node, torch::jit::Value* target, const Fact* index, torch::jit::Value* source);
   void follow_mask(torch::jit::Node* node, OpKind kind);
+  void follow_move(torch::jit::Node* node, Fact result);
+  bool pools_tokens(const torch::jit::Node& node, Fact& fact);
+  bool is_only_piece(const torch::jit::Node* node) const;
+  bool is_own_parameter(const torch::jit::Value* value) const;
   void follow_concatenate(torch::jit::Node* node);
 
-  void meet(torch::jit::Node* node, const Fact& fact);
+  void meet(torch::jit::Node* node, const Fact& fact, const torch::jit::Value* hidden);
   std::optional<Fact> combine(torch::jit::Node* node, const Fact& left, const Fact& right, OpKind kind);
+  std::optional<Fact> contract(torch::jit::Node* node, const Fact& first, const Fact& second) const;
   Fact derived(const Fact& from, torch::jit::Node* node, Role role) const;
+  void change_scores(Fact& result, const Fact& from, torch::jit::Value* output) const;
+  bool ends_at(const torch::jit::Node* node, const Fact& own, const torch::jit::Value* partner) const;
+  bool keeps_width(const torch::jit::Value* value, const torch::jit::Value* partner);
   bool precedes_projection(const torch::jit::Value* value);
 
   const MethodGraph& graph_;
   const ValueOrigins& origins_;
   Projection projection_;
+  KnownShapes shapes_;
   std::unordered_map<const torch::jit::Value*, Fact> facts_;
   std::unordered_map<const torch::jit::Value*, torch::jit::Value*> returned_;  // out of a fork
   std::unordered_map<const torch::jit::Node*, int> visits_;
@@ -120,7 +138,10 @@ class RouterFlow {
   std::set<const torch::jit::Value*> ancestors_;  // of the projection's activation; filled when first asked
 };
 
-/// Tensors of a `prim::ListConstruct`, or the value itself.
+/// Tensors of a list that is built at once or appended to, in order; or the value itself where it is no such list.
 std::vector<torch::jit::Value*> list_elements(torch::jit::Value* value);
+
+/// True for a list that is appended to in a loop or a branch: it holds an element more than once, or not at all.
+bool grows_in_loop(const torch::jit::Value* list);
 
 }  // namespace moetap::hooks

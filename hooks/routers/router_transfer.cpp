@@ -33,6 +33,59 @@ bool is_expert_column(const MethodGraph& graph, const jit::Node& node, std::opti
   return static_cast<int64_t>(starts.size()) == *num_experts;
 }
 
+// True for a cast to bool: `to(x, dtype)`, `to(x, device, dtype)`.
+bool casts_to_bool(const MethodGraph& graph, const jit::Node& node) {
+  if (base_name(node) != "to") return false;
+  for (size_t i = 1; i < node.inputs().size() && i < 3; ++i) {
+    if (node.input(i)->type()->kind() != c10::TypeKind::IntType) continue;
+    return graph.constant_int(node.input(i)) == static_cast<int64_t>(at::kBool);
+  }
+  return false;
+}
+
+// True for a slice from the first place on beside which another one of the same length lies.
+bool is_side_by_side(const MethodGraph& graph, const jit::Node& node) {
+  if (base_name(node) != "slice") return false;
+  const auto end = graph.constant_int(node.input(3));
+  const auto dim = graph.constant_int(node.input(1));
+  std::vector<const jit::Value*> sources = {node.input(0)};
+  if (is_full_range(graph, *node.input(0)->node())) {
+    const jit::Value* whole = node.input(0)->node()->input(0);
+    sources.push_back(whole);
+    for (const auto& use : whole->uses()) {
+      if (is_full_range(graph, *use.user)) sources.push_back(use.user->output(0));
+    }
+  }
+  for (const jit::Value* source : sources) {
+    for (const auto& use : source->uses()) {
+      if (base_name(*use.user) != "slice" || graph.constant_int(use.user->input(1)) != dim) continue;
+      const auto start = graph.constant_int(use.user->input(2)), other_end = graph.constant_int(use.user->input(3));
+      if (end && start && other_end && *start >= *end && *other_end - *start == *end) return true;
+    }
+  }
+  return false;
+}
+
+// True for a slice of the first places of a value of which no others are sliced.
+bool takes_first(const MethodGraph& graph, const jit::Node& node) {
+  if (base_name(node) != "slice" || is_full_range(graph, node)) return false;
+  for (const auto& use : node.input(0)->uses()) {
+    if (base_name(*use.user) != "slice") continue;
+    const auto start = graph.constant(use.user->input(2));
+    if (!start || !(start->isNone() || (start->isInt() && start->toInt() == 0))) return false;
+  }
+  return true;
+}
+
+// True if the place that is selected is one of the slots', not of the tokens'.
+bool selects_slot(const MethodGraph& graph, const jit::Node& node, const Fact& slots, KnownShapes& shapes) {
+  const auto dim = graph.constant_int(node.input(1));
+  if (!dim) return false;
+  const auto rank = shapes.of(node.input(0)).rank;
+  if (from_end(*dim, rank) == from_end(slots.expert_dim, rank)) return true;
+  return !rank && *dim == 1 && slots.expert_dim == -1;  // [tokens, slots] in most models
+}
+
 }  // namespace
 
 void RouterFlow::visit(jit::Node* node) {
@@ -77,7 +130,11 @@ void RouterFlow::visit(jit::Node* node) {
       return;
     case OpKind::kIndexWrite: {
       const bool by_list = base_name(*node) == "index_put" || base_name(*node) == "_index_put_impl";
-      if (base_name(*node) == "copy" || node->inputs().size() < 3) return;
+      if (base_name(*node) == "copy") {  // `copy_`: the target holds what the source does
+        if (const Fact* source = fact(node->input(1))) set(node->output(), derived(*source, node, source->role));
+        return;
+      }
+      if (node->inputs().size() < 3) return;
       const Fact* index = nullptr;
       for (jit::Value* element : list_elements(node->input(by_list ? 1 : 2))) {
         if (const Fact* found = fact(element)) index = found;
@@ -97,8 +154,9 @@ void RouterFlow::visit(jit::Node* node) {
     case OpKind::kSample:
       if (const Fact* found = fact(node->input(0))) event(EventKind::kSamples, node, remembered(*found));
       return;
-    case OpKind::kFresh:
     case OpKind::kMixOther:
+      return follow_norm(node);
+    case OpKind::kFresh:
     case OpKind::kOther:
       return;
   }
@@ -107,6 +165,14 @@ void RouterFlow::visit(jit::Node* node) {
 void RouterFlow::follow_same(jit::Node* node, OpKind kind) {
   const Fact* found = fact(node->input(0));
   if (found == nullptr) return;
+  if (kind == OpKind::kMoveAxis) return follow_move(node, *found);
+  if (kind == OpKind::kCopy && casts_to_bool(graph_, *node) && carries_weights(*found)) {
+    Fact mask = derived(remembered(*found), node, Role::kMask);  // where the weights are not zero
+    mask.aligned = true;
+    mask.one_hot = mask.per_expert = false;
+    set(node->output(), mask);
+    return;
+  }
   Fact result = *found;
   if (kind == OpKind::kCopy) {
     if (result.role == Role::kScore && result.logits == result.base) {
@@ -115,7 +181,7 @@ void RouterFlow::follow_same(jit::Node* node, OpKind kind) {
     }
     if (result.role == Role::kScore && result.score == result.base && result.score != nullptr)
       result.score = node->output();
-    if (result.aligned) {
+    if (result.aligned && !result.flat) {
       result.parent = result.base;
       result.base = node->output();
     }
@@ -155,17 +221,6 @@ void RouterFlow::follow_same(jit::Node* node, OpKind kind) {
                name == "reshape_as") {
       result.rank.reset();
     }
-  } else if (kind == OpKind::kMoveAxis) {
-    if (result.role == Role::kScore && result.picks.empty()) {
-      move_axis(graph_, *node, result);
-      result.base = node->output();
-      if (result.score == nullptr) {
-        result.logits = node->output();
-        result.logits_dim = result.expert_dim;
-      }
-    } else {
-      lose_alignment(result);
-    }
   } else if (kind == OpKind::kRepeat && result.role != Role::kScore && result.role != Role::kMask &&
              result.role != Role::kStat) {
     lose_alignment(result);
@@ -173,6 +228,67 @@ void RouterFlow::follow_same(jit::Node* node, OpKind kind) {
     lose_alignment(result);
   }
   set(node->output(), result);
+}
+
+// Values that are laid out in another way. Where the tokens keep their order only the experts' axis moves.
+void RouterFlow::follow_move(jit::Node* node, Fact result) {
+  if (const auto rank = shapes_.of(node->input(0)).rank) result.rank = rank;
+  const bool in_order = keeps_token_order(graph_, *node, result);
+  const bool over_experts = result.role == Role::kScore;
+  if (over_experts || ((result.role == Role::kIds || result.role == Role::kSlot) && result.aligned && in_order)) {
+    if (!in_order && !result.picks.empty()) {
+      lose_alignment(result);
+    } else {
+      move_axis(graph_, *node, result);
+      if (!in_order && result.score != nullptr) result.logits = result.score = nullptr;  // they keep another order
+      if (result.aligned) result.base = node->output();
+      if (result.role == Role::kIds) result.ids = {node->output()};
+      change_scores(result, result, node->output());
+    }
+  } else {
+    lose_alignment(result);
+  }
+  set(node->output(), result);
+}
+
+// A norm over the experts: new logits. Hidden states are normalised, too; those end at the next projection.
+void RouterFlow::follow_norm(jit::Node* node) {
+  const Fact* found = fact(node->input(0));
+  if (found == nullptr || found->role != Role::kScore || !found->picks.empty() || found->score != nullptr) return;
+  if (!base_name(*node).ends_with("norm")) return;
+  Fact result = derived(*found, node, Role::kScore);
+  change_scores(result, *found, node->output(0));
+  set(node->output(0), result);
+}
+
+// True if all that is used of the sliced value is this piece: then it is the selection. Pieces that lie side by side
+// are parts of one.
+bool RouterFlow::is_only_piece(const jit::Node* node) const {
+  for (const jit::Value* place : node->inputs().slice(1)) {
+    if (!graph_.constant(place).has_value()) return false;  // another piece in each turn of a loop
+  }
+  std::vector<const jit::Value*> sources = {node->input(0)};
+  for (const jit::Value* base = node->input(0); is_full_range(graph_, *base->node());) {
+    base = base->node()->input(0);
+    sources.push_back(base);
+    for (const auto& use : base->uses()) {
+      if (is_full_range(graph_, *use.user)) sources.push_back(use.user->output(0));
+    }
+  }
+  for (const jit::Value* source : sources) {
+    for (const auto& use : source->uses()) {
+      const OpKind kind = op_kind(*use.user);
+      if (use.user == node || is_full_range(graph_, *use.user) || kind == OpKind::kReduce || kind == OpKind::kOther)
+        continue;
+      const bool alike = use.user->kind() == node->kind() && use.user->inputs().size() == node->inputs().size();
+      if (!alike) return false;
+      for (size_t i = 1; i < node->inputs().size(); ++i) {
+        const auto own = graph_.constant(node->input(i)), other = graph_.constant(use.user->input(i));
+        if (!own || !other || !own->equals(*other).toBool()) return false;
+      }
+    }
+  }
+  return true;
 }
 
 void RouterFlow::follow_part(jit::Node* node, OpKind kind) {
@@ -193,8 +309,11 @@ void RouterFlow::follow_part(jit::Node* node, OpKind kind) {
       if (from_start != (result.mixed_at == 0)) return;
       result.mixed_at = -1;
     }
-    if ((result.role == Role::kSlot || result.role == Role::kIds) && !from_start) {
-      lose_alignment(result);  // some of the slots
+    // Some of the slots. From the first on they may be the selection, with places behind them that serve something
+    // else; those of a sort that are behind the others may be it, too.
+    const bool slots = result.role == Role::kSlot || result.role == Role::kIds;
+    if (slots && !(from_start ? !is_side_by_side(graph_, *node) : is_only_piece(node))) {
+      lose_alignment(result);
       set(node->output(), result);
       return;
     }
@@ -237,13 +356,22 @@ void RouterFlow::follow_part(jit::Node* node, OpKind kind) {
     set(node->output(), result);
     return;
   }
-  if (result.role == Role::kScore && result.picks.empty()) {
+  const bool slots = result.role == Role::kSlot || result.role == Role::kIds;
+  if (kind == OpKind::kSelect && slots && result.aligned && selects_slot(graph_, *node, result, shapes_) &&
+      is_only_piece(node)) {
+    // One slot of each token is all that is used.
+    result.parent = nullptr;
+    result.base = node->output();
+    result.num_slots = 1;
+    if (result.role == Role::kIds) result.ids = {node->output()};
+  } else if (result.role == Role::kScore && result.picks.empty()) {
     // The scores of one token, or of one expert for all tokens.
     result.aligned = true;
     result.base = nullptr;
   } else {
     lose_alignment(result);
     result.per_expert = result.per_expert || carries_weights(*found);
+    result.cut = result.cut || (result.role == Role::kOrder && takes_first(graph_, *node));
   }
   for (jit::Value* output : node->outputs()) set(output, result);
 }
@@ -253,7 +381,10 @@ void RouterFlow::follow_scoring(jit::Node* node) {
   if (found == nullptr) return;
   const std::string name = base_name(*node);
   Fact result = derived(*found, node, found->role);
-  if (!found->aligned) lose_alignment(result);
+  if (!found->aligned) {
+    lose_alignment(result);
+    result.changed = result.changed || carries_weights(*found);
+  }
   if (found->role == Role::kScore) {
     if (result.score == nullptr && result.scoring.empty()) {
       result.scoring = name;
@@ -291,19 +422,25 @@ void RouterFlow::follow_elementwise(jit::Node* node, OpKind kind) {
   const Fact own = *found;
   const jit::Value* partner = operands.size() > 1 ? operands[left != nullptr ? 1 : 0] : nullptr;
   const bool hidden = partner != nullptr && origins_.is_activation(partner);
+  if (ends_at(node, own, partner)) return;
+  const bool narrow = hidden && keeps_width(operands[left != nullptr ? 0 : 1], partner);
   if (hidden && kind == OpKind::kMultiply) {
-    meet(node, own);
+    const bool before_pick = own.role == Role::kScore && own.picks.empty();
+    const bool similarity = own.role == Role::kChosen && own.own;
+    if ((!narrow || before_pick) && !similarity) meet(node, own, partner);
     // Scores that scale or are scaled by hidden states before any pick may still be logits (a learned temperature).
-    if (own.role != Role::kScore || !own.picks.empty() || own.score != nullptr) return;
+    if (!narrow && !similarity && !(before_pick && own.score == nullptr)) return;
   }
-  if (hidden && own.role == Role::kChosen) return;  // a bias of the chosen expert
+  if (hidden && own.role == Role::kChosen && !own.own) return;  // a bias of the chosen expert
   Fact result = derived(own, node, own.role);
   switch (own.role) {
     case Role::kScore:
-      if (!own.aligned) lose_alignment(result);
+      if (!own.aligned) {
+        lose_alignment(result);
+        result.changed = result.changed || !own.picks.empty();
+      }
       if (own.score == nullptr) {
-        const bool noise = hidden && name != "div";
-        if (own.picks.empty()) result.logits = noise || own.masked ? own.logits : node->output();
+        change_scores(result, own, node->output());
       } else if (own.score == own.base && !own.biased) {
         const bool shifts = partner != nullptr && (name == "add" || name == "sub");
         if (shifts)
@@ -316,7 +453,7 @@ void RouterFlow::follow_elementwise(jit::Node* node, OpKind kind) {
       }
       break;
     case Role::kSlot:
-      if (hidden && name != "div") return;
+      if (hidden && name != "div" && !narrow) return;
       if (!own.aligned) {
         lose_alignment(result);
         result.changed = true;
@@ -355,7 +492,10 @@ void RouterFlow::follow_reduce(jit::Node* node, OpKind kind) {
   }
   switch (own.role) {
     case Role::kScore:
-      if (own.one_hot && name == "sum" && own.aligned) {
+      if (own.picks.empty() && own.score == nullptr && pools_tokens(*node, result)) {
+        result.role = Role::kScore;
+        change_scores(result, own, node->output());
+      } else if (own.one_hot && name == "sum" && own.aligned) {
         // Scores that are masked to one expert for each slot: their sum is the slot's weight.
         result.role = Role::kSlot;
         result.one_hot = false;
@@ -384,16 +524,53 @@ void RouterFlow::follow_reduce(jit::Node* node, OpKind kind) {
       }
       break;
     }
-    case Role::kRouted:
-      if (name == "sum") result.role = Role::kScore, result.aligned = true;
+    case Role::kRouted: {
+      // Over the places: dense weights again. Over the slots, which lie before the tokens: still spread.
+      const auto dims = node->inputs().size() > 1 ? list_elements(node->input(1)) : std::vector<jit::Value*>{};
+      const auto dim = dims.size() == 1 ? graph_.constant_int(dims[0]) : std::nullopt;
+      if (name != "sum" || !dim) break;
+      result.role = *dim == 0 ? Role::kRouted : Role::kScore;
+      result.aligned = true;
+      result.expert_dim = -1;
+      break;
+    }
+    case Role::kChosen:
+      if (own.own && name == "sum") {  // the score of the picked expert
+        result.role = Role::kSlot;
+        result.aligned = true;
+        result.num_slots = 1;
+      }
       break;
     case Role::kIds:
     case Role::kStat:
     case Role::kOrder:
-    case Role::kChosen:
       break;
   }
   set(node->output(), result);
+}
+
+// True if scores are averaged or summed over tokens, not over experts; updates where the experts lie.
+bool RouterFlow::pools_tokens(const jit::Node& node, Fact& fact) {
+  const auto rank = shapes_.of(node.input(0)).rank;
+  if (node.inputs().size() < 3 || !rank) return false;
+  std::vector<std::optional<int64_t>> dims;
+  if (const auto list = graph_.constant(node.input(1)); list && list->isIntList()) {
+    for (const int64_t dim : list->toIntVector()) dims.push_back(dim);
+  } else {
+    for (const jit::Value* dim : list_elements(node.input(1))) dims.push_back(graph_.constant_int(dim));
+  }
+  const auto keeps = graph_.constant(node.input(2));
+  if (dims.empty() || !keeps || !keeps->isBool()) return false;
+  const int64_t experts = from_end(fact.expert_dim, rank);
+  int64_t behind = 0;
+  for (const auto& dim : dims) {
+    if (!dim || from_end(*dim, rank) == experts) return false;
+    behind += from_end(*dim, rank) > experts ? 1 : 0;
+  }
+  const bool removed = !keeps->toBool();
+  fact.expert_dim = removed ? experts + behind : experts;
+  fact.rank = removed ? *rank - static_cast<int64_t>(dims.size()) : *rank;
+  return true;
 }
 
 }  // namespace moetap::hooks

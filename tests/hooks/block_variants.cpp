@@ -24,6 +24,8 @@ ModuleSource variant_source(const BlockVariant& variant) {
   return {.type = "Block",
           .parameters = {{"expert_weights", expert_weights()},
                          {"noise", random_tensor({kHidden, kExperts}, 91)},
+                         {"one_gate", random_tensor({1, kHidden}, 93)},
+                         {"two_gates", random_tensor({2, kHidden}, 94)},
                          {"shared", random_tensor({kHidden, kHidden}, 92)},
                          {"temperature", at::full({1}, 0.7)}},
           .buffers = {{"k_buffer", at::scalar_tensor(kTopK, at::kLong)}},
@@ -192,7 +194,8 @@ std::vector<BlockVariant> block_variants() {
     gates = torch.where(scores >= least, scores, torch.zeros_like(scores))
     every = torch.einsum("td,edf->tef", [h, self.expert_weights])
     return x + torch.einsum("te,tef->tf", [gates, every]).view_as(x)
-)");
+)")
+      .top_k = std::nullopt;
   add("DenseOneHot", R"(
     scores = torch.softmax(torch.linear(h, self.gate.weight), -1)
     hot = torch.one_hot(torch.argmax(scores, -1), 6).to(h.dtype)

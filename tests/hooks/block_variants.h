@@ -23,4 +23,7 @@ ModuleSource variant_source(const BlockVariant& variant);
 
 std::vector<BlockVariant> block_variants();
 
+/// What is done to ids and weights between the pick and the experts.
+std::vector<BlockVariant> weight_variants();
+
 }  // namespace moetap::hooks::testing

@@ -126,6 +126,8 @@ TEST_P(BlockVariants, ReportWhatTheExpertsGot) {
 
 INSTANTIATE_TEST_SUITE_P(Discover, BlockVariants, ::testing::ValuesIn(block_variants()),
                          [](const auto& info) { return info.param.name; });
+INSTANTIATE_TEST_SUITE_P(Weights, BlockVariants, ::testing::ValuesIn(weight_variants()),
+                         [](const auto& info) { return info.param.name; });
 
 TEST(ExpertChoice, ReportsTheTokensOfEachExpert) {
   const jit::Module block = compile({.type = "Block",

@@ -82,15 +82,35 @@ def forward(self, x: Tensor) -> Tensor:
     return last
 )");
   const jit::Node* until = value("last")->node();
-  EXPECT_EQ(writes_->as_made(nullptr, until), nullptr);
-  EXPECT_EQ(writes_->as_made(value("kept"), until), value("kept"));
-  EXPECT_EQ(writes_->as_made(value("logits"), value("view")->node()), value("logits")) << "not yet changed";
+  EXPECT_EQ(writes_->as_read(nullptr, until), nullptr);
+  EXPECT_EQ(writes_->as_read(value("kept"), until), value("kept"));
+  EXPECT_EQ(writes_->as_read(value("logits"), value("view")->node()), value("logits")) << "not yet changed";
   jit::Value* logits = value("logits");
-  jit::Value* copy = writes_->as_made(logits, until);
+  jit::Value* copy = writes_->as_read(logits, until);
   ASSERT_NE(copy, logits);
   EXPECT_EQ(copy->node()->kind(), jit::aten::clone);
   EXPECT_EQ(copy->node()->input(0), logits);
   EXPECT_TRUE(copy->node()->isBefore(value("view")->node())) << "the copy is made before the change";
+}
+
+TEST_F(Writes, CountUntilTheValueIsRead) {
+  read(R"(
+def forward(self, x: Tensor) -> Tensor:
+    logits = torch.relu(x)
+    masked = logits[:, 1].fill_(-1.0)
+    scores = torch.softmax(logits, -1)
+    ids = torch.argmax(scores, -1)
+    cleared = logits[:, 0].zero_()
+    scores.mul_(2.0)
+    return scores[ids] + cleared.sum() + masked.sum()
+)");
+  const jit::Node* until = value("cleared")->node();
+  jit::Value* logits = writes_->as_read(value("logits"), until);
+  ASSERT_EQ(logits->node()->kind(), jit::aten::clone);
+  EXPECT_TRUE(value("masked")->node()->isBefore(logits->node())) << "the softmax reads what was written before it";
+  EXPECT_TRUE(logits->node()->isBefore(value("scores")->node())) << "and not what was written behind it";
+  EXPECT_EQ(writes_->as_read(value("ids"), until), value("ids"));
+  EXPECT_EQ(writes_->as_read(value("scores"), until), value("scores")) << "it is changed behind that place";
 }
 
 }  // namespace

@@ -49,6 +49,38 @@ INSTANTIATE_TEST_SUITE_P(RouterAxes, MoveAxis,
                                            AxisCase{"torch.movedim(x, -1, -3)", -1, {}, -3},
                                            AxisCase{"torch.movedim(x, -3, -1)", -1, {}, -2}));
 
+// Whether the tokens are in their order behind `y = expression`.
+struct OrderCase {
+  const char* expression;
+  int64_t expert_dim;
+  std::optional<int64_t> rank;
+  bool kept;
+};
+
+void PrintTo(const OrderCase& order, std::ostream* stream) {
+  *stream << order.expression;
+}
+
+class KeepsTokenOrder : public ::testing::TestWithParam<OrderCase> {};
+
+TEST_P(KeepsTokenOrder, WhereOnlyTheExpertsMove) {
+  const MethodGraph graph = graph_of(GetParam().expression);
+  Fact fact;
+  fact.expert_dim = GetParam().expert_dim;
+  fact.rank = GetParam().rank;
+  EXPECT_EQ(keeps_token_order(graph, *value_named(graph, "y")->node(), fact), GetParam().kept);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    RouterAxes, KeepsTokenOrder,
+    ::testing::Values(OrderCase{"x.t()", -1, 2, true}, OrderCase{"x.transpose(0, 1)", -1, 2, true},
+                      OrderCase{"x.transpose(0, 1)", -1, 3, false}, OrderCase{"x.transpose(1, 2)", -1, 3, true},
+                      OrderCase{"x.transpose(0, 2)", -1, 3, false}, OrderCase{"x.transpose(-1, -2)", -1, {}, true},
+                      OrderCase{"x.permute([2, 0, 1])", -1, {}, true}, OrderCase{"x.permute([1, 0, 2])", -1, {}, false},
+                      OrderCase{"x.permute([0, 2, 3, 1])", -3, {}, true},
+                      OrderCase{"torch.movedim(x, -1, 0)", -1, {}, true},
+                      OrderCase{"torch.movedim(x, 0, -1)", -1, 3, false}, OrderCase{"x.flip([0])", -1, 2, false}));
+
 TEST(FromEnd, NeedsTheRank) {
   EXPECT_EQ(from_end(1, 3), -2);
   EXPECT_EQ(from_end(-1, 3), -1);
