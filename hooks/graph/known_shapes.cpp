@@ -56,7 +56,9 @@ KnownShape KnownShapes::find(const jit::Value* value) {
       const KnownShape source = of(node.input(0));
       if (name == "topk") return {source.rank, graph_.constant_int(node.input(1))};
       if (name.find("sort") != std::string::npos) return source;
-      return {};
+      const auto keeps = node.inputs().size() > 2 ? graph_.constant(node.input(2)) : std::nullopt;
+      if (!keeps || !keeps->isBool() || !source.rank) return {};
+      return {keeps->toBool() ? *source.rank : *source.rank - 1, std::nullopt};
     }
     case OpKind::kContract:
       return of_contraction(node);
@@ -84,6 +86,7 @@ KnownShape KnownShapes::find(const jit::Value* value) {
     case OpKind::kConcatenate:
       return of_concatenation(node);
     case OpKind::kFresh:
+      if (name == "arange" && node.inputs().size() <= 5) return {1, graph_.constant_int(node.input(0))};
       if (name.ends_with("_like")) return of(node.input(0));
       if (name.starts_with("new_") && node.inputs().size() > 1) return of_sizes(node.input(1));
       return name == "zeros" || name == "ones" || name == "full" || name == "empty" || name.starts_with("rand")

@@ -130,6 +130,7 @@ class RouterSearch {
       const auto size =
           joined ? std::optional(static_cast<int64_t>(parameters.size())) : projected_size(graph_, projection);
       const RouterFlow flow(graph_, origins_, projection, size);
+      for (const Pick& pick : flow.picks()) followed_.insert(pick.node);
       if (size == 1) {  // one score a token: it can rank tokens, not experts
         if (!flow.picks().empty()) {
           considered_.push_back({flow.picks().back().node, node, SkipReason::kIndexesTokens});
@@ -177,7 +178,9 @@ class RouterSearch {
     }
     for (const jit::Node* node : graph_.nodes()) {
       if (node->kind() != jit::aten::topk || claimed_.count(node)) continue;
-      by_order.try_emplace(graph_.order(node), SkippedNode{node, node, SkipReason::kHasNoProjection});
+      by_order.try_emplace(
+          graph_.order(node),
+          SkippedNode{node, node, followed_.count(node) ? SkipReason::kSelectsNoExpert : SkipReason::kHasNoProjection});
     }
     std::vector<SkippedNode> nodes;
     for (const auto& [order, node] : by_order) nodes.push_back(node);
@@ -197,7 +200,8 @@ class RouterSearch {
   const MethodGraph& graph_;
   const ValueOrigins& origins_;
   std::vector<FoundRouter> routers_;
-  std::set<const jit::Node*> claimed_;  // the picks of `routers_`
+  std::set<const jit::Node*> claimed_;   // the picks of `routers_`
+  std::set<const jit::Node*> followed_;  // the picks from scores of any projection
   std::vector<SkippedNode> considered_;
 };
 

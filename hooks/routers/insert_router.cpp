@@ -30,6 +30,10 @@ jit::Value* ids_by_weight(jit::Graph& graph, const FoundRouter& router) {
 // The weights as the operator takes them: over slots or experts, tokens before.
 jit::Value* weights_as_reported(jit::Graph& graph, const FoundRouter& router, jit::Value* weights,
                                 jit::Value* selected) {
+  if (router.kept != nullptr) {  // one slot a token: 0 where no expert kept it
+    jit::Value* kept = graph.insert(jit::aten::sum, {router.kept, std::vector<int64_t>{-1}});
+    weights = graph.insert(jit::aten::mul, {weights, graph.insert(jit::aten::reshape_as, {kept, weights})});
+  }
   if (router.weights_have_places) return graph.insert(jit::aten::sum, {weights, std::vector<int64_t>{-1}});
   if (router.weights_are_flat) return graph.insert(jit::aten::reshape_as, {weights, selected});
   return with_experts_at(weights, router.weights_dim, router.expert_dim);
@@ -45,7 +49,7 @@ void insert_arm(const FoundRouter& router, const HookPoint& hook, const InPlaceW
   }
   jit::Value* logits = visible_from(router.logits, after) ? router.logits : nullptr;
   jit::Value* scores = visible_from(router.scores, after) ? router.scores : nullptr;
-  for (const jit::Value* value : {logits, scores}) {
+  for (const jit::Value* value : {logits, scores, router.kept}) {
     if (value == nullptr || value->node()->owningBlock() != after->owningBlock()) continue;
     if (writes.graph().order(value->node()) > writes.graph().order(after))
       after = const_cast<jit::Node*>(value->node());

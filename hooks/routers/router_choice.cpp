@@ -42,6 +42,7 @@ void RouterFlow::follow_pick(jit::Node* node) {
   if (own.role == Role::kIds || own.role == Role::kOrder || own.role == Role::kMask) {
     if (!sorts) return;
     Fact order = own;
+    order.sorted = true;
     if (own.role == Role::kIds && own.aligned && !own.flat && name == "sort") {
       // The slots of each token in another order. The sorted ids are ids, and weights gathered by the same order are
       // theirs.
@@ -174,6 +175,13 @@ void RouterFlow::follow_gather(jit::Node* node, jit::Value* source, const std::v
     return;
   }
   const Origin origin = origins_.of(source);
+  if (by.role == Role::kIds && base_name(*source->node()) == "eye") {  // rows of the identity
+    Fact mask = derived(by, node, Role::kMask);
+    mask.aligned = mask.one_hot = true;
+    mask.per_expert = false;
+    set(node->output(), mask);
+    return;
+  }
   if (by.role == Role::kIds) {
     if (origin == Origin::kParameter) {
       Fact chosen = derived(by, node, Role::kChosen);
@@ -302,9 +310,17 @@ void RouterFlow::follow_mask(jit::Node* node, OpKind kind) {
     Fact mask = derived(remembered(*found), node, Role::kMask);
     mask.aligned = true;
     mask.one_hot = mask.per_expert = false;
-    // Scores against one of them: all that are as large are chosen.
-    mask.threshold = of_score && (found->role == Role::kSlot || found->role == Role::kStat) && !found->picks.empty();
-    if (mask.threshold) mask.ids.clear();
+    // Scores against one of them, or against a number: all that are as large are chosen.
+    const bool alone = !of_score && found->role == Role::kScore;
+    const Fact& scores = left == nullptr || (of_score && left->role != Role::kScore) ? *right : *left;
+    mask.threshold = (of_score || alone) && scores.aligned && scores.base != nullptr && scores.ids.empty();
+    mask.weights.clear();
+    if (mask.threshold) {
+      mask.ids.clear();
+      mask.nested = false;
+    }
+    // Places in an expert's queue against its capacity.
+    mask.dropped = !mask.threshold && found->role == Role::kStat && !found->picks.empty();
     if (found->role == Role::kIds || found->role == Role::kMask) {
       const jit::Value* other = inputs[left != nullptr ? 1 : 0];
       const bool number = !is_tensor(other) || origins_.of(other) != Origin::kConstant ||
@@ -319,9 +335,12 @@ void RouterFlow::follow_mask(jit::Node* node, OpKind kind) {
   }
   if (kind == OpKind::kLogical) {
     std::optional<Fact> result;
+    bool threshold = false, dropped = false;
     for (jit::Value* input : inputs) {
       const Fact* found = is_tensor(input) ? fact(input) : nullptr;
       if (found == nullptr) continue;
+      threshold = threshold || found->threshold;
+      dropped = dropped || found->dropped;
       if (!result.has_value())
         result = derived(remembered(*found), node, Role::kMask);
       else {
@@ -331,6 +350,9 @@ void RouterFlow::follow_mask(jit::Node* node, OpKind kind) {
     }
     if (result.has_value()) {
       result->aligned = true;
+      result->threshold = threshold;
+      result->dropped = dropped;
+      if (threshold) result->ids.clear();
       // All slots but those of one expert.
       if (name == "logical_not" || name == "bitwise_not") result->per_expert = result->one_hot = false;
       set(node->output(), *result);
@@ -366,6 +388,21 @@ void RouterFlow::follow_mask(jit::Node* node, OpKind kind) {
   } else if (own.role == Role::kIds || own.role == Role::kSlot) {
     result.parent = own.base;
     result.ids = own.ids;
+    if (self != nullptr && other != nullptr && self->role == other->role && self->place >= 0 && other->place >= 0) {
+      // One slot or another: a selection of its own.
+      result.aligned = true;
+      result.changed = result.flat = false;
+      result.parent = nullptr;
+      result.base = node->output();
+      result.num_slots = 1;
+      result.place = -1;
+      if (own.role == Role::kIds) result.ids = {node->output()};
+      set(node->output(), result);
+      return;
+    }
+    // Rows of a buffer, those of tokens that are left out replaced.
+    if (own.role == Role::kIds && !own.aligned && mask != nullptr && mask->dropped) result.cut = true;
+    if (mask != nullptr && mask->dropped) result.dropped = true;
     if (!own.aligned)
       lose_alignment(result);
     else if (own.role == Role::kIds)

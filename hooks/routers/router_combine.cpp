@@ -26,6 +26,10 @@ Fact routed(const Fact& weights, const Fact& mask, jit::Value* value) {
 void RouterFlow::meet(jit::Node* node, const Fact& fact, const jit::Value* hidden) {
   const Fact what = remembered(fact);
   const size_t first = events_.size();
+  if (fact.threshold && carries_weights(fact)) {
+    event(EventKind::kAppliesWeights, node, what);
+    return;
+  }
   switch (fact.role) {
     case Role::kSlot:
     case Role::kRouted:
@@ -90,6 +94,10 @@ std::optional<Fact> RouterFlow::combine(jit::Node* node, const Fact& left, const
       result.per_expert = left.per_expert || right.per_expert;
       result.one_hot = multiply && (left.one_hot || right.one_hot);
       result.placed = left.placed || right.placed;
+      result.threshold = left.threshold || right.threshold;
+      if (result.threshold) result.ids.clear();
+      result.dropped = left.dropped || right.dropped;
+      if (multiply && result.dropped) result.kept = node->output();
     }
     return result;
   }
@@ -104,6 +112,7 @@ std::optional<Fact> RouterFlow::combine(jit::Node* node, const Fact& left, const
     result.one_hot = mask.one_hot;
     result.per_expert = mask.per_expert;
     result.threshold = result.threshold || mask.threshold;
+    result.dropped = result.dropped || mask.dropped;
     if (!score.picks.empty()) result.parent = score.base;
     return result;
   }
@@ -113,6 +122,8 @@ std::optional<Fact> RouterFlow::combine(jit::Node* node, const Fact& left, const
     if (mask.placed) return routed(slot, mask, node->output());
     Fact result = derived(slot, node, Role::kSlot);
     result.parent = slot.base;
+    result.dropped = slot.dropped || mask.dropped;
+    if (result.place < 0) result.place = mask.place;
     if (!slot.aligned) lose_alignment(result);
     if (mask.per_expert) {
       Fact part = slot;
@@ -154,6 +165,11 @@ std::optional<Fact> RouterFlow::combine(jit::Node* node, const Fact& left, const
     if (!slot.aligned) lose_alignment(result);
     result.nested = slot.nested;
     event(EventKind::kLooksUp, node, remembered(slot));
+    return result;
+  }
+  if (pair_is(Role::kMask, Role::kStat) && of_role(Role::kMask).threshold) {  // equal weights for the chosen
+    Fact result = derived(of_role(Role::kMask), node, Role::kScore);
+    result.ids.clear();
     return result;
   }
   if (pair_is(Role::kMask, Role::kStat)) {
@@ -228,10 +244,13 @@ std::optional<Fact> RouterFlow::contract(jit::Node* node, const Fact& first, con
   merge(result, *mask);
   if (other.role == Role::kScore && other.picks.empty()) {
     result.role = Role::kSlot;  // scores at the chosen experts
-  } else if (other.role == Role::kSlot) {
+  } else if (other.role == Role::kSlot && mask->one_hot) {
     result.role = Role::kScore;  // weights spread over the experts
     result.expert_dim = -1;
     result.ids = mask->ids;
+    result.dropped = other.dropped || mask->dropped;
+  } else if (other.role == Role::kSlot || (other.role == Role::kScore && !mask->placed)) {
+    result.dropped = other.dropped || mask->dropped;  // those that are kept
   } else if (other.role == Role::kScore) {
     return routed(other, *mask, node->output());
   } else if (other.role == Role::kMask) {
@@ -258,8 +277,11 @@ void RouterFlow::follow_concatenate(jit::Node* node) {
   if (first == nullptr) return;
   Fact result = derived(remembered(*first), node, first->role);
   bool all_slots = first->role == Role::kSlot || first->role == Role::kIds;
-  for (const jit::Value* part : parts) {
-    if (const Fact* found = fact(part); found != nullptr && found->role == first->role) {
+  bool in_order = all_slots;  // pieces that are put together again
+  for (size_t i = 0; i < parts.size(); ++i) {
+    const Fact* found = fact(parts[i]);
+    in_order = in_order && found != nullptr && found->role == first->role && found->place == static_cast<int>(i);
+    if (found != nullptr && found->role == first->role) {
       merge(result, remembered(*found));
       result.nested = result.nested || found->nested;
       // One slot each, as `ids[:, 0]` and `ids[:, 1]`, makes the slots again.
@@ -291,10 +313,12 @@ void RouterFlow::follow_concatenate(jit::Node* node) {
   if (first->role == Role::kIds || result.role == Role::kSlot) {
     result.num_slots = std::nullopt;
     result.unsure_slots = result.unsure_slots || grows_in_loop(node->input(0));
-    if (!all_slots)
+    if (!all_slots && !in_order)
       lose_alignment(result);
     else {
       result.aligned = true;
+      result.place = -1;
+      if (in_order) result.changed = false;
       if (result.role == Role::kIds)
         result.ids = {node->output()};
       else

@@ -82,6 +82,21 @@ bool in_different_arms(const std::vector<jit::Value*>& values) {
   return values.size() > 1;
 }
 
+// True for weights of one slot each, for all slots of `selected`; puts them in the slots' order.
+bool one_for_each_slot(const RouterFlow& flow, std::vector<jit::Value*>& weights, const jit::Value* selected) {
+  const Fact* ids = flow.fact(selected);
+  if (ids == nullptr || ids->num_slots != static_cast<int64_t>(weights.size())) return false;
+  const auto place = [&](const jit::Value* value) {
+    return flow.fact(value) == nullptr ? -1 : flow.fact(value)->place;
+  };
+  std::sort(weights.begin(), weights.end(),
+            [&](const jit::Value* a, const jit::Value* b) { return place(a) < place(b); });
+  for (size_t i = 0; i < weights.size(); ++i) {
+    if (place(weights[i]) != static_cast<int>(i)) return false;
+  }
+  return true;
+}
+
 std::vector<jit::Value*> applied_weights(const MethodGraph& graph, const RouterFlow& flow,
                                          const std::vector<jit::Value*>& selected) {
   std::vector<jit::Value*> applied;
@@ -99,6 +114,7 @@ std::vector<jit::Value*> applied_weights(const MethodGraph& graph, const RouterF
   if (jit::Value* parent = common_parent(flow, applied)) return {parent};
   std::sort(applied.begin(), applied.end(),
             [&](const jit::Value* a, const jit::Value* b) { return graph.order(a->node()) < graph.order(b->node()); });
+  if (selected.size() == 1 && one_for_each_slot(flow, applied, selected[0])) return applied;
   if (selected.size() <= 1) return {applied.back()};
   // One tensor for each slot: the last weights that were made with the slot's ids.
   std::vector<jit::Value*> weights;
@@ -114,27 +130,28 @@ std::vector<jit::Value*> applied_weights(const MethodGraph& graph, const RouterF
   return weights;
 }
 
+// One name for each of PyTorch's spellings of a scoring function.
+std::string plain_scoring(const std::string& name) {
+  if (name == "_softmax" || name == "special_softmax" || name == "log_softmax" || name == "_log_softmax" ||
+      name == "special_log_softmax") {
+    return "softmax";
+  }
+  return name == "special_expit" || name == "log_sigmoid" ? "sigmoid" : name;
+}
+
 std::string scoring_name(const Fact& source, const Pick& pick, size_t picks) {
   if (pick.foreign) return "hash";
-  auto plain = [](std::string name) {
-    if (name == "_softmax" || name == "special_softmax" || name == "log_softmax" || name == "_log_softmax" ||
-        name == "special_log_softmax") {
-      return std::string("softmax");
-    }
-    if (name == "special_expit" || name == "log_sigmoid") return std::string("sigmoid");
-    return name;
-  };
-  if (source.masked && !source.scoring.empty() && picks > 1 && plain(source.scoring) == "softmax" &&
+  if (source.masked && !source.scoring.empty() && picks > 1 && plain_scoring(source.scoring) == "softmax" &&
       pick.source.scoring.empty()) {
     return "sparsemixer";
   }
   // Picked from logits, with scores as weights that were computed beside them.
-  if (pick.source.scoring.empty() && source.score != nullptr && !source.masked) return plain(source.scoring);
+  if (pick.source.scoring.empty() && source.score != nullptr && !source.masked) return plain_scoring(source.scoring);
   if (pick.source.scoring.empty()) {
     const std::string& later = source.slot_scoring.empty() ? source.scoring : source.slot_scoring;
-    return later.empty() ? "none" : plain(later) + "_topk";
+    return later.empty() ? "none" : plain_scoring(later) + "_topk";
   }
-  std::string name = plain(pick.source.scoring);
+  std::string name = plain_scoring(pick.source.scoring);
   if (name == "sqrtsoftplus") return pick.source.biased ? "sqrtsoftplus_bias" : name;
   return pick.source.biased ? name + "_bias" : name;
 }
@@ -175,13 +192,23 @@ std::optional<FoundRouter> chosen_by_threshold(const MethodGraph& graph, const R
   router.weights = applied_weights(graph, flow, {});
   if (router.weights.size() != 1) return std::nullopt;
   const Fact* weights = flow.fact(router.weights[0]);
-  if (weights == nullptr || !weights->threshold || weights->role != Role::kScore || weights->nested ||
-      weights->grouped || weights->changed) {
+  if (weights == nullptr || !weights->threshold || weights->nested || weights->grouped || weights->changed) {
     return std::nullopt;
   }
-  const auto pick = std::find_if(flow.picks().begin(), flow.picks().end(),
-                                 [](const Pick& candidate) { return candidate.source.role == Role::kScore; });
-  if (pick == flow.picks().end() || picks_other_axis(*pick)) return std::nullopt;
+  // Of hidden states, too, a part may be zero, and the product with others is taken. Experts are weighed one by one, or
+  // all at once by numbers that were compared.
+  size_t applications = 0;
+  bool at_once = false;
+  for (const Event& event : flow.events()) {
+    if (event.kind != EventKind::kAppliesWeights) continue;
+    const jit::Node* owner = event.node->owningBlock()->owningNode();
+    applications += owner != nullptr && owner->kind() == jit::prim::Loop ? 2 : 1;
+    at_once = at_once || op_kind(*event.node) == OpKind::kContract;
+  }
+  if (applications < 2 && !(at_once && !weights->by_sign)) return std::nullopt;
+  for (const Pick& pick : flow.picks()) {
+    if (picks_other_axis(pick)) return std::nullopt;
+  }
   router.projection = flow.projection();
   router.form = "variable";
   router.selects_all = true;
@@ -190,7 +217,7 @@ std::optional<FoundRouter> chosen_by_threshold(const MethodGraph& graph, const R
   router.logits_dim = weights->logits_dim;
   router.scores_dim = weights->score_dim;
   router.expert_dim = router.weights_dim = weights->expert_dim;
-  router.scoring = scoring_name(*weights, *pick, 1);
+  router.scoring = weights->scoring.empty() ? "none" : plain_scoring(weights->scoring);
   router.num_experts = weights->num_experts;
   for (const Pick& each : flow.picks()) router.picks.push_back(each.node);
   return router;
@@ -217,6 +244,10 @@ RouterDecision decide(const MethodGraph& graph, const RouterFlow& flow) {
     decision.skipped = SkippedNode{node, flow.projection().node, reason};
     return decision;
   };
+  if (auto router = chosen_by_threshold(graph, flow)) {
+    decision.router = std::move(*router);
+    return decision;
+  }
   if (flow.picks().empty()) {
     const jit::Node* dense = last_node(flow, EventKind::kDenseWeights);
     for (const Event& event : flow.events()) {
@@ -239,18 +270,18 @@ RouterDecision decide(const MethodGraph& graph, const RouterFlow& flow) {
   if (picks_other_axis(last)) return skip(last.node, SkipReason::kPicksTokens);
   if (has(flow, EventKind::kChoosesTokens)) return skip(last.node, SkipReason::kIndexesTokens);
   const auto selected = chosen_ids(graph, flow);
-  if (selected.empty()) {
-    if (auto router = chosen_by_threshold(graph, flow)) {
-      decision.router = std::move(*router);
-      return decision;
-    }
-  }
   // Without weights, a choice among outputs may be one of boxes or labels.
   const bool weighs = has(flow, EventKind::kAppliesWeights);
   const bool strong = std::any_of(flow.events().begin(), flow.events().end(), [&](const Event& event) {
     return is_strong(event.kind) && !event.ids.empty() && (weighs || event.kind != EventKind::kChoosesOutputs);
   });
-  if (!strong || selected.empty()) {
+  // Without weights, one use of the ids may group tokens or mask them, and tokens may be sorted for anything.
+  std::set<const jit::Node*> uses;
+  for (const Event& event : flow.events()) {
+    if (is_strong(event.kind) && !event.sorted) uses.insert(event.node);
+  }
+  const bool sure = weighs || uses.size() > 1 || has(flow, EventKind::kChoosesParameters);
+  if (!strong || !sure || selected.empty()) {
     if (std::all_of(flow.picks().begin(), flow.picks().end(), [](const Pick& pick) { return pick.foreign; }))
       return decision;
     if (has(flow, EventKind::kSamples)) return skip(last.node, SkipReason::kSamples);
@@ -289,6 +320,14 @@ RouterDecision decide(const MethodGraph& graph, const RouterFlow& flow) {
   if (in_different_arms(router.weights)) {
     for (size_t i = 1; i < router.weights.size(); ++i) router.weights_of_other_arms.push_back({router.weights[i]});
     router.weights.resize(1);
+  }
+  for (const Event& event : flow.events()) {
+    if (event.kind != EventKind::kDispatches || !event.dropped || weights == nullptr || weights->dropped) continue;
+    // Experts see fewer tokens than the weights tell.
+    if (event.kept == nullptr || weights->role != Role::kSlot || pick->k != 1 || selected.size() != 1) {
+      return skip(last.node, SkipReason::kTakesFirstTokens);
+    }
+    router.kept = event.kept;
   }
   const bool dense = weights != nullptr && (weights->role == Role::kScore || weights->role == Role::kRouted);
   if (weights != nullptr) {

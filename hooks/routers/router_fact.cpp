@@ -18,6 +18,7 @@ void merge(Fact& into, const Fact& from) {
 }
 
 bool carries_weights(const Fact& fact) {
+  if (fact.threshold && (fact.role == Role::kScore || fact.role == Role::kMask)) return true;
   return fact.role == Role::kSlot || fact.role == Role::kRouted || (fact.role == Role::kScore && !fact.picks.empty());
 }
 

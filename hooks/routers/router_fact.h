@@ -46,12 +46,18 @@ struct Fact {
   std::optional<int64_t> num_experts;
 
   // Slots, ids, masks.
-  bool nested = false;        // picked from picked values (product keys)
-  bool per_expert = false;    // concerns one expert: a comparison of ids with one number
-  bool own = false;           // chosen: rows of the projection's own parameter
-  bool relative = false;      // scores that were computed with those that were picked, and masks made of them
-  bool cut = false;           // an order of which only the first places are used
-  bool threshold = false;     // chosen by comparing scores with one of them: there are no ids
+  bool nested = false;      // picked from picked values (product keys)
+  bool per_expert = false;  // concerns one expert: a comparison of ids with one number
+  bool own = false;         // chosen: rows of the projection's own parameter
+  bool relative = false;    // scores that were computed with those that were picked, and masks made of them
+  bool sorted = false;      // an order by ids that were sorted, not by masks of them
+  bool cut = false;         // an order of which only the first places are used
+  bool threshold = false;   // zero at the experts that are not chosen, by their scores: there are no ids
+  bool by_sign = false;     // a threshold of zero (`relu`): activations of hidden states have it, too
+  bool dropped = false;     // zero where a capacity leaves a token out
+  int place = -1;           // of a piece of the slots, which one
+  // Of a mask that says which tokens an expert sees within its capacity: the mask over all experts.
+  torch::jit::Value* kept = nullptr;
   bool one_hot = false;       // mask [..., slot, expert] with one place set
   bool placed = false;        // mask over the places in an expert's queue
   bool flat = false;          // tokens and slots share one dimension

@@ -166,7 +166,8 @@ void RouterFlow::wake_users(const jit::Value* value) {
 }
 
 void RouterFlow::event(EventKind kind, jit::Node* node, const Fact& fact) {
-  events_.push_back({kind, node, fact.ids, fact.weights, fact.changed, false, fact.cut});
+  events_.push_back(
+      {kind, node, fact.ids, fact.weights, fact.changed, false, fact.cut, fact.dropped, fact.sorted, fact.kept});
 }
 
 Fact RouterFlow::derived(const Fact& from, jit::Node* node, Role role) const {
@@ -374,6 +375,7 @@ void RouterFlow::visit_structure(jit::Node* node) {
         pass(made->input(i), node->output(i));
       } else if (const Fact* found = fact(node->input())) {
         Fact piece = *found;
+        piece.place = static_cast<int>(i);
         if (piece.role == Role::kScore && piece.picks.empty()) {
           piece.part = static_cast<int>(i);
           piece.num_experts.reset();
@@ -394,7 +396,16 @@ void RouterFlow::visit_structure(jit::Node* node) {
         if (name.has_value() && name->equals(*key).toBool()) pass(made->input(i + 1), node->output());
       }
     } else if (made->kind() == jit::prim::ListConstruct) {
-      if (const jit::Value* found = element(made, node->input(1))) pass(found, node->output());
+      const jit::Value* found = element(made, node->input(1));
+      if (found != nullptr && !grows_in_loop(node->input(0))) {
+        pass(found, node->output());
+      } else if (const auto elements = list_elements(node->input(0)); !elements.empty()) {
+        if (const Fact* any = fact(elements[0])) {  // one of those that were appended
+          Fact part = *any;
+          lose_alignment(part);
+          set(node->output(), part);
+        }
+      }
     } else {
       pass(node->input(0), node->output());
     }

@@ -40,9 +40,12 @@ struct Event {
   torch::jit::Node* node;
   std::vector<torch::jit::Value*> ids;
   std::vector<torch::jit::Value*> weights;
-  bool changed = false;   // other numbers were applied than `weights` holds
-  bool on_input = false;  // it met a hidden state from before the projection
-  bool cut = false;       // tokens are left out whose ids say that they are seen
+  bool changed = false;               // other numbers were applied than `weights` holds
+  bool on_input = false;              // it met a hidden state from before the projection
+  bool cut = false;                   // tokens are left out whose ids say that they are seen
+  bool dropped = false;               // tokens are left out by a mask, see Fact
+  bool sorted = false;                // tokens in an order by ids
+  torch::jit::Value* kept = nullptr;  // see Fact
 };
 
 /// A pick among the followed scores.

@@ -33,6 +33,14 @@ bool is_expert_column(const MethodGraph& graph, const jit::Node& node, std::opti
   return static_cast<int64_t>(starts.size()) == *num_experts;
 }
 
+// True for `clamp(x, 0)` and the like.
+bool clamps_at_zero(const MethodGraph& graph, const jit::Node& node) {
+  const std::string name = base_name(node);
+  if ((name != "clamp" && name != "clamp_min" && name != "clip") || node.inputs().size() < 2) return false;
+  const auto least = graph.constant(node.input(1));
+  return least && least->isScalar() && least->toScalar().toDouble() == 0;
+}
+
 // True for a cast to bool: `to(x, dtype)`, `to(x, device, dtype)`.
 bool casts_to_bool(const MethodGraph& graph, const jit::Node& node) {
   if (base_name(node) != "to") return false;
@@ -41,6 +49,16 @@ bool casts_to_bool(const MethodGraph& graph, const jit::Node& node) {
     return graph.constant_int(node.input(i)) == static_cast<int64_t>(at::kBool);
   }
   return false;
+}
+
+// True for a sum over one dimension that is neither the first, of tokens, nor the last, of experts.
+bool sums_slots(const MethodGraph& graph, const jit::Node& node, KnownShapes& shapes) {
+  if (node.inputs().size() < 2) return false;
+  const auto dims = list_elements(node.input(1));
+  const auto dim = dims.size() == 1 ? graph.constant_int(dims[0]) : std::nullopt;
+  if (!dim || *dim == 0) return false;
+  const auto rank = shapes.of(node.input(0)).rank;
+  return from_end(*dim, rank) != -1 && (*dim < 0 || rank.has_value() || *dim == 1);
 }
 
 // True for a slice from the first place on beside which another one of the same length lies.
@@ -71,10 +89,18 @@ bool takes_first(const MethodGraph& graph, const jit::Node& node) {
   if (base_name(node) != "slice" || is_full_range(graph, node)) return false;
   for (const auto& use : node.input(0)->uses()) {
     if (base_name(*use.user) != "slice") continue;
+    // What lies behind the first places may be taken, too, by those who are left out.
     const auto start = graph.constant(use.user->input(2));
-    if (!start || !(start->isNone() || (start->isInt() && start->toInt() == 0))) return false;
+    const bool first = start && (start->isNone() || (start->isInt() && start->toInt() == 0));
+    const bool behind = start && start->isInt() && graph.constant_int(node.input(3)) == start->toInt();
+    if (!first && !behind) return false;
   }
   return true;
+}
+
+// True for a slice whose end is the smaller of two: a list of tokens, or as many as an expert takes.
+bool ends_at_a_minimum(const jit::Node& node) {
+  return base_name(node) == "slice" && node.input(3)->node()->kind() == jit::prim::min;
 }
 
 // True if the place that is selected is one of the slots', not of the tokens'.
@@ -314,6 +340,9 @@ void RouterFlow::follow_part(jit::Node* node, OpKind kind) {
     const bool slots = result.role == Role::kSlot || result.role == Role::kIds;
     if (slots && !(from_start ? !is_side_by_side(graph_, *node) : is_only_piece(node))) {
       lose_alignment(result);
+      const auto end = graph_.constant_int(node->input(3));
+      const int64_t first = start.has_value() && start->isInt() ? start->toInt() : 0;
+      if (name == "slice" && end == first + 1) result.place = static_cast<int>(first);
       set(node->output(), result);
       return;
     }
@@ -364,14 +393,17 @@ void RouterFlow::follow_part(jit::Node* node, OpKind kind) {
     result.base = node->output();
     result.num_slots = 1;
     if (result.role == Role::kIds) result.ids = {node->output()};
-  } else if (result.role == Role::kScore && result.picks.empty()) {
+  } else if (result.role == Role::kScore && !carries_weights(result)) {
     // The scores of one token, or of one expert for all tokens.
     result.aligned = true;
     result.base = nullptr;
   } else {
     lose_alignment(result);
+    if (kind == OpKind::kSelect && slots)
+      result.place = static_cast<int>(graph_.constant_int(node->input(2)).value_or(-1));
     result.per_expert = result.per_expert || carries_weights(*found);
-    result.cut = result.cut || (result.role == Role::kOrder && takes_first(graph_, *node));
+    result.cut =
+        result.cut || (result.role == Role::kOrder && (takes_first(graph_, *node) || ends_at_a_minimum(*node)));
   }
   for (jit::Value* output : node->outputs()) set(output, result);
 }
@@ -394,6 +426,7 @@ void RouterFlow::follow_scoring(jit::Node* node) {
     } else if (result.score == found->base && result.score != nullptr && !result.biased) {
       result.score = node->output();
     }
+    if (found->picks.empty() && name == "relu") result.threshold = result.by_sign = true;
   } else if (found->role == Role::kSlot) {
     if (result.slot_scoring.empty()) result.slot_scoring = name;
     result.parent = nullptr;
@@ -410,6 +443,7 @@ void RouterFlow::follow_elementwise(jit::Node* node, OpKind kind) {
   }
   if (operands.empty() || node->outputs().empty()) return;
   const std::string name = base_name(*node);
+  if (name == "addcmul") operands.erase(operands.begin());  // what the product is added to
   const Fact* left = fact(operands[0]);
   const Fact* right = operands.size() > 1 ? fact(operands[1]) : nullptr;
   if (left != nullptr && right != nullptr) {
@@ -423,9 +457,10 @@ void RouterFlow::follow_elementwise(jit::Node* node, OpKind kind) {
   const jit::Value* partner = operands.size() > 1 ? operands[left != nullptr ? 1 : 0] : nullptr;
   const bool hidden = partner != nullptr && origins_.is_activation(partner);
   if (ends_at(node, own, partner)) return;
-  const bool narrow = hidden && keeps_width(operands[left != nullptr ? 0 : 1], partner);
+  const bool carries = own.role == Role::kSlot || own.role == Role::kScore || own.role == Role::kMask;
+  const bool narrow = hidden && carries && keeps_width(operands[left != nullptr ? 0 : 1], partner);
   if (hidden && kind == OpKind::kMultiply) {
-    const bool before_pick = own.role == Role::kScore && own.picks.empty();
+    const bool before_pick = own.role == Role::kScore && !carries_weights(own);
     const bool similarity = own.role == Role::kChosen && own.own;
     if ((!narrow || before_pick) && !similarity) meet(node, own, partner);
     // Scores that scale or are scaled by hidden states before any pick may still be logits (a learned temperature).
@@ -435,6 +470,8 @@ void RouterFlow::follow_elementwise(jit::Node* node, OpKind kind) {
   Fact result = derived(own, node, own.role);
   switch (own.role) {
     case Role::kScore:
+      if (own.picks.empty() && clamps_at_zero(graph_, *node)) result.threshold = result.by_sign = true;
+      if (own.picks.empty() && name == "threshold") result.threshold = true;
       if (!own.aligned) {
         lose_alignment(result);
         result.changed = result.changed || !own.picks.empty();
@@ -463,6 +500,7 @@ void RouterFlow::follow_elementwise(jit::Node* node, OpKind kind) {
       // Arithmetic on ids makes another index. A clamp keeps ids of experts without parameters (identity experts)
       // inside the table.
       result = own;
+      if (hidden) result.nested = true;  // with ids of another router: a group's and one inside it
       if (name == "floor_divide" || name == "div" || name == "remainder" || name == "fmod") result.nested = true;
       lose_alignment(result);
       break;
@@ -502,6 +540,10 @@ void RouterFlow::follow_reduce(jit::Node* node, OpKind kind) {
       } else if (own.per_expert) {
         result = own, result.role = Role::kSlot;
         lose_alignment(result);
+      } else if (!own.picks.empty() && name == "sum" && sums_slots(graph_, *node, shapes_)) {
+        result.role = Role::kScore;  // weights that were spread over the experts for each slot
+        result.aligned = true;
+        result.expert_dim = -1;
       }
       break;
     case Role::kSlot:

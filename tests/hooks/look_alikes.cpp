@@ -205,6 +205,34 @@ def forward(self, x: Tensor) -> Tuple[Tensor, Tensor]:
 )",
                                  {{"box", random_tensor({4 * kExperts, kHidden}, 66)}}),
                  input});
+  // Tokens are grouped by the nearest centre, and the centre gets their mean.
+  all.push_back({"cluster_pooling", true,
+                 with_projection(kExperts, R"(
+def forward(self, x: Tensor) -> Tensor:
+    hot = torch.one_hot(torch.argmax(torch.linear(x, self.weight), -1), 6).to(x.dtype)
+    pooled = torch.matmul(hot.transpose(1, 2), torch.matmul(x, self.cell))
+    return x + (pooled / (hot.sum(1).unsqueeze(-1) + 1.0)).mean(1, keepdim=True)
+)",
+                                 {{"cell", square(63)}}),
+                 input});
+  // Features are kept where a class is predicted.
+  all.push_back({"segmentation_mask", true,
+                 with_projection(kExperts, R"(
+def forward(self, x: Tensor) -> Tensor:
+    label = torch.argmax(torch.linear(x, self.weight), -1, keepdim=True)
+    return torch.matmul(x * (label > 0).to(x.dtype), self.cell)
+)",
+                                 {{"cell", square(63)}}),
+                 input});
+  // A gated unit whose gate is zero for half of its values.
+  all.push_back(
+      {"gate_by_sign", false,
+       with_projection(16, R"(
+def forward(self, x: Tensor) -> Tensor:
+    return torch.linear(torch.relu(torch.linear(x, self.weight)) * torch.linear(x, self.up), self.down)
+)",
+                       {{"up", random_tensor({16, kHidden}, 66)}, {"down", random_tensor({kHidden, 16}, 67)}}),
+       input});
   return all;
 }
 

@@ -133,6 +133,56 @@ std::vector<BlockVariant> weight_variants() {
 )" + kDense)
       .top_k = std::nullopt;
 
+  add("AboveZero", R"(
+    gates = torch.relu(torch.linear(h, self.gate.weight))
+    gates = gates / (gates.sum(-1, keepdim=True) + 1e-6)
+    out = torch.zeros_like(h)
+    for e in range(6):
+        out = out + gates[:, e].unsqueeze(-1) * torch.matmul(h, self.expert_weights[e])
+    return x + out.view_as(x)
+)")
+      .top_k = std::nullopt;
+  add("AboveANumberOrTheBest", kScores + R"(
+    best = torch.one_hot(torch.argmax(scores, -1), 6) > 0
+    chosen = (scores > 0.3).logical_or(best)
+    gates = scores.masked_fill(chosen.logical_not(), 0.0)
+)" + kDense)
+      .top_k = std::nullopt;
+
+  // Put together again.
+  add("SecondOnlyWhereTheFirstIsNotFarAhead", kPick + R"(
+    alone = (weights[:, 0] - weights[:, 1]) > 0.2
+    second = torch.where(alone, torch.zeros_like(weights[:, 1]), weights[:, 1])
+    weights = torch.stack([weights[:, 0], second], -1)
+    weights = weights / weights.sum(-1, keepdim=True)
+)" + kApply);
+  add("SecondWhereTheFirstIsFull", kPick + R"(
+    first = torch.one_hot(ids[:, 0], 6)
+    full = (first.cumsum(0) * first).sum(-1) > 2
+    chosen = torch.where(full, ids[:, 1], ids[:, 0])
+    share = torch.where(full, weights[:, 1], weights[:, 0])
+    out = torch.zeros_like(h)
+    for e in range(6):
+        rows = chosen == e
+        out[rows] = torch.matmul(h[rows], self.expert_weights[e]) * share[rows].unsqueeze(-1)
+    return x + out.view_as(x)
+)")
+      .top_k = 1;
+  add("SpreadOverTheIdentity", kPick + R"(
+    gates = torch.einsum("tk,tke->te", [weights, torch.eye(6)[ids]])
+)" + kDense);
+  add("SummedOverTheSlots", kPick + R"(
+    hot = (ids.unsqueeze(-1) == torch.arange(6)).to(h.dtype)
+    gates = (weights.unsqueeze(-1) * hot).sum(1)
+)" + kDense);
+  add("AddedWithTheirProduct", kPick + R"(
+    gates = (weights.unsqueeze(-1) * torch.one_hot(ids, 6)).sum(-2)
+    out = torch.zeros_like(h)
+    for e in range(6):
+        out = torch.addcmul(out, gates[:, e].unsqueeze(-1), torch.matmul(h, self.expert_weights[e]))
+    return x + out.view_as(x)
+)");
+
   // Flattened and sorted.
   add("FlatSlotsOfSortedTokens", kPick + R"(
     flat = ids.reshape(-1)
@@ -225,6 +275,19 @@ std::vector<BlockVariant> weight_variants() {
     combine = combine + torch.einsum("te,tc->tec", [weights[:, 1].unsqueeze(1) * two, at_two])
     sent = (combine > 0).to(h.dtype)
 )" + kCombine);
+
+  // Weights that do not tell which tokens a capacity leaves out.
+  add("KeptByAMaskOfThePlaces", kScores + R"(
+    hot = torch.one_hot(torch.argmax(scores, -1), 6)
+    kept = hot * (torch.cumsum(hot, 0) <= 2).long()
+    share = torch.max(scores, -1)[0].unsqueeze(-1)
+    out = torch.zeros_like(h)
+    for e in range(6):
+        rows = kept[:, e].to(11)
+        out[rows] = torch.matmul(h[rows], self.expert_weights[e])
+    return x + (share * out).view_as(x)
+)")
+      .top_k = 1;
 
   // The score of the chosen expert, computed anew with its row of the projection.
   add("SimilarityToTheChosenRow", R"(
