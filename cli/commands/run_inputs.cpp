@@ -56,9 +56,11 @@ void save_output(const fs::path& folder, int64_t index, const c10::IValue& outpu
 }
 
 c10::IValue forward(torch::jit::Method method, const std::string& file, c10::Device device) {
-  auto arguments = read_input_file(file, method.function().getSchema(), device);
+  auto stack = read_input_file(file, method.function().getSchema(), device);
   try {
-    return method(std::move(arguments.positional), arguments.named);
+    // As Python calls a method: `operator()` would refuse what Python lets pass, such as None in a tuple of tensors.
+    method.run(stack);
+    return stack.back();
   } catch (const std::exception& error) {
     throw CommandError(
         fmt::format("{}: the model's {} failed on it: {}", file, method.name(), plugin::one_line(error)));

@@ -61,9 +61,10 @@ void add_config_option(CLI::App& app, const plugin::ConfigKey& key, RunOptions& 
 
 void add_run_options(CLI::App& app, RunOptions& options) {
   app.add_option("MODEL", options.model, "TorchScript file, instrumented or not")->required();
-  app.add_option("--inputs", options.inputs,
-                 "Inputs, one forward a file: .safetensors, or .pt of a dict or a tuple; a directory is its files in "
-                 "name order")
+  app.add_option(
+         "--inputs", options.inputs,
+         "Inputs, one forward a file: .safetensors, or .pt of a dict or a tuple (lists, tuples, dicts, numbers and "
+         "None inside become what the method takes); a directory is its files in name order")
       ->required()
       ->type_name("FILE_OR_DIR");
   app.add_option("--config", options.config_file, "Configuration (JSON); the other options override it")

@@ -1,21 +1,28 @@
 #include "cli/inputs/input_file.h"
 
 #include <fmt/format.h>
-#include <torch/csrc/jit/serialization/pickle.h>
 
 #include <algorithm>
 #include <filesystem>
 #include <set>
+#include <unordered_map>
 
+#include "cli/inputs/argument_value.h"
+#include "cli/inputs/saved_value.h"
 #include "cli/terminal/command_error.h"
 #include "plugin/formats/safetensors.h"
-#include "plugin/formats/whole_file.h"
 #include "plugin/process/error_text.h"
 
 namespace moetap::cli {
 namespace {
 
 enum class InputFormat { kSafetensors, kTorchSave, kUnknown };
+
+/// What a file holds, before it is known whether it fits the method.
+struct GivenValues {
+  std::vector<c10::IValue> positional;
+  std::unordered_map<std::string, c10::IValue> named;
+};
 
 constexpr const char* kFormats =
     "an input is a .safetensors file, or a .pt file that torch.save wrote of a dict or a tuple";
@@ -46,101 +53,48 @@ std::string join(const std::vector<std::string>& names) {
   return text;
 }
 
-/// The value with every tensor inside it moved to the device.
-c10::IValue on_device(const c10::IValue& value, c10::Device device) {
-  if (value.isTensor()) {
-    return value.toTensor().defined() ? c10::IValue(value.toTensor().to(device)) : value;
-  }
-  if (value.isTensorList()) {
-    c10::List<at::Tensor> moved;
-    for (const at::Tensor& tensor : value.toTensorList()) {
-      moved.push_back(tensor.to(device));
-    }
-    return moved;
-  }
-  if (value.isList()) {
-    auto moved = c10::impl::GenericList(value.toList().elementType());
-    for (const c10::IValue& element : value.toList()) {
-      moved.push_back(on_device(element, device));
-    }
-    return moved;
-  }
-  if (value.isTuple()) {
-    std::vector<c10::IValue> moved;
-    for (const auto& element : value.toTupleRef().elements()) {
-      moved.push_back(on_device(element, device));
-    }
-    return c10::ivalue::Tuple::create(std::move(moved));
-  }
-  if (value.isGenericDict()) {
-    const auto dict = value.toGenericDict();
-    auto moved = c10::impl::GenericDict(dict.keyType(), dict.valueType());
-    for (const auto& entry : dict) {
-      moved.insert(entry.key(), on_device(entry.value(), device));
-    }
-    return moved;
-  }
-  return value;
-}
-
-c10::IValue read_torch_save(const std::string& path) {
-  const std::string bytes = plugin::read_whole_file(path);
-  if (bytes.empty()) {
-    throw CommandError(fmt::format("{}: is empty; {}", path, kFormats));
-  }
-  if (!bytes.starts_with("PK\x03\x04")) {
-    throw CommandError(fmt::format("{}: not what torch.save writes (no zip archive); {}", path, kFormats));
-  }
-  try {
-    return torch::jit::pickle_load({bytes.begin(), bytes.end()});
-  } catch (const std::exception& error) {
-    throw CommandError(fmt::format("{}: cannot be read ({}); save a dict or a tuple of tensors with torch.save", path,
-                                   plugin::one_line(error)));
-  }
-}
-
-ForwardArguments read_arguments(const std::string& path) {
-  ForwardArguments arguments;
+GivenValues read_values(const std::string& path) {
+  GivenValues given;
   if (format_of(path) == InputFormat::kSafetensors) {
     try {
       for (auto& [name, tensor] : plugin::read_safetensors(path).tensors) {
-        arguments.named.emplace(name, tensor);
+        given.named.emplace(name, tensor);
       }
     } catch (const std::exception& error) {
       const std::string line = plugin::one_line(error);
       throw CommandError(line.find(path) == std::string::npos ? fmt::format("{}: {}", path, line) : line);
     }
-    return arguments;
+    return given;
   }
-  const c10::IValue value = read_torch_save(path);
+  const c10::IValue value = read_saved_value(path);
   if (value.isGenericDict()) {
     for (const auto& entry : value.toGenericDict()) {
       if (!entry.key().isString()) {
         throw CommandError(
             fmt::format("{}: keys must be argument names (text), got a key of type {}", path, entry.key().tagKind()));
       }
-      arguments.named.emplace(entry.key().toStringRef(), entry.value());
+      given.named.emplace(entry.key().toStringRef(), entry.value());
     }
   } else if (value.isTuple()) {
     const auto& elements = value.toTupleRef().elements();
-    arguments.positional.assign(elements.begin(), elements.end());
+    given.positional.assign(elements.begin(), elements.end());
   } else if (value.isList()) {
     for (const c10::IValue& element : value.toList()) {
-      arguments.positional.push_back(element);
+      given.positional.push_back(element);
     }
   } else if (value.isTensor()) {
-    arguments.positional.push_back(value);
+    given.positional.push_back(value);
   } else {
     throw CommandError(
         fmt::format("{}: holds a {}; save a dict or a tuple of tensors with torch.save", path, value.tagKind()));
   }
-  return arguments;
+  return given;
 }
 
-void check_names(const std::string& path, const ForwardArguments& arguments, const c10::FunctionSchema& schema) {
+void check_names(const std::string& path, const GivenValues& given, const c10::FunctionSchema& schema) {
   const size_t num_arguments = schema.arguments().size() - 1;
-  if (arguments.positional.size() > num_arguments) {
-    throw CommandError(fmt::format("{}: holds {} values, the method takes {}: {}", path, arguments.positional.size(),
+  if (given.positional.size() > num_arguments) {
+    throw CommandError(fmt::format("{}: holds {} values, the method takes {}: {}", path, given.positional.size(),
                                    num_arguments, signature(schema)));
   }
   std::set<std::string> known;
@@ -148,13 +102,13 @@ void check_names(const std::string& path, const ForwardArguments& arguments, con
   for (size_t i = 1; i <= num_arguments; ++i) {
     const auto& argument = schema.arguments()[i];
     known.insert(argument.name());
-    const bool given = i <= arguments.positional.size() || arguments.named.count(argument.name()) > 0;
-    if (!given && !argument.default_value()) {
+    const bool is_given = i <= given.positional.size() || given.named.count(argument.name()) > 0;
+    if (!is_given && !argument.default_value()) {
       missing.push_back(argument.name());
     }
   }
   std::vector<std::string> unknown;
-  for (const auto& [name, value] : arguments.named) {
+  for (const auto& [name, value] : given.named) {
     if (known.count(name) == 0) {
       unknown.push_back(name);
     }
@@ -207,16 +161,24 @@ std::vector<std::string> list_input_files(const std::vector<std::string>& paths)
   return files;
 }
 
-ForwardArguments read_input_file(const std::string& path, const c10::FunctionSchema& schema, c10::Device device) {
-  ForwardArguments arguments = read_arguments(path);
-  check_names(path, arguments, schema);
-  for (auto& value : arguments.positional) {
-    value = on_device(value, device);
+std::vector<c10::IValue> read_input_file(const std::string& path, const c10::FunctionSchema& schema,
+                                         c10::Device device) {
+  const GivenValues given = read_values(path);
+  check_names(path, given, schema);
+  std::vector<c10::IValue> values;
+  for (size_t i = 1; i < schema.arguments().size(); ++i) {  // after `self`
+    const c10::Argument& argument = schema.arguments()[i];
+    const auto named = given.named.find(argument.name());
+    const c10::IValue* value = i <= given.positional.size() ? &given.positional[i - 1]
+                               : named != given.named.end() ? &named->second
+                                                            : nullptr;
+    try {
+      values.push_back(value != nullptr ? argument_value(*value, argument, device) : *argument.default_value());
+    } catch (const ArgumentError& error) {
+      throw CommandError(fmt::format("{}: {}; the method is {}", path, error.what(), signature(schema)));
+    }
   }
-  for (auto& [name, value] : arguments.named) {
-    value = on_device(value, device);
-  }
-  return arguments;
+  return values;
 }
 
 }  // namespace moetap::cli
