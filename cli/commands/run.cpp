@@ -166,7 +166,8 @@ int run(const RunOptions& options) {
     auto attached = session->attach(model.module, {model.path, model.sha256, methods});
     const auto outputs = options.save_outputs ? std::optional(directory.paths().about / "outputs") : std::nullopt;
     const auto method = find_method({attached, model.path, {}}, config.method);
-    outcome = run_inputs(*session, {method, num_hooks, files, first, device, outputs}, notices);
+    outcome = run_inputs(
+        *session, {method, num_hooks, files, first, device, static_cast<uint64_t>(config.seed), outputs}, notices);
     session->close(outcome.error ? RunEnd::kUnfinished : RunEnd::kDone);
     write_error = session->write_error();
     counters = session->counters();

@@ -1,5 +1,6 @@
 #include "cli/commands/run_inputs.h"
 
+#include <ATen/Context.h>
 #include <ATen/core/grad_mode.h>
 #include <fmt/format.h>
 
@@ -55,8 +56,13 @@ void save_output(const fs::path& folder, int64_t index, const c10::IValue& outpu
   plugin::write_safetensors((folder / fmt::format("{:06}.safetensors", index)).string(), {{{"output", *tensor}}, {}});
 }
 
-c10::IValue forward(torch::jit::Method method, const std::string& file, c10::Device device) {
-  auto stack = read_input_file(file, method.function().getSchema(), device);
+/// The forward of one file. Its random numbers depend on its number alone: a run that is resumed draws what an
+/// undisturbed one does, and a forward can be repeated by itself.
+c10::IValue forward(const RunInputs& inputs, size_t number) {
+  const std::string& file = inputs.files[number];
+  torch::jit::Method method = inputs.method;
+  auto stack = read_input_file(file, method.function().getSchema(), inputs.device);
+  at::manual_seed(inputs.seed + number);
   try {
     // As Python calls a method: `operator()` would refuse what Python lets pass, such as None in a tuple of tensors.
     method.run(stack);
@@ -83,7 +89,7 @@ Outcome run_inputs(Session& session, const RunInputs& inputs, const HeldNotices&
       break;
     }
     try {
-      const c10::IValue output = forward(inputs.method, file, inputs.device);
+      const c10::IValue output = forward(inputs, i);
       if (inputs.outputs) {
         save_output(*inputs.outputs, static_cast<int64_t>(i), output, file);
       }

@@ -21,6 +21,7 @@ struct RunInputs {
   std::vector<std::string> files;  // all inputs of the run
   size_t first = 0;                // the input to begin with: those before it were recorded by an earlier process
   c10::Device device;
+  uint64_t seed = 0;                             // of the first input of the run
   std::optional<std::filesystem::path> outputs;  // folder for the saved outputs; empty: none are saved
 };
 

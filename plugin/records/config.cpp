@@ -94,6 +94,9 @@ const std::vector<ConfigKey>& config_keys() {
       value_key("method", ConfigType::kText, &Config::method, "Method of the model that `moetap run` calls."),
       value_key("device", ConfigType::kText, &Config::device,
                 "Where `moetap run` puts the model: cpu, cuda or cuda:N."),
+      value_key("seed", ConfigType::kCount, &Config::seed,
+                "Seed of the random numbers that a model draws in `moetap run`: forward N of the run, counted from 0, "
+                "begins with seed + N."),
       choice_key("attention", &Config::attention, {"off", "stats", "full"},
                  "What is recorded of attention layers; only off so far."),
       choice_key("dump", &Config::dump, {"none", "topk", "full"},

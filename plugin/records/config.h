@@ -25,6 +25,7 @@ struct MOETAP_API Config {
   std::string task = "log_metrics";
   std::string method = "forward";
   std::string device = "cpu";
+  int64_t seed = 0;
   Attention attention = Attention::kOff;
   Dump dump = Dump::kNone;
   std::string token_ids;

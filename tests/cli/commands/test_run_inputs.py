@@ -2,9 +2,10 @@
 
 import json
 
+import pytest
 import torch
 from moe_model import NUM_EXPERTS, VOCABULARY, WIDTH, MoeBlock, moe_inputs
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 
@@ -90,3 +91,101 @@ def test_what_was_recorded_before_every_hook_stopped_stays(assert_fails, tmp_pat
     assert_fails(1, "recover", run, parts=["every hook stopped after a failure, so the run is not marked as done"])
     assert not (run / "rank0_metric_eval_done.txt").exists()
     assert (run / "moetap" / "journal").exists()
+
+
+class NoisyModel(nn.Module):
+    """Adds noise to the logits in eval mode too, and returns them."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding = nn.Embedding(VOCABULARY, WIDTH)
+        self.gate = nn.Linear(WIDTH, NUM_EXPERTS, bias=False)
+        self.experts = nn.Parameter(torch.randn(NUM_EXPERTS, WIDTH, WIDTH))
+
+    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+        tokens = self.embedding(input_ids).flatten(0, 1)
+        logits = self.gate(tokens)
+        logits = logits + torch.randn_like(logits)
+        weights, selected = torch.topk(torch.softmax(logits, dim=-1), 2, dim=-1)
+        outputs = torch.einsum("td,tkdf->tkf", tokens, self.experts[selected])
+        return (outputs * weights.unsqueeze(-1)).sum(dim=1)
+
+
+@pytest.fixture
+def noisy_run(moetap, tmp_path):
+    """Runs a model that draws noise over `inputs`; gives the exit status, outputs and summary."""
+    torch.manual_seed(0)
+    torch.jit.script(NoisyModel()).save(tmp_path / "noisy.pt")
+
+    def run(inputs, name: str, *options) -> tuple[int, list[torch.Tensor], dict]:
+        run_directory = tmp_path / name
+        done = moetap(
+            *("run", tmp_path / "noisy.pt", "--inputs", inputs, "-o", run_directory, "--save-outputs", *options)
+        )
+        about = run_directory / "moetap"
+        outputs = [load_file(file)["output"] for file in sorted((about / "outputs").glob("*"))]
+        return (
+            done.returncode,
+            outputs,
+            {name: json.loads((about / f"{name}.json").read_text()) for name in ("summary", "manifest")},
+        )
+
+    return run
+
+
+@pytest.fixture
+def token_files(tmp_path):
+    folder = tmp_path / "tokens"
+    folder.mkdir()
+    for index in range(4):
+        save_file({"input_ids": moe_inputs(2, 3, seed=index)["input_ids"]}, folder / f"{index}.safetensors")
+    return folder
+
+
+def assert_same(outputs: list[torch.Tensor], expected: list[torch.Tensor]) -> None:
+    assert len(outputs) == len(expected)
+    for output, other in zip(outputs, expected, strict=True):
+        assert torch.equal(output, other)
+
+
+@pytest.mark.parametrize("seed", [0, 5, 2**62])
+def test_each_forward_draws_what_python_draws_with_its_seed(noisy_run, token_files, tmp_path, seed):
+    status, outputs, files = noisy_run(token_files, "run", *(() if seed == 0 else ("--seed", seed)))
+    assert status == 0
+    assert files["manifest"]["config"]["seed"] == seed
+    module = torch.jit.load(tmp_path / "noisy.pt").eval()
+    expected = []
+    for index, file in enumerate(sorted(token_files.iterdir())):
+        torch.manual_seed(seed + index)
+        expected.append(module(**load_file(file)))
+    assert_same(outputs, expected)
+
+
+def test_a_resumed_run_draws_what_an_undisturbed_one_does(noisy_run, token_files):
+    _, expected, undisturbed = noisy_run(token_files, "undisturbed", "--seed", 3)
+    file = token_files / "2.safetensors"
+    right = load_file(file)
+    save_file({"input_ids": right["input_ids"] + 1000}, file)
+    status, outputs, _ = noisy_run(token_files, "run", "--seed", 3)
+    assert status == 1
+    assert_same(outputs, expected[:2])
+    save_file(right, file)
+    status, outputs, files = noisy_run(token_files, "run", "--seed", 3, "--resume")
+    assert status == 0
+    assert files["manifest"]["resumed"] == 1
+    assert_same(outputs, expected)
+    assert files["summary"] == undisturbed["summary"]
+
+
+def test_a_run_is_resumed_with_its_seed_only(noisy_run, assert_fails, token_files, tmp_path):
+    file = token_files / "1.safetensors"
+    save_file({"input_ids": load_file(file)["input_ids"] + 1000}, file)
+    assert noisy_run(token_files, "run")[0] == 1
+    command = ["run", tmp_path / "noisy.pt", "--inputs", token_files, "-o", tmp_path / "run", "--resume", "--seed", 1]
+    assert_fails(2, *command, parts=['"seed"'])
+
+
+@pytest.mark.parametrize("seed", ["-1", "x", "1.5", str(2**63)])
+def test_a_seed_that_is_none(assert_fails, models, inputs, tmp_path, seed):
+    command = ["run", models / "moe.pt", "--inputs", inputs, "-o", tmp_path / "run", f"--seed={seed}"]
+    assert_fails(2, *command, parts=["--seed", "an integer >= 0"])
