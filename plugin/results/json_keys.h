@@ -50,6 +50,7 @@ inline constexpr JsonKey kLibTorch{"libtorch", "text", ""};
 inline constexpr JsonKey kDevice{"device", "text", ""};
 inline constexpr JsonKey kConfig{"config", "object", ""};
 inline constexpr JsonKey kWorldSize{"world_size", "integer", ""};
+inline constexpr JsonKey kReported{"reported", "true or false: the hook is in some recorded forward", ""};
 inline constexpr JsonKey kRunLayer{"run_layer", "text: the layer in the run's files; null: never reported", ""};
 inline constexpr JsonKey kCounters{"counters", "object of integers: those of kCounters (counters.h), not_finite", ""};
 inline constexpr JsonKey kNotFinite{"not_finite", "integer", "values left out of the log"};

@@ -56,6 +56,7 @@ void add_model(ordered_json& json, const Models& same, const LayerTable& layers)
   for (size_t i = 0; i < hooks.size(); ++i) {
     std::optional<size_t> place;
     for (size_t n = 0; n < same.size() && !place; ++n) place = layers.find(same[n]->instance, model.hooks[i].id);
+    hooks[i][keys::kReported.name] = place.has_value();
     hooks[i][keys::kRunLayer.name] = place ? ordered_json(layers.layers()[*place].layer) : ordered_json(nullptr);
   }
   json[keys::kHooks.name] = std::move(hooks);
@@ -90,7 +91,7 @@ void write_manifest_file(const std::string& path, const Manifest& manifest) {
   for (const auto* source : {&manifest.counters.notices, &manifest.losses.refused_names}) {
     for (const auto& [text, times] : *source) notices[text] = times;
   }
-  if (!manifest.readers_notice.empty()) notices[manifest.readers_notice] = 1;
+  for (const std::string& notice : manifest.notices) notices[notice] = 1;
   json[keys::kNotices.name] = std::move(notices);
   const std::chrono::duration<double> took = manifest.times.closed - manifest.times.opened;
   json[keys::kTimes.name] = {{keys::kOpened.name, iso_time(manifest.times.opened)},

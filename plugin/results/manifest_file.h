@@ -33,7 +33,7 @@ struct Manifest {
   ProcessRank rank;
   const Counters& counters;
   const LogLosses& losses;
-  std::string readers_notice;  // LogLayout::readers_notice; empty: none
+  std::vector<std::string> notices;  // about the whole run, besides those that were counted
   RunTimes times;
   int64_t times_resumed = 0;
   std::optional<RecoveryNote> recovery;  // empty: the run's own process wrote the files

@@ -13,6 +13,7 @@
 #include "plugin/process/error_text.h"
 #include "plugin/process/notices.h"
 #include "plugin/results/log_file.h"
+#include "plugin/run/silent_hooks.h"
 
 namespace moetap::plugin {
 namespace {
@@ -64,6 +65,7 @@ void write_run_outputs(RunState& state, const RunPaths& paths, const RunJournal&
   };
   LogLosses losses;
   std::string readers_notice;
+  const SilentHooks silent = find_silent_hooks(state, counters);
   attempt([&] { std::filesystem::create_directories(paths.about); });
   attempt([&] { state.dump.finish(); });
   attempt([&] { state.probe.write((paths.about / "probe.safetensors").string(), state.layers); });
@@ -79,11 +81,15 @@ void write_run_outputs(RunState& state, const RunPaths& paths, const RunJournal&
                        state.models.empty() ? "" : state.models.front()->model_file, state.config);
   });
   attempt([&] {
+    std::vector<std::string> notices{readers_notice, silent.notice()};
+    std::erase(notices, "");
     write_manifest_file((paths.about / "manifest.json").string(),
-                        {state.config, state.models, state.layers, state.rank, counters, losses, readers_notice, times,
-                         state.times_resumed, recovery});
+                        {state.config, state.models, state.layers, state.rank, counters, losses, std::move(notices),
+                         times, state.times_resumed, recovery});
   });
   if (!readers_notice.empty() && log_is_for_libmoe(state.config)) notify(readers_notice);
+  // Where no hook reported, that is the run's error: see `why_not_done`.
+  if (!silent.names.empty() && !silent.none_reported()) notify(silent.notice());
   if (state.rank.world_size > 1) {
     notify(fmt::format("rank {} of {}: {} holds this rank's samples alone", state.rank.rank, state.rank.world_size,
                        (paths.log / (state.config.task + ".json")).string()));
@@ -102,6 +108,8 @@ std::string why_not_done(const RunState& state, const Counters& counters, const 
   } else if (counters.unwritten > 0 && state.config.strict) {
     reason =
         fmt::format("{} of {} forwards could not be recorded and strict is set", counters.unwritten, counters.forwards);
+  } else if (const SilentHooks silent = find_silent_hooks(state, counters); silent.none_reported()) {
+    reason = silent.notice();
   } else {
     return "";
   }

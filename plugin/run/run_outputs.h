@@ -22,9 +22,9 @@ void write_run_outputs(RunState& state, const RunPaths& paths, const RunJournal&
                        const std::optional<RecoveryNote>& recovery = std::nullopt);
 
 /// Why a whole run must not be marked as done although its files are written: every hook stopped after a failure, no
-/// forward could be recorded, or with `strict` one of them. One line that says where to read more; empty: it may be.
-/// The only verdict on this: for a session that closes, one that resumed a run, and a recovery. `counters` are those of
-/// all processes of the run; `calls` those of the newest process that called a hook.
+/// hook reported, no forward could be recorded, or with `strict` one of them. One line that says where to read more;
+/// empty: it may be. The only verdict on this: for a session that closes, one that resumed a run, and a recovery.
+/// `counters` are those of all processes of the run; `calls` those of the newest process that called a hook.
 std::string why_not_done(const RunState& state, const Counters& counters, const HookCalls& calls,
                          const RunPaths& paths);
 

@@ -6,6 +6,7 @@
 
 #include "plugin/process/error_text.h"
 #include "plugin/process/notices.h"
+#include "plugin/records/hook_notices.h"
 
 namespace moetap::plugin {
 
@@ -173,7 +174,7 @@ void Recording::hook_failed(ModelBinding& binding, int64_t hook, const std::stri
     const std::lock_guard lock(mutex_);
     ++counters_.failed_hooks;
   }
-  notice("hook \"" + hooks[static_cast<size_t>(hook)].name + "\" failed and records no more", reason);
+  notice(hook_failed_notice(hooks[static_cast<size_t>(hook)].name), reason);
 }
 
 void Recording::notice(const std::string& what, const std::string& detail) {

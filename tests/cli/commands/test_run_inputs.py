@@ -189,3 +189,73 @@ def test_a_run_is_resumed_with_its_seed_only(noisy_run, assert_fails, token_file
 def test_a_seed_that_is_none(assert_fails, models, inputs, tmp_path, seed):
     command = ["run", models / "moe.pt", "--inputs", inputs, "-o", tmp_path / "run", f"--seed={seed}"]
     assert_fails(2, *command, parts=["--seed", "an integer >= 0"])
+
+
+class BranchedModel(nn.Module):
+    """Takes the first router only for a text of one token, the second only for longer ones, the third never."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding = nn.Embedding(VOCABULARY, WIDTH)
+        self.short = MoeBlock()
+        self.long = MoeBlock()
+        self.never = MoeBlock()
+
+    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+        x = self.embedding(input_ids)
+        if input_ids.size(1) == 1:
+            x = self.short(x)
+        elif input_ids.size(1) < 10:
+            x = self.long(x)
+        for _ in range(input_ids.size(1) // 1000):
+            x = self.never(x)
+        return x
+
+
+@pytest.fixture
+def branched_run(moetap, tmp_path):
+    """Runs the model on texts of these lengths; gives the process, the manifest and whether the run is done."""
+    torch.jit.script(BranchedModel()).save(tmp_path / "branched.pt")
+
+    def run(*lengths: int):
+        folder = tmp_path / "texts"
+        folder.mkdir()
+        for index, length in enumerate(lengths):
+            save_file({"input_ids": torch.zeros(1, length, dtype=torch.long)}, folder / f"{index}.safetensors")
+        done = moetap("run", tmp_path / "branched.pt", "--inputs", folder, "-o", tmp_path / "run")
+        manifest = json.loads((tmp_path / "run" / "moetap" / "manifest.json").read_text())
+        return done, manifest, (tmp_path / "run" / "rank0_metric_eval_done.txt").exists()
+
+    return run
+
+
+def reported(manifest: dict) -> dict[str, bool]:
+    return {hook["name"].split(".")[0]: hook["reported"] for hook in manifest["hooks"]}
+
+
+def test_hooks_in_arms_that_were_not_taken_are_named(branched_run):
+    done, manifest, is_done = branched_run(3, 4)
+    assert done.returncode == 0
+    assert is_done
+    line = (
+        '2 of 3 hooks never reported: "short.gate", "never.gate": no recorded forward took the arm of a branch, or '
+        "made a turn of the loop, that holds them"
+    )
+    assert done.stderr == f"moetap: {line}\n"
+    assert manifest["notices"][line] == 1
+    assert reported(manifest) == {"short": False, "long": True, "never": False}
+
+
+def test_a_hook_counts_once_it_has_reported_in_one_forward(branched_run):
+    done, manifest, _ = branched_run(3, 1)
+    assert '1 of 3 hooks never reported: "never.gate": ' in done.stderr
+    assert reported(manifest) == {"short": True, "long": True, "never": False}
+
+
+def test_a_run_in_which_no_hook_reported_fails(branched_run):
+    done, manifest, is_done = branched_run(20, 30)
+    assert done.returncode == 1
+    assert not is_done
+    assert done.stderr.count("\n") == 1
+    assert '3 of 3 hooks never reported: "short.gate", "long.gate", "never.gate": ' in done.stderr
+    assert reported(manifest) == {"short": False, "long": False, "never": False}

@@ -17,7 +17,7 @@ class ManifestFileTest : public ::testing::Test {
     return parse_file(path);
   }
 
-  Manifest manifest() const { return {config_, models_, layers_, {2, 4}, counters_, losses_, "", times_, 0, {}}; }
+  Manifest manifest() const { return {config_, models_, layers_, {2, 4}, counters_, losses_, {}, times_, 0, {}}; }
 
   TemporaryFolder folder_;
   Config config_;
@@ -45,7 +45,7 @@ TEST_F(ManifestFileTest, NoticesOfAllSourcesStandTogether) {
   counters_.notices["said while it ran"] = 3;
   losses_.refused_names["left out of the log"] = 2;
   Manifest all = manifest();
-  all.readers_notice = "no layers";
+  all.notices = {"no layers"};
   EXPECT_EQ(written(all).at("notices"), json({{"said while it ran", 3}, {"left out of the log", 2}, {"no layers", 1}}));
 }
 
