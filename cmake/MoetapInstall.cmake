@@ -6,6 +6,7 @@ set(MOETAP_PUBLIC_HEADERS
   analysis/routers/router_sums_layout.h
   analysis/routers/router_sums_values.h
   hooks/points/hook_point.h
+  hooks/points/token_layout.h
   plugin/formats/json_key.h
   plugin/records/config.h
   plugin/records/counters.h

@@ -5,6 +5,8 @@
 #include <string>
 #include <vector>
 
+#include "hooks/points/token_layout.h"
+
 namespace moetap::hooks {
 
 enum class HookKind { kRouter, kAttention };
@@ -24,6 +26,7 @@ struct HookPoint {
   std::optional<int64_t> num_experts;  // routed experts; empty where the graph does not fix them before a run
   std::optional<int64_t> top_k;        // experts a token; empty where the graph does not fix it
   std::string scoring;                 // "softmax", "sigmoid", "sigmoid_bias", "softmax_topk", "none", ...
+  TokenLayout tokens = {};             // what the rows of its tensors are
 };
 
 /// Something that looked like a router and was not hooked.

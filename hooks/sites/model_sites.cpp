@@ -9,6 +9,7 @@
 #include "hooks/points/hook_names.h"
 #include "hooks/routers/find_routers.h"
 #include "hooks/sites/spec_sites.h"
+#include "hooks/tokens/token_layouts.h"
 
 namespace moetap::hooks {
 namespace jit = torch::jit;
@@ -28,8 +29,27 @@ void add_sites(const std::vector<Found>& found, MethodSites& sites) {
   }
 }
 
+// What the rows of a router are, from the tensor that shows them in the run (see to_canonical).
+TokenLayout router_tokens(const FoundRouter& router, const TokenLayouts& layouts) {
+  TokenLayout layout;
+  if (router.logits != nullptr) layout = layouts.of(router.logits, router.logits_dim);
+  if (router.scores != nullptr) {
+    TokenLayout of_scores = layouts.of(router.scores, router.scores_dim);
+    if (layout.known && of_scores.known && layout.dims != of_scores.dims) return {};
+    if (!layout.known) layout = std::move(of_scores);
+  }
+  if (layout.known || router.selected.empty() || router.form == "expert_choice") return layout;
+  const bool has_slots = router.selected.size() == 1 && !router.add_slot_dim;
+  return layouts.of(router.selected[0], has_slots ? std::optional(router.expert_dim) : std::nullopt);
+}
+
 void list_sites(MethodSites& sites) {
   add_sites(sites.routers, sites);
+  if (!sites.routers.empty()) {
+    const ValueOrigins origins(*sites.graph);
+    const TokenLayouts layouts(*sites.graph, origins);
+    for (Site& site : sites.sites) site.hook.tokens = router_tokens(sites.routers[site.place], layouts);
+  }
   auto order = [&](const jit::Node* node) { return sites.graph->order(node); };
   std::stable_sort(sites.sites.begin(), sites.sites.end(),
                    [&](const Site& a, const Site& b) { return order(a.anchor) < order(b.anchor); });
