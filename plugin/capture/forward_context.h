@@ -19,7 +19,7 @@ struct ForwardContext {
   /// What replays of the captured graph add to; null: the forward has ended. Thread-safe; may throw std::exception.
   std::function<std::shared_ptr<GraphReplays>()> replays;
   /// Tells the user something: see `Recording::notice`. Thread-safe.
-  std::function<void(const std::string& what)> notice;
+  std::function<void(const std::string& what, const std::string& detail)> notice;
 };
 
 }  // namespace moetap::plugin

@@ -18,24 +18,53 @@ void ForwardTokens::read(const TextArguments& places, const c10::List<std::optio
     const std::optional<at::Tensor> tensor = arguments.get(*place);
     return tensor && tensor->defined() ? tensor->detach() : at::Tensor();
   };
-  const auto read_arguments = [&](const std::optional<size_t>& ids, const std::optional<size_t>& mask) {
+  const auto read_arguments = [&](const std::optional<size_t>& ids, const std::optional<size_t>& mask,
+                                  const TextReading& reading) {
     const at::Tensor ids_tensor = argument(ids), mask_tensor = argument(mask);
     const at::Tensor& on_device = ids_tensor.defined() && !ids_tensor.is_cpu() ? ids_tensor : mask_tensor;
     const auto outside = on_device.defined() ? outside_captures(on_device.device()) : nullptr;
-    return read_text(ids_tensor, mask_tensor, keep_ids);
+    return read_text(ids_tensor, mask_tensor, keep_ids, reading);
   };
   const std::lock_guard lock(mutex_);
-  text_ = read_arguments(places.ids, places.mask);
-  decoder_text_ = read_arguments(places.decoder_ids, places.decoder_mask);
+  arguments_ = places;
+  for (const std::optional<at::Tensor>& tensor : arguments) {
+    sizes_.push_back(tensor && tensor->defined() ? std::optional(tensor->sizes().vec()) : std::nullopt);
+  }
+  text_ = read_arguments(places.ids, places.mask, places.reading);
+  decoder_text_ = read_arguments(places.decoder_ids, places.decoder_mask, places.decoder_reading);
   for (const TextTokens* text : {&text_, &decoder_text_}) {
     if (!text->notice.empty()) notice(text->notice, text->notice_detail);
     if (!batch_ && text->batch > 0) batch_ = text->batch;
-    for (const at::Tensor& made : {text->ids, text->valid}) {
+    for (const at::Tensor& made : {text->ids, text->valid, text->mask}) {
       if (!made.defined() || is_capturing(made.device())) continue;
       copies.mark_stream(made.device());
       copies.keep(made);  // forks may read it on other streams
     }
   }
+  if (!batch_) batch_ = batch_of_arguments(places.batches, sizes_);
+}
+
+TextOfComponent ForwardTokens::text_of_hook(int64_t hook, const std::string& component) const {
+  const auto place = static_cast<size_t>(hook);
+  return place < arguments_.texts_of_hooks.size() ? arguments_.texts_of_hooks[place] : text_of_component(component);
+}
+
+Attribution ForwardTokens::attribute(const CallTokens& call, int64_t num_tokens) {
+  const TextTokens* text = text_of(call.text);
+  if (call.layout != nullptr) {
+    if (const auto places = place_tokens(*call.layout, sizes_, num_tokens)) {
+      const bool of_decoder = call.text == TextOfComponent::kDecoder;
+      return attribute_tokens(*places, text, of_decoder ? arguments_.decoder_ids : arguments_.ids, batch_, num_tokens);
+    }
+    // Hidden states [B, D] in a model that takes [B, S, D] as well.
+    if (call.layout->known && batch_ && num_tokens == *batch_) {
+      TokenPlaces one_each;
+      one_each.batch = num_tokens;
+      return attribute_tokens(one_each, nullptr, std::nullopt, batch_, num_tokens);
+    }
+  }
+  if (!batch_ && !ended_) batch_ = batch_of_router(call.sizes);
+  return attribute_tokens(call.sizes, text, batch_);
 }
 
 const TextTokens* ForwardTokens::text_of(TextOfComponent text) const {
@@ -53,13 +82,10 @@ const TextTokens* ForwardTokens::text_of(TextOfComponent text) const {
 std::shared_ptr<const TokenGroup> ForwardTokens::group_of(const CallTokens& call, HostCopies* copies) {
   const int64_t num_tokens = std::accumulate(call.sizes.begin(), call.sizes.end(), int64_t{1}, std::multiplies<>());
   const std::lock_guard lock(mutex_);
-  if (!ended_) {
-    if (!batch_) batch_ = batch_of_router(call.sizes);
-    if (call.text != TextOfComponent::kNone) {
-      narrow_to_step(call.text == TextOfComponent::kText ? text_ : decoder_text_, num_tokens);
-    }
+  if (!ended_ && call.text != TextOfComponent::kNone) {
+    narrow_to_step(call.text == TextOfComponent::kText ? text_ : decoder_text_, num_tokens);
   }
-  const Attribution attribution = attribute_tokens(call.sizes, text_of(call.text), batch_);
+  const Attribution attribution = attribute(call, num_tokens);
   const auto known = std::find_if(groups_.begin(), groups_.end(), [&](const KnownGroup& known) {
     const TokenGroup& group = *known.group;
     return group.text == call.text && group.device == call.device && group.num_tokens == num_tokens &&
@@ -74,6 +100,7 @@ std::shared_ptr<const TokenGroup> ForwardTokens::group_of(const CallTokens& call
   // Before another thread can find the group.
   if (copies != nullptr) {
     copies->mark_stream(call.device);
+    if (const at::Tensor& row = groups_.back().group->rows.row; row.defined()) copies->keep(row);  // as the texts
   } else {
     groups_.back().captured.emplace(call.device.type());
     groups_.back().captured->record(current_stream(call.device));
@@ -91,16 +118,18 @@ std::shared_ptr<const TokenGroup> ForwardTokens::new_group(const CallTokens& cal
   const bool for_host = !call.device.is_cpu() && call.columns != nullptr;
   if (attribution.text) {
     const TextTokens& tokens = *text_of(call.text);
-    if (tokens.valid.defined()) {
-      group->valid = in_token_order(tokens.valid, attribution.order).to(call.device, /*non_blocking=*/true);
+    const at::Tensor& valid = attribution.whole_mask ? tokens.mask : tokens.valid;
+    if (valid.defined()) {
+      group->valid = in_token_order(valid, attribution.mask, attribution, num_tokens, /*fill=*/1)
+                         .to(call.device, /*non_blocking=*/true);
       if (for_host) group->valid = call.columns->snapshot(group->valid);
     }
     if (tokens.ids.defined()) {
-      group->token_ids = in_token_order(tokens.ids, attribution.order);
+      group->token_ids = in_token_order(tokens.ids, attribution.ids, attribution, num_tokens, /*fill=*/-1);
       if (for_host) group->token_ids = call.columns->snapshot(group->token_ids);
     }
   }
-  group->rows = rows_for(attribution, group->valid);
+  group->rows = rows_for(attribution, group->valid, num_tokens, call.device);
   return group;
 }
 

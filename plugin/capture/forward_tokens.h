@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "analysis/routers/router_call.h"
+#include "plugin/capture/text_arguments.h"
 #include "plugin/capture/token_rows.h"
 
 namespace moetap::plugin {
@@ -36,7 +37,8 @@ struct CallTokens {
   TextOfComponent text = TextOfComponent::kNone;
   std::vector<int64_t> sizes;  // of the model's tensor, in token order: see CanonicalRouter
   c10::Device device = c10::kCPU;
-  HostCopies* columns = nullptr;  // copies the columns to the host; null: the host does not need them
+  HostCopies* columns = nullptr;               // copies the columns to the host; null: the host does not need them
+  const hooks::TokenLayout* layout = nullptr;  // of the router; null: not known
 };
 
 /// The texts and samples of one forward, and which of them the tokens of its calls belong to. Thread-safe: forks report
@@ -49,6 +51,9 @@ class ForwardTokens {
   /// it used in `copies`. `notice` is called for arguments that are not understood.
   void read(const TextArguments& places, const c10::List<std::optional<at::Tensor>>& arguments, bool keep_ids,
             HostCopies& copies, const Notice& notice);
+
+  /// Which text the routers of a hook see.
+  TextOfComponent text_of_hook(int64_t hook, const std::string& component) const;
 
   /// The group of a call; made if no earlier call has it. `copies`: the forward's, in which the stream that made the
   /// group is marked: before the caller reads the group's tensors it makes its stream wait for the marked ones. Null: a
@@ -80,12 +85,15 @@ class ForwardTokens {
 
   // The caller holds mutex_.
   const TextTokens* text_of(TextOfComponent text) const;
+  Attribution attribute(const CallTokens& call, int64_t num_tokens);
   std::shared_ptr<const TokenGroup> new_group(const CallTokens& call, const Attribution& attribution,
                                               int64_t num_tokens) const;
 
   mutable std::mutex mutex_;  // guards what follows
   bool ended_ = false;
   std::optional<int64_t> batch_;
+  TextArguments arguments_;
+  ArgumentSizes sizes_;  // of the arguments
   TextTokens text_, decoder_text_;
   std::vector<KnownGroup> groups_;
 };

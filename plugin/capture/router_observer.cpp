@@ -46,7 +46,8 @@ void RouterObserver::observe(int64_t hook_id, const ReportedRouter& reported) {
   const analysis::RouterCall& call = canonical.call;
   const c10::Device device = call.selected.device();
   HostCopies& copies = *forward_.copies;
-  CallTokens call_tokens{text_of_component(hook.component), canonical.token_sizes, device};
+  CallTokens call_tokens{forward_.tokens->text_of_hook(hook_id, hook.component), canonical.token_sizes, device, nullptr,
+                         &hook.tokens};
   if (is_capturing(device)) {
     router.tokens = forward_.tokens->group_of(call_tokens, nullptr);
     measure_replays(call, router);
@@ -76,6 +77,10 @@ void RouterObserver::measure_and_keep(const CanonicalRouter& canonical, CallToke
   copies.wait_for_marked(device);  // for the texts, which the forward's begin has read
   if (tells_of_tokens) call_tokens.columns = &copies;
   router.tokens = forward_.tokens->group_of(call_tokens, &copies);
+  if (!router.tokens->attribution.attributed && forward_.notice) {
+    forward_.notice("the tokens of a router belong to no sample that is known: their sample is -1",
+                    forward_.model->hooks.at(static_cast<size_t>(router.record.hook)).name);
+  }
   router.out_of_range = canonical.out_of_range;
   measure(call, router);
   keep_values(call, router);
@@ -129,7 +134,7 @@ void RouterObserver::measure(const analysis::RouterCall& call, MeasuredRouter& r
 void RouterObserver::measure_replays(const analysis::RouterCall& call, MeasuredRouter& router) {
   const c10::Device device = call.selected.device();
   if (!analysis::kernel_takes(call)) {
-    forward_.notice("routers of more experts or slots than moetap's kernel takes are not recorded in graphs");
+    forward_.notice("routers of more experts or slots than moetap's kernel takes are not recorded in graphs", "");
     return;
   }
   const std::shared_ptr<GraphReplays> replays = forward_.replays();

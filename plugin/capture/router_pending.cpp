@@ -27,11 +27,6 @@ bool tells_of_single_tokens(const MeasuredRouter& router) {
   return router.first_slot.defined() || router.record.selected.defined() || router.record.logits.defined();
 }
 
-/// `num_samples`: of the whole forward; a later router may have shown that there are several.
-bool is_attributed(const Attribution& attribution, size_t num_samples) {
-  return attribution.attributed && !(attribution.assumes_one_sample && num_samples > 1);
-}
-
 analysis::TransitionSums count_from_first_slots(const MeasuredRouter& before, const MeasuredRouter& router,
                                                 const analysis::TokenRows& rows) {
   return analysis::observe_transition(before.first_slot.to(at::kLong), router.first_slot.to(at::kLong), rows,
@@ -137,9 +132,8 @@ std::vector<at::Tensor*> PendingRouters::tensors() {
   return all;
 }
 
-void PendingRouters::Columns::drop_padding(bool attributed) {
-  Attribution attribution = tokens->attribution;
-  attribution.attributed = attributed;
+void PendingRouters::Columns::drop_padding() {
+  const Attribution& attribution = tokens->attribution;
   num_kept = tokens->num_tokens;
   if (valid.defined()) {
     kept = valid.nonzero().squeeze(1);
@@ -188,7 +182,7 @@ void PendingRouters::finish_router(MeasuredRouter& router, ForwardRecord& forwar
                 " selections of a router may lie between two flushes, got ", selections, " in replays of a graph");
   }
   analysis::normalize(record.sums);
-  record.attributed = is_attributed(router.tokens->attribution, forward.samples.size());
+  record.attributed = router.tokens->attribution.attributed;
   record.text = router.tokens->attribution.text;
   if (!record.attributed && forward.replays == 0) ++forward.unattributed;
   forward.out_of_range +=
@@ -197,7 +191,7 @@ void PendingRouters::finish_router(MeasuredRouter& router, ForwardRecord& forwar
   if (!tells_of_single_tokens(router)) return;
 
   Columns& columns = columns_of(router);
-  if (!columns.row.defined()) columns.drop_padding(record.attributed);
+  if (!columns.row.defined()) columns.drop_padding();
   record.selected = columns.keep(record.selected);
   if (record.selected.defined()) record.selected = record.selected.to(at::kLong);
   record.weights = columns.keep(record.weights);

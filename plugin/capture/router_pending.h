@@ -86,7 +86,7 @@ class PendingRouters final : public PendingReport {
     int64_t num_kept = 0;
     at::Tensor row = {}, position = {}, token_id = {};
 
-    void drop_padding(bool attributed);
+    void drop_padding();
     at::Tensor keep(const at::Tensor& rows) const;
   };
 

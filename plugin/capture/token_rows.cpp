@@ -1,144 +1,103 @@
 #include "plugin/capture/token_rows.h"
 
 #include <ATen/ATen.h>
-#include <fmt/format.h>
-#include <fmt/ranges.h>
 
 #include <algorithm>
+#include <functional>
 #include <numeric>
-#include <string_view>
 
 namespace moetap::plugin {
 namespace {
-
-// In the order of preference. Masks whose sense differs between libraries (padding_mask, key_padding_mask) are left
-// out: the user names them in `token_mask`.
-constexpr std::string_view kIdsNames[] = {"input_ids", "token_ids", "input_tokens", "tokens", "ids"};
-constexpr std::string_view kMaskNames[] = {"attention_mask", "token_mask", "input_mask", "attn_mask", "mask"};
-constexpr std::string_view kDecoderIdsNames[] = {"decoder_input_ids", "decoder_token_ids"};
-constexpr std::string_view kDecoderMaskNames[] = {"decoder_attention_mask", "decoder_token_mask"};
-
-template <size_t N>
-std::optional<size_t> find_name(const std::vector<std::string>& names, const std::string_view (&usual)[N],
-                                const std::string& configured = "") {
-  if (!configured.empty()) {
-    const auto found = std::find(names.begin(), names.end(), configured);
-    return found == names.end() ? std::nullopt : std::optional<size_t>(found - names.begin());
-  }
-  for (const auto& name : usual) {
-    const auto found = std::find(names.begin(), names.end(), name);
-    if (found != names.end()) {
-      return found - names.begin();
-    }
-  }
-  return std::nullopt;
-}
-
-std::string print_sizes(const at::Tensor& tensor) {
-  return fmt::format("[{}]", fmt::join(tensor.sizes(), ", "));
-}
-
-at::Tensor as_batch(const at::Tensor& tensor) {
-  return tensor.dim() == 1 ? tensor.unsqueeze(0) : tensor;
-}
-
-at::Tensor read_mask(const at::Tensor& mask) {
-  const auto present = mask.ne(0);
-  if (mask.scalar_type() == at::kBool || at::isIntegralType(mask.scalar_type(), /*includeBool=*/true)) {
-    return present;
-  }
-  // Decided on the device: asking the host whether a number is negative would wait for it.
-  const auto additive = mask.lt(0).any();
-  return at::where(additive, present.logical_not(), present);
-}
 
 int64_t count_tokens(const std::vector<int64_t>& token_sizes) {
   return std::accumulate(token_sizes.begin(), token_sizes.end(), int64_t{1}, std::multiplies<>());
 }
 
+Attribution not_attributed(PositionOf position) {
+  Attribution attribution;
+  attribution.attributed = false;
+  attribution.position = position;
+  return attribution;
+}
+
+/// int64 [num_tokens] on `device`: t / step % size.
+at::Tensor coordinate(int64_t step, int64_t size, int64_t num_tokens, c10::Device device) {
+  const auto tokens = at::arange(num_tokens, at::TensorOptions().dtype(at::kLong).device(device));
+  return at::floor_divide(tokens, std::max<int64_t>(1, step)).remainder(std::max<int64_t>(1, size));
+}
+
+bool is_row_by_row(const Attribution& attribution, int64_t num_tokens) {
+  return attribution.num_rows * attribution.row_step == num_tokens || attribution.num_rows <= 1;
+}
+
+/// Which columns the text's ids are in: the part of a concatenation that is looked up by them, or all.
+std::optional<int64_t> first_column_of(const TokenPlaces& places, const std::optional<size_t>& ids, int64_t length) {
+  if (places.parts.empty()) return places.length == length ? std::optional<int64_t>(0) : std::nullopt;
+  int64_t first = 0;
+  for (size_t i = 0; i < places.parts.size(); ++i) {
+    const auto& arguments = places.parts[i].arguments;
+    const bool is_text = ids && std::any_of(arguments.begin(), arguments.end(), [&](const hooks::ArgumentDim& dim) {
+                           return dim.argument == static_cast<int64_t>(*ids);
+                         });
+    const bool fits = first + length <= places.length;
+    if (is_text && fits && (places.part_sizes[i] == length || places.part_sizes[i] < 0)) return first;
+    if (places.part_sizes[i] < 0) return std::nullopt;
+    first += places.part_sizes[i];
+  }
+  return std::nullopt;
+}
+
 }  // namespace
 
-TextArguments find_text_arguments(const std::vector<std::string>& names, const std::string& token_ids,
-                                  const std::string& token_mask) {
-  return {find_name(names, kIdsNames, token_ids), find_name(names, kMaskNames, token_mask),
-          find_name(names, kDecoderIdsNames), find_name(names, kDecoderMaskNames)};
-}
-
-TextTokens read_text(const at::Tensor& ids, const at::Tensor& mask, bool keep_ids) {
-  TextTokens text;
-  if (ids.defined() && at::isIntegralType(ids.scalar_type(), /*includeBool=*/false) &&
-      (ids.dim() == 1 || ids.dim() == 2)) {
-    const auto batch_ids = as_batch(ids);
-    text.batch = batch_ids.size(0);
-    text.length = batch_ids.size(1);
-    if (keep_ids) {
-      text.ids = batch_ids.to(at::kLong, /*non_blocking=*/false, /*copy=*/true);
-    }
-  } else if (ids.defined()) {
-    text.notice = "token ids must be integers [B, S], others are not used";
-    text.notice_detail = fmt::format("got {} {}", c10::toString(ids.scalar_type()), print_sizes(ids));
+Attribution attribute_tokens(const TokenPlaces& places, const TextTokens* text, const std::optional<size_t>& ids,
+                             std::optional<int64_t> batch, int64_t num_tokens) {
+  Attribution attribution;
+  attribution.num_rows = places.batch;
+  attribution.row_step = places.batch_step;
+  if (places.has_sequence) {
+    attribution.position = PositionOf::kSequence;
+    attribution.num_positions = places.length;
+    attribution.position_step = places.sequence_step;
+  } else if (num_tokens == places.batch) {
+    attribution.position = PositionOf::kNone;
   }
-  if (!mask.defined()) {
-    return text;
+  if (text != nullptr && places.has_sequence && text->batch == places.batch) {
+    const auto first = first_column_of(places, ids, text->length);
+    if (first) attribution.ids = {*first, text->length};
+    attribution.whole_mask = text->mask.defined() && text->mask_columns == places.length;
+    attribution.mask = attribution.whole_mask ? TextColumns{0, places.length} : attribution.ids;
+    attribution.text = first || attribution.whole_mask;
   }
-  auto batch_mask = as_batch(mask);
-  if (text.batch == 0 && batch_mask.dim() == 2) {
-    text.batch = batch_mask.size(0);
-    text.length = batch_mask.size(1);
-    text.length_of_mask = true;
+  if (batch && *batch != places.batch) {  // a decoder that runs another number of sequences than the samples
+    attribution.attributed = false;
+    attribution.num_rows = 1;
   }
-  if (batch_mask.dim() != 2 || batch_mask.size(0) != text.batch || batch_mask.size(1) < text.length) {
-    text.notice = "the token mask must be [B, S], others are not used";
-    text.notice_detail = text.batch == 0 ? fmt::format("got {}", print_sizes(mask))
-                                         : fmt::format("expected [B = {}, S = {} or more], got {}", text.batch,
-                                                       text.length, print_sizes(mask));
-    return text;
-  }
-  text.mask_columns = batch_mask.size(1);
-  batch_mask = batch_mask.narrow(1, batch_mask.size(1) - text.length, text.length);
-  text.valid = read_mask(batch_mask);
-  return text;
-}
-
-void narrow_to_step(TextTokens& text, int64_t num_tokens) {
-  if (!text.length_of_mask || num_tokens != text.batch) return;
-  text.length_of_mask = false;
-  text.valid = text.valid.narrow(1, text.length - 1, 1);
-  text.length = 1;
-}
-
-TextOfComponent text_of_component(const std::string& component) {
-  if (component == "language_model" || component == "encoder") {
-    return TextOfComponent::kText;
-  }
-  return component == "decoder" ? TextOfComponent::kDecoder : TextOfComponent::kNone;
+  return attribution;
 }
 
 Attribution attribute_tokens(const std::vector<int64_t>& token_sizes, const TextTokens* text,
                              std::optional<int64_t> batch) {
-  Attribution attribution;
   const int64_t num_tokens = count_tokens(token_sizes);
   if (text != nullptr && text->batch > 0 && num_tokens == text->batch * text->length) {
-    attribution.text = true;
-    attribution.num_rows = text->batch;
-    if (batch && *batch != text->batch) {  // a decoder that runs another number of sequences than the samples
-      attribution.attributed = false;
-      attribution.num_rows = 1;
-      return attribution;
-    }
-    const std::vector<int64_t> sequence_first = {text->length, text->batch};
-    if (text->length != text->batch && token_sizes == sequence_first) {
-      attribution.order = TokenOrder::kSequenceFirst;
-    }
-    return attribution;
+    const bool has_both = token_sizes == std::vector<int64_t>{text->length, text->batch};
+    if (has_both && text->length == text->batch && text->batch > 1) return not_attributed(PositionOf::kNone);
+    const bool sequence_first = has_both && text->batch > 1;
+    TokenPlaces places;
+    places.batch = text->batch;
+    places.batch_step = sequence_first ? 1 : text->length;
+    places.has_sequence = true;
+    places.length = text->length;
+    places.sequence_step = sequence_first ? text->batch : 1;
+    return attribute_tokens(places, text, std::nullopt, batch, num_tokens);
   }
-  if (!batch) {
-    attribution.assumes_one_sample = true;
-  } else if (*batch > 1) {
-    attribution.attributed = token_sizes.size() >= 2 && token_sizes.front() == *batch;
-    attribution.num_rows = attribution.attributed ? *batch : 1;
-  }
-  return attribution;
+  if (!batch) return not_attributed(PositionOf::kCall);
+  Attribution attribution;
+  attribution.num_rows = *batch;
+  attribution.row_step = *batch == 0 ? 1 : num_tokens / *batch;
+  if (*batch <= 1) return attribution;
+  const bool leads = token_sizes.size() >= 2 && token_sizes.front() == *batch;
+  return leads && std::count(token_sizes.begin(), token_sizes.end(), *batch) == 1 ? attribution
+                                                                                  : not_attributed(PositionOf::kCall);
 }
 
 std::optional<int64_t> batch_of_router(const std::vector<int64_t>& token_sizes) {
@@ -146,38 +105,54 @@ std::optional<int64_t> batch_of_router(const std::vector<int64_t>& token_sizes) 
                                                             : std::nullopt;
 }
 
-at::Tensor in_token_order(const at::Tensor& text_tensor, TokenOrder order) {
-  return (order == TokenOrder::kSequenceFirst ? text_tensor.t() : text_tensor).reshape({-1});
+at::Tensor in_token_order(const at::Tensor& text_tensor, const TextColumns& columns, const Attribution& attribution,
+                          int64_t num_tokens, int64_t fill) {
+  const int64_t batch = text_tensor.size(0), length = text_tensor.size(1);
+  const bool whole = columns.first == 0 && attribution.num_positions == length && num_tokens == batch * length;
+  if (whole && attribution.position_step == 1) return text_tensor.reshape({-1});
+  if (whole && attribution.row_step == 1) return text_tensor.t().reshape({-1});
+  if (length == 0 || batch == 0) return at::full({num_tokens}, fill, text_tensor.options());
+  const c10::Device device = text_tensor.device();
+  const auto rows = coordinate(attribution.row_step, batch, num_tokens, device);
+  const auto places =
+      coordinate(attribution.position_step, attribution.num_positions, num_tokens, device).sub(columns.first);
+  const auto entries = text_tensor.reshape({-1}).index_select(0, rows.mul(length).add(places.clamp(0, length - 1)));
+  const auto has_entry = places.ge(0).logical_and(places.lt(length));
+  return entries.masked_fill(has_entry.logical_not(), fill);
 }
 
-analysis::TokenRows rows_for(const Attribution& attribution, const at::Tensor& valid) {
+analysis::TokenRows rows_for(const Attribution& attribution, const at::Tensor& valid, int64_t num_tokens,
+                             c10::Device device) {
   analysis::TokenRows rows;
-  rows.num_rows = attribution.num_rows;
-  rows.order = attribution.order == TokenOrder::kSequenceFirst ? analysis::RowOrder::kInterleaved
-                                                               : analysis::RowOrder::kRowByRow;
   rows.valid = valid;
+  if (!attribution.attributed) return rows;
+  rows.num_rows = attribution.num_rows;
+  if (is_row_by_row(attribution, num_tokens)) return rows;
+  if (attribution.row_step == 1) {
+    rows.order = analysis::RowOrder::kInterleaved;
+    return rows;
+  }
+  rows.row = coordinate(attribution.row_step, attribution.num_rows, num_tokens, device);
+  if (valid.defined()) rows.row.masked_fill_(valid.logical_not(), -1);
+  rows.valid = at::Tensor();
   return rows;
 }
 
 at::Tensor row_column(const Attribution& attribution, int64_t num_tokens) {
-  if (!attribution.attributed) {
-    return at::full({num_tokens}, -1, at::kLong);
-  }
-  if (attribution.num_rows == 0) {
-    return at::empty({0}, at::kLong);
-  }
-  const int64_t per_row = num_tokens / attribution.num_rows;
-  const auto rows = at::arange(attribution.num_rows, at::kLong);
-  return attribution.order == TokenOrder::kSequenceFirst ? rows.repeat({per_row}) : rows.repeat_interleave(per_row, 0);
+  if (!attribution.attributed) return at::full({num_tokens}, -1, at::kLong);
+  return coordinate(attribution.row_step, attribution.num_rows, num_tokens, at::kCPU);
 }
 
 at::Tensor position_column(const Attribution& attribution, int64_t num_tokens) {
-  if (!attribution.text || attribution.num_rows == 0) {
-    return at::arange(num_tokens, at::kInt);
+  switch (attribution.position) {
+    case PositionOf::kNone:
+      return at::full({num_tokens}, -1, at::kInt);
+    case PositionOf::kSequence:
+      return coordinate(attribution.position_step, attribution.num_positions, num_tokens, at::kCPU).to(at::kInt);
+    case PositionOf::kCall:
+      break;
   }
-  const auto columns = at::arange(num_tokens / attribution.num_rows, at::kInt);
-  return attribution.order == TokenOrder::kSequenceFirst ? columns.repeat_interleave(attribution.num_rows, 0)
-                                                         : columns.repeat({attribution.num_rows});
+  return at::arange(num_tokens, at::kInt);
 }
 
 }  // namespace moetap::plugin

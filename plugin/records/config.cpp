@@ -102,9 +102,15 @@ const std::vector<ConfigKey>& config_keys() {
       choice_key("dump", &Config::dump, {"none", "topk", "full"},
                  "Routing dump: none, ids and weights of each token, or logits and scores as well."),
       value_key("token_ids", ConfigType::kText, &Config::token_ids,
-                "Argument that holds the token ids; empty: found by name (input_ids, ...)."),
+                "Argument that holds the token ids; empty: the one that embeddings are looked up by, else found by "
+                "name (input_ids, ...)."),
       value_key("token_mask", ConfigType::kText, &Config::token_mask,
-                "Argument that holds the mask, 0 for padding; empty: found by name (attention_mask, ...)."),
+                "Argument that holds the mask; empty: the one along the tokens, else found by name (attention_mask, "
+                "...)."),
+      choice_key(
+          "token_mask_means", &Config::token_mask_means, {"auto", "valid", "padding", "additive"},
+          "What is not 0 in the mask: a token, or padding; additive: very negative numbers are padding. auto: as "
+          "the model uses it, else by its name and type."),
       value_key("probe_tokens", ConfigType::kCount, &Config::probe_tokens,
                 "Tokens a layer whose probabilities are always kept; 0 for none."),
       value_key("log_component", ConfigType::kText, &Config::log_component,

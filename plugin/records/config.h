@@ -17,6 +17,7 @@ enum class LogEntries { kRow, kForward };
 enum class LogForwards { kMerged, kLast };
 enum class Unlabelled { kNew, kFollow };
 enum class OnOverflow { kBlock, kDrop };
+enum class TokenMaskMeans { kAuto, kValid, kPadding, kAdditive };
 
 /// How a session records. Each member has the name of its key in a configuration file; config_keys() and
 /// `moetap run --help` say what each means.
@@ -30,6 +31,7 @@ struct MOETAP_API Config {
   Dump dump = Dump::kNone;
   std::string token_ids;
   std::string token_mask;
+  TokenMaskMeans token_mask_means = TokenMaskMeans::kAuto;
   int64_t probe_tokens = 64;
   std::string log_component;
   LogEntries log_entries = LogEntries::kRow;

@@ -27,6 +27,7 @@ inline constexpr JsonKey kComponent{"component", "text", ""};
 inline constexpr JsonKey kNumExperts{"num_experts", "integer or null", ""};
 inline constexpr JsonKey kTopK{"top_k", "integer or null", ""};
 inline constexpr JsonKey kScoring{"scoring", "text", ""};
+inline constexpr JsonKey kTokens{"tokens", "object or null: the layout of the router's rows", ""};
 inline constexpr JsonKey kRank{"rank", "integer", ""};
 
 }  // namespace moetap::plugin::keys

@@ -13,6 +13,7 @@
 #include "hooks/points/hook_names.h"
 #include "plugin/formats/json_text.h"
 #include "plugin/records/description_keys.h"
+#include "plugin/records/token_layout_json.h"
 
 namespace moetap::plugin {
 namespace {
@@ -56,6 +57,8 @@ hooks::HookPoint hook_from(const nlohmann::json& json) {
     hook.num_experts = count_from(json.at(keys::kNumExperts.name));
     hook.top_k = count_from(json.at(keys::kTopK.name));
     hook.scoring = json.at(keys::kScoring.name).get<std::string>();
+    // Models that were instrumented before there were layouts have none.
+    if (json.contains(keys::kTokens.name)) hook.tokens = token_layout_from_json(json.at(keys::kTokens.name));
   }
   return hook;
 }
@@ -173,10 +176,14 @@ std::string to_text(const ModelDescription& model) {
   for (const auto& [name, arguments] : model.method_arguments) {
     methods[name] = {{keys::kArguments.name, arguments}};
   }
+  auto hooks = hooks_to_json(model.hooks);
+  for (size_t i = 0; i < model.hooks.size(); ++i) {
+    hooks[i][keys::kTokens.name] = token_layout_to_json(model.hooks[i].tokens);
+  }
   const nlohmann::ordered_json json = {
       {keys::kInstance.name, model.instance}, {keys::kSchemaVersion.name, kDescriptionVersion},
       {keys::kModel.name, model.model_file},  {keys::kSha256.name, model.sha256},
-      {keys::kIdentity.name, model.identity}, {keys::kHooks.name, hooks_to_json(model.hooks)},
+      {keys::kIdentity.name, model.identity}, {keys::kHooks.name, hooks},
       {keys::kMethods.name, methods},         {keys::kSkipped.name, skipped_to_json(model.skipped)}};
   return ascii_text(json);
 }

@@ -42,7 +42,7 @@ ForwardRecorder::ForwardRecorder(std::shared_ptr<ModelBinding> binding, std::str
 
 ForwardContext ForwardRecorder::context() {
   return {binding_->model(), tokens_, copies_, [this] { return replays(); },
-          [this](const std::string& what) { binding_->recording().notice(what); }};
+          [this](const std::string& what, const std::string& detail) { binding_->recording().notice(what, detail); }};
 }
 
 std::shared_ptr<GraphReplays> ForwardRecorder::replays() {

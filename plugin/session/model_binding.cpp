@@ -5,6 +5,23 @@
 #include "plugin/session/recording.h"
 
 namespace moetap::plugin {
+namespace {
+
+hooks::MaskMeans mask_means(TokenMaskMeans setting) {
+  switch (setting) {
+    case TokenMaskMeans::kValid:
+      return hooks::MaskMeans::kValid;
+    case TokenMaskMeans::kPadding:
+      return hooks::MaskMeans::kPadding;
+    case TokenMaskMeans::kAdditive:
+      return hooks::MaskMeans::kAdditive;
+    case TokenMaskMeans::kAuto:
+      break;
+  }
+  return hooks::MaskMeans::kAuto;
+}
+
+}  // namespace
 
 ModelBinding::ModelBinding(std::shared_ptr<Recording> recording, std::shared_ptr<const ModelDescription> model)
     : recording_(std::move(recording)),
@@ -14,7 +31,8 @@ ModelBinding::ModelBinding(std::shared_ptr<Recording> recording, std::shared_ptr
       probed_tokens_(std::make_shared<ProbedTokens>(model_->hooks.size())) {
   const Config& config = recording_->config();
   for (const auto& [method, names] : model_->method_arguments) {
-    text_arguments_[method] = find_text_arguments(names, config.token_ids, config.token_mask);
+    text_arguments_[method] = find_text_arguments(
+        method, names, model_->hooks, {config.token_ids, config.token_mask, mask_means(config.token_mask_means)});
   }
 }
 

@@ -9,7 +9,7 @@
 
 #include "plugin/capture/device_blocks.h"
 #include "plugin/capture/probed_tokens.h"
-#include "plugin/capture/token_rows.h"
+#include "plugin/capture/text_arguments.h"
 #include "plugin/records/model_description.h"
 
 namespace moetap::plugin {

@@ -47,11 +47,60 @@ TEST_F(ForwardTokensTest, SequenceFirstCallsHaveColumnsInTheirOrder) {
   EXPECT_TRUE(at::equal(group(TextOfComponent::kText, {3, 2})->token_ids, at::tensor({0, 3, 1, 4, 2, 5}, at::kLong)));
 }
 
-TEST_F(ForwardTokensTest, TheFirstRouterShowsTheSamplesOfAForwardWithoutText) {
+TEST_F(ForwardTokensTest, TheFirstRouterShowsTheSamplesOfAForwardWithoutArguments) {
   EXPECT_FALSE(tokens_.batch());
-  EXPECT_TRUE(group(TextOfComponent::kNone, {12})->attribution.assumes_one_sample);
+  EXPECT_FALSE(group(TextOfComponent::kNone, {12})->attribution.attributed);
   EXPECT_EQ(group(TextOfComponent::kNone, {3, 4})->attribution.num_rows, 3);
   EXPECT_EQ(tokens_.batch(), 3);
+}
+
+/// Tokens that run along the dimensions of an argument of the given rank.
+hooks::TokenLayout layout_of(int64_t rank, bool sequence_first) {
+  hooks::TokenLayout layout;
+  layout.known = true;
+  layout.dims = {{hooks::TokenDimRole::kBatch, {{0, 0, rank}}}, {hooks::TokenDimRole::kSequence, {{0, 1, rank}}}};
+  if (sequence_first) std::swap(layout.dims[0], layout.dims[1]);
+  return layout;
+}
+
+TEST_F(ForwardTokensTest, ALayoutTellsTheOrderOfFlatTokens) {
+  read(at::arange(9, at::kLong).reshape({3, 3}), at::tensor({1, 1, 1, 1, 1, 0, 1, 0, 0}, at::kLong).reshape({3, 3}));
+  const auto layout = layout_of(2, /*sequence_first=*/true);
+  const auto flat = tokens_.group_of({TextOfComponent::kText, {9}, c10::kCPU, nullptr, &layout}, &copies_);
+  EXPECT_TRUE(at::equal(flat->token_ids, at::tensor({0, 3, 6, 1, 4, 7, 2, 5, 8}, at::kLong)));
+  EXPECT_TRUE(at::equal(flat->valid, at::tensor({1, 1, 1, 1, 1, 0, 1, 0, 0}, at::kLong).to(at::kBool)));
+  EXPECT_EQ(flat->rows.order, analysis::RowOrder::kInterleaved);
+  EXPECT_NE(flat, group(TextOfComponent::kText, {9})) << "without a layout the samples come first";
+}
+
+TEST_F(ForwardTokensTest, TheArgumentsShowTheSamplesOfAForwardWithoutText) {
+  TextArguments places;
+  tokens_.read(places, Arguments({at::zeros({3, 5, 8})}), true, copies_, [](const auto&, const auto&) {});
+  EXPECT_EQ(tokens_.batch(), 3);
+  EXPECT_FALSE(group(TextOfComponent::kText, {15})->attribution.attributed) << "nothing shows their order";
+  const auto layout = layout_of(3, /*sequence_first=*/false);
+  const auto known = tokens_.group_of({TextOfComponent::kText, {15}, c10::kCPU, nullptr, &layout}, &copies_);
+  EXPECT_EQ(known->attribution.num_rows, 3);
+  EXPECT_EQ(known->attribution.position, PositionOf::kSequence);
+  EXPECT_FALSE(known->attribution.text);
+}
+
+TEST_F(ForwardTokensTest, HiddenStatesWithoutASequenceAreOneASample) {
+  TextArguments places;
+  tokens_.read(places, Arguments({at::zeros({3, 8})}), true, copies_, [](const auto&, const auto&) {});
+  const auto layout = layout_of(3, /*sequence_first=*/false);
+  const auto known = tokens_.group_of({TextOfComponent::kText, {3}, c10::kCPU, nullptr, &layout}, &copies_);
+  EXPECT_EQ(known->attribution.num_rows, 3);
+  EXPECT_EQ(known->attribution.position, PositionOf::kNone);
+}
+
+TEST_F(ForwardTokensTest, HooksSeeTheTextThatTheirLayoutShows) {
+  EXPECT_EQ(tokens_.text_of_hook(0, "decoder"), TextOfComponent::kDecoder);
+  TextArguments places;
+  places.texts_of_hooks = {TextOfComponent::kNone, TextOfComponent::kDecoder};
+  tokens_.read(places, Arguments(), true, copies_, [](const auto&, const auto&) {});
+  EXPECT_EQ(tokens_.text_of_hook(0, "decoder"), TextOfComponent::kNone);
+  EXPECT_EQ(tokens_.text_of_hook(1, "language_model"), TextOfComponent::kDecoder);
 }
 
 TEST_F(ForwardTokensTest, AfterTheEndNothingChanges) {

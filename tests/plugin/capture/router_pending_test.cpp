@@ -144,9 +144,9 @@ TEST_F(PendingRoutersTest, TheProbeCountsTheTokensThatItGot) {
   EXPECT_EQ(probed_->of(1), 2);
 }
 
-TEST_F(PendingRoutersTest, ACallThatAssumedOneSampleIsNotAttributedToSeveral) {
+TEST_F(PendingRoutersTest, ACallThatIsNotAttributedBelongsToNoSample) {
   auto group = tokens(4);
-  group->attribution.assumes_one_sample = true;
+  group->attribution.attributed = false;
   routers_.add(measured(0, 0, group, 0));
   const ForwardRecord record = finish(2);
   EXPECT_FALSE(record.routers.at(0).attributed);

@@ -27,7 +27,8 @@ TEST(Config, ReadsWhatItWrites) {
   const Config config = Config::from_json_text(
       R"({"output_dir": "run", "task": "mme", "dump": "full", "probe_tokens": 3, "log_entries": "forward",
           "log_forwards": "last",
-          "log_per_token": false, "queue_bytes": 1024, "on_overflow": "drop", "strict": true, "token_mask": "keep"})",
+          "log_per_token": false, "queue_bytes": 1024, "on_overflow": "drop", "strict": true, "token_mask": "keep",
+          "token_mask_means": "padding"})",
       "c.json");
   EXPECT_EQ(config.output_dir, "run");
   EXPECT_EQ(config.dump, Dump::kFull);
@@ -35,6 +36,7 @@ TEST(Config, ReadsWhatItWrites) {
   EXPECT_EQ(config.log_forwards, LogForwards::kLast);
   EXPECT_EQ(config.on_overflow, OnOverflow::kDrop);
   EXPECT_EQ(config.queue_bytes, 1024);
+  EXPECT_EQ(config.token_mask_means, TokenMaskMeans::kPadding);
   EXPECT_TRUE(config.strict);
   EXPECT_FALSE(config.log_per_token);
   EXPECT_EQ(Config::from_json(config.to_json(), "again").to_json(), config.to_json());
@@ -49,6 +51,7 @@ TEST(Config, DefaultsAreTheMembers) {
   EXPECT_EQ(json.at("log_forwards"), "merged");
   EXPECT_EQ(json.at("log_per_token"), true);
   EXPECT_EQ(json.at("on_overflow"), "block");
+  EXPECT_EQ(json.at("token_mask_means"), "auto");
   EXPECT_EQ(json.size(), config_keys().size());
 }
 
