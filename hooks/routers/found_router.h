@@ -26,13 +26,12 @@ struct FoundRouter {
   int64_t scores_dim = -1;
   int64_t selected_dim = -1;  // where the slots lie in each of `selected`
   int64_t weights_dim = -1;   // where the slots or experts lie in each of `weights`
-  std::string form;           // "slots", "dense", "variable", "expert_choice"
+  std::string form;           // see operator_schemas.h
   std::string scoring;
   std::optional<int64_t> num_experts;
   std::optional<int64_t> top_k;
   bool selects_all = false;           // no ids: every token gets every expert, by `weights`
   bool weights_have_places = false;   // weights [.., expert, place in its queue], to be summed over the places
-  bool weights_are_flat = false;      // tokens and slots of the weights share one dimension
   torch::jit::Value* kept = nullptr;  // mask [.., experts]: where the weights do not tell that a token is dropped
   // The weights of the other arms, where each arm of a branch makes its own and applies them there.
   std::vector<std::vector<torch::jit::Value*>> weights_of_other_arms;

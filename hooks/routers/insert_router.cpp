@@ -28,14 +28,8 @@ jit::Value* ids_by_weight(jit::Graph& graph, const FoundRouter& router) {
 }
 
 // The weights as the operator takes them: over slots or experts, tokens before.
-jit::Value* weights_as_reported(jit::Graph& graph, const FoundRouter& router, jit::Value* weights,
-                                jit::Value* selected) {
-  if (router.kept != nullptr) {  // one slot a token: 0 where no expert kept it
-    jit::Value* kept = graph.insert(jit::aten::sum, {router.kept, std::vector<int64_t>{-1}});
-    weights = graph.insert(jit::aten::mul, {weights, graph.insert(jit::aten::reshape_as, {kept, weights})});
-  }
+jit::Value* weights_as_reported(jit::Graph& graph, const FoundRouter& router, jit::Value* weights) {
   if (router.weights_have_places) return graph.insert(jit::aten::sum, {weights, std::vector<int64_t>{-1}});
-  if (router.weights_are_flat) return graph.insert(jit::aten::reshape_as, {weights, selected});
   return with_experts_at(weights, router.weights_dim, router.expert_dim);
 }
 
@@ -46,6 +40,10 @@ void insert_arm(const FoundRouter& router, const HookPoint& hook, const InPlaceW
   if (after == nullptr) {
     throw std::invalid_argument(
         fmt::format("router {}: its ids and weights are computed in different branches", hook.name));
+  }
+  if (router.kept != nullptr && !visible_from(router.kept, after)) {
+    throw std::invalid_argument(fmt::format(
+        "router {}: its weights and the tokens that it keeps are computed in different branches", hook.name));
   }
   jit::Value* logits = visible_from(router.logits, after) ? router.logits : nullptr;
   jit::Value* scores = visible_from(router.scores, after) ? router.scores : nullptr;
@@ -68,8 +66,9 @@ void insert_arm(const FoundRouter& router, const HookPoint& hook, const InPlaceW
   for (jit::Value*& value : selected) value = with_experts_at(value, router.selected_dim, router.expert_dim);
   std::vector<jit::Value*> weights = router.weights;
   for (jit::Value*& value : weights) {
-    value = weights_as_reported(graph, router, value, selected.empty() ? nullptr : selected[0]);
+    value = weights_as_reported(graph, router, value);
   }
+  if (router.kept != nullptr) weights.push_back(router.kept);
   if (router.selects_all) selected = {ids_by_weight(graph, router)};
   if (router.add_slot_dim) {
     jit::Value* last = graph.insertConstant(int64_t{-1});

@@ -201,9 +201,10 @@ std::optional<FoundRouter> chosen_by_threshold(const MethodGraph& graph, const R
   bool at_once = false;
   for (const Event& event : flow.events()) {
     if (event.kind != EventKind::kAppliesWeights) continue;
+    at_once = at_once || op_kind(*event.node) == OpKind::kContract;
+    if (!event.column) continue;
     const jit::Node* owner = event.node->owningBlock()->owningNode();
     applications += owner != nullptr && owner->kind() == jit::prim::Loop ? 2 : 1;
-    at_once = at_once || op_kind(*event.node) == OpKind::kContract;
   }
   if (applications < 2 && !(at_once && !weights->by_sign)) return std::nullopt;
   for (const Pick& pick : flow.picks()) {
@@ -303,6 +304,7 @@ RouterDecision decide(const MethodGraph& graph, const RouterFlow& flow) {
   if (weights != nullptr && weights->nested) return skip(last.node, SkipReason::kPicksFromPicked);
   for (const Event& event : flow.events()) {
     if (event.cut) return skip(last.node, SkipReason::kTakesFirstTokens);
+    if (event.joined && is_strong(event.kind)) return skip(last.node, SkipReason::kPicksFromPicked);
     if (event.kind == EventKind::kAppliesWeights && event.changed) {
       return skip(last.node, SkipReason::kChangesSortedWeights);
     }
@@ -324,7 +326,7 @@ RouterDecision decide(const MethodGraph& graph, const RouterFlow& flow) {
   for (const Event& event : flow.events()) {
     if (event.kind != EventKind::kDispatches || !event.dropped || weights == nullptr || weights->dropped) continue;
     // Experts see fewer tokens than the weights tell.
-    if (event.kept == nullptr || weights->role != Role::kSlot || pick->k != 1 || selected.size() != 1) {
+    if (event.kept == nullptr || weights->role != Role::kSlot || selected.size() != 1) {
       return skip(last.node, SkipReason::kTakesFirstTokens);
     }
     router.kept = event.kept;
@@ -332,12 +334,11 @@ RouterDecision decide(const MethodGraph& graph, const RouterFlow& flow) {
   const bool dense = weights != nullptr && (weights->role == Role::kScore || weights->role == Role::kRouted);
   if (weights != nullptr) {
     router.weights_have_places = weights->role == Role::kRouted;
-    router.weights_are_flat = weights->flat && !flow.fact(selected[0])->flat;
     router.weights_dim = weights->expert_dim;
   }
   const Fact* ids = flow.fact(selected[0]);
   const bool variable = dense && pick->over_all && !ids->num_slots.has_value();
-  router.form = variable ? "variable" : dense ? "dense" : "slots";
+  router.form = variable ? "variable" : dense ? "dense" : router.kept != nullptr ? "kept" : "slots";
 
   const Fact& source = weights != nullptr && weights->logits != nullptr ? *weights : pick->source;
   router.logits = source.logits != nullptr ? source.logits : pick->source.logits;

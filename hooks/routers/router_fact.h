@@ -50,6 +50,8 @@ struct Fact {
   bool per_expert = false;  // concerns one expert: a comparison of ids with one number
   bool own = false;         // chosen: rows of the projection's own parameter
   bool relative = false;    // scores that were computed with those that were picked, and masks made of them
+  bool joined = false;      // ids that were put together with those of another router
+  bool column = false;      // of one expert
   bool sorted = false;      // an order by ids that were sorted, not by masks of them
   bool cut = false;         // an order of which only the first places are used
   bool threshold = false;   // zero at the experts that are not chosen, by their scores: there are no ids

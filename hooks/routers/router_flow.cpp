@@ -166,8 +166,8 @@ void RouterFlow::wake_users(const jit::Value* value) {
 }
 
 void RouterFlow::event(EventKind kind, jit::Node* node, const Fact& fact) {
-  events_.push_back(
-      {kind, node, fact.ids, fact.weights, fact.changed, false, fact.cut, fact.dropped, fact.sorted, fact.kept});
+  events_.push_back({kind, node, fact.ids, fact.weights, fact.changed, false, fact.cut, fact.dropped, fact.sorted,
+                     fact.joined, fact.column, fact.kept});
 }
 
 Fact RouterFlow::derived(const Fact& from, jit::Node* node, Role role) const {

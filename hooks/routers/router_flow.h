@@ -45,6 +45,8 @@ struct Event {
   bool cut = false;                   // tokens are left out whose ids say that they are seen
   bool dropped = false;               // tokens are left out by a mask, see Fact
   bool sorted = false;                // tokens in an order by ids
+  bool joined = false;                // the ids were put together with another router's
+  bool column = false;                // the weights of one expert
   torch::jit::Value* kept = nullptr;  // see Fact
 };
 

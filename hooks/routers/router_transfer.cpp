@@ -325,6 +325,7 @@ void RouterFlow::follow_part(jit::Node* node, OpKind kind) {
     set(node->output(), result);
     return;
   }
+  result.column = true;
   if (kind == OpKind::kSlice && result.aligned) {
     const std::string name = base_name(*node);
     const auto start = graph_.constant(node->input(2));
@@ -470,7 +471,15 @@ void RouterFlow::follow_elementwise(jit::Node* node, OpKind kind) {
   Fact result = derived(own, node, own.role);
   switch (own.role) {
     case Role::kScore:
-      if (own.picks.empty() && clamps_at_zero(graph_, *node)) result.threshold = result.by_sign = true;
+      if (own.picks.empty() && clamps_at_zero(graph_, *node)) {
+        result.threshold = result.by_sign = true;
+        if (own.score == nullptr && own.scoring.empty()) {  // as `relu`
+          result.scoring = "relu";
+          result.score = node->output();
+          result.score_dim = result.expert_dim;
+          break;
+        }
+      }
       if (own.picks.empty() && name == "threshold") result.threshold = true;
       if (!own.aligned) {
         lose_alignment(result);
@@ -500,7 +509,7 @@ void RouterFlow::follow_elementwise(jit::Node* node, OpKind kind) {
       // Arithmetic on ids makes another index. A clamp keeps ids of experts without parameters (identity experts)
       // inside the table.
       result = own;
-      if (hidden) result.nested = true;  // with ids of another router: a group's and one inside it
+      if (hidden) result.joined = true;  // a group's and one inside it
       if (name == "floor_divide" || name == "div" || name == "remainder" || name == "fmod") result.nested = true;
       lose_alignment(result);
       break;

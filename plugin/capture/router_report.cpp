@@ -168,8 +168,8 @@ void gather_dense_weights(const ReportedRouter& reported, const TokenLayout& lay
 
 CanonicalRouter to_canonical(const ReportedRouter& reported, const hooks::HookPoint& hook) {
   TORCH_CHECK(reported.form == "slots" || reported.form == "dense" || reported.form == "variable" ||
-                  reported.form == "expert_choice",
-              "form must be slots, dense, variable or expert_choice, got \"", std::string(reported.form), "\"");
+                  reported.form == "kept" || reported.form == "expert_choice",
+              "form must be slots, dense, variable, kept or expert_choice, got \"", std::string(reported.form), "\"");
   TORCH_CHECK(!reported.selected.empty(), "selected must hold at least one tensor, got none");
   const bool expert_choice = reported.form == "expert_choice";
   const bool dense = reported.form == "dense" || reported.form == "variable";
@@ -217,7 +217,22 @@ CanonicalRouter to_canonical(const ReportedRouter& reported, const hooks::HookPo
     call.selected = usable_ids(call.selected, call.num_experts, canonical);
     gather_dense_weights(reported, layout, call.num_experts, call);
   } else if (!reported.weights.empty()) {
-    call.weights = over_slots(reported.weights, layout, reported.expert_dim, "weights");
+    std::vector<at::Tensor> weights = reported.weights;
+    const bool kept = reported.form == "kept";
+    TORCH_CHECK(!kept || weights.size() > 1, "weights of form kept must end with a mask, got ", weights.size());
+    const at::Tensor mask = kept ? weights.back() : at::Tensor();
+    if (kept) weights.pop_back();
+    if (weights.size() == 1 && weights[0].dim() == 1 && weights[0].numel() == call.selected.numel()) {
+      weights[0] = weights[0].reshape(call.selected.sizes());  // tokens and slots share one dimension
+    }
+    call.weights = over_slots(weights, layout, reported.expert_dim, "weights");
+    if (kept) {
+      call.selected = usable_ids(call.selected, call.num_experts, canonical);
+      const at::Tensor keeps = over_experts(mask, layout, call.num_experts, -1, "the mask of kept tokens").ne(0);
+      TORCH_CHECK(call.weights.sizes() == call.selected.sizes(), "weights must be laid out as selected ",
+                  call.selected.sizes(), ", got ", call.weights.sizes());
+      call.weights = call.weights.masked_fill(keeps.gather(1, call.selected.clamp_min(0)).logical_not(), 0);
+    }
     TORCH_CHECK(call.weights.sizes() == call.selected.sizes(), "weights must be laid out as selected ",
                 call.selected.sizes(), ", got ", call.weights.sizes());
   }

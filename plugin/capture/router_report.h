@@ -18,7 +18,7 @@ struct ReportedRouter {
   std::vector<at::Tensor> selected;  // at least one
   std::vector<at::Tensor> weights;   // may be empty
   int64_t expert_dim = -1;
-  std::string_view form;  // "slots", "dense", "variable", "expert_choice"
+  std::string_view form;  // see hooks/points/operator_schemas.h
 };
 
 /// The same in the canonical layout. Tensors may share memory with the reported ones: the caller copies what it keeps.

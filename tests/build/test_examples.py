@@ -40,8 +40,8 @@ def models_and_inputs(model, tmp_path_factory) -> dict[str, tuple[Path, Path, in
     return {
         "plain, inputs by name": (model, folder / "named.pt", 2),
         "instrumented": (instrumented, folder / "named.pt", 2),
-        # Its router sees all tokens in one row: nothing shows how many sequences they are.
-        "one argument, no numbered layer": (folder / "block.pt", folder / "hidden.pt", 1),
+        # Its router sees all tokens in one row; the graph shows that they are those of [3, 4] hidden states.
+        "one argument, no numbered layer": (folder / "block.pt", folder / "hidden.pt", 3),
     }
 
 

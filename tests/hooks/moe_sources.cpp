@@ -146,6 +146,8 @@ CanonicalReport canonical(const RouterReport& report, int64_t num_tokens) {
   if (weights.empty()) return result;
   if (report.form == "slots") {
     result.weights = at::cat(weights, 1);
+  } else if (report.form == "kept") {
+    result.weights = weights.at(0) * (weights.at(1).gather(1, result.ids) != 0);
   } else if (report.form == "dense" || report.form == "variable") {
     std::vector<at::Tensor> gathered;
     for (size_t i = 0; i < weights.size(); ++i) {

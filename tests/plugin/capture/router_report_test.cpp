@@ -114,6 +114,20 @@ TEST(RouterCapture, DenseWeightsAreGathered) {
   expect_equal(variable.weights, reals({.3, .1, .5, 0}, {2, 2}));
 }
 
+TEST(RouterCapture, SlotsOfTokensThatAreNotKeptWeighNothing) {
+  const auto logits = at::randn({3, 4});
+  const auto selected = ids({0, 1, 2, 3, 1, 0}, {3, 2});
+  const auto kept = at::zeros({3, 4}, at::kBool);
+  for (const auto& [token, expert] : {std::pair{0, 0}, {1, 2}, {1, 3}}) kept[token][expert].fill_(true);
+  const auto captured =
+      to_canonical({logits, {}, {selected}, {reals({1, 2, 3, 4, 5, 6}, {3, 2}), kept}, -1, "kept"}, hook());
+  expect_equal(captured.call.weights, reals({1, 0, 3, 4, 0, 0}, {3, 2}));
+  expect_equal(captured.call.selected, selected);
+  const auto flat = to_canonical({logits, {}, {selected}, {reals({1, 2, 3, 4, 5, 6}, {6})}, -1, "slots"}, hook());
+  expect_equal(flat.call.weights, reals({1, 2, 3, 4, 5, 6}, {3, 2}));
+  EXPECT_NE(error_of({logits, {}, {selected}, {reals({1}, {1})}, -1, "kept"}), "no error");
+}
+
 TEST(RouterCapture, ExpertChoiceIsTurnedRound) {
   const auto logits = at::zeros({4, 3});                 // 4 tokens, 3 experts
   const auto tokens = ids({0, 1, 1, 3, 0, -1}, {3, 2});  // nobody takes token 2
