@@ -132,9 +132,7 @@ def _check_tokens(result, oracle: OracleCall, captured: CapturedCall, rows: nump
         actual = getattr(captured, name).numpy()
         if expected is not None and not numpy.array_equal(actual, expected[rows]):
             row = int(numpy.flatnonzero(actual != expected[rows])[0])
-            result.problems.append(
-                f"{oracle.key}: {name} is {actual[row]} in row {row}, oracle {expected[rows][row]}"
-            )
+            result.problems.append(f"{oracle.key}: {name} is {actual[row]} in row {row}, oracle {expected[rows][row]}")
 
 
 def _check(result, what: str, actual, expected, tolerance: float) -> float:
