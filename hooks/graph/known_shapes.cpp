@@ -103,15 +103,9 @@ bool KnownShapes::is_last(std::optional<int64_t> dim, const KnownShape& shape) c
 
 // The sizes of a list; -1 keeps the size of `expanded`.
 KnownShape KnownShapes::of_sizes(const jit::Value* list, const jit::Value* expanded) {
-  const jit::Node* node = list->node();
-  KnownShape shape;
-  if (node->kind() == jit::prim::ListConstruct) {
-    shape.rank = static_cast<int64_t>(node->inputs().size());
-    shape.last = node->inputs().empty() ? std::optional<int64_t>(1) : graph_.constant_int(node->inputs().back());
-  } else if (const auto sizes = graph_.constant(list); sizes && sizes->isIntList()) {
-    const auto values = sizes->toIntVector();
-    shape = {static_cast<int64_t>(values.size()), values.empty() ? 1 : values.back()};
-  }
+  const auto sizes = graph_.constant_ints(list);
+  if (!sizes || list->type()->kind() == c10::TypeKind::IntType) return {};
+  KnownShape shape{static_cast<int64_t>(sizes->size()), sizes->empty() ? 1 : sizes->back()};
   if (shape.last == -1) shape.last = expanded == nullptr ? std::nullopt : of(expanded).last;
   return shape;
 }
@@ -165,13 +159,10 @@ KnownShape KnownShapes::of_reduction(const jit::Node& node) {
     const jit::Value* input = node.input(i);
     const auto constant = graph_.constant(input);
     if (input->type()->kind() == c10::TypeKind::BoolType && constant && constant->isBool()) keeps = constant->toBool();
-    if (input->node()->kind() == jit::prim::ListConstruct) {
-      for (const jit::Value* dim : input->node()->inputs()) dims.push_back(graph_.constant_int(dim));
-    } else if (constant && constant->isIntList()) {
-      for (const int64_t dim : constant->toIntVector()) dims.push_back(dim);
-    } else if (dims.empty() && constant && constant->isInt()) {
-      dims.push_back(constant->toInt());
-    }
+    const bool list = input->type()->kind() == c10::TypeKind::ListType || (constant && constant->isIntList());
+    const bool number = dims.empty() && constant && constant->isInt();
+    if (!list && !number) continue;
+    if (const auto found = graph_.constant_ints(input)) dims.insert(dims.end(), found->begin(), found->end());
   }
   if (dims.empty() || !keeps) return {};
   bool of_last = false, sure = true;

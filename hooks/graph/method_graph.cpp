@@ -172,6 +172,22 @@ jit::Value* MethodGraph::outer_of(const jit::Value* subgraph_input) const {
   return passed_to_fork(subgraph_input, fork_nodes_);
 }
 
+std::optional<std::vector<std::optional<int64_t>>> MethodGraph::constant_ints(const jit::Value* value) const {
+  std::vector<std::optional<int64_t>> elements;
+  if (const auto found = constant(value)) {
+    if (found->isInt()) return std::vector{std::optional(found->toInt())};
+    if (!found->isIntList()) return std::nullopt;
+    for (const int64_t element : found->toIntVector()) elements.push_back(element);
+    return elements;
+  }
+  if (value->node()->kind() == jit::prim::ListConstruct) {
+    for (const jit::Value* element : value->node()->inputs()) elements.push_back(constant_int(element));
+    return elements;
+  }
+  if (value->type()->kind() != c10::TypeKind::IntType) return std::nullopt;
+  return std::vector{std::optional<int64_t>()};
+}
+
 std::vector<std::string> MethodGraph::attribute_path(const jit::Value* value) const {
   return attribute_chain(value, *graph_, fork_nodes_).value_or(std::vector<std::string>());
 }

@@ -63,6 +63,10 @@ class MethodGraph {
   std::optional<c10::IValue> constant(const torch::jit::Value* value) const;
   std::optional<int64_t> constant_int(const torch::jit::Value* value) const;
 
+  /// The elements of a list of integers, or a single integer, as operators take dimensions and sizes; an element that
+  /// is no constant is empty. Empty where the elements cannot be told.
+  std::optional<std::vector<std::optional<int64_t>>> constant_ints(const torch::jit::Value* value) const;
+
   /// Elements of the attribute chain from the module to a value, e.g. {"layers", "0", "gate", "weight"}; empty if the
   /// value is no attribute of the module.
   std::vector<std::string> attribute_path(const torch::jit::Value* value) const;

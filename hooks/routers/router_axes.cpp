@@ -59,23 +59,12 @@ bool keeps_token_order(const MethodGraph& graph, const jit::Node& node, const Fa
   const std::string name = base_name(node);
   if (name == "flip") return false;
   if (name == "t" || name == "numpy_T" || name == "matrix_H") return true;
-  const auto ints = [&](const jit::Value* value) {
-    std::vector<std::optional<int64_t>> list;
-    const auto constant = graph.constant(value);
-    if (constant && constant->isIntList()) {
-      for (const int64_t dim : constant->toIntVector()) list.push_back(dim);
-    } else if (value->node()->kind() == jit::prim::ListConstruct) {
-      for (const jit::Value* dim : value->node()->inputs()) list.push_back(graph.constant_int(dim));
-    } else {
-      list.push_back(graph.constant_int(value));
-    }
-    return list;
-  };
   if (name == "permute") {
-    const auto dims = ints(node.input(1));
-    const auto rank = static_cast<int64_t>(dims.size());
+    const auto dims = graph.constant_ints(node.input(1));
+    if (!dims) return false;
+    const auto rank = static_cast<int64_t>(dims->size());
     int64_t last = -rank - 1;
-    for (const auto& dim : dims) {
+    for (const auto& dim : *dims) {
       if (!dim) return false;
       const int64_t axis = from_end(*dim, rank);
       if (axis == from_end(fact.expert_dim, rank)) continue;
@@ -87,9 +76,9 @@ bool keeps_token_order(const MethodGraph& graph, const jit::Node& node, const Fa
   std::optional<int64_t> a = -1, b = -2;  // mT, adjoint
   if (name != "mT" && name != "adjoint") {
     if (node.inputs().size() < 3) return false;
-    const auto from = ints(node.input(1)), to = ints(node.input(2));
-    if (from.size() != 1 || to.size() != 1) return false;
-    a = from[0], b = to[0];
+    const auto from = graph.constant_ints(node.input(1)), to = graph.constant_ints(node.input(2));
+    if (!from || !to || from->size() != 1 || to->size() != 1) return false;
+    a = from->front(), b = to->front();
   }
   if (!a || !b) return false;
   std::optional<int64_t> rank = fact.rank;

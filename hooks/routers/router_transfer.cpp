@@ -51,11 +51,15 @@ bool casts_to_bool(const MethodGraph& graph, const jit::Node& node) {
   return false;
 }
 
+// The dimension that a reduction is over, where it is over one.
+std::optional<int64_t> only_dimension(const MethodGraph& graph, const jit::Node& node) {
+  const auto dims = node.inputs().size() > 1 ? graph.constant_ints(node.input(1)) : std::nullopt;
+  return dims && dims->size() == 1 ? dims->front() : std::nullopt;
+}
+
 // True for a sum over one dimension that is neither the first, of tokens, nor the last, of experts.
 bool sums_slots(const MethodGraph& graph, const jit::Node& node, KnownShapes& shapes) {
-  if (node.inputs().size() < 2) return false;
-  const auto dims = list_elements(node.input(1));
-  const auto dim = dims.size() == 1 ? graph.constant_int(dims[0]) : std::nullopt;
+  const auto dim = only_dimension(graph, node);
   if (!dim || *dim == 0) return false;
   const auto rank = shapes.of(node.input(0)).rank;
   return from_end(*dim, rank) != -1 && (*dim < 0 || rank.has_value() || *dim == 1);
@@ -577,8 +581,7 @@ void RouterFlow::follow_reduce(jit::Node* node, OpKind kind) {
     }
     case Role::kRouted: {
       // Over the places: dense weights again. Over the slots, which lie before the tokens: still spread.
-      const auto dims = node->inputs().size() > 1 ? list_elements(node->input(1)) : std::vector<jit::Value*>{};
-      const auto dim = dims.size() == 1 ? graph_.constant_int(dims[0]) : std::nullopt;
+      const auto dim = only_dimension(graph_, *node);
       if (name != "sum" || !dim) break;
       result.role = *dim == 0 ? Role::kRouted : Role::kScore;
       result.aligned = true;
@@ -604,23 +607,18 @@ void RouterFlow::follow_reduce(jit::Node* node, OpKind kind) {
 bool RouterFlow::pools_tokens(const jit::Node& node, Fact& fact) {
   const auto rank = shapes_.of(node.input(0)).rank;
   if (node.inputs().size() < 3 || !rank) return false;
-  std::vector<std::optional<int64_t>> dims;
-  if (const auto list = graph_.constant(node.input(1)); list && list->isIntList()) {
-    for (const int64_t dim : list->toIntVector()) dims.push_back(dim);
-  } else {
-    for (const jit::Value* dim : list_elements(node.input(1))) dims.push_back(graph_.constant_int(dim));
-  }
+  const auto dims = graph_.constant_ints(node.input(1));
   const auto keeps = graph_.constant(node.input(2));
-  if (dims.empty() || !keeps || !keeps->isBool()) return false;
+  if (!dims || dims->empty() || !keeps || !keeps->isBool()) return false;
   const int64_t experts = from_end(fact.expert_dim, rank);
   int64_t behind = 0;
-  for (const auto& dim : dims) {
+  for (const auto& dim : *dims) {
     if (!dim || from_end(*dim, rank) == experts) return false;
     behind += from_end(*dim, rank) > experts ? 1 : 0;
   }
   const bool removed = !keeps->toBool();
   fact.expert_dim = removed ? experts + behind : experts;
-  fact.rank = removed ? *rank - static_cast<int64_t>(dims.size()) : *rank;
+  fact.rank = removed ? *rank - static_cast<int64_t>(dims->size()) : *rank;
   return true;
 }
 

@@ -64,17 +64,9 @@ std::optional<std::vector<int64_t>> AxisTransfer::dims_named(const char* name, s
     if (place >= 0 && place < size) dims.push_back(place);
     return place >= 0 && place < size;
   };
-  if (const auto found = flow_.graph_.constant(value)) {
-    if (found->isInt()) return add(found->toInt()) ? std::optional(dims) : std::nullopt;
-    if (!found->isIntList()) return std::nullopt;
-    for (const int64_t one : found->toIntVector()) {
-      if (!add(one)) return std::nullopt;
-    }
-    return dims;
-  }
-  if (value->node()->kind() != jit::prim::ListConstruct) return std::nullopt;
-  for (const jit::Value* element : value->node()->inputs()) {
-    const auto one = flow_.graph_.constant_int(element);
+  const auto found = flow_.graph_.constant_ints(value);
+  if (!found) return std::nullopt;
+  for (const auto& one : *found) {
     if (!one || !add(*one)) return std::nullopt;
   }
   return dims;

@@ -152,5 +152,23 @@ def forward(self, x: Tensor) -> Tensor:
   EXPECT_EQ(graph.constant_int(linear->input(1)), std::nullopt) << "a tensor is no integer";
 }
 
+TEST(MethodGraph, ReadsListsOfIntegers) {
+  using Elements = std::vector<std::optional<int64_t>>;
+  const MethodGraph graph(compile({.type = "Model", .integers = {{"k", 3}}, .code = R"(
+def forward(self, x: Tensor) -> Tensor:
+    y = x.view([2, self.k, -1]).sum([0, 1]).view([x.size(0), 4])
+    return torch.softmax(y, x.size(1)) + torch.sigmoid(x)
+)"}),
+                          "forward");
+  const jit::Node* view = node_of_kind(graph, "aten::view");
+  EXPECT_EQ(graph.constant_ints(view->input(1)), (Elements{2, 3, -1}));
+  EXPECT_EQ(graph.constant_ints(node_of_kind(graph, "aten::sum")->input(1)), (Elements{0, 1}));
+  const jit::Node* last = view->output()->uses()[0].user->output()->uses()[0].user;
+  EXPECT_EQ(graph.constant_ints(last->input(1)), (Elements{std::nullopt, 4}));
+  const jit::Node* softmax = node_of_kind(graph, "aten::softmax");
+  EXPECT_EQ(graph.constant_ints(softmax->input(1)), Elements{std::nullopt}) << "a size is no constant";
+  EXPECT_EQ(graph.constant_ints(softmax->input(0)), std::nullopt) << "a tensor is no list of integers";
+}
+
 }  // namespace
 }  // namespace moetap::hooks::testing
