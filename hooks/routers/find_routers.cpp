@@ -4,6 +4,7 @@
 #include <map>
 #include <set>
 
+#include "hooks/graph/known_shapes.h"
 #include "hooks/graph/module_path.h"
 #include "hooks/graph/op_traits.h"
 #include "hooks/routers/router_decision.h"
@@ -119,7 +120,8 @@ std::string users_path(const MethodGraph& graph, const FoundRouter& router, cons
 /// Finds the routers of one method graph.
 class RouterSearch {
  public:
-  RouterSearch(const MethodGraph& graph, const ValueOrigins& origins) : graph_(graph), origins_(origins) {}
+  RouterSearch(const MethodGraph& graph, const ValueOrigins& origins)
+      : graph_(graph), origins_(origins), shapes_(graph) {}
 
   void follow_projections() {
     for (jit::Node* node : graph_.nodes()) {
@@ -129,7 +131,7 @@ class RouterSearch {
       if (!joined && !match_projection(node, origins_, projection)) continue;
       const auto size =
           joined ? std::optional(static_cast<int64_t>(parameters.size())) : projected_size(graph_, projection);
-      const RouterFlow flow(graph_, origins_, projection, size);
+      const RouterFlow flow(graph_, origins_, shapes_, projection, size);
       for (const Pick& pick : flow.picks()) followed_.insert(pick.node);
       if (size == 1) {  // one score a token: it can rank tokens, not experts
         if (!flow.picks().empty()) {
@@ -155,7 +157,7 @@ class RouterSearch {
     for (jit::Node* node : graph_.nodes()) {
       HashIds hash;
       if (!match_hash_ids(node, graph_, origins_, hash)) continue;
-      RouterDecision decision = decide_hash(graph_, RouterFlow(graph_, origins_, hash), hash);
+      RouterDecision decision = decide_hash(graph_, RouterFlow(graph_, origins_, shapes_, hash), hash);
       if (decision.skipped.has_value()) considered_.push_back(*decision.skipped);
       if (!decision.router.has_value() || is_selected(decision.router->selected)) continue;
       decision.router->owner = graph_.path_from_model(users_path(graph_, *decision.router, origins_));
@@ -199,6 +201,7 @@ class RouterSearch {
 
   const MethodGraph& graph_;
   const ValueOrigins& origins_;
+  KnownShapes shapes_;
   std::vector<FoundRouter> routers_;
   std::set<const jit::Node*> claimed_;   // the picks of `routers_`
   std::set<const jit::Node*> followed_;  // the picks from scores of any projection

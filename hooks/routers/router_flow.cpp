@@ -81,9 +81,9 @@ bool match_hash_ids(jit::Node* node, const MethodGraph& graph, const ValueOrigin
   return true;
 }
 
-RouterFlow::RouterFlow(const MethodGraph& graph, const ValueOrigins& origins, const Projection& projection,
-                       std::optional<int64_t> num_experts)
-    : graph_(graph), origins_(origins), projection_(projection), shapes_(graph) {
+RouterFlow::RouterFlow(const MethodGraph& graph, const ValueOrigins& origins, KnownShapes& shapes,
+                       const Projection& projection, std::optional<int64_t> num_experts)
+    : graph_(graph), origins_(origins), shapes_(shapes), projection_(projection) {
   Fact seed;
   seed.role = Role::kScore;
   seed.base = seed.logits = projection_.node->output();
@@ -102,8 +102,8 @@ RouterFlow::RouterFlow(const MethodGraph& graph, const ValueOrigins& origins, co
   follow(projection_.node->output(), seed);
 }
 
-RouterFlow::RouterFlow(const MethodGraph& graph, const ValueOrigins& origins, const HashIds& hash)
-    : graph_(graph), origins_(origins), shapes_(graph) {
+RouterFlow::RouterFlow(const MethodGraph& graph, const ValueOrigins& origins, KnownShapes& shapes, const HashIds& hash)
+    : graph_(graph), origins_(origins), shapes_(shapes) {
   Fact seed;
   seed.role = Role::kIds;
   seed.base = hash.ids;

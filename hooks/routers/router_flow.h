@@ -78,9 +78,10 @@ bool match_hash_ids(torch::jit::Node* node, const MethodGraph& graph, const Valu
 /// All values that are computed from one projection, or from ids that come without one.
 class RouterFlow {
  public:
-  RouterFlow(const MethodGraph& graph, const ValueOrigins& origins, const Projection& projection,
+  /// `shapes` remembers what it has found, so that the flows of a graph share one. All must outlive the flow.
+  RouterFlow(const MethodGraph& graph, const ValueOrigins& origins, KnownShapes& shapes, const Projection& projection,
              std::optional<int64_t> num_experts);
-  RouterFlow(const MethodGraph& graph, const ValueOrigins& origins, const HashIds& hash);
+  RouterFlow(const MethodGraph& graph, const ValueOrigins& origins, KnownShapes& shapes, const HashIds& hash);
 
   const Projection& projection() const { return projection_; }
   const std::vector<Pick>& picks() const { return picks_; }
@@ -132,8 +133,8 @@ class RouterFlow {
 
   const MethodGraph& graph_;
   const ValueOrigins& origins_;
+  KnownShapes& shapes_;
   Projection projection_;
-  KnownShapes shapes_;
   std::unordered_map<const torch::jit::Value*, Fact> facts_;
   std::unordered_map<const torch::jit::Value*, torch::jit::Value*> returned_;  // out of a fork
   std::unordered_map<const torch::jit::Node*, int> visits_;

@@ -30,7 +30,8 @@ class FollowedProjection : public ::testing::Test {
     origins_ = std::make_unique<ValueOrigins>(*graph_);
     Projection projection;
     ASSERT_TRUE(match_projection(value_named(*graph_, "logits")->node(), *origins_, projection));
-    flow_ = std::make_unique<RouterFlow>(*graph_, *origins_, projection, kExperts);
+    shapes_ = std::make_unique<KnownShapes>(*graph_);
+    flow_ = std::make_unique<RouterFlow>(*graph_, *origins_, *shapes_, projection, kExperts);
   }
 
   torch::jit::Value* value(const std::string& name) const { return value_named(*graph_, name); }
@@ -50,6 +51,7 @@ class FollowedProjection : public ::testing::Test {
 
   std::unique_ptr<MethodGraph> graph_;
   std::unique_ptr<ValueOrigins> origins_;
+  std::unique_ptr<KnownShapes> shapes_;
   std::unique_ptr<RouterFlow> flow_;
 };
 
