@@ -138,6 +138,12 @@ void ValueOrigins::mark_projected_inputs() {
   }
 }
 
+bool is_weight_first(const Projection& projection) {
+  const std::string name = base_name(*projection.node);
+  if (name == "addmm") return projection.node->input(1) == projection.parameter;
+  return (name == "mm" || name == "matmul" || name == "bmm") && projection.node->input(0) == projection.parameter;
+}
+
 bool match_projection(jit::Node* node, const ValueOrigins& origins, Projection& projection) {
   if (op_kind(*node) != OpKind::kContract || node->outputs().empty()) return false;
   std::vector<jit::Value*> operands;

@@ -39,6 +39,10 @@ struct Projection {
   torch::jit::Value* activation = nullptr;
 };
 
+/// True for a product that has the parameter on its left, `matmul(weight, x)`: the projected axis lies before the
+/// tokens.
+bool is_weight_first(const Projection& projection);
+
 /// True if `node` projects activations by a parameter, and fills `projection`.
 bool match_projection(torch::jit::Node* node, const ValueOrigins& origins, Projection& projection);
 

@@ -35,9 +35,7 @@ std::optional<int64_t> projected_size(const MethodGraph& graph, const Projection
   const at::Tensor weight = constant->toTensor();
   const std::string name = base_name(*projection.node);
   if (name == "einsum" || name == "tensordot" || name == "bilinear") return std::nullopt;
-  const bool weight_first =
-      (name == "mm" || name == "matmul" || name == "bmm") && projection.node->input(0) == projection.parameter;
-  const bool rows_are_experts = weight_first || name == "linear" || name == "cdist" || name == "inner" ||
+  const bool rows_are_experts = is_weight_first(projection) || name == "linear" || name == "cdist" || name == "inner" ||
                                 name.rfind("conv", 0) == 0 || name == "_convolution";
   if (rows_are_experts) return transposed ? weight.size(-1) : weight.size(0);
   return transposed ? weight.size(-2) : weight.size(-1);

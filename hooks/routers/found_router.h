@@ -34,7 +34,7 @@ struct FoundRouter {
   bool weights_have_places = false;   // weights [.., expert, place in its queue], to be summed over the places
   torch::jit::Value* kept = nullptr;  // mask [.., experts]: where the weights do not tell that a token is dropped
   // The weights of the other arms, where each arm of a branch makes its own and applies them there.
-  std::vector<std::vector<torch::jit::Value*>> weights_of_other_arms;
+  std::vector<torch::jit::Value*> weights_of_other_arms;
   bool add_slot_dim = false;             // the ids have no dimension for their one slot
   std::vector<torch::jit::Node*> users;  // of a router without a projection: where its ids choose experts
   std::vector<torch::jit::Node*> picks;  // all picks of the router, those inside groups included

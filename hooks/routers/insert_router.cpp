@@ -65,9 +65,7 @@ void insert_arm(const FoundRouter& router, const HookPoint& hook, const InPlaceW
   scores = with_experts_at(scores, router.scores_dim, router.expert_dim);
   for (jit::Value*& value : selected) value = with_experts_at(value, router.selected_dim, router.expert_dim);
   std::vector<jit::Value*> weights = router.weights;
-  for (jit::Value*& value : weights) {
-    value = weights_as_reported(graph, router, value);
-  }
+  for (jit::Value*& value : weights) value = weights_as_reported(graph, router, value);
   if (router.kept != nullptr) weights.push_back(router.kept);
   if (router.selects_all) selected = {ids_by_weight(graph, router)};
   if (router.add_slot_dim) {
@@ -95,9 +93,9 @@ void insert_arm(const FoundRouter& router, const HookPoint& hook, const InPlaceW
 void insert_router(const FoundRouter& router, const HookPoint& hook, const InPlaceWrites& writes,
                    ForwardHandle& handle) {
   insert_arm(router, hook, writes, handle);
-  for (const auto& weights : router.weights_of_other_arms) {
+  for (jit::Value* weights : router.weights_of_other_arms) {
     FoundRouter arm = router;
-    arm.weights = weights;
+    arm.weights = {weights};
     insert_arm(arm, hook, writes, handle);
   }
 }

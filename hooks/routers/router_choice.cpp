@@ -2,6 +2,7 @@
 // Note [Following a projection].
 #include <algorithm>
 
+#include "hooks/routers/router_axes.h"
 #include "hooks/routers/router_flow.h"
 
 namespace moetap::hooks {
@@ -25,11 +26,7 @@ bool picks_the_same(const Pick& a, const Pick& b) {
 bool picks_other_axis(const Pick& pick) {
   const Fact& source = pick.source;
   if (!pick.dim.has_value() || source.role != Role::kScore) return false;
-  int64_t dim = *pick.dim, experts = source.expert_dim;
-  if (source.rank.has_value()) {
-    if (dim >= 0) dim -= *source.rank;
-    if (experts >= 0) experts -= *source.rank;
-  }
+  const int64_t dim = from_end(*pick.dim, source.rank), experts = from_end(source.expert_dim, source.rank);
   return (dim < 0) == (experts < 0) && dim != experts;
 }
 
@@ -176,9 +173,8 @@ void RouterFlow::follow_gather(jit::Node* node, jit::Value* source, const std::v
   }
   const Origin origin = origins_.of(source);
   if (by.role == Role::kIds && base_name(*source->node()) == "eye") {  // rows of the identity
-    Fact mask = derived(by, node, Role::kMask);
-    mask.aligned = mask.one_hot = true;
-    mask.per_expert = false;
+    Fact mask = mask_of(by, node);
+    mask.one_hot = true;
     set(node->output(), mask);
     return;
   }
@@ -241,9 +237,8 @@ void RouterFlow::follow_scatter(jit::Node* node, jit::Value* target, const Fact*
     return;
   }
   if (by.role == Role::kStat && what == nullptr && into == nullptr) {  // a one-hot of places in an expert's queue
-    Fact mask = derived(by, node, Role::kMask);
-    mask.aligned = mask.placed = true;
-    mask.one_hot = mask.per_expert = false;
+    Fact mask = mask_of(by, node);
+    mask.placed = true;
     set(node->output(), mask);
     return;
   }
@@ -266,10 +261,8 @@ void RouterFlow::follow_scatter(jit::Node* node, jit::Value* target, const Fact*
     if (masked.score == nullptr) masked.masked = true;
     set(node->output(), masked);
   } else {
-    Fact mask = derived(by, node, Role::kMask);
-    mask.aligned = true;
+    Fact mask = mask_of(by, node);
     mask.one_hot = by.num_slots == 1;
-    mask.per_expert = false;
     set(node->output(), mask);
   }
 }
@@ -280,11 +273,9 @@ void RouterFlow::follow_mask(jit::Node* node, OpKind kind) {
   if (kind == OpKind::kOneHot) {
     const Fact* found = fact(inputs[0]);
     if (found == nullptr) return;
-    Fact mask = derived(remembered(*found), node, Role::kMask);
-    mask.aligned = true;
+    Fact mask = mask_of(remembered(*found), node);
     mask.one_hot = found->role == Role::kIds;
     mask.placed = found->role == Role::kStat;
-    mask.per_expert = false;
     set(node->output(), mask);
     return;
   }
@@ -307,9 +298,7 @@ void RouterFlow::follow_mask(jit::Node* node, OpKind kind) {
     const bool of_score =
         left != nullptr && right != nullptr && (left->role == Role::kScore || right->role == Role::kScore);
     if (of_score) found = left->role == Role::kScore ? right : left;
-    Fact mask = derived(remembered(*found), node, Role::kMask);
-    mask.aligned = true;
-    mask.one_hot = mask.per_expert = false;
+    Fact mask = mask_of(remembered(*found), node);
     // Scores against one of them, or against a number: all that are as large are chosen.
     const bool alone = !of_score && found->role == Role::kScore;
     const Fact& scores = left == nullptr || (of_score && left->role != Role::kScore) ? *right : *left;

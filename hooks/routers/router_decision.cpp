@@ -30,7 +30,7 @@ std::vector<jit::Value*> chosen_ids(const MethodGraph& graph, const RouterFlow& 
   for (const Event& event : flow.events()) {
     const bool dense = event.kind == EventKind::kAppliesWeights;
     if (!is_strong(event.kind) && !dense) continue;
-    for (jit::Value* ids : event.ids) {
+    for (jit::Value* ids : event.what.ids) {
       if (std::find(candidates.begin(), candidates.end(), ids) == candidates.end()) candidates.push_back(ids);
     }
   }
@@ -102,11 +102,11 @@ std::vector<jit::Value*> applied_weights(const MethodGraph& graph, const RouterF
   std::vector<jit::Value*> applied;
   // Weights that scale an expert's output; those that scale its input only where none do.
   const bool on_outputs = std::any_of(flow.events().begin(), flow.events().end(), [](const Event& event) {
-    return event.kind == EventKind::kAppliesWeights && !event.on_input && !event.weights.empty();
+    return event.kind == EventKind::kAppliesWeights && !event.on_input && !event.what.weights.empty();
   });
   for (const Event& event : flow.events()) {
     if (event.kind != EventKind::kAppliesWeights || (on_outputs && event.on_input)) continue;
-    for (jit::Value* weights : event.weights) {
+    for (jit::Value* weights : event.what.weights) {
       if (std::find(applied.begin(), applied.end(), weights) == applied.end()) applied.push_back(weights);
     }
   }
@@ -202,7 +202,7 @@ std::optional<FoundRouter> chosen_by_threshold(const MethodGraph& graph, const R
   for (const Event& event : flow.events()) {
     if (event.kind != EventKind::kAppliesWeights) continue;
     at_once = at_once || op_kind(*event.node) == OpKind::kContract;
-    if (!event.column) continue;
+    if (!event.what.column) continue;
     const jit::Node* owner = event.node->owningBlock()->owningNode();
     applications += owner != nullptr && owner->kind() == jit::prim::Loop ? 2 : 1;
   }
@@ -274,12 +274,12 @@ RouterDecision decide(const MethodGraph& graph, const RouterFlow& flow) {
   // Without weights, a choice among outputs may be one of boxes or labels.
   const bool weighs = has(flow, EventKind::kAppliesWeights);
   const bool strong = std::any_of(flow.events().begin(), flow.events().end(), [&](const Event& event) {
-    return is_strong(event.kind) && !event.ids.empty() && (weighs || event.kind != EventKind::kChoosesOutputs);
+    return is_strong(event.kind) && !event.what.ids.empty() && (weighs || event.kind != EventKind::kChoosesOutputs);
   });
   // Without weights, one use of the ids may group tokens or mask them, and tokens may be sorted for anything.
   std::set<const jit::Node*> uses;
   for (const Event& event : flow.events()) {
-    if (is_strong(event.kind) && !event.sorted) uses.insert(event.node);
+    if (is_strong(event.kind) && !event.what.sorted) uses.insert(event.node);
   }
   const bool sure = weighs || uses.size() > 1 || has(flow, EventKind::kChoosesParameters);
   if (!strong || !sure || selected.empty()) {
@@ -303,9 +303,9 @@ RouterDecision decide(const MethodGraph& graph, const RouterFlow& flow) {
   const Fact* weights = router.weights.empty() ? nullptr : flow.fact(router.weights[0]);
   if (weights != nullptr && weights->nested) return skip(last.node, SkipReason::kPicksFromPicked);
   for (const Event& event : flow.events()) {
-    if (event.cut) return skip(last.node, SkipReason::kTakesFirstTokens);
-    if (event.joined && is_strong(event.kind)) return skip(last.node, SkipReason::kPicksFromPicked);
-    if (event.kind == EventKind::kAppliesWeights && event.changed) {
+    if (event.what.cut) return skip(last.node, SkipReason::kTakesFirstTokens);
+    if (event.what.joined && is_strong(event.kind)) return skip(last.node, SkipReason::kPicksFromPicked);
+    if (event.kind == EventKind::kAppliesWeights && event.what.changed) {
       return skip(last.node, SkipReason::kChangesSortedWeights);
     }
   }
@@ -320,16 +320,16 @@ RouterDecision decide(const MethodGraph& graph, const RouterFlow& flow) {
   }
   leave_fork(flow, router);
   if (in_different_arms(router.weights)) {
-    for (size_t i = 1; i < router.weights.size(); ++i) router.weights_of_other_arms.push_back({router.weights[i]});
+    router.weights_of_other_arms.assign(router.weights.begin() + 1, router.weights.end());
     router.weights.resize(1);
   }
   for (const Event& event : flow.events()) {
-    if (event.kind != EventKind::kDispatches || !event.dropped || weights == nullptr || weights->dropped) continue;
+    if (event.kind != EventKind::kDispatches || !event.what.dropped || weights == nullptr || weights->dropped) continue;
     // Experts see fewer tokens than the weights tell.
-    if (event.kept == nullptr || weights->role != Role::kSlot || selected.size() != 1) {
+    if (event.what.kept == nullptr || weights->role != Role::kSlot || selected.size() != 1) {
       return skip(last.node, SkipReason::kTakesFirstTokens);
     }
-    router.kept = event.kept;
+    router.kept = event.what.kept;
   }
   const bool dense = weights != nullptr && (weights->role == Role::kScore || weights->role == Role::kRouted);
   if (weights != nullptr) {

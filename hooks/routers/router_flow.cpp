@@ -95,9 +95,7 @@ RouterFlow::RouterFlow(const MethodGraph& graph, const ValueOrigins& origins, Kn
   } else if (name == "einsum") {
     place_einsum_experts(graph, projection_, seed);
   }
-  const bool weight_first = (name == "mm" || name == "matmul" || name == "bmm" || name == "addmm") &&
-                            projection_.node->input(name == "addmm" ? 1 : 0) == projection_.parameter;
-  if (weight_first) seed.expert_dim = -2;  // [experts, tokens]
+  if (is_weight_first(projection_)) seed.expert_dim = -2;  // [experts, tokens]
   seed.logits_dim = seed.expert_dim;
   follow(projection_.node->output(), seed);
 }
@@ -166,8 +164,7 @@ void RouterFlow::wake_users(const jit::Value* value) {
 }
 
 void RouterFlow::event(EventKind kind, jit::Node* node, const Fact& fact) {
-  events_.push_back({kind, node, fact.ids, fact.weights, fact.changed, false, fact.cut, fact.dropped, fact.sorted,
-                     fact.joined, fact.column, fact.kept});
+  events_.push_back({kind, node, fact});
 }
 
 Fact RouterFlow::derived(const Fact& from, jit::Node* node, Role role) const {
@@ -176,6 +173,13 @@ Fact RouterFlow::derived(const Fact& from, jit::Node* node, Role role) const {
   fact.base = node->output(0);
   fact.parent = nullptr;
   return fact;
+}
+
+Fact RouterFlow::mask_of(const Fact& from, jit::Node* node) const {
+  Fact mask = derived(from, node, Role::kMask);
+  mask.aligned = true;
+  mask.one_hot = mask.per_expert = false;
+  return mask;
 }
 
 // Note [Logits are what selection reads]

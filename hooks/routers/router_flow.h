@@ -38,16 +38,8 @@ enum class EventKind {
 struct Event {
   EventKind kind;
   torch::jit::Node* node;
-  std::vector<torch::jit::Value*> ids;
-  std::vector<torch::jit::Value*> weights;
-  bool changed = false;               // other numbers were applied than `weights` holds
-  bool on_input = false;              // it met a hidden state from before the projection
-  bool cut = false;                   // tokens are left out whose ids say that they are seen
-  bool dropped = false;               // tokens are left out by a mask, see Fact
-  bool sorted = false;                // tokens in an order by ids
-  bool joined = false;                // the ids were put together with another router's
-  bool column = false;                // the weights of one expert
-  torch::jit::Value* kept = nullptr;  // see Fact
+  Fact what;              // that met something else
+  bool on_input = false;  // it met a hidden state from before the projection
 };
 
 /// A pick among the followed scores.
@@ -126,6 +118,7 @@ class RouterFlow {
   std::optional<Fact> combine(torch::jit::Node* node, const Fact& left, const Fact& right, OpKind kind);
   std::optional<Fact> contract(torch::jit::Node* node, const Fact& first, const Fact& second) const;
   Fact derived(const Fact& from, torch::jit::Node* node, Role role) const;
+  Fact mask_of(const Fact& from, torch::jit::Node* node) const;
   void change_scores(Fact& result, const Fact& from, torch::jit::Value* output) const;
   bool ends_at(const torch::jit::Node* node, const Fact& own, const torch::jit::Value* partner) const;
   bool keeps_width(const torch::jit::Value* value, const torch::jit::Value* partner);

@@ -57,18 +57,6 @@ TEST_F(RouterTransfer, FollowsAxes) {
   EXPECT_EQ(flow_->picks().at(0).dim, 0);
 }
 
-TEST_F(RouterTransfer, CountsTheSlotsOfASlice) {
-  follow(R"(
-    weights, ids = torch.topk(torch.softmax(logits, -1), 4, -1)
-    first = ids[:, :2]
-    rest = ids[:, 2:]
-    return first, rest, weights
-)");
-  EXPECT_EQ(fact("first").num_slots, 2);
-  EXPECT_TRUE(fact("first").aligned);
-  EXPECT_FALSE(fact("rest").aligned) << "without the first slots";
-}
-
 TEST_F(RouterTransfer, NamesTheScoring) {
   follow(R"(
     soft = torch.softmax(logits, -1)
