@@ -226,15 +226,13 @@ CanonicalRouter to_canonical(const ReportedRouter& reported, const hooks::HookPo
       weights[0] = weights[0].reshape(call.selected.sizes());  // tokens and slots share one dimension
     }
     call.weights = over_slots(weights, layout, reported.expert_dim, "weights");
+    TORCH_CHECK(call.weights.sizes() == call.selected.sizes(), "weights must be laid out as selected ",
+                call.selected.sizes(), ", got ", call.weights.sizes());
     if (kept) {
       call.selected = usable_ids(call.selected, call.num_experts, canonical);
       const at::Tensor keeps = over_experts(mask, layout, call.num_experts, -1, "the mask of kept tokens").ne(0);
-      TORCH_CHECK(call.weights.sizes() == call.selected.sizes(), "weights must be laid out as selected ",
-                  call.selected.sizes(), ", got ", call.weights.sizes());
       call.weights = call.weights.masked_fill(keeps.gather(1, call.selected.clamp_min(0)).logical_not(), 0);
     }
-    TORCH_CHECK(call.weights.sizes() == call.selected.sizes(), "weights must be laid out as selected ",
-                call.selected.sizes(), ", got ", call.weights.sizes());
   }
   return canonical;
 }
