@@ -7,11 +7,11 @@
 
 #include <algorithm>
 #include <filesystem>
-#include <fstream>
 #include <future>
 #include <string_view>
 
 #include "cli/inputs/sha256.h"
+#include "cli/inputs/zip_archive.h"
 #include "cli/terminal/command_error.h"
 #include "hooks/graph/entry_methods.h"
 #include "hooks/points/no_router.h"
@@ -41,18 +41,7 @@ void check_is_file(const std::string& path) {
 /// Throws CommandError with one line for what is no TorchScript file. LibTorch's own messages for these files have many
 /// lines and name its internals.
 void check_is_torchscript(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  char magic[4] = {};
-  if (!file.is_open()) {
-    throw CommandError(fmt::format("{}: cannot be read; check its permissions", path));
-  }
-  file.read(magic, sizeof(magic));
-  if (file.gcount() == 0) {
-    throw CommandError(fmt::format("{}: is empty; {}", path, kExpected));
-  }
-  if (std::string_view(magic, static_cast<size_t>(file.gcount())) != std::string_view("PK\x03\x04", 4)) {
-    throw CommandError(fmt::format("{}: not a TorchScript file (no zip archive); {}", path, kExpected));
-  }
+  check_is_zip_archive(path, "not a TorchScript file", kExpected);
   std::unique_ptr<caffe2::serialize::PyTorchStreamReader> reader;
   try {
     reader = std::make_unique<caffe2::serialize::PyTorchStreamReader>(path);

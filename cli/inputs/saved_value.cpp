@@ -5,9 +5,9 @@
 #include <torch/csrc/jit/serialization/unpickler.h>
 
 #include <cstring>
-#include <fstream>
 
 #include "cli/inputs/python_pickle.h"
+#include "cli/inputs/zip_archive.h"
 #include "cli/terminal/command_error.h"
 #include "plugin/process/error_text.h"
 
@@ -15,21 +15,6 @@ namespace moetap::cli {
 namespace {
 
 constexpr const char* kExpected = "expected a .pt file that torch.save wrote of a dict or a tuple";
-
-void check_is_archive(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  char magic[4] = {};
-  if (!file.is_open()) {
-    throw CommandError(fmt::format("{}: cannot be read; check its permissions", path));
-  }
-  file.read(magic, sizeof(magic));
-  if (file.gcount() == 0) {
-    throw CommandError(fmt::format("{}: is empty; {}", path, kExpected));
-  }
-  if (std::string_view(magic, static_cast<size_t>(file.gcount())) != std::string_view("PK\x03\x04", 4)) {
-    throw CommandError(fmt::format("{}: not what torch.save writes (no zip archive); {}", path, kExpected));
-  }
-}
 
 /// As torch::jit::pickle_load, which cannot read all that Python writes (python_pickle.h).
 c10::IValue unpickle(const std::string& path) {
@@ -50,7 +35,7 @@ c10::IValue unpickle(const std::string& path) {
 }  // namespace
 
 c10::IValue read_saved_value(const std::string& path) {
-  check_is_archive(path);
+  check_is_zip_archive(path, "not what torch.save writes", kExpected);
   try {
     return unpickle(path);
   } catch (const std::exception& error) {
