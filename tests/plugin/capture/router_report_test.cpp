@@ -3,6 +3,10 @@
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
+#include <utility>
+
+#include "tests/plugin/support/tensors.h"
+
 namespace moetap::plugin {
 namespace {
 
@@ -11,17 +15,10 @@ hooks::HookPoint hook(std::optional<int64_t> num_experts = std::nullopt, const s
 }
 
 at::Tensor ids(std::vector<int64_t> values, at::IntArrayRef sizes) {
-  return at::tensor(values, at::kLong).reshape(sizes);
+  return longs(std::move(values)).reshape(sizes);
 }
 at::Tensor reals(std::vector<double> values, at::IntArrayRef sizes) {
   return at::tensor(values, at::kFloat).reshape(sizes);
-}
-
-void expect_equal(const at::Tensor& actual, const at::Tensor& expected) {
-  ASSERT_TRUE(actual.defined());
-  EXPECT_TRUE(actual.sizes() == expected.sizes() && at::equal(actual, expected)) << "actual:\n"
-                                                                                 << actual << "\nexpected:\n"
-                                                                                 << expected;
 }
 
 std::string error_of(const ReportedRouter& reported, const hooks::HookPoint& point = hook()) {

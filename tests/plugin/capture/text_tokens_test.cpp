@@ -3,25 +3,10 @@
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
+#include "tests/plugin/support/tensors.h"
+
 namespace moetap::plugin {
 namespace {
-
-at::Tensor longs(std::vector<int64_t> values) {
-  return at::tensor(values, at::kLong);
-}
-
-void expect_equal(const at::Tensor& actual, const at::Tensor& expected) {
-  ASSERT_TRUE(actual.defined());
-  EXPECT_TRUE(actual.scalar_type() == expected.scalar_type() && actual.sizes() == expected.sizes() &&
-              at::equal(actual, expected))
-      << "actual:\n"
-      << actual << "\nexpected:\n"
-      << expected;
-}
-
-at::Tensor bools(std::vector<int64_t> values, at::IntArrayRef sizes) {
-  return longs(values).to(at::kBool).reshape(sizes);
-}
 
 TEST(ReadText, MasksOfAllKinds) {
   const auto ids = longs({5, 6, 7, 8, 9, 0}).reshape({2, 3});

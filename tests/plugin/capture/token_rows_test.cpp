@@ -3,27 +3,12 @@
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
+#include "tests/plugin/support/tensors.h"
+
 namespace moetap::plugin {
 namespace {
 
 using Sizes = std::vector<int64_t>;
-
-at::Tensor longs(std::vector<int64_t> values) {
-  return at::tensor(values, at::kLong);
-}
-
-void expect_equal(const at::Tensor& actual, const at::Tensor& expected) {
-  ASSERT_TRUE(actual.defined());
-  EXPECT_TRUE(actual.scalar_type() == expected.scalar_type() && actual.sizes() == expected.sizes() &&
-              at::equal(actual, expected))
-      << "actual:\n"
-      << actual << "\nexpected:\n"
-      << expected;
-}
-
-at::Tensor bools(std::vector<int64_t> values, at::IntArrayRef sizes) {
-  return longs(values).to(at::kBool).reshape(sizes);
-}
 
 TextTokens text_of(int64_t batch, int64_t length) {
   return read_text(at::zeros({batch, length}, at::kLong), {}, true);
