@@ -129,6 +129,7 @@ std::optional<Fact> RouterFlow::combine(jit::Node* node, const Fact& left, const
       Fact part = slot;
       lose_alignment(part);
       part.ids = mask.ids;
+      part.joined = part.joined || mask.joined;
       part.per_expert = true;
       return part;
     }

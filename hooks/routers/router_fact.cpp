@@ -15,6 +15,7 @@ void merge(Fact& into, const Fact& from) {
       into.weights.push_back(weight);
   }
   into.nested = into.nested || from.nested;
+  into.joined = into.joined || from.joined;
 }
 
 bool carries_weights(const Fact& fact) {

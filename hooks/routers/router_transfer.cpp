@@ -7,6 +7,28 @@ namespace jit = torch::jit;
 
 namespace {
 
+// True for indices that a pick gave, and for what was computed of them alone: `3 * best`.
+bool are_picked(const jit::Value* value) {
+  while (!value->node()->inputs().empty()) {
+    switch (op_kind(*value->node())) {
+      case OpKind::kPick:
+        return value == value->node()->outputs().back();
+      case OpKind::kCopy:
+      case OpKind::kReshape:
+      case OpKind::kElementwise:
+      case OpKind::kMultiply:
+      case OpKind::kMoveAxis:
+      case OpKind::kSlice:
+      case OpKind::kSelect:
+        value = value->node()->input(0);
+        break;
+      default:
+        return false;
+    }
+  }
+  return false;
+}
+
 // True for `clamp(x, 0)` and the like.
 bool clamps_at_zero(const MethodGraph& graph, const jit::Node& node) {
   const std::string name = base_name(node);
@@ -311,7 +333,7 @@ void RouterFlow::follow_elementwise(jit::Node* node, OpKind kind) {
       // Arithmetic on ids makes another index. A clamp keeps ids of experts without parameters (identity experts)
       // inside the table.
       result = own;
-      if (hidden) result.joined = true;  // a group's and one inside it
+      if (hidden && are_picked(partner)) result.joined = true;  // by another router: a group, and one inside it
       if (name == "floor_divide" || name == "div" || name == "remainder" || name == "fmod") result.nested = true;
       lose_alignment(result);
       break;

@@ -260,6 +260,23 @@ def forward(self, x: Tensor) -> Tensor:
 )",
                        {{"down", random_tensor({16, kHidden}, 71)}, {"up", random_tensor({16, kHidden}, 72)}}),
        input});
+  // A group by one gate, the expert inside it by another: the ids of experts are no router's own.
+  all.push_back({"group_then_expert", true,
+                 with_projection(kExperts, R"(
+def forward(self, x: Tensor) -> Tensor:
+    h = x.view(-1, x.size(-1))
+    group_share, group = torch.max(torch.softmax(torch.linear(h, self.outer), -1), -1, keepdim=True)
+    inside = torch.linear(h, self.weight).view(-1, 2, 3).gather(1, group.unsqueeze(-1).expand(-1, 1, 3)).squeeze(1)
+    share, index = torch.max(torch.softmax(inside, -1), -1, keepdim=True)
+    ids = group * 3 + index
+    out = torch.zeros_like(h)
+    for e in range(6):
+        mine = (ids == e).to(h.dtype) * group_share * share
+        out = out + mine * torch.matmul(h, self.expert_weights[e])
+    return x + out.view_as(x)
+)",
+                                 {experts, {"outer", random_tensor({2, kHidden}, 73)}}),
+                 input});
   all.push_back({"Z_dense_mixture", true,
                  with_projection(kExperts, R"(
 def forward(self, x: Tensor) -> Tensor:

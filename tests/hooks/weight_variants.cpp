@@ -193,6 +193,19 @@ std::vector<BlockVariant> weight_variants() {
     outputs = outputs * shares[order].unsqueeze(-1)
     return x + torch.zeros_like(h).index_add(0, tokens[order], outputs).view_as(x)
 )");
+  add("RowsOfABufferByPlacesThatWereSearched", kPick + R"(
+    chosen = ids.reshape(-1)
+    order = torch.argsort(chosen)
+    expert = chosen[order]
+    begins = torch.searchsorted(expert, torch.arange(6))
+    places = begins.unsqueeze(1) + torch.arange(h.size(0))
+    inputs = h[torch.div(order[places.clamp(max=h.size(0) * 2 - 1)], 2, rounding_mode="floor")]
+    made = torch.bmm(inputs, self.expert_weights).view(-1, 8)
+    place = torch.arange(h.size(0) * 2) - begins[expert]
+    made = made[expert * h.size(0) + place] * weights.reshape(-1)[order].unsqueeze(-1)
+    out = torch.zeros_like(h).index_add(0, torch.div(order, 2, rounding_mode="floor"), made)
+    return x + out.view_as(x)
+)");
   add("TokensByAMaskOfFlatSlots", kPick + R"(
     flat, shares = ids.reshape(-1), weights.reshape(-1)
     tokens = torch.arange(h.size(0)).repeat_interleave(2)
