@@ -125,6 +125,7 @@ class RouterCheck {
       : scoring_(router.scoring),
         num_experts_(router.call.num_experts),
         top_k_(router.top_k),
+        has_slots_(router.has_slots),
         relations_(kNumRouterRelations) {
     const RouterCall& call = router.call;
     const int64_t num_tokens = call.selected.size(0);
@@ -172,6 +173,7 @@ class RouterCheck {
   void check_scores();
   void check_choice();
   void check_ids();
+  at::Tensor not_best_of(const at::Tensor& values) const;
   void check_weights();
   void check_dense_weights();
   at::Tensor beyond_expert_scale(const Rounded& source, const at::Tensor& used) const;
@@ -179,6 +181,7 @@ class RouterCheck {
   const std::string_view scoring_;
   const int64_t num_experts_;
   const std::optional<int64_t> top_k_;
+  const bool has_slots_;
   int64_t step_ = 1;
   Rounded logits_, scores_, weights_, choice_;
   Rounded computed_;  // scoring(logits)
@@ -221,13 +224,23 @@ void RouterCheck::check_choice() {
 void RouterCheck::check_ids() {
   const int64_t top_k = ids_.size(1);
   // Where the graph tells no number, an order of all experts is no selection.
-  const bool right_number = top_k_ ? top_k == *top_k_ : top_k < num_experts_ || num_experts_ == 1;
-  set(kIdsAreAll, at::full({}, right_number ? 0 : ids_.size(0), ids_.options()));
-  if (!choice_.defined() || top_k > num_experts_) return;
-  const at::Tensor least = std::get<0>(raw_choice_.topk(top_k, 1)).select(1, top_k - 1).unsqueeze(1);
-  const at::Tensor worse = (raw_choice_.gather(1, experts_) < least).logical_and_(holds_).any(1);
-  const at::Tensor times = at::zeros_like(raw_choice_, ids_.options()).scatter_add_(1, experts_, holds_.to(at::kLong));
-  set(kIdsAreBest, worse.logical_or(times.gt(1).any(1)));
+  const bool selects = top_k < num_experts_ || num_experts_ == 1 || !has_slots_;
+  set(kIdsAreAll, at::full({}, (top_k_ ? top_k == *top_k_ : selects) ? 0 : ids_.size(0), ids_.options()));
+  if (top_k > num_experts_) return;
+  if (choice_.defined()) {
+    set(kIdsAreBest, not_best_of(raw_choice_));
+  } else if (scores_.defined() || logits_.defined()) {
+    set(kWitnessIdsAreBestOfScores, not_best_of(scores_.defined() ? scores_.values : logits_.values));
+  }
+}
+
+/// bool [T]: tokens with an id that is not among the K best, or there twice.
+at::Tensor RouterCheck::not_best_of(const at::Tensor& values) const {
+  const int64_t top_k = ids_.size(1);
+  const at::Tensor least = std::get<0>(values.topk(top_k, 1)).select(1, top_k - 1).unsqueeze(1);
+  const at::Tensor worse = (values.gather(1, experts_) < least).logical_and_(holds_).any(1);
+  const at::Tensor times = at::zeros_like(values, ids_.options()).scatter_add_(1, experts_, holds_.to(at::kLong));
+  return worse.logical_or(times.gt(1).any(1));
 }
 
 at::Tensor RouterCheck::beyond_expert_scale(const Rounded& source, const at::Tensor& used) const {
@@ -308,8 +321,11 @@ RouterVerdict judge(const at::Tensor& misfits) {
     const bool has_scores = count[kWitnessChoiceIsScores] != kNotExamined;
     if (has_scores && !scores_are_used) blame(kScoresColumn, kChoiceIsOfLogits, what);
   }
-  if (fails(kWeightsAreOfScores))
-    blame(kWeightsColumn, kWeightsAreOfScores, "the weights are not of the selected scores");
+  if (fails(kWeightsAreOfScores)) {
+    const char* what = "the weights are not of the selected scores";
+    blame(kWeightsColumn, kWeightsAreOfScores, what);
+    if (!holds(kIdsAreBest) && !holds(kWitnessIdsAreBestOfScores)) blame(kIdsColumn, kWeightsAreOfScores, what);
+  }
   if (fails(kIdsAreBest)) blame(kIdsColumn, kIdsAreBest, "the ids are not the best of what the selection reads");
   if (fails(kIdsAreAll)) blame(kIdsColumn, kIdsAreAll, "the ids are not as many as the model selects");
   if (fails(kWeightsAreAtIds)) blame(kIdsColumn, kWeightsAreAtIds, "experts that are not selected have weights");

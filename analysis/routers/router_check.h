@@ -38,6 +38,8 @@ struct CheckedRouter {
   at::Tensor dense_weights;      // [num_tokens, num_experts]: the weights are these at the ids; undefined: they are not
   std::string_view scoring;      // HookPoint::scoring
   std::optional<int64_t> top_k;  // ids a token as the graph has them; empty: not known
+  // The ids are slots as the model has them: none was made of dense weights or of the tokens of experts.
+  bool has_slots = false;
 };
 
 /// Relations, and what is only looked at as a witness.
@@ -52,8 +54,9 @@ enum RouterRelation : int64_t {
   kWitnessChoiceIsScores,
   kWitnessChoiceIsLogits,
   kWitnessChoiceIsBiasedLogits,  // logits and one constant an expert
+  kWitnessIdsAreBestOfScores,    // where it is not known what the pick reads
 };
-inline constexpr int64_t kNumRouterRelations = kWitnessChoiceIsBiasedLogits + 1;
+inline constexpr int64_t kNumRouterRelations = kWitnessIdsAreBestOfScores + 1;
 
 /// Tokens of a call for which each relation does not hold, int64 [kNumRouterRelations] on the call's device; -1: not
 /// examined. LibTorch operations on the current stream: does not wait for a device. Looks at kMaxCheckedTokens tokens

@@ -232,6 +232,8 @@ TEST(RouterCheck, FindsAnOrderOfAllExperts) {
   router.call.num_experts = kExperts;
   router.call.logits = random_logits();
   router.call.selected = router.call.logits.argsort(/*dim=*/int64_t{1});
+  EXPECT_EQ(wrong_columns(router), Columns{});  // all experts of a token, where experts choose tokens
+  router.has_slots = true;
   EXPECT_EQ(wrong_columns(router), Columns{"ids"});
   router.top_k = kExperts;
   EXPECT_EQ(wrong_columns(router), Columns{});
@@ -248,6 +250,18 @@ TEST(RouterCheck, FindsIdsOfAnotherPick) {
   router.call.selected = ids_of(router.call.scores);
   const Columns columns = wrong_columns(router);
   EXPECT_EQ(columns.back(), "ids");
+}
+
+// Without what the pick reads: the weights or the ids are wrong, and nothing speaks for the ids.
+TEST(RouterCheck, FindsIdsOfAnotherPickByTheWeights) {
+  CheckedRouter router = softmax_router();
+  router.choice = at::Tensor();
+  router.call.selected = ids_of(at::rand({kTokens, kExperts}));
+  EXPECT_EQ(wrong_columns(router), (Columns{"weights", "ids"}));
+  router = softmax_router();
+  router.choice = at::Tensor();
+  router.call.weights = router.call.weights.roll(1, 0);
+  EXPECT_EQ(wrong_columns(router), Columns{"weights"});
 }
 
 TEST(RouterCheck, FindsASlotTooFew) {
