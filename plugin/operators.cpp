@@ -104,11 +104,11 @@ at::Tensor begin(std::string_view description, std::string_view method,
 
 void router(const at::Tensor& forward, int64_t hook, const std::optional<at::Tensor>& logits,
             const std::optional<at::Tensor>& scores, at::TensorList selected, at::TensorList weights,
-            int64_t expert_dim, std::string_view form) {
+            int64_t expert_dim, std::string_view form, const std::optional<at::Tensor>& choice) {
   if (ForwardRecorder* recorder = recorder_of(forward)) {
     const OutsideTheModel outside;
-    recorder->router(hook,
-                     {detached(logits), detached(scores), detached(selected), detached(weights), expert_dim, form});
+    recorder->router(hook, {detached(logits), detached(scores), detached(selected), detached(weights), expert_dim, form,
+                            detached(choice)});
   }
 }
 

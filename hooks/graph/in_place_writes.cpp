@@ -2,6 +2,8 @@
 
 #include <torch/csrc/jit/ir/constants.h>
 
+#include <algorithm>
+
 #include "hooks/graph/op_traits.h"
 
 namespace moetap::hooks {
@@ -98,24 +100,31 @@ jit::Node* InPlaceWrites::first_reading(const jit::Value* value) const {
   return first;
 }
 
-jit::Value* InPlaceWrites::as_read(jit::Value* value, const jit::Node* until) const {
-  if (value == nullptr) return nullptr;
+InPlaceWrites::Reading InPlaceWrites::reading_of(const jit::Value* value, const jit::Node* until) const {
   const auto found = writers_.find(alias_root(value));
-  if (found == writers_.end()) return value;
+  if (found == writers_.end()) return {};
   jit::Node* reading = first_reading(value);
   // A reading in a nested block stands where the block's owner does.
   while (reading != nullptr && reading->owningBlock() != value->node()->owningBlock()) {
     reading = reading->owningBlock()->owningNode();
   }
-  if (reading != nullptr && graph_.order(reading) > graph_.order(until)) return value;
+  if (reading != nullptr && graph_.order(reading) > graph_.order(until)) return {};
   const int64_t read = graph_.order(reading != nullptr ? reading : value->node());
-  bool changed = false;
-  for (const jit::Node* writer : found->second) {
-    const int64_t order = graph_.order(writer);
-    changed = changed || (order > read && order <= graph_.order(until));
-  }
-  if (!changed) return value;
-  jit::Node* place = reading != nullptr ? reading : value->node()->next();
+  const bool changed = std::any_of(found->second.begin(), found->second.end(), [&](const jit::Node* writer) {
+    return graph_.order(writer) > read && graph_.order(writer) <= graph_.order(until);
+  });
+  return {changed, reading};
+}
+
+bool InPlaceWrites::is_as_read(const jit::Value* value, const jit::Node* until) const {
+  return !reading_of(value, until).changed_behind;
+}
+
+jit::Value* InPlaceWrites::as_read(jit::Value* value, const jit::Node* until) const {
+  if (value == nullptr) return nullptr;
+  const Reading reading = reading_of(value, until);
+  if (!reading.changed_behind) return value;
+  jit::Node* place = reading.node != nullptr ? reading.node : value->node()->next();
   jit::WithInsertPoint here(place);
   jit::Graph& graph = *place->owningGraph();
   jit::Value* none = graph.insertConstant(c10::IValue());

@@ -24,8 +24,16 @@ class InPlaceWrites {
   /// inserted before that reading) if it is changed in place between the two. Null for null.
   torch::jit::Value* as_read(torch::jit::Value* value, const torch::jit::Node* until) const;
 
+  /// True if the value still holds behind `until` what the model first read.
+  bool is_as_read(const torch::jit::Value* value, const torch::jit::Node* until) const;
+
  private:
   bool applied_before(const torch::jit::Value* value, const torch::jit::Node* node) const;
+  struct Reading {
+    bool changed_behind = false;       // up to the place that was asked for
+    torch::jit::Node* node = nullptr;  // the first; null: none up to that place
+  };
+  Reading reading_of(const torch::jit::Value* value, const torch::jit::Node* until) const;
   torch::jit::Node* first_reading(const torch::jit::Value* value) const;
 
   const MethodGraph& graph_;

@@ -27,9 +27,12 @@ inline constexpr const char* kBeginSchema = "moetap::begin(str description, str 
 //                    whose expert does not has the weight 0
 //   "expert_choice"  selected[0] is [E, C]: the tokens that each expert chose; weights[0] [E, C]
 // Weights may be empty where the model has none.
+// choice: what the pick reads that gives `selected`, laid out as logits: its K best are `selected`. None: not known. It
+// serves the hook's check of itself (docs/routers.md) and stands last, with a default, so that models that were
+// instrumented before it was there still load.
 inline constexpr const char* kRouterSchema =
     "moetap::router(Tensor(a!) forward, int hook, Tensor? logits, Tensor? scores, Tensor[] selected, Tensor[] weights, "
-    "int expert_dim, str form) -> ()";
+    "int expert_dim, str form, Tensor? choice=None) -> ()";
 
 // A value that the model itself reports by `torch.ops.moetap.log(name, value)`, with the forward and the layer added.
 inline constexpr const char* kLogInForwardSchema =

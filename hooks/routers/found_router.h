@@ -19,6 +19,7 @@ struct FoundRouter {
   std::string component;  // the same
   torch::jit::Value* logits = nullptr;
   torch::jit::Value* scores = nullptr;
+  torch::jit::Value* choice = nullptr;  // what the pick reads that gives `selected`; null: not known
   std::vector<torch::jit::Value*> selected;
   std::vector<torch::jit::Value*> weights;
   int64_t expert_dim = -1;  // of the tensors as the operator gets them

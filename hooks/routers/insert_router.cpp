@@ -55,6 +55,9 @@ void insert_arm(const FoundRouter& router, const HookPoint& hook, const InPlaceW
 
   logits = writes.as_read(logits, after);
   scores = writes.as_read(scores, after);
+  // For the check alone: no copy is made for it.
+  jit::Value* choice =
+      visible_from(router.choice, after) && writes.is_as_read(router.choice, after) ? router.choice : nullptr;
   std::vector<jit::Value*> selected = router.selected;
   for (jit::Value*& value : selected) value = writes.as_read(value, after);
 
@@ -84,7 +87,7 @@ void insert_arm(const FoundRouter& router, const HookPoint& hook, const InPlaceW
   jit::Value* form = graph.insertConstant(router.form);
   graph.insertNode(graph.create(kind,
                                 {forward, id, logits != nullptr ? logits : none, scores != nullptr ? scores : none,
-                                 selected_list, weights_list, dim, form},
+                                 selected_list, weights_list, dim, form, choice != nullptr ? choice : none},
                                 0));
 }
 

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "hooks/routers/selection_source.h"
+
 namespace moetap::hooks {
 namespace jit = torch::jit;
 
@@ -351,6 +353,9 @@ RouterDecision decide(const MethodGraph& graph, const RouterFlow& flow) {
   router.logits_dim = source.logits != nullptr ? source.logits_dim : pick->source.logits_dim;
   router.scores_dim = plain_scores ? source.score_dim : pick->source.score_dim;
   router.num_experts = pick->source.num_experts;
+  if (final_picks.size() == 1 && !variable && !pick->foreign) {
+    router.choice = selection_source({pick->node, router.selected, router.expert_dim, pick->source.rank});
+  }
   int64_t top_k = 0;
   bool known = true;
   for (const jit::Value* value : selected) {

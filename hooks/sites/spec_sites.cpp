@@ -270,6 +270,7 @@ class EntryApplication {
     }
     if (!entry_.selected.empty() || entry_.selects_all) {
       router.selected.clear();
+      router.choice = nullptr;
       router.add_slot_dim = false;
       router.selects_all = entry_.selects_all;
       for (const auto& reference : entry_.selected) router.selected.push_back(value(reference, place, "selected"));

@@ -24,15 +24,18 @@ analysis::RouterSums sums_for(const analysis::RouterCall& call, const TokenGroup
 
 }  // namespace
 
-RouterObserver::RouterObserver(ForwardContext forward, const RouterValues& values, std::shared_ptr<ProbedTokens> probed)
+RouterObserver::RouterObserver(ForwardContext forward, const RouterValues& values, std::shared_ptr<ProbedTokens> probed,
+                               std::shared_ptr<RouterChecks> checks)
     : forward_(std::move(forward)),
       values_(values),
       probed_(std::move(probed)),
-      measured_(forward_.model, probed_),
-      replayed_(forward_.model, probed_) {}
+      checks_(std::move(checks)),
+      measured_(forward_.model, probed_, checks_),
+      replayed_(forward_.model, probed_, checks_) {}
 
 void RouterObserver::observe(int64_t hook_id, const ReportedRouter& reported) {
   const hooks::HookPoint& hook = forward_.model->hooks.at(static_cast<size_t>(hook_id));
+  if (checks_->withheld(hook_id) & analysis::kIdsColumn) return;
   MeasuredRouter router;
   router.record.hook = hook_id;
   {
@@ -42,13 +45,19 @@ void RouterObserver::observe(int64_t hook_id, const ReportedRouter& reported) {
   }
   // For every operation below: each may allocate on the device.
   const auto outside = outside_captures(reported.selected.empty() ? at::kCPU : reported.selected.front().device());
-  const CanonicalRouter canonical = to_canonical(reported, hook);
+  CanonicalRouter canonical = to_canonical(reported, hook);
   const analysis::RouterCall& call = canonical.call;
   const c10::Device device = call.selected.device();
+  const bool captured = is_capturing(device);
+  if (!captured && checks_->begin_call(hook_id)) check(reported, canonical, router);
+  const analysis::RouterColumns withheld = checks_->withheld(hook_id);
+  if (withheld & analysis::kIdsColumn) return;
+  analysis::leave_out(canonical.call, withheld);
+  router.columns = analysis::columns_of(call);
   HostCopies& copies = *forward_.copies;
   CallTokens call_tokens{forward_.tokens->text_of_hook(hook_id, hook.component), canonical.token_sizes, device, nullptr,
                          &hook.tokens};
-  if (is_capturing(device)) {
+  if (captured) {
     router.tokens = forward_.tokens->group_of(call_tokens, nullptr);
     measure_replays(call, router);
     return;
@@ -82,9 +91,25 @@ void RouterObserver::measure_and_keep(const CanonicalRouter& canonical, CallToke
                     forward_.model->hooks.at(static_cast<size_t>(router.record.hook)).name);
   }
   router.out_of_range = canonical.out_of_range;
+  router.misfits = copies.snapshot(router.misfits);
   measure(call, router);
   keep_values(call, router);
   copies.mark_stream(device);
+}
+
+void RouterObserver::check(const ReportedRouter& reported, CanonicalRouter& canonical, MeasuredRouter& router) {
+  const int64_t hook = router.record.hook;
+  const at::Tensor misfits =
+      analysis::count_misfits(to_checked(canonical, reported, forward_.model->hooks.at(static_cast<size_t>(hook))));
+  if (misfits.is_cpu()) {
+    checks_->came_back(hook, analysis::judge(misfits));
+    return;
+  }
+  router.misfits = misfits;
+  at::Tensor& weights = canonical.call.weights;
+  if (weights.defined()) {
+    weights = at::where(analysis::weights_fit(misfits), weights, analysis::placeholder_weights(canonical.call));
+  }
 }
 
 void RouterObserver::abandon(c10::Device device) noexcept {
@@ -172,7 +197,8 @@ void RouterObserver::keep_values(const analysis::RouterCall& call, MeasuredRoute
 std::unique_ptr<PendingReport> RouterObserver::end() {
   const std::lock_guard lock(mutex_);
   ended_ = true;
-  return measured_.empty() ? nullptr : std::make_unique<PendingRouters>(std::move(measured_));
+  const bool empty = measured_.empty() && checks_->untold().empty();
+  return empty ? nullptr : std::make_unique<PendingRouters>(std::move(measured_));
 }
 
 std::unique_ptr<PendingReport> RouterObserver::end_replayed() {

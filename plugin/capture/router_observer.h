@@ -7,6 +7,7 @@
 
 #include "plugin/capture/forward_context.h"
 #include "plugin/capture/probed_tokens.h"
+#include "plugin/capture/router_checks.h"
 #include "plugin/capture/router_pending.h"
 #include "plugin/capture/router_report.h"
 
@@ -24,13 +25,15 @@ struct RouterValues {
 /// The caller switches gradients off.
 class RouterObserver {
  public:
-  /// `probed`: the model's.
-  RouterObserver(ForwardContext forward, const RouterValues& values, std::shared_ptr<ProbedTokens> probed);
+  /// `probed`, `checks`: the model's.
+  RouterObserver(ForwardContext forward, const RouterValues& values, std::shared_ptr<ProbedTokens> probed,
+                 std::shared_ptr<RouterChecks> checks);
 
-  /// Throws c10::Error whose message says what does not fit. After `end` it does nothing.
+  /// Throws c10::Error whose message says what does not fit. After `end`, and for a hook whose ids are withheld, it
+  /// does nothing.
   void observe(int64_t hook, const ReportedRouter& reported);
 
-  /// The calls that were measured; null: none. A call that is still being measured is left out.
+  /// The calls that were measured, and what is withheld; null: none. A call that is still being measured is left out.
   std::unique_ptr<PendingReport> end();
   /// The calls that a graph has captured, whose sums its replays add to; null: none. Called once, after `end`.
   std::unique_ptr<PendingReport> end_replayed();
@@ -38,6 +41,8 @@ class RouterObserver {
  private:
   /// What enqueues work for a call outside captures. If it throws, the caller calls `abandon`.
   void measure_and_keep(const CanonicalRouter& canonical, CallTokens call_tokens, MeasuredRouter& router);
+  /// Note [A hook checks itself]. Leaves out of `canonical` what is withheld.
+  void check(const ReportedRouter& reported, CanonicalRouter& canonical, MeasuredRouter& router);
   /// For a call that threw after work was enqueued: its memory is not used again before that work is done.
   void abandon(c10::Device device) noexcept;
   void measure(const analysis::RouterCall& call, MeasuredRouter& router);
@@ -49,6 +54,7 @@ class RouterObserver {
   const ForwardContext forward_;
   const RouterValues values_;
   const std::shared_ptr<ProbedTokens> probed_;
+  const std::shared_ptr<RouterChecks> checks_;
 
   std::mutex mutex_;  // guards what follows
   bool ended_ = false;

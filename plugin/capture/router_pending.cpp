@@ -125,8 +125,9 @@ std::vector<at::Tensor*> PendingRouters::tensors() {
   std::vector<at::Tensor*> all;
   for (MeasuredRouter& router : routers_) {
     RouterRecord& record = router.record;
-    all.insert(all.end(), {&record.sums.words, &record.selected, &record.weights, &record.margins, &record.logits,
-                           &record.scores, &router.out_of_range, &router.first_slot, &router.transition_counts});
+    all.insert(all.end(),
+               {&record.sums.words, &record.selected, &record.weights, &record.margins, &record.logits, &record.scores,
+                &router.misfits, &router.out_of_range, &router.first_slot, &router.transition_counts});
   }
   for (Columns& columns : columns_) all.insert(all.end(), {&columns.valid, &columns.token_ids});
   return all;
@@ -150,6 +151,15 @@ at::Tensor PendingRouters::Columns::keep(const at::Tensor& rows) const {
 
 void PendingRouters::finish(ForwardRecord& record) {
   for (MeasuredRouter& router : routers_) finish_router(router, record);
+  // Verdicts first: a call of a loop may have the one on an earlier call of its forward.
+  for (MeasuredRouter& router : routers_) {
+    if (router.misfits.defined()) {
+      router.verdict = analysis::judge(router.misfits);
+      checks_->came_back(router.record.hook, router.verdict);
+    }
+  }
+  std::erase_if(routers_, [this](MeasuredRouter& router) { return !withhold(router); });
+  record.unverified = checks_->untold();
   for (MeasuredRouter& router : routers_) {
     const MeasuredRouter* from = before(router);
     if (from == nullptr) continue;
@@ -168,7 +178,21 @@ void PendingRouters::finish(ForwardRecord& record) {
   columns_.clear();
 }
 
+bool PendingRouters::withhold(MeasuredRouter& router) {
+  RouterRecord& record = router.record;
+  const analysis::RouterColumns withheld = checks_->withheld(record.hook) & router.columns;
+  if (withheld == 0) return true;
+  const bool has_placeholders = router.verdict.contains(analysis::kWeightsColumn);
+  if (withheld & analysis::kIdsColumn || (withheld & analysis::kWeightsColumn && !has_placeholders)) return false;
+  analysis::leave_out(record.sums, withheld, router.columns);
+  if (withheld & analysis::kLogitsColumn) record.logits = at::Tensor();
+  if (withheld & analysis::kScoresColumn) record.scores = at::Tensor();
+  if (withheld & analysis::kWeightsColumn) record.weights = record.margins = at::Tensor();
+  return true;
+}
+
 void PendingRouters::recorded(const ForwardRecord& record) {
+  checks_->told(record.unverified);
   for (const RouterRecord& router : record.routers) {
     if (router.logits.defined()) probed_->add(router.hook, router.logits.size(0));
   }

@@ -12,6 +12,7 @@
 #include "plugin/capture/forward_tokens.h"
 #include "plugin/capture/pending_report.h"
 #include "plugin/capture/probed_tokens.h"
+#include "plugin/capture/router_checks.h"
 #include "plugin/records/forward_record.h"
 #include "plugin/records/model_description.h"
 
@@ -33,6 +34,9 @@ namespace moetap::plugin {
 struct MeasuredRouter {
   RouterRecord record;                       // what will be recorded; `selected` is int32 until `finish`
   std::shared_ptr<const TokenGroup> tokens;  // the tokens that it saw; N = their number
+  analysis::RouterColumns columns = 0;       // with which it was measured
+  at::Tensor misfits;                        // int64 [kNumRouterRelations]; undefined: no verdict is to come
+  analysis::RouterVerdict verdict;           // on `misfits`, once `finish` has them
   at::Tensor out_of_range;                   // int64 []; undefined: the sums have counted them
   at::Tensor first_slot;                     // int32 [N], the expert of the largest weight; -1: none
   bool first_slot_stays = false;             // is not copied to the host: transitions are counted on its device
@@ -50,9 +54,10 @@ bool counts_transitions_on_device(c10::Device device, int64_t num_tokens, int64_
 /// transitions.
 class PendingRouters final : public PendingReport {
  public:
-  /// `probed`: the model's; counts what is recorded for the probe.
-  PendingRouters(std::shared_ptr<const ModelDescription> model, std::shared_ptr<ProbedTokens> probed)
-      : model_(std::move(model)), probed_(std::move(probed)) {}
+  /// `probed`, `checks`: the model's; the first counts what is recorded for the probe.
+  PendingRouters(std::shared_ptr<const ModelDescription> model, std::shared_ptr<ProbedTokens> probed,
+                 std::shared_ptr<RouterChecks> checks)
+      : model_(std::move(model)), probed_(std::move(probed)), checks_(std::move(checks)) {}
 
   bool empty() const { return routers_.empty(); }
 
@@ -94,9 +99,12 @@ class PendingRouters final : public PendingReport {
   MeasuredRouter* before(const MeasuredRouter& router);
   Columns& columns_of(const MeasuredRouter& router);
   void finish_router(MeasuredRouter& router, ForwardRecord& record);
+  /// Takes what is withheld out of a finished call. False: nothing of it may be recorded.
+  bool withhold(MeasuredRouter& router);
 
   std::shared_ptr<const ModelDescription> model_;
   std::shared_ptr<ProbedTokens> probed_;
+  std::shared_ptr<RouterChecks> checks_;
   std::vector<MeasuredRouter> routers_;  // in order of hooks, then of calls
   std::vector<Columns> columns_;         // made by `prepare`
 };

@@ -237,4 +237,27 @@ CanonicalRouter to_canonical(const ReportedRouter& reported, const hooks::HookPo
   return canonical;
 }
 
+analysis::CheckedRouter to_checked(const CanonicalRouter& canonical, const ReportedRouter& reported,
+                                   const hooks::HookPoint& hook) {
+  const analysis::RouterCall& call = canonical.call;
+  analysis::CheckedRouter checked{call, {}, {}, hook.scoring, {}, false};
+  const TokenLayout layout{canonical.token_sizes, call.selected.size(0)};
+  const auto flat = [&](const at::Tensor& tensor) {
+    const bool same_rank = tensor.dim() == static_cast<int64_t>(layout.sizes.size()) + 1;
+    const int64_t dim = same_rank ? reported.expert_dim : -1;
+    const bool fits = tensor.device() == call.selected.device() && tensor.dim() > 0 && dim < tensor.dim() &&
+                      tensor.size(dim) == call.num_experts && tensor.numel() == layout.num_tokens * call.num_experts;
+    return fits ? over_experts(tensor, layout, call.num_experts, reported.expert_dim, "choice") : at::Tensor();
+  };
+  const bool dense = reported.form == "dense";
+  if (!dense && reported.form != "slots") return checked;
+  checked.top_k = hook.top_k;
+  checked.has_slots = !dense;
+  if (reported.choice.defined() && at::isFloatingType(reported.choice.scalar_type())) {
+    checked.choice = flat(reported.choice);
+  }
+  if (dense && reported.weights.size() == 1) checked.dense_weights = flat(reported.weights[0]);
+  return checked;
+}
+
 }  // namespace moetap::plugin

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "analysis/routers/router_call.h"
+#include "analysis/routers/router_check.h"
 #include "hooks/points/hook_point.h"
 
 namespace moetap::plugin {
@@ -18,7 +19,8 @@ struct ReportedRouter {
   std::vector<at::Tensor> selected;  // at least one
   std::vector<at::Tensor> weights;   // may be empty
   int64_t expert_dim = -1;
-  std::string_view form;  // see hooks/points/operator_schemas.h
+  std::string_view form;   // see hooks/points/operator_schemas.h
+  at::Tensor choice = {};  // what the pick reads, laid out as logits; undefined: not known
 };
 
 /// The same in the canonical layout. Tensors may share memory with the reported ones: the caller copies what it keeps.
@@ -34,5 +36,9 @@ struct CanonicalRouter {
 /// not wait for a device. Ids outside [0, E), other than -1, are an error on the CPU; on a device they are passed on or
 /// become -1. Throws c10::Error whose message names what does not fit. Call it without gradients.
 CanonicalRouter to_canonical(const ReportedRouter& reported, const hooks::HookPoint& hook);
+
+/// A canonical call with what its check reads besides. What does not fit the call's layout is left out.
+analysis::CheckedRouter to_checked(const CanonicalRouter& canonical, const ReportedRouter& reported,
+                                   const hooks::HookPoint& hook);
 
 }  // namespace moetap::plugin

@@ -125,8 +125,14 @@ SplitRouter split_router(const RouterRecord& router, size_t layer, size_t num_pa
 
 void add_call(LoggedRouter& into, const LoggedRouter& from) {
   add_sums(into.sums, from.sums);
+  // Of some tokens only, a list would not say of which: weights may have been withheld from some forward on.
+  const bool has_tokens = !into.selected.empty() && !from.selected.empty();
+  if (has_tokens && into.margins.empty() != from.margins.empty()) {
+    into.margins.clear();
+  } else {
+    into.margins.insert(into.margins.end(), from.margins.begin(), from.margins.end());
+  }
   into.selected.insert(into.selected.end(), from.selected.begin(), from.selected.end());
-  into.margins.insert(into.margins.end(), from.margins.begin(), from.margins.end());
 }
 
 void add_call(RouterTotal& into, const RouterTotal& from) {

@@ -39,7 +39,8 @@ enum class PartsAre { kSamples, kForwards };  // a part of a forward is a sample
 SplitRouter split_router(const RouterRecord& router, size_t layer, size_t num_parts, PartsAre parts_are,
                          bool per_token);
 
-/// Adds what the same layer reported in another call: sums are added, lists of tokens follow each other.
+/// Adds what the same layer reported in another call: sums are added, lists of tokens follow each other; margins are
+/// dropped if only one of the two has them.
 void add_call(LoggedRouter& into, const LoggedRouter& from);
 void add_call(RouterTotal& into, const RouterTotal& from);
 

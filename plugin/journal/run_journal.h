@@ -44,6 +44,8 @@ enum JournalFrame : uint32_t {
   kDumpLayout = 7,  // DumpWriter::ForwardRows::layout_text; before the forward
   kCounted = 8,     // JSON of counters; before each sync if they changed
   kRunResumed = 9,  // JSON: {}; from here on another process writes
+  // 10 and 11 are frames of shards (shard_rows.h).
+  kColumnWithheld = 12,  // JSON: instance, hook, column, reason; before the forward that tells it
 };
 
 /// What a forward adds to the run's counters and to the dump.

@@ -135,6 +135,8 @@ const std::vector<ConfigKey>& config_keys() {
                                 "When the queue is full: the forward waits, or its record is dropped and counted.")),
       free_on_resume(value_key("strict", ConfigType::kFlag, &Config::strict,
                                "A failure while recording is thrown into the forward instead of being counted.")),
+      free_on_resume(value_key("check_every", ConfigType::kCount, &Config::check_every,
+                               "After its first three calls, a hook checks itself again at every so many; 0: never.")),
       value_key("hooks", ConfigType::kHookSpec, &Config::hooks,
                 "Hook spec, by which routers are named by hand: an array, or the path of a JSON file."),
       free_on_resume(value_key("samples", ConfigType::kText, &Config::samples,

@@ -43,6 +43,7 @@ struct MOETAP_API Config {
   int64_t queue_bytes = int64_t{256} << 20;
   OnOverflow on_overflow = OnOverflow::kBlock;
   bool strict = false;
+  int64_t check_every = 0;
   nlohmann::json hooks;  // null, a path (string) or a hook spec (array)
   std::string samples;
   bool resume = false;

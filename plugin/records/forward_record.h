@@ -43,6 +43,13 @@ struct TransitionRecord {
   analysis::TransitionSums sums;
 };
 
+/// A column of a hook that is withheld, since the hook's check of itself found that it does not fit.
+struct UnverifiedColumn {
+  int64_t hook = 0;    // HookPoint::id
+  std::string column;  // "logits", "scores", "weights"; "ids": all of the hook
+  std::string reason;  // one line
+};
+
 /// All that one finished forward reported. The forward hands it to the writer thread. Owns its tensors.
 struct ForwardRecord {
   /// How many forwards of the run the record stands for.
@@ -65,6 +72,7 @@ struct ForwardRecord {
   int64_t unwritten_before = 0;       // forwards of the session that were lost before it; set by the writer
   std::vector<RouterRecord> routers;  // in order of hooks, then of calls
   std::vector<TransitionRecord> transitions;
+  std::vector<UnverifiedColumn> unverified;  // what no earlier record of the model's session has told
   // (component, layer) -> name -> value; component "": the log's component
   std::map<std::pair<std::string, std::string>, std::map<std::string, CustomValue>> custom;
 };

@@ -52,6 +52,7 @@ inline constexpr JsonKey kConfig{"config", "object", ""};
 inline constexpr JsonKey kWorldSize{"world_size", "integer", ""};
 inline constexpr JsonKey kReported{"reported", "true or false: the hook is in some recorded forward", ""};
 inline constexpr JsonKey kRunLayer{"run_layer", "text: the layer in the run's files; null: never reported", ""};
+inline constexpr JsonKey kUnverified{"unverified", "{column: reason}; absent: no check of the hook failed", ""};
 inline constexpr JsonKey kCounters{"counters", "object of integers: those of kCounters (counters.h), not_finite", ""};
 inline constexpr JsonKey kNotFinite{"not_finite", "integer", "values left out of the log"};
 inline constexpr JsonKey kNotices{"notices", "{text: integer}", "times"};
@@ -68,6 +69,7 @@ inline constexpr JsonKey kDumpRows{"dump_rows", "integer", "rows"};
 
 // Frames of the journal.
 inline constexpr JsonKey kDirectory{"directory", "text: relative paths of `config` are taken from here", ""};
+inline constexpr JsonKey kColumn{"column", "text: logits, scores, weights or ids", ""};
 inline constexpr JsonKey kPlace{"place", "integer: the layer's place in the run's table", ""};
 
 }  // namespace keys

@@ -48,7 +48,7 @@ std::vector<Models> distinct_models(const Models& models) {
 }
 
 // `same`: the instances of one model.
-void add_model(ordered_json& json, const Models& same, const LayerTable& layers) {
+void add_model(ordered_json& json, const Models& same, const LayerTable& layers, const UnverifiedHooks& unverified) {
   const ModelDescription& model = *same.front();
   json[keys::kModel.name] = model.model_file;
   json[keys::kSha256.name] = model.sha256;
@@ -58,6 +58,11 @@ void add_model(ordered_json& json, const Models& same, const LayerTable& layers)
     for (size_t n = 0; n < same.size() && !place; ++n) place = layers.find(same[n]->instance, model.hooks[i].id);
     hooks[i][keys::kReported.name] = place.has_value();
     hooks[i][keys::kRunLayer.name] = place ? ordered_json(layers.layers()[*place].layer) : ordered_json(nullptr);
+    for (const auto& instance : same) {
+      const auto found = unverified.find({instance->instance, model.hooks[i].id});
+      if (found == unverified.end()) continue;
+      for (const auto& [column, reason] : found->second) hooks[i][keys::kUnverified.name][column] = reason;
+    }
   }
   json[keys::kHooks.name] = std::move(hooks);
   json[keys::kSkipped.name] = skipped_to_json(model.skipped);
@@ -75,10 +80,10 @@ ordered_json counters_json(const Counters& counters, const LogLosses& losses) {
 void write_manifest_file(const std::string& path, const Manifest& manifest) {
   ordered_json json = {{keys::kSchemaVersion.name, kSchemaVersionOfManifest}};
   const std::vector<Models> models = distinct_models(manifest.models);
-  if (!models.empty()) add_model(json, models.front(), manifest.layers);
+  if (!models.empty()) add_model(json, models.front(), manifest.layers, manifest.unverified);
   ordered_json others = ordered_json::array();
   for (size_t i = 1; i < models.size(); ++i) {
-    add_model(others.emplace_back(ordered_json::object()), models[i], manifest.layers);
+    add_model(others.emplace_back(ordered_json::object()), models[i], manifest.layers, manifest.unverified);
   }
   if (!others.empty()) json[keys::kOtherModels.name] = std::move(others);
   json[keys::kVersions.name] = {{keys::kMoetap.name, MOETAP_VERSION}, {keys::kLibTorch.name, TORCH_VERSION}};

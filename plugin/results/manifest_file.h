@@ -1,9 +1,11 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "plugin/process/process_rank.h"
@@ -25,11 +27,15 @@ struct RecoveryNote {
   bool anything() const { return lost_bytes > 0 || lost_forwards > 0 || missing_dump_rows > 0; }
 };
 
+/// Columns that are withheld, with the reason, by hook: (instance, id).
+using UnverifiedHooks = std::map<std::pair<std::string, int64_t>, std::map<std::string, std::string>>;
+
 /// What `manifest.json` tells about a run.
 struct Manifest {
   const Config& config;
   const std::vector<std::shared_ptr<const ModelDescription>>& models;
   const LayerTable& layers;
+  const UnverifiedHooks& unverified;
   ProcessRank rank;
   const Counters& counters;
   const LogLosses& losses;

@@ -108,6 +108,13 @@ std::string hook_placed_text(const LayerTable& layers, const LayerTable::Placeme
                                              {keys::kNumExperts.name, layer.num_experts}});
 }
 
+std::string column_withheld_text(const ForwardRecord& record, const UnverifiedColumn& column) {
+  return compact_text(nlohmann::ordered_json{{keys::kInstance.name, record.model->instance},
+                                             {keys::kHook.name, column.hook},
+                                             {keys::kColumn.name, column.column},
+                                             {keys::kReason.name, column.reason}});
+}
+
 std::string method_ran_text(const ForwardRecord& record) {
   return compact_text(
       nlohmann::ordered_json{{keys::kInstance.name, record.model->instance}, {keys::kMethod.name, record.method}});
@@ -139,6 +146,8 @@ struct RunState::Change {
   SummaryPart summary;
   RunJournal::ForwardFrames frames;
   std::optional<std::pair<std::string, std::string>> new_method;  // that ran; empty: the state knows it
+  std::string instance;
+  std::vector<UnverifiedColumn> unverified;
 };
 
 RunState::Change RunState::prepare(const ForwardRecord& record, const RunJournal& journal) const {
@@ -169,6 +178,11 @@ RunState::Change RunState::prepare(const ForwardRecord& record, const RunJournal
     change.new_method = std::move(method);
     effects.push_back({kMethodRan, method_ran_text(record)});
   }
+  change.instance = record.model->instance;
+  change.unverified = record.unverified;
+  for (const UnverifiedColumn& column : record.unverified) {
+    effects.push_back({kColumnWithheld, column_withheld_text(record, column)});
+  }
   change.frames = journal.build(std::move(effects), std::move(logged), tally);
   return change;
 }
@@ -179,6 +193,9 @@ void RunState::apply(Change change, RunJournal& journal) {
   if (change.layers) layers = std::move(*change.layers);
   probe.add(change.probed);
   summary.add(change.summary);
+  for (UnverifiedColumn& column : change.unverified) {
+    unverified[{change.instance, column.hook}].try_emplace(column.column, std::move(column.reason));
+  }
   if (change.new_method) methods_that_ran.insert(std::move(*change.new_method));
 }
 

@@ -18,6 +18,7 @@
 #include "plugin/records/layer_table.h"
 #include "plugin/records/model_description.h"
 #include "plugin/records/record_sink.h"
+#include "plugin/results/manifest_file.h"
 #include "plugin/results/probe_file.h"
 #include "plugin/results/run_summary.h"
 #include "plugin/results/samples_file.h"
@@ -47,6 +48,7 @@ struct RunState {
   DumpWriter dump;
   std::vector<std::shared_ptr<const ModelDescription>> models;
   std::set<std::pair<std::string, std::string>> methods_that_ran;  // (instance, method)
+  UnverifiedHooks unverified;
   int64_t times_resumed = 0;
   int64_t unwritten_before = 0;  // forwards that earlier processes of the run lost
 

@@ -84,8 +84,8 @@ void write_run_outputs(RunState& state, const RunPaths& paths, const RunJournal&
     std::vector<std::string> notices{readers_notice, silent.notice()};
     std::erase(notices, "");
     write_manifest_file((paths.about / "manifest.json").string(),
-                        {state.config, state.models, state.layers, state.rank, counters, losses, std::move(notices),
-                         times, state.times_resumed, recovery});
+                        {state.config, state.models, state.layers, state.unverified, state.rank, counters, losses,
+                         std::move(notices), times, state.times_resumed, recovery});
   });
   if (!readers_notice.empty() && log_is_for_libmoe(state.config)) notify(readers_notice);
   // Where no hook reported, that is the run's error: see `why_not_done`.
@@ -110,6 +110,8 @@ std::string why_not_done(const RunState& state, const Counters& counters, const 
         fmt::format("{} of {} forwards could not be recorded and strict is set", counters.unwritten, counters.forwards);
   } else if (const SilentHooks silent = find_silent_hooks(state, counters); silent.none_reported()) {
     reason = silent.notice();
+  } else if (!state.unverified.empty() && state.config.strict) {
+    reason = fmt::format("{} hooks have columns that do not fit and strict is set", state.unverified.size());
   } else {
     return "";
   }

@@ -145,6 +145,7 @@ bool JournalReplay::take(Frame frame) {
     case kHookPlaced:
     case kMethodRan:
     case kDumpLayout:
+    case kColumnWithheld:
       effects_.push_back(std::move(frame));
       return true;
     default:
@@ -210,6 +211,12 @@ void JournalReplay::take_effects() {
       const json ran = json::parse(frame.payload);
       state.methods_that_ran.emplace(ran.at(keys::kInstance.name).get<std::string>(),
                                      ran.at(keys::kMethod.name).get<std::string>());
+    } else if (frame.kind == kColumnWithheld) {
+      const json withheld = json::parse(frame.payload);
+      const std::pair hook(withheld.at(keys::kInstance.name).get<std::string>(),
+                           withheld.at(keys::kHook.name).get<int64_t>());
+      state.unverified[hook].try_emplace(withheld.at(keys::kColumn.name).get<std::string>(),
+                                         withheld.at(keys::kReason.name).get<std::string>());
     } else {
       state.dump.set_layout(frame.payload);
     }

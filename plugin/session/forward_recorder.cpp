@@ -25,7 +25,8 @@ ForwardRecorder::ForwardRecorder(std::shared_ptr<ModelBinding> binding, std::str
       method_(std::move(method)),
       host_values_(std::make_shared<ForwardValues>(binding_->shared_recording())),
       copies_(std::make_shared<HostCopies>(binding_->block_pools())),
-      routers_(context(), router_values(binding_->recording().config()), binding_->probed_tokens()) {
+      routers_(context(), router_values(binding_->recording().config()), binding_->probed_tokens(),
+               binding_->router_checks()) {
   pending_->copies = copies_;
   begin_on_this_thread();
   Recording& recording = binding_->recording();
@@ -94,7 +95,11 @@ void ForwardRecorder::router(int64_t hook, const ReportedRouter& reported) {
     if (binding_->recording().config().strict) {
       throw;
     }
+    return;
   }
+  if (!binding_->recording().config().strict) return;
+  const std::string reason = binding_->router_checks()->reason(hook);
+  TORCH_CHECK(reason.empty(), "hook \"", binding_->model()->hooks.at(static_cast<size_t>(hook)).name, "\": ", reason);
 }
 
 void ForwardRecorder::add_value(std::string component, std::string layer, std::string name, const c10::IValue& value) {

@@ -28,7 +28,8 @@ ModelBinding::ModelBinding(std::shared_ptr<Recording> recording, std::shared_ptr
       model_(std::move(model)),
       called_(model_->hooks.size()),
       stopped_(model_->hooks.size()),
-      probed_tokens_(std::make_shared<ProbedTokens>(model_->hooks.size())) {
+      probed_tokens_(std::make_shared<ProbedTokens>(model_->hooks.size())),
+      router_checks_(std::make_shared<RouterChecks>(model_->hooks.size(), recording_->config().check_every)) {
   const Config& config = recording_->config();
   for (const auto& [method, names] : model_->method_arguments) {
     text_arguments_[method] = find_text_arguments(

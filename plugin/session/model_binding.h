@@ -9,6 +9,7 @@
 
 #include "plugin/capture/device_blocks.h"
 #include "plugin/capture/probed_tokens.h"
+#include "plugin/capture/router_checks.h"
 #include "plugin/capture/text_arguments.h"
 #include "plugin/records/model_description.h"
 
@@ -43,6 +44,7 @@ class ModelBinding {
   bool stop(int64_t hook) { return !stopped_[checked(hook)].exchange(true); }
 
   const std::shared_ptr<ProbedTokens>& probed_tokens() const { return probed_tokens_; }
+  const std::shared_ptr<RouterChecks>& router_checks() const { return router_checks_; }
 
  private:
   size_t checked(int64_t hook) const;  // throws c10::Error for an id that the model does not have
@@ -53,6 +55,7 @@ class ModelBinding {
   std::map<std::string, TextArguments> text_arguments_;
   std::vector<std::atomic<bool>> called_, stopped_;  // by hook
   const std::shared_ptr<ProbedTokens> probed_tokens_;
+  const std::shared_ptr<RouterChecks> router_checks_;
 };
 
 }  // namespace moetap::plugin

@@ -3,6 +3,7 @@
 #include <pthread.h>
 #include <signal.h>
 
+#include "analysis/routers/router_columns.h"
 #include "plugin/process/error_text.h"
 #include "plugin/process/notices.h"
 
@@ -99,6 +100,7 @@ void WriterThread::write(PendingForward& forward) {
     }
     if (!error() && give_to_sink(record)) {
       forward.recorded(record);
+      tell(record.unverified, *record.model);
       const std::lock_guard lock(mutex_);
       counted_.tokens += record.tokens;
       counted_.out_of_range += record.out_of_range;
@@ -136,6 +138,20 @@ void WriterThread::lost(const std::string& reason) {
     first = ++counted_.notices[kNotice] == 1;
   }
   if (first) notify(std::string(kNotice) + ": " + reason);
+}
+
+void WriterThread::tell(const std::vector<UnverifiedColumn>& unverified, const ModelDescription& model) {
+  for (const UnverifiedColumn& column : unverified) {
+    const bool all = column.column == analysis::column_name(analysis::kIdsColumn);
+    const std::string line = "hook \"" + model.hooks.at(static_cast<size_t>(column.hook)).name + "\": its " +
+                             column.column + " do not fit and are left out" + (all ? ", and all else of it" : "");
+    {
+      const std::lock_guard lock(mutex_);
+      ++counted_.notices[line];
+      if (all) ++counted_.failed_hooks;
+    }
+    notify(line + ": " + column.reason);
+  }
 }
 
 void WriterThread::failed(const std::string& reason) {

@@ -8,6 +8,7 @@
 #include <set>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include "plugin/records/counters.h"
 #include "plugin/records/record_sink.h"
@@ -35,7 +36,8 @@ class WriterThread {
   /// The error of the sink that ended the recording, one line. An error of a single record is only counted.
   std::optional<std::string> error() const;
 
-  /// Adds what only the writer knows: tokens, out_of_range, unattributed, unwritten, and its notices.
+  /// Adds what only the writer knows: tokens, out_of_range, unattributed, unwritten, hooks that their check has
+  /// stopped, and its notices.
   void add_to(Counters& counters) const;
 
  private:
@@ -44,6 +46,8 @@ class WriterThread {
   /// False if the sink failed for good; throws RecordError if only this record is lost.
   bool give_to_sink(const ForwardRecord& record);
   void lost(const std::string& reason);
+  /// Tells the user which columns are withheld, and why.
+  void tell(const std::vector<UnverifiedColumn>& unverified, const ModelDescription& model);
   void flush_sink();
   void complete_sink();
   void failed(const std::string& reason);

@@ -41,8 +41,8 @@ ForwardReport* report_of(const at::Tensor& handle) {
 
 void router(const at::Tensor& forward, int64_t hook, const std::optional<at::Tensor>& logits,
             const std::optional<at::Tensor>& scores, at::TensorList selected, at::TensorList weights,
-            int64_t expert_dim, std::string_view form) {
-  RouterReport report{hook, kept(logits), kept(scores), {}, {}, expert_dim, std::string(form)};
+            int64_t expert_dim, std::string_view form, const std::optional<at::Tensor>& choice) {
+  RouterReport report{hook, kept(logits), kept(scores), kept(choice), {}, {}, expert_dim, std::string(form)};
   for (const auto& tensor : selected) report.selected.push_back(kept(tensor));
   for (const auto& tensor : weights) report.weights.push_back(kept(tensor));
   const std::scoped_lock lock(mutex);

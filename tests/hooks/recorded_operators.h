@@ -14,6 +14,7 @@ struct RouterReport {
   int64_t hook = -1;
   at::Tensor logits;  // undefined: not reported
   at::Tensor scores;  // undefined: not reported
+  at::Tensor choice;  // undefined: not reported
   std::vector<at::Tensor> selected;
   std::vector<at::Tensor> weights;
   int64_t expert_dim = 0;

@@ -48,7 +48,7 @@ graph(%description : str, %ids : Tensor, %mask : Tensor, %x : Tensor, %w : Tenso
   %weights : Tensor, %selected : Tensor = aten::topk(%scores, %two, %last, %true, %true)
   %selected.list : Tensor[] = prim::ListConstruct(%selected)
   %weights.list : Tensor[] = prim::ListConstruct(%weights)
-  moetap::router(%forward, %hook, %logits, %scores, %selected.list, %weights.list, %last, %form)
+  moetap::router(%forward, %hook, %logits, %scores, %selected.list, %weights.list, %last, %form, %none)
   %changed.ids : Tensor = aten::zero_(%selected)
   %changed.mask : Tensor = aten::zero_(%mask)
   %squared : Tensor = aten::mul(%weights, %weights)
@@ -116,10 +116,10 @@ TEST(Operators, TrainModeKeepsOutputsAndGradients) {
   // topk saves its ids for the backward pass: nothing may change them here.
   const std::string ir = without(kRouterGraph, {"  %changed.ids : Tensor = aten::zero_(%selected)\n"});
   const auto tapped = parse(ir);
-  const auto plain = parse(
-      without(ir, {"  %end : int = moetap::end(%forward)\n", "  moetap::ended(%end)\n",
-                   "  moetap::router(%forward, %hook, %logits, %scores, %selected.list, %weights.list, %last, %form)\n",
-                   "  %forward : Tensor = moetap::begin(%description, %method, %arguments)\n"}));
+  const auto plain = parse(without(
+      ir, {"  %end : int = moetap::end(%forward)\n", "  moetap::ended(%end)\n",
+           "  moetap::router(%forward, %hook, %logits, %scores, %selected.list, %weights.list, %last, %form, %none)\n",
+           "  %forward : Tensor = moetap::begin(%description, %method, %arguments)\n"}));
   RecordedRun recorded(everything());
   const auto description = recorded.bind(gates(1));
   Inputs inputs;
@@ -228,9 +228,9 @@ graph(%description : str, %logits : Tensor, %good : Tensor, %bad : Tensor):
   %good.list : Tensor[] = prim::ListConstruct(%good)
   %bad.list : Tensor[] = prim::ListConstruct(%bad)
   %weights : Tensor[] = prim::ListConstruct()
-  moetap::router(%forward, %first, %logits, %none, %bad.list, %weights, %last, %form)
-  moetap::router(%forward, %second, %logits, %none, %good.list, %weights, %last, %form)
-  moetap::router(%forward, %second, %logits, %none, %good.list, %weights, %last, %form)
+  moetap::router(%forward, %first, %logits, %none, %bad.list, %weights, %last, %form, %none)
+  moetap::router(%forward, %second, %logits, %none, %good.list, %weights, %last, %form, %none)
+  moetap::router(%forward, %second, %logits, %none, %good.list, %weights, %last, %form, %none)
   %end : int = moetap::end(%forward)
   moetap::ended(%end)
   return (%logits)

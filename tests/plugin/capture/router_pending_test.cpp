@@ -46,7 +46,7 @@ class PendingRoutersTest : public testing::Test {
  protected:
   /// Components of the hooks.
   explicit PendingRoutersTest(const std::vector<std::string>& components = {"a", "a", "b", "a"})
-      : routers_(layers(components), probed_) {}
+      : routers_(layers(components), probed_, checks_) {}
 
   ForwardRecord finish(int64_t num_samples = 1) {
     ForwardRecord record;
@@ -58,6 +58,7 @@ class PendingRoutersTest : public testing::Test {
   }
 
   std::shared_ptr<ProbedTokens> probed_ = std::make_shared<ProbedTokens>(4);
+  std::shared_ptr<RouterChecks> checks_ = std::make_shared<RouterChecks>(4);
   PendingRouters routers_;
 };
 

@@ -81,6 +81,22 @@ TEST(LoggedRouter, SumsOfOtherSlotsAndRowsAreAdded) {
   expect_same(sums, other_way);
 }
 
+TEST(LoggedRouter, MarginsOfSomeTokensOnlyAreDropped) {
+  LoggedRouter with;
+  with.sums = analysis::empty_router_sums(4, 2, 1);
+  with.selected = {0, 1};
+  with.margins = {0.5F};
+  LoggedRouter without = with;
+  without.margins.clear();
+  LoggedRouter all = with;
+  add_call(all, with);
+  EXPECT_EQ(all.margins, (std::vector<float>{0.5F, 0.5F}));
+  add_call(all, without);
+  add_call(all, with);
+  EXPECT_TRUE(all.margins.empty());
+  EXPECT_EQ(all.selected.size(), 8u);
+}
+
 TEST(LoggedRouter, TheJournalGivesBackWhatItTook) {
   const RouterRecord router = observe_router({}, seeded_logits(7, {2, 3, 4}));
   const std::vector<LoggedRouter> parts = split_router(router, kLayer, 2, PartsAre::kSamples, true).parts;

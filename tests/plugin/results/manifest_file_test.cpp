@@ -17,12 +17,15 @@ class ManifestFileTest : public ::testing::Test {
     return parse_file(path);
   }
 
-  Manifest manifest() const { return {config_, models_, layers_, {2, 4}, counters_, losses_, {}, times_, 0, {}}; }
+  Manifest manifest() const {
+    return {config_, models_, layers_, unverified_, {2, 4}, counters_, losses_, {}, times_, 0, {}};
+  }
 
   TemporaryFolder folder_;
   Config config_;
   std::vector<std::shared_ptr<const ModelDescription>> models_;
   LayerTable layers_;
+  UnverifiedHooks unverified_;
   Counters counters_;
   LogLosses losses_;
   RunTimes times_;
@@ -59,6 +62,17 @@ TEST_F(ManifestFileTest, AModelThatWasAttachedTwiceIsDescribedOnce) {
   EXPECT_EQ(manifest_json.at("hooks").at(1).at("run_layer"), "1");
   EXPECT_EQ(manifest_json.at("rank"), 2);
   EXPECT_EQ(manifest_json.at("world_size"), 4);
+}
+
+TEST_F(ManifestFileTest, SaysWhatIsWithheld) {
+  models_ = {describe({{"language_model", "0"}, {"language_model", "1"}}, "first"),
+             describe({{"language_model", "0"}, {"language_model", "1"}}, "second")};
+  unverified_[{"first", 1}]["logits"] = "why";
+  unverified_[{"second", 1}]["weights"] = "too";
+  unverified_[{"other", 0}]["ids"] = "of no model here";
+  const json hooks = written(manifest()).at("hooks");
+  EXPECT_FALSE(hooks.at(0).contains("unverified"));
+  EXPECT_EQ(hooks.at(1).at("unverified"), json({{"logits", "why"}, {"weights", "too"}}));
 }
 
 TEST_F(ManifestFileTest, TimesAreUtcAndARecoveryIsSaid) {

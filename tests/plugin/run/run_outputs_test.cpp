@@ -244,5 +244,23 @@ TEST(WhyNotDone, AStrictRunThatLostAForwardIsNotDone) {
   EXPECT_EQ(run.log().at("logs").size(), 1u);
 }
 
+TEST(WhyNotDone, AStrictRunThatWithholdsAColumnIsNotDone) {
+  const auto model = describe({{"language_model", "0"}, {"language_model", "1"}});
+  for (const bool strict : {false, true}) {
+    SyntheticRun run;
+    run.config().strict = strict;
+    RunFiles files(run.config());
+    files.add_model(model);
+    ForwardRecord record = two_layers(model, 1, {0});
+    record.unverified = {{1, "logits", "why"}, {1, "scores", "too"}};
+    files.write(record);
+    EXPECT_EQ(close_error(files, counted(1, {2, 0}, 0)),
+              strict ? not_done_line(run, "1 hooks have columns that do not fit and strict is set") : "");
+    EXPECT_EQ(fs::exists(run.path("rank0_metric_eval_done.txt")), !strict);
+    EXPECT_EQ(run.manifest().at("hooks").at(1).at("unverified"),
+              nlohmann::json({{"logits", "why"}, {"scores", "too"}}));
+  }
+}
+
 }  // namespace
 }  // namespace moetap::plugin

@@ -62,6 +62,22 @@ TEST_F(RunReplay, EachCountComesFromWhereItsTableSays) {
   EXPECT_EQ(run.lost_bytes, 0);
 }
 
+TEST_F(RunReplay, WhatIsWithheldIsKept) {
+  const RunPaths paths(config_.output_dir, 0);
+  {
+    RunFiles files(config_);
+    const auto model = describe({{"language_model", "0"}});
+    files.add_model(model);
+    ForwardRecord withheld = record(model, 0);
+    withheld.unverified = {{0, "weights", "why"}};
+    files.write(withheld);
+    files.write(record(model, 1));
+  }
+  ASSERT_TRUE(recover_run(config_.output_dir).errors.empty());
+  const auto manifest = parse_file((paths.about / "manifest.json").string());
+  EXPECT_EQ(manifest.at("hooks").at(0).at("unverified"), nlohmann::json({{"weights", "why"}}));
+}
+
 TEST_F(RunReplay, AJournalOfAnotherVersionIsRefusedInOneLine) {
   { const RunFiles killed(config_); }
   const std::string frames = RunJournal::frames_path_in(RunPaths(config_.output_dir, 0).journal.string());

@@ -1,0 +1,223 @@
+#include "plugin/capture/router_checks.h"
+
+#include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
+#include <gtest/gtest.h>
+
+#include "analysis/routers/router_sums.h"
+#include "tests/plugin/capture/device_forwards.h"
+
+namespace moetap::plugin {
+namespace {
+
+using analysis::RouterVerdict;
+
+TEST(RouterChecks, TheFirstCallsAreCheckedUntilTheirVerdictsAreBack) {
+  RouterChecks checks(2);
+  for (int i = 0; i < 5; ++i) EXPECT_TRUE(checks.begin_call(0));  // in flight
+  for (int64_t i = 0; i < RouterChecks::kFirstCalls; ++i) checks.came_back(0, {});
+  EXPECT_FALSE(checks.begin_call(0));
+  EXPECT_TRUE(checks.begin_call(1));
+}
+
+TEST(RouterChecks, LaterOneOfSoMany) {
+  RouterChecks checks(1, 4);
+  for (int64_t i = 0; i < RouterChecks::kFirstCalls; ++i) {
+    EXPECT_TRUE(checks.begin_call(0));
+    checks.came_back(0, {});
+  }
+  std::vector<int> checked;
+  for (int call = 3; call < 14; ++call) {
+    if (checks.begin_call(0)) checked.push_back(call);
+  }
+  EXPECT_EQ(checked, (std::vector<int>{4, 8, 12}));
+}
+
+TEST(RouterChecks, WhatDoesNotFitStaysWithheldAndIsToldOnce) {
+  RouterChecks checks(2);
+  EXPECT_EQ(checks.withheld(1), 0u);
+  EXPECT_EQ(checks.reason(1), "");
+  checks.came_back(1, {{analysis::kWeightsColumn, "first"}});
+  checks.came_back(1, {{analysis::kWeightsColumn, "again"}, {analysis::kScoresColumn, "too"}});
+  checks.came_back(1, {});
+  EXPECT_EQ(checks.withheld(0), 0u);
+  EXPECT_EQ(checks.withheld(1), analysis::kWeightsColumn | analysis::kScoresColumn);
+  EXPECT_EQ(checks.reason(1), "scores do not fit: too");
+  const auto untold = checks.untold();
+  ASSERT_EQ(untold.size(), 2u);
+  EXPECT_EQ(untold[0].hook, 1);
+  EXPECT_EQ(untold[0].column, "scores");
+  EXPECT_EQ(untold[1].column, "weights");
+  EXPECT_EQ(untold[1].reason, "first");
+  checks.told({untold[0]});
+  ASSERT_EQ(checks.untold().size(), 1u);
+  checks.told(untold);
+  EXPECT_TRUE(checks.untold().empty());
+}
+
+enum class Wrong { kNothing, kWeights, kLogits, kIds };
+
+/// Forwards of one router with a wrong tensor.
+Reports reports(Wrong wrong, uint64_t seed) {
+  Reports reports(2, 30, 1, seed);
+  ReportedRouter& router = reports.routers[0];
+  router.scores = router.logits.softmax(1);
+  router.choice = router.scores;
+  if (wrong == Wrong::kWeights) router.weights[0] = router.weights[0].roll(1, 0);
+  if (wrong == Wrong::kLogits) router.logits = router.logits + at::randn_like(router.logits);
+  if (wrong == Wrong::kIds) router.selected[0] = router.selected[0].roll(1, 0);
+  return reports;
+}
+
+Reports on(const Reports& reports, at::Device device) {
+  Reports moved = reports.to(device);
+  moved.routers[0].scores = moved.routers[0].scores.to(device);
+  moved.routers[0].choice = moved.routers[0].choice.to(device);
+  return moved;
+}
+
+Config full_dump() {
+  Config config;
+  config.dump = Dump::kFull;
+  return config;
+}
+
+/// On the CPU, and on a device whose results come late.
+class HookChecks : public testing::TestWithParam<at::DeviceType> {
+ protected:
+  HookChecks() {
+    fake_device::install();
+    fake_device::set_eager(false);
+  }
+  ~HookChecks() override { fake_device::run_until_idle(); }
+
+  /// What is recorded of `forwards` forwards, all enqueued before the device begins.
+  const std::vector<ForwardRecord>& record(Wrong wrong, int forwards = 5) {
+    const std::string model = run_.bind(gates(1));
+    const at::Device device = GetParam() == at::kCPU ? at::Device(at::kCPU) : at::Device(kType, 0);
+    for (int i = 0; i < forwards; ++i) report(model, on(reports(wrong, static_cast<uint64_t>(i)), device));
+    const RunningDevice running;
+    return run_.close();
+  }
+
+  const at::NoGradGuard no_gradients_;
+  RecordedRun run_{full_dump()};
+};
+
+TEST_P(HookChecks, FindNothingWhereAllFits) {
+  for (const ForwardRecord& record : record(Wrong::kNothing)) {
+    EXPECT_TRUE(record.unverified.empty());
+    ASSERT_EQ(record.routers.size(), 1u);
+    EXPECT_TRUE(record.routers[0].weights.defined());
+    EXPECT_TRUE(record.routers[0].logits.defined());
+    EXPECT_TRUE(record.routers[0].scores.defined());
+  }
+  EXPECT_TRUE(run_.recording->counters().notices.empty());
+}
+
+// Weights decide which slots count: without them all is as in a model that has none.
+TEST_P(HookChecks, WithholdWeights) {
+  const auto& records = record(Wrong::kWeights);
+  ASSERT_EQ(records.size(), 5u);
+  for (size_t i = 0; i < records.size(); ++i) {
+    ASSERT_EQ(records[i].routers.size(), 1u);
+    const RouterRecord& router = records[i].routers[0];
+    EXPECT_FALSE(router.weights.defined());
+    EXPECT_FALSE(router.margins.defined());
+    EXPECT_TRUE(router.logits.defined());
+    EXPECT_TRUE(router.scores.defined());
+    analysis::RouterCall call;
+    call.num_experts = kExperts;
+    call.logits = router.logits;
+    call.scores = router.scores;
+    call.selected = router.selected;
+    const analysis::RouterSums expected = analysis::observe(call, {router.row, 2});
+    EXPECT_TRUE(at::equal(router.sums.words, expected.words));
+  }
+  ASSERT_EQ(records[0].unverified.size(), 1u);
+  EXPECT_EQ(records[0].unverified[0].column, "weights");
+  EXPECT_TRUE(records[1].unverified.empty());
+  EXPECT_EQ(run_.recording->counters().failed_hooks, 0);
+  EXPECT_EQ(run_.recording->counters().notices.size(), 1u);
+}
+
+TEST_P(HookChecks, WithholdLogits) {
+  const auto& records = record(Wrong::kLogits);
+  for (const ForwardRecord& record : records) {
+    ASSERT_EQ(record.routers.size(), 1u);
+    const RouterRecord& router = record.routers[0];
+    EXPECT_FALSE(router.logits.defined());
+    EXPECT_TRUE(router.weights.defined());
+    analysis::RouterCall call;
+    call.num_experts = kExperts;
+    call.scores = router.scores;
+    call.selected = router.selected;
+    call.weights = router.weights;
+    EXPECT_TRUE(at::equal(router.sums.words, analysis::observe(call, {router.row, 2}).words));
+  }
+  EXPECT_EQ(records[0].unverified.at(0).column, "logits");
+}
+
+TEST_P(HookChecks, WithoutRightIdsNothingIsRecorded) {
+  const auto& records = record(Wrong::kIds);
+  ASSERT_EQ(records.size(), 5u);
+  for (const ForwardRecord& record : records) EXPECT_TRUE(record.routers.empty());
+  EXPECT_EQ(records[0].unverified.back().column, "ids");
+  EXPECT_EQ(run_.recording->counters().failed_hooks, 1);
+  EXPECT_EQ(run_.recording->counters().called_hooks, 1);
+}
+
+INSTANTIATE_TEST_SUITE_P(Devices, HookChecks, testing::Values(at::kCPU, kType));
+
+// The forward's thread learns of it from the first record, and then leaves the column out itself.
+TEST(HookChecksOnADevice, ACallThatWasNotCheckedIsLeftOutWhole) {
+  const at::NoGradGuard no_gradients;
+  fake_device::install();
+  fake_device::set_eager(false);
+  Config config = full_dump();
+  config.check_every = 5;
+  RecordedRun run(config);
+  const std::string model = run.bind(gates(1));
+  const at::Device device(kType, 0);
+  {
+    const RunningDevice running;
+    for (int i = 0; i < 5; ++i) {  // calls 0 to 4, of which the first three are checked
+      report(model, on(reports(Wrong::kNothing, static_cast<uint64_t>(i)), device));
+      run.recording->flush();
+    }
+  }
+  report(model, on(reports(Wrong::kWeights, 5), device));  // checked
+  report(model, on(reports(Wrong::kWeights, 6), device));  // not checked, and measured before the verdict is back
+  {
+    const RunningDevice running;
+    run.recording->flush();
+    report(model, on(reports(Wrong::kWeights, 7), device));
+    run.recording->flush();
+  }
+  const RunningDevice running;
+  const auto& records = run.close();
+  ASSERT_EQ(records.size(), 8u);
+  for (int i = 0; i < 5; ++i) EXPECT_TRUE(records[static_cast<size_t>(i)].routers.at(0).weights.defined());
+  EXPECT_FALSE(records[5].routers.at(0).weights.defined());
+  EXPECT_TRUE(records[6].routers.empty());
+  EXPECT_FALSE(records[7].routers.at(0).weights.defined());
+}
+
+TEST(HookChecksOnTheCpu, StrictThrows) {
+  const at::NoGradGuard no_gradients;
+  Config config;
+  config.strict = true;
+  RecordedRun run(config);
+  const std::string model = run.bind(gates(1));
+  EXPECT_NO_THROW(report(model, reports(Wrong::kNothing, 0)));
+  try {
+    report(model, reports(Wrong::kWeights, 1));
+    ADD_FAILURE() << "did not throw";
+  } catch (const c10::Error& error) {
+    EXPECT_NE(std::string(error.what_without_backtrace()).find("\"layers.0.gate\": weights do not fit"),
+              std::string::npos);
+  }
+}
+
+}  // namespace
+}  // namespace moetap::plugin
