@@ -74,6 +74,16 @@ def read_dump(run_directory: pathlib.Path, hooks: list[dict]) -> list[CapturedCa
     return calls
 
 
+def read_withheld(run_directory: pathlib.Path) -> list[str]:
+    """What the hooks' checks of themselves found wrong, a line a column."""
+    manifest = json.loads((run_directory / "moetap" / "manifest.json").read_text())
+    return [
+        f"{hook['name']} withholds its {column}: {reason}"
+        for hook in manifest["hooks"]
+        for column, reason in hook.get("unverified", {}).items()
+    ]
+
+
 def count_log_entries(run_directory: pathlib.Path) -> int:
     return len(json.loads((run_directory / "log_metrics.json").read_text())["logs"])
 

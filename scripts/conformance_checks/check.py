@@ -88,6 +88,7 @@ def _check(model, settings, tolerance, comparison, verdict, scratch: pathlib.Pat
             ],
         )
         compare_method(comparison, model, method, hooks, capture.read_dump(run, hooks), tolerance)
+        comparison.problems += capture.read_withheld(run)
         entries = capture.count_log_entries(run)
         if method.log_entries not in (None, entries):
             comparison.problems.append(f"{entries} log entries, expected {method.log_entries}")
