@@ -26,6 +26,7 @@
 #include "hooks/instrument.h"
 #include "plugin/process/error_text.h"
 #include "plugin/process/process_rank.h"
+#include "plugin/records/counters.h"
 #include "plugin/records/hook_spec_json.h"
 #include "plugin/records/model_description.h"
 #include "plugin/results/json_keys.h"
@@ -191,7 +192,10 @@ int run(const RunOptions& options) {
   if (num_done == 0) {
     directory.discard();
   }
-  const std::string what = outcome.error ? *outcome.error : *write_error;
+  std::string what = outcome.error ? *outcome.error : *write_error;
+  if (!outcome.error && plugin::HookCalls::of(counters).all_stopped()) {
+    what += "; the first: " + notices.first_that_begins("hook \"");
+  }
   const std::string done = num_done == 0 ? "nothing was written"
                                          : fmt::format("{} of {} forwards finished and are in {}", num_done,
                                                        files.size(), config.output_dir);

@@ -179,22 +179,22 @@ TEST(HookChecksOnADevice, ACallThatWasNotCheckedIsLeftOutWhole) {
   RecordedRun run(config);
   const std::string model = run.bind(gates(1));
   const at::Device device(kType, 0);
-  {
-    const RunningDevice running;
-    for (int i = 0; i < 5; ++i) {  // calls 0 to 4, of which the first three are checked
-      report(model, on(reports(Wrong::kNothing, static_cast<uint64_t>(i)), device));
-      run.recording->flush();
-    }
-  }
-  report(model, on(reports(Wrong::kWeights, 5), device));  // checked
-  report(model, on(reports(Wrong::kWeights, 6), device));  // not checked, and measured before the verdict is back
-  {
-    const RunningDevice running;
-    run.recording->flush();
-    report(model, on(reports(Wrong::kWeights, 7), device));
-    run.recording->flush();
-  }
   const RunningDevice running;
+  const auto report_call = [&](int call) {
+    const Wrong wrong = call < 5 ? Wrong::kNothing : Wrong::kWeights;
+    report(model, on(reports(wrong, static_cast<uint64_t>(call)), device));
+  };
+  for (int call = 0; call < 4; ++call) {  // the first three are checked
+    report_call(call);
+    run.recording->flush();
+  }
+  run.collected->hold(true);  // the writer waits at record 4, so it has no verdict on call 5
+  report_call(4);
+  report_call(5);  // checked
+  report_call(6);  // not checked, and measured before that verdict is back
+  run.collected->hold(false);
+  run.recording->flush();
+  report_call(7);
   const auto& records = run.close();
   ASSERT_EQ(records.size(), 8u);
   for (int i = 0; i < 5; ++i) EXPECT_TRUE(records[static_cast<size_t>(i)].routers.at(0).weights.defined());

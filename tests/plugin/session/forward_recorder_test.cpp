@@ -16,14 +16,8 @@ std::shared_ptr<ModelBinding> bind(RecordedRun& run, const ModelDescription& mod
   return ModelRegistry::get().find(run.bind(model));
 }
 
-/// Every token has the experts 0 and 1.
-at::Tensor two_slots(std::vector<int64_t> tokens) {
-  tokens.push_back(2);
-  return at::arange(2, at::kLong).expand(tokens);
-}
-
 ReportedRouter six_tokens() {
-  return {at::zeros({6, 4}), {}, {two_slots({6})}, {}, -1, "slots"};
+  return {at::zeros({6, 4}), {}, {at::zeros({6, 1}, at::kLong)}, {}, -1, "slots"};
 }
 
 TEST(ForwardRecorder, ATowerWithoutBatchIsNotAttributed) {
@@ -32,8 +26,8 @@ TEST(ForwardRecorder, ATowerWithoutBatchIsNotAttributed) {
   const c10::List<std::optional<at::Tensor>> arguments({ids_of(2), at::zeros({2, 3})});
   {
     ForwardRecorder recorder(binding, "forward", arguments);
-    recorder.router(0, {at::zeros({6, 4}), {}, {two_slots({6})}, {}, -1, "slots"});
-    recorder.router(0, {at::zeros({2, 5, 4}), {}, {two_slots({2, 5})}, {}, -1, "slots"});
+    recorder.router(0, {at::zeros({6, 4}), {}, {at::zeros({6, 1}, at::kLong)}, {}, -1, "slots"});
+    recorder.router(0, {at::zeros({2, 5, 4}), {}, {at::zeros({2, 5, 1}, at::kLong)}, {}, -1, "slots"});
     recorder.end();
   }
   const auto& record = run.close().at(0);
@@ -51,8 +45,8 @@ TEST(ForwardRecorder, ALaterRouterMayShowTheSamples) {
   const auto binding = bind(run, gates(1, "vision_tower"));
   {
     ForwardRecorder recorder(binding, "forward", c10::List<std::optional<at::Tensor>>());
-    recorder.router(0, {at::zeros({6, 4}), {}, {two_slots({6})}, {}, -1, "slots"});
-    recorder.router(0, {at::zeros({3, 2, 4}), {}, {two_slots({3, 2})}, {}, -1, "slots"});
+    recorder.router(0, {at::zeros({6, 4}), {}, {at::zeros({6, 1}, at::kLong)}, {}, -1, "slots"});
+    recorder.router(0, {at::zeros({3, 2, 4}), {}, {at::zeros({3, 2, 1}, at::kLong)}, {}, -1, "slots"});
     recorder.end();
   }
   const auto& record = run.close().at(0);

@@ -69,7 +69,7 @@ void forward(const std::shared_ptr<ModelBinding>& binding, int64_t batch, int64_
   const at::Tensor mask = at::ones({batch, cached + length}, at::kLong);
   ForwardRecorder recorder(binding, "forward", c10::List<std::optional<at::Tensor>>({ids, mask}));
   const int64_t tokens = batch * length;
-  recorder.router(0, {at::zeros({tokens, 4}), {}, {at::arange(2, at::kLong).expand({tokens, 2})}, {}, -1, "slots"});
+  recorder.router(0, {at::zeros({tokens, 4}), {}, {at::zeros({tokens, 1}, at::kLong)}, {}, -1, "slots"});
   recorder.end();
 }
 

@@ -60,14 +60,15 @@ class CollectingSink final : public RecordSink {
   std::shared_ptr<Collected> collected_;
 };
 
-/// A model with routers "layers.I.gate" of 4 experts, top 2, reached through `forward(input_ids, attention_mask)`.
+/// A model with routers "layers.I.gate" of 4 experts and as many slots as a test reports, reached through
+/// `forward(input_ids, attention_mask)`.
 inline ModelDescription gates(int64_t num_hooks, const std::string& component = "language_model") {
   ModelDescription model;
   model.instance = random_instance();
   for (int64_t i = 0; i < num_hooks; ++i) {
     const auto layer = std::to_string(i);
-    model.hooks.push_back(
-        {i, layer, "layers." + layer + ".gate", hooks::HookKind::kRouter, "forward", component, 4, 2, "softmax"});
+    model.hooks.push_back({i, layer, "layers." + layer + ".gate", hooks::HookKind::kRouter, "forward", component, 4,
+                           std::nullopt, "softmax"});
   }
   model.method_arguments["forward"] = {"input_ids", "attention_mask"};
   return model;
