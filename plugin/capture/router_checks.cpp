@@ -34,7 +34,10 @@ std::vector<UnverifiedColumn> RouterChecks::untold() const {
   std::vector<UnverifiedColumn> columns;
   const std::lock_guard lock(mutex_);
   for (const auto& [place, finding] : findings_) {
-    if (!finding.told) columns.push_back({place.first, analysis::column_name(place.second), finding.reason});
+    if (finding.told) continue;
+    // The ids first: they are why all of the hook is left out.
+    const auto where = place.second == analysis::kIdsColumn ? columns.begin() : columns.end();
+    columns.insert(where, {place.first, analysis::column_name(place.second), finding.reason});
   }
   return columns;
 }

@@ -298,7 +298,8 @@ TEST(Operators, ReportFromSeveralThreads) {
                                     c10::List<at::Tensor>({at::full({5, 1}, hook % 4, at::kLong)}),
                                     c10::List<at::Tensor>(),
                                     -1,
-                                    std::string("slots")};
+                                    std::string("slots"),
+                                    c10::IValue()};
         router.callBoxed(&arguments);
       });
     }

@@ -120,7 +120,7 @@ def test_what_does_not_fit_is_left_out_and_named(record, role, name):
 def test_without_right_ids_nothing_is_recorded(record, name):
     done, run, _ = record(selected=name)
     assert done.returncode == 1
-    assert '"block.gate": its ids do not fit' in done.stderr
+    assert done.stderr.count('hook "block.gate": its ids do not fit and are left out, and all else of it') == 1
     assert not (run / "moetap" / "dump").exists()
 
 

@@ -47,7 +47,7 @@ TEST_F(SelectionSource, IsWhatThePickReads) {
 TEST_F(SelectionSource, FollowsIdsThatStayTheSame) {
   EXPECT_EQ(choice(R"(
     values, picked = torch.topk(logits, 2)
-    ids = picked.to(torch.int32).contiguous().view(-1, 2)
+    ids = picked.int().long().contiguous().view(-1, 2)
     weights = torch.softmax(values, -1)
 )"),
             "logits");
@@ -66,12 +66,18 @@ TEST_F(SelectionSource, IsUnknownForIdsOfAnotherOrder) {
     weights = torch.softmax(values[:, -2:], -1)
 )"),
             "");
-  EXPECT_EQ(choice(R"(
+  follow(R"(
     values, order = torch.topk(logits, 3, -1)
-    ids = order[:, 1:]
-    weights = torch.softmax(values[:, 1:], -1)
-)"),
-            "");
+    first = order[:, :2]
+    last = order[:, 1:]
+    return first + last
+)");
+  const auto source_of = [&](const std::string& ids) {
+    return selection_source({value("order")->node(), {value(ids)}, -1, std::nullopt});
+  };
+  EXPECT_EQ(source_of("first"), value("logits"));
+  EXPECT_EQ(source_of("last"), nullptr);
+  EXPECT_EQ(source_of("values"), nullptr);
 }
 
 TEST_F(SelectionSource, IsUnknownForIdsThatAreChanged) {
@@ -84,34 +90,25 @@ TEST_F(SelectionSource, IsUnknownForIdsThatAreChanged) {
 
 // The operator gets it, but no copy is made for it.
 TEST_F(SelectionSource, IsNotPassedOnceItWasWrittenTo) {
-  const auto passed = [&](const std::string& code) {
-    follow(code + kApply);
-    const RouterDecision decision = decide(*graph_, *flow_);
-    EXPECT_NE(decision.router->choice, nullptr);
+  for (const bool is_written : {false, true}) {
+    follow("    values, ids = torch.topk(logits, 2, -1)\n" + std::string(is_written ? "    logits[0] = 0.0\n" : "") +
+           "    weights = torch.relu(values)\n    return weights + logits.sum()\n");
+    FoundRouter router;
+    router.form = "slots";
+    router.choice = value("logits");
+    router.selected = {value("ids")};
+    router.weights = {value("weights")};
     const InPlaceWrites writes(*graph_);
     ForwardHandle handle(*graph_, graph_->graph()->inputs()[1]);
-    HookPoint hook;
-    insert_router(*decision.router, hook, writes, handle);
+    insert_router(router, HookPoint(), writes, handle);
+    const jit::Value* passed = nullptr;
     for (jit::Node* node : graph_->graph()->nodes()) {
-      if (std::string(node->kind().toQualString()) == "moetap::router") return node->input(8);
+      if (std::string(node->kind().toQualString()) == "moetap::router") passed = node->input(8);
     }
-    throw std::invalid_argument("no operator was inserted");
-  };
-  const jit::Value* kept = passed(R"(
-    scores = torch.sigmoid(logits)
-    biased = scores + self.expert_scale
-    best, ids = torch.topk(biased, 2, -1)
-    weights = torch.gather(scores, -1, ids)
-)");
-  EXPECT_EQ(kept, value("biased"));
-  const jit::Value* written = passed(R"(
-    scores = torch.sigmoid(logits)
-    biased = scores + self.expert_scale
-    best, ids = torch.topk(biased, 2, -1)
-    biased[0] = 0.0
-    weights = torch.gather(scores, -1, ids)
-)");
-  EXPECT_TRUE(written->mustBeNone());
+    ASSERT_NE(passed, nullptr);
+    EXPECT_EQ(passed == value("logits"), !is_written);
+    EXPECT_EQ(passed->mustBeNone(), is_written);
+  }
 }
 
 }  // namespace

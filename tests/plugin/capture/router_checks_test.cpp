@@ -162,7 +162,7 @@ TEST_P(HookChecks, WithoutRightIdsNothingIsRecorded) {
   const auto& records = record(Wrong::kIds);
   ASSERT_EQ(records.size(), 5u);
   for (const ForwardRecord& record : records) EXPECT_TRUE(record.routers.empty());
-  EXPECT_EQ(records[0].unverified.back().column, "ids");
+  EXPECT_EQ(records[0].unverified.at(0).column, "ids");
   EXPECT_EQ(run_.recording->counters().failed_hooks, 1);
   EXPECT_EQ(run_.recording->counters().called_hooks, 1);
 }
