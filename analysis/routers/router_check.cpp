@@ -29,7 +29,8 @@ bool is_scored_later(std::string_view scoring) {
 
 /// The scores of logits [T, E]; undefined for a function that is not known by name.
 at::Tensor scores_of(const at::Tensor& logits, std::string_view function) {
-  if (function == "softmax") return at::softmax(logits, 1);
+  // at::softmax starts threads of OpenMP for any size, and these hang in a forked child of a process that had them.
+  if (function == "softmax") return (logits - at::logsumexp(logits, 1, true)).exp();
   if (function == "sigmoid") return at::sigmoid(logits);
   if (function == "softplus") return at::softplus(logits);
   if (function == "sqrtsoftplus") return at::softplus(logits).sqrt();
