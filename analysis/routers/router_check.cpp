@@ -13,7 +13,7 @@ namespace moetap::analysis {
 namespace {
 
 constexpr int64_t kNotExamined = -1;
-constexpr int64_t kMinTokensOfPattern = 4;  // fewer may look like that by chance
+constexpr int64_t kMinTokensOfPattern = 64;  // fewer may look like that by chance
 
 /// The name of the scoring function, without what follows it.
 std::string_view function_of(std::string_view scoring) {
@@ -124,6 +124,8 @@ class RouterCheck {
  public:
   explicit RouterCheck(const CheckedRouter& router)
       : scoring_(router.scoring),
+        scores_are_plain_(router.scores_are_plain),
+        weights_are_scaled_scores_(router.weights_are_scaled_scores),
         num_experts_(router.call.num_experts),
         top_k_(router.top_k),
         has_slots_(router.has_slots),
@@ -177,9 +179,11 @@ class RouterCheck {
   at::Tensor not_best_of(const at::Tensor& values) const;
   void check_weights();
   void check_dense_weights();
-  at::Tensor beyond_expert_scale(const Rounded& source, const at::Tensor& used) const;
+  void be_witness_of(RouterRelation relation, const Rounded& source, const at::Tensor& used);
+  at::Tensor beyond_scale(const Rounded& source, const at::Tensor& used, const at::Tensor& of, int64_t num) const;
 
   const std::string_view scoring_;
+  const bool scores_are_plain_, weights_are_scaled_scores_;
   const int64_t num_experts_;
   const std::optional<int64_t> top_k_;
   const bool has_slots_;
@@ -192,7 +196,7 @@ class RouterCheck {
 };
 
 void RouterCheck::check_scores() {
-  if (!scores_.defined() || !computed_.defined() || is_scored_later(scoring_)) return;
+  if (!scores_are_plain_ || !scores_.defined() || !computed_.defined() || is_scored_later(scoring_)) return;
   Explanations scores;
   scores.add(off_by_more_than_a_factor(scores_, computed_, everywhere(scores_.values)));
   // log_softmax and log_sigmoid go by the names of the functions.
@@ -206,26 +210,27 @@ void RouterCheck::check_choice() {
   if (logits_.defined()) set(kWitnessChoiceIsLogits, differ(choice_, logits_, all));
   if (scores_.defined()) set(kWitnessChoiceIsScores, differ(choice_, scores_, all));
   if (!logits_.defined() || scoring_.ends_with("_bias")) return;
+  // What is done to scores before the selection (noise, a bias, groups) is no matter of the logits.
+  if (!is_scored_later(scoring_) && scores_.defined()) return;
+  const at::Tensor open = choice_.values.ne(0).logical_and(choice_.values > -1e4);
   if (is_scored_later(scoring_)) {
     set(kChoiceIsOfLogits, differ(choice_, logits_, all));
+    set(kWitnessChoiceIsOpenLogits, differ(choice_, logits_, open));
     const at::Tensor bias = (choice_.values - logits_.values).mean(0, true);
     set(kWitnessChoiceIsBiasedLogits, differ(choice_, {logits_.values + bias, logits_.tolerance, logits_.least}, all));
     return;
   }
   // Masks behind the scoring belong to the selection: experts outside the best groups.
-  const at::Tensor open = choice_.values.ne(0).logical_and(choice_.values > -1e4);
   Explanations choice;
   choice.add(differ(choice_, logits_, open));
-  for (const Rounded& source : {scores_, computed_}) {
-    if (source.defined() && !choice.holds()) choice.add(off_by_more_than_a_factor(choice_, source, open));
-  }
+  if (computed_.defined()) choice.add(off_by_more_than_a_factor(choice_, computed_, open));
   set(kChoiceIsOfLogits, choice.fewest());
 }
 
 void RouterCheck::check_ids() {
   const int64_t top_k = ids_.size(1);
-  // Where the graph tells no number, an order of all experts is no selection.
-  const bool selects = top_k < num_experts_ || num_experts_ == 1 || !has_slots_;
+  // Where the graph tells no number, an order of all experts is no selection, unless weights may close some.
+  const bool selects = top_k < num_experts_ || num_experts_ == 1 || !has_slots_ || weights_.defined();
   set(kIdsAreAll, at::full({}, (top_k_ ? top_k == *top_k_ : selects) ? 0 : ids_.size(0), ids_.options()));
   if (top_k > num_experts_) return;
   if (choice_.defined()) {
@@ -244,31 +249,44 @@ at::Tensor RouterCheck::not_best_of(const at::Tensor& values) const {
   return worse.logical_or(times.gt(1).any(1));
 }
 
-at::Tensor RouterCheck::beyond_expert_scale(const Rounded& source, const at::Tensor& used) const {
+/// Like `count_beyond_expert_scale`, for the `num` experts or slots `of` [T, K].
+at::Tensor RouterCheck::beyond_scale(const Rounded& source, const at::Tensor& used, const at::Tensor& of,
+                                     int64_t num) const {
   const at::Tensor ratio = weights_.values / source.values;
   const at::Tensor has_logarithm = ratio.gt(0).logical_and(at::isfinite(ratio));
   const at::Tensor refused = used.logical_and(has_logarithm.logical_not()).any();
   const at::Tensor beyond = count_beyond_expert_scale(
-      {at::where(has_logarithm, ratio, 1.0).log(), used.logical_and(has_logarithm), experts_, num_experts_},
-      wider(weights_, source));
+      {at::where(has_logarithm, ratio, 1.0).log(), used.logical_and(has_logarithm), of, num}, wider(weights_, source));
   return at::where(refused, ids_.size(0), beyond);
+}
+
+/// Proportional in each token; where no token has two slots, in the whole call.
+void RouterCheck::be_witness_of(RouterRelation relation, const Rounded& source, const at::Tensor& used) {
+  if (!source.defined()) return;
+  const Rounded selected = at_ids(source);
+  const at::Tensor pairs = used.logical_and(used.sum(1, true) > 1);
+  const at::Tensor in_proportion = off_by_more_than_a_factor(weights_, selected, used).sum();
+  const auto in_a_row = [](const Rounded& of) { return Rounded{of.values.reshape({1, -1}), of.tolerance, of.least}; };
+  const at::Tensor by_one_factor =
+      off_by_more_than_a_factor(in_a_row(weights_), in_a_row(selected), used.reshape({1, -1})).sum();
+  set(relation, at::where(pairs.any(), in_proportion, at::where(used.any(), by_one_factor, kNotExamined)));
 }
 
 void RouterCheck::check_weights() {
   if (!weights_.defined()) return;
+  const at::Tensor used = holds_.logical_and(weights_.values.abs() > weights_.least);
+  be_witness_of(kWitnessWeightsOfScores, scores_, used);
+  be_witness_of(kWitnessWeightsOfLogits, computed_, used);
+  if (!weights_are_scaled_scores_) return;
   std::vector<Rounded> sources;
   if (scores_.defined() && scoring_ != "sparsemixer" && !is_scored_later(scoring_)) sources.push_back(at_ids(scores_));
   if (computed_.defined()) sources.push_back(at_ids(computed_));
   if (sources.empty()) return;
-  const at::Tensor used = holds_.logical_and(weights_.values.abs() > weights_.least);
-  if (scores_.defined()) {
-    const at::Tensor pairs = used.logical_and(used.sum(1, true) > 1);
-    const at::Tensor misfits = off_by_more_than_a_factor(weights_, at_ids(scores_), used).sum();
-    set(kWitnessWeightsOfScores, at::where(pairs.any(), misfits, kNotExamined));
-  }
   const Rounded first = sources.front();
   if (!is_scored_later(scoring_)) {
-    sources.push_back(exponential(first));  // a softmax over the selected scores
+    sources.push_back(exponential(first));                             // a softmax over the selected scores
+    sources.push_back(at_ids(logits_.defined() ? logits_ : scores_));  // or over the selected logits
+    sources.push_back(exponential(sources.back()));
     if (scoring_.ends_with("_bias") && choice_.defined()) {
       sources.push_back(at_ids(choice_));
       sources.push_back(exponential(sources.back()));
@@ -278,7 +296,11 @@ void RouterCheck::check_weights() {
   for (const Rounded& source : sources) {
     if (!weights.holds()) weights.add(off_by_more_than_a_factor(weights_, source, used));
   }
-  if (!weights.holds()) weights.add(beyond_expert_scale(first, used));
+  const int64_t num_slots = ids_.size(1);
+  if (num_slots > 1 && !weights.holds()) {
+    weights.add(beyond_scale(first, used, experts_, num_experts_));
+    weights.add(beyond_scale(first, used, at::arange(num_slots, ids_.options()).expand_as(ids_), num_slots));
+  }
   // A capacity drops some best slots, not all.
   const at::Tensor best = at::where(holds_, first.values, -std::numeric_limits<double>::infinity()).argmax(1, true);
   const at::Tensor weighs = used.any(1);
@@ -315,12 +337,11 @@ RouterVerdict judge(const at::Tensor& misfits) {
     if (!holds(kWitnessChoiceIsLogits)) blame(kLogitsColumn, kScoresAreOfLogits, what);
     if (!scores_are_used) blame(kScoresColumn, kScoresAreOfLogits, what);
   }
-  const bool is_bias = holds(kWitnessChoiceIsBiasedLogits) && holds(kWeightsAreOfScores);
+  const bool is_bias = holds(kWitnessChoiceIsBiasedLogits) && !fails(kWeightsAreOfScores);
   if (fails(kChoiceIsOfLogits) && !is_bias) {
     const char* what = "the selection reads other values";
-    blame(kLogitsColumn, kChoiceIsOfLogits, what);
-    const bool has_scores = count[kWitnessChoiceIsScores] != kNotExamined;
-    if (has_scores && !scores_are_used) blame(kScoresColumn, kChoiceIsOfLogits, what);
+    const bool selects_otherwise = holds(kWitnessWeightsOfLogits) && !holds(kWitnessChoiceIsOpenLogits);
+    if (!selects_otherwise) blame(kLogitsColumn, kChoiceIsOfLogits, what);
   }
   if (fails(kWeightsAreOfScores)) {
     const char* what = "the weights are not of the selected scores";

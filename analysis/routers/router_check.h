@@ -17,19 +17,18 @@ namespace moetap::analysis {
 // Discovery reads from the graph which tensor is what. The numbers must then obey relations that hold in every router
 // of that kind; a tensor from the wrong place breaks one of them:
 //
-//  - the scores are scoring(logits), up to one factor a token, where the scoring function is known by name;
-//  - what the pick reads is the logits; where they are scored before it, the logits or their scores, but for masks;
-//  where
-//    the selected are scored, one constant an expert may have been added for the selection, if the weights do not have
-//    it;
-//  - the selected ids are the best of what the pick reads, and as many as the graph says; without the graph's word, not
-//  all experts;
-//  - the weights are the scores of the selected, up to one factor a token (a renormalisation, a scale) and one an
-//    expert; slots of weight 0 (dropped) are left out, but not every token's best slot is one;
+//  - scores that a scoring function with a known name gave are scoring(logits), up to one factor a token;
+//  - what the pick reads is the logits where the selected are scored, but for one constant an expert, or if the weights
+//    prove the logits; where it reads scores that are not reported, it is the scores of the logits, but for masks;
+//  - the selected ids are the best of what the pick reads, and as many as the graph says;
+//  - where the graph shows only factors between them, the weights are the scores of the selected, up to one factor a
+//    token (a renormalisation, a scale) and one an expert or a slot. Slots of weight 0 (dropped) are left out, but not
+//    every token's best slot is one;
 //  - dense weights are 0 but at the selected ids.
 //
-// A relation whose members are not all there is not examined. Values are compared within the rounding of their dtypes.
-// A relation names no culprit by itself: `judge` takes the other relations as witnesses.
+// A relation that the graph does not show to hold, or whose members are not all there, is not examined. Values are
+// compared within the rounding of their dtypes. A relation names no culprit by itself: `judge` takes the other
+// relations as witnesses.
 
 /// A call with what only its check needs. All tensors on one device.
 struct CheckedRouter {
@@ -40,6 +39,7 @@ struct CheckedRouter {
   std::optional<int64_t> top_k;  // ids a token as the graph has them; empty: not known
   // The ids are slots as the model has them: none was made of dense weights or of the tokens of experts.
   bool has_slots = false;
+  bool scores_are_plain = false, weights_are_scaled_scores = false;  // see HookPoint
 };
 
 /// Relations, and what is only looked at as a witness.
@@ -51,8 +51,10 @@ enum RouterRelation : int64_t {
   kWeightsAreOfScores,
   kWeightsAreAtIds,
   kWitnessWeightsOfScores,  // weights and the reported scores alone
+  kWitnessWeightsOfLogits,  // weights and the scores of the reported logits
   kWitnessChoiceIsScores,
   kWitnessChoiceIsLogits,
+  kWitnessChoiceIsOpenLogits,    // but for experts that a mask has closed
   kWitnessChoiceIsBiasedLogits,  // logits and one constant an expert
   kWitnessIdsAreBestOfScores,    // where it is not known what the pick reads
 };

@@ -59,7 +59,7 @@ at::Tensor count_beyond_expert_scale(const SlotRatios& ratios, const at::Tensor&
   const at::Tensor of_slots = b.index_select(0, ratios.experts.flatten()).view_as(ratios.experts);
   const at::Tensor misfit = (centred(ratios.logarithms - of_slots).abs() > 2 * tolerance).any(1).sum();
   const at::Tensor freedom = used.sum() - valid.any(1).sum() - (tokens_of_expert > 0).sum() + 1;
-  return at::where(freedom >= kMinFreedom, misfit, num_tokens);
+  return at::where(freedom >= kMinFreedom, misfit, 0);
 }
 
 }  // namespace moetap::analysis

@@ -16,7 +16,7 @@ struct SlotRatios {
 
 /// Tokens whose ratios are no product of one factor a token and one factor an expert, the same in all tokens: int64 [].
 /// The factors are those that fit best (least squares of logarithms). If there are too few ratios to refute such
-/// factors, every token counts. `tolerance`: float64 [], relative. Does not wait for a device.
+/// factors, none counts. `tolerance`: float64 [], relative. Does not wait for a device.
 at::Tensor count_beyond_expert_scale(const SlotRatios& ratios, const at::Tensor& tolerance);
 
 }  // namespace moetap::analysis

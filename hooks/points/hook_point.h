@@ -27,6 +27,8 @@ struct HookPoint {
   std::optional<int64_t> top_k;        // experts a token; empty where the graph does not fix it
   std::string scoring;                 // "softmax", "sigmoid", "sigmoid_bias", "softmax_topk", "none", ...
   TokenLayout tokens = {};             // what the rows of its tensors are
+  // What the graph shows, for the hook's check of itself; see hooks/routers/scaled_scores.h.
+  bool scores_are_plain = false, weights_are_scaled_scores = false;
 };
 
 /// Something that looked like a router and was not hooked.

@@ -8,6 +8,7 @@
 #include "hooks/graph/value_origins.h"
 #include "hooks/points/hook_names.h"
 #include "hooks/routers/find_routers.h"
+#include "hooks/routers/scaled_scores.h"
 #include "hooks/sites/spec_sites.h"
 #include "hooks/tokens/token_layouts.h"
 
@@ -48,7 +49,12 @@ void list_sites(MethodSites& sites) {
   if (!sites.routers.empty()) {
     const ValueOrigins origins(*sites.graph);
     const TokenLayouts layouts(*sites.graph, origins);
-    for (Site& site : sites.sites) site.hook.tokens = router_tokens(sites.routers[site.place], layouts);
+    for (Site& site : sites.sites) {
+      const FoundRouter& router = sites.routers[site.place];
+      site.hook.tokens = router_tokens(router, layouts);
+      site.hook.scores_are_plain = scores_are_plain(*sites.graph, router);
+      site.hook.weights_are_scaled_scores = weights_are_scaled_scores(*sites.graph, router);
+    }
   }
   auto order = [&](const jit::Node* node) { return sites.graph->order(node); };
   std::stable_sort(sites.sites.begin(), sites.sites.end(),

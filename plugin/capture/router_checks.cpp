@@ -7,19 +7,25 @@ RouterChecks::RouterChecks(size_t num_hooks, int64_t check_every) : check_every_
 bool RouterChecks::begin_call(int64_t hook) {
   State& of = state(hook);
   const int64_t call = of.calls.fetch_add(1, std::memory_order_relaxed);
-  if (of.verdicts.load(std::memory_order_relaxed) < kFirstCalls) return true;
+  const int64_t verdicts = of.verdicts.load(std::memory_order_relaxed);
+  if (verdicts < kFirstCalls) return true;
+  if (verdicts < kMostFirstCalls && of.tokens.load(std::memory_order_relaxed) < kFirstTokens) return true;
   return check_every_ > 0 && call % check_every_ == 0;
 }
 
-void RouterChecks::came_back(int64_t hook, const analysis::RouterVerdict& verdict) {
+void RouterChecks::came_back(int64_t hook, int64_t num_tokens, const analysis::RouterVerdict& verdict) {
+  if (num_tokens == 0) return;
   State& of = state(hook);
   {
     const std::lock_guard lock(mutex_);
     for (const auto& [column, reason] : verdict) {
-      findings_.try_emplace({hook, column}, Finding{reason});
+      if (findings_.contains({hook, column})) continue;
+      const bool stops_hook = column == analysis::kIdsColumn && stop(hook);
+      findings_.emplace(std::pair{hook, column}, Finding{reason, stops_hook});
       of.withheld.fetch_or(column, std::memory_order_relaxed);
     }
   }
+  of.tokens.fetch_add(num_tokens, std::memory_order_relaxed);
   of.verdicts.fetch_add(1, std::memory_order_relaxed);
 }
 
@@ -37,7 +43,7 @@ std::vector<UnverifiedColumn> RouterChecks::untold() const {
     if (finding.told) continue;
     // The ids first: they are why all of the hook is left out.
     const auto where = place.second == analysis::kIdsColumn ? columns.begin() : columns.end();
-    columns.insert(where, {place.first, analysis::column_name(place.second), finding.reason});
+    columns.insert(where, {place.first, place.second, finding.reason, finding.stops_hook});
   }
   return columns;
 }
@@ -45,11 +51,7 @@ std::vector<UnverifiedColumn> RouterChecks::untold() const {
 void RouterChecks::told(const std::vector<UnverifiedColumn>& columns) {
   if (columns.empty()) return;
   const std::lock_guard lock(mutex_);
-  for (auto& [place, finding] : findings_) {
-    for (const UnverifiedColumn& column : columns) {
-      if (column.hook == place.first && column.column == analysis::column_name(place.second)) finding.told = true;
-    }
-  }
+  for (const UnverifiedColumn& column : columns) findings_.at({column.hook, column.column}).told = true;
 }
 
 }  // namespace moetap::plugin

@@ -49,7 +49,13 @@ void RouterObserver::observe(int64_t hook_id, const ReportedRouter& reported) {
   const analysis::RouterCall& call = canonical.call;
   const c10::Device device = call.selected.device();
   const bool captured = is_capturing(device);
-  if (!captured && checks_->begin_call(hook_id)) check(reported, canonical, router);
+  if (!captured && checks_->begin_call(hook_id)) {
+    try {
+      check(reported, canonical, router);
+    } catch (const std::exception&) {  // such as one that tells that the device is full
+      if (forward_.notice) forward_.notice("the numbers of a hook could not be checked", hook.name);
+    }
+  }
   const analysis::RouterColumns withheld = checks_->withheld(hook_id);
   if (withheld & analysis::kIdsColumn) return;
   analysis::leave_out(canonical.call, withheld);
@@ -102,7 +108,7 @@ void RouterObserver::check(const ReportedRouter& reported, CanonicalRouter& cano
   const at::Tensor misfits =
       analysis::count_misfits(to_checked(canonical, reported, forward_.model->hooks.at(static_cast<size_t>(hook))));
   if (misfits.is_cpu()) {
-    checks_->came_back(hook, analysis::judge(misfits));
+    checks_->came_back(hook, canonical.call.selected.size(0), analysis::judge(misfits));
     return;
   }
   router.misfits = misfits;

@@ -155,7 +155,7 @@ void PendingRouters::finish(ForwardRecord& record) {
   for (MeasuredRouter& router : routers_) {
     if (router.misfits.defined()) {
       router.verdict = analysis::judge(router.misfits);
-      checks_->came_back(router.record.hook, router.verdict);
+      checks_->came_back(router.record.hook, router.tokens->num_tokens, router.verdict);
     }
   }
   std::erase_if(routers_, [this](MeasuredRouter& router) { return !withhold(router); });
@@ -180,6 +180,8 @@ void PendingRouters::finish(ForwardRecord& record) {
 
 bool PendingRouters::withhold(MeasuredRouter& router) {
   RouterRecord& record = router.record;
+  // On the CPU a call was measured with what was known of it then. What was found later is no matter of this call.
+  if (router.tokens->device.is_cpu()) return true;
   const analysis::RouterColumns withheld = checks_->withheld(record.hook) & router.columns;
   if (withheld == 0) return true;
   const bool has_placeholders = router.verdict.contains(analysis::kWeightsColumn);

@@ -240,7 +240,11 @@ CanonicalRouter to_canonical(const ReportedRouter& reported, const hooks::HookPo
 analysis::CheckedRouter to_checked(const CanonicalRouter& canonical, const ReportedRouter& reported,
                                    const hooks::HookPoint& hook) {
   const analysis::RouterCall& call = canonical.call;
-  analysis::CheckedRouter checked{call, {}, {}, hook.scoring, {}, false};
+  analysis::CheckedRouter checked;
+  checked.call = call;
+  checked.scoring = hook.scoring;
+  checked.scores_are_plain = hook.scores_are_plain;
+  checked.weights_are_scaled_scores = hook.weights_are_scaled_scores;
   const TokenLayout layout{canonical.token_sizes, call.selected.size(0)};
   const auto flat = [&](const at::Tensor& tensor) {
     const bool same_rank = tensor.dim() == static_cast<int64_t>(layout.sizes.size()) + 1;

@@ -28,6 +28,9 @@ inline constexpr JsonKey kNumExperts{"num_experts", "integer or null", ""};
 inline constexpr JsonKey kTopK{"top_k", "integer or null", ""};
 inline constexpr JsonKey kScoring{"scoring", "text", ""};
 inline constexpr JsonKey kTokens{"tokens", "object or null: the layout of the router's rows", ""};
+inline constexpr JsonKey kScoresArePlain{"scores_are_plain", "bool: its scores are what a scoring function gave", ""};
+inline constexpr JsonKey kWeightsAreScaledScores{
+    "weights_are_scaled_scores", "bool: its weights are its scores times factors of tokens, slots and experts", ""};
 inline constexpr JsonKey kRank{"rank", "integer", ""};
 
 }  // namespace moetap::plugin::keys

@@ -10,6 +10,7 @@
 #include <variant>
 #include <vector>
 
+#include "analysis/routers/router_columns.h"
 #include "analysis/routers/router_sums_values.h"
 #include "plugin/records/model_description.h"
 
@@ -45,9 +46,10 @@ struct TransitionRecord {
 
 /// A column of a hook that is withheld, since the hook's check of itself found that it does not fit.
 struct UnverifiedColumn {
-  int64_t hook = 0;    // HookPoint::id
-  std::string column;  // "logits", "scores", "weights"; "ids": all of the hook
-  std::string reason;  // one line
+  int64_t hook = 0;                                      // HookPoint::id
+  analysis::RouterColumn column = analysis::kIdsColumn;  // ids: all of the hook
+  std::string reason;                                    // one line
+  bool stops_hook = false;                               // which reported until then
 };
 
 /// All that one finished forward reported. The forward hands it to the writer thread. Owns its tensors.

@@ -59,6 +59,8 @@ hooks::HookPoint hook_from(const nlohmann::json& json) {
     hook.scoring = json.at(keys::kScoring.name).get<std::string>();
     // Models that were instrumented before there were layouts have none.
     if (json.contains(keys::kTokens.name)) hook.tokens = token_layout_from_json(json.at(keys::kTokens.name));
+    hook.scores_are_plain = json.value(keys::kScoresArePlain.name, false);
+    hook.weights_are_scaled_scores = json.value(keys::kWeightsAreScaledScores.name, false);
   }
   return hook;
 }
@@ -179,6 +181,8 @@ std::string to_text(const ModelDescription& model) {
   auto hooks = hooks_to_json(model.hooks);
   for (size_t i = 0; i < model.hooks.size(); ++i) {
     hooks[i][keys::kTokens.name] = token_layout_to_json(model.hooks[i].tokens);
+    hooks[i][keys::kScoresArePlain.name] = model.hooks[i].scores_are_plain;
+    hooks[i][keys::kWeightsAreScaledScores.name] = model.hooks[i].weights_are_scaled_scores;
   }
   const nlohmann::ordered_json json = {
       {keys::kInstance.name, model.instance}, {keys::kSchemaVersion.name, kDescriptionVersion},

@@ -111,7 +111,7 @@ std::string hook_placed_text(const LayerTable& layers, const LayerTable::Placeme
 std::string column_withheld_text(const ForwardRecord& record, const UnverifiedColumn& column) {
   return compact_text(nlohmann::ordered_json{{keys::kInstance.name, record.model->instance},
                                              {keys::kHook.name, column.hook},
-                                             {keys::kColumn.name, column.column},
+                                             {keys::kColumn.name, analysis::column_name(column.column)},
                                              {keys::kReason.name, column.reason}});
 }
 
@@ -194,7 +194,8 @@ void RunState::apply(Change change, RunJournal& journal) {
   probe.add(change.probed);
   summary.add(change.summary);
   for (UnverifiedColumn& column : change.unverified) {
-    unverified[{change.instance, column.hook}].try_emplace(column.column, std::move(column.reason));
+    unverified[{change.instance, column.hook}].try_emplace(analysis::column_name(column.column),
+                                                           std::move(column.reason));
   }
   if (change.new_method) methods_that_ran.insert(std::move(*change.new_method));
 }

@@ -99,6 +99,8 @@ void ForwardRecorder::router(int64_t hook, const ReportedRouter& reported) {
   }
   if (!binding_->recording().config().strict) return;
   const std::string reason = binding_->router_checks()->reason(hook);
+  // This forward will not be recorded: what does not fit is told by a record of its own.
+  if (!reason.empty()) binding_->recording().tell_unverified(*binding_);
   TORCH_CHECK(reason.empty(), "hook \"", binding_->model()->hooks.at(static_cast<size_t>(hook)).name, "\": ", reason);
 }
 

@@ -27,7 +27,6 @@ ModelBinding::ModelBinding(std::shared_ptr<Recording> recording, std::shared_ptr
     : recording_(std::move(recording)),
       model_(std::move(model)),
       called_(model_->hooks.size()),
-      stopped_(model_->hooks.size()),
       probed_tokens_(std::make_shared<ProbedTokens>(model_->hooks.size())),
       router_checks_(std::make_shared<RouterChecks>(model_->hooks.size(), recording_->config().check_every)) {
   const Config& config = recording_->config();
@@ -43,7 +42,7 @@ TextArguments ModelBinding::text_arguments(const std::string& method) const {
 }
 
 size_t ModelBinding::checked(int64_t hook) const {
-  TORCH_CHECK(hook >= 0 && hook < static_cast<int64_t>(stopped_.size()), "hook must be in [0, ", stopped_.size(),
+  TORCH_CHECK(hook >= 0 && hook < static_cast<int64_t>(called_.size()), "hook must be in [0, ", called_.size(),
               "), got ", hook);
   return static_cast<size_t>(hook);
 }

@@ -38,10 +38,10 @@ class ModelBinding {
     return !called.load(std::memory_order_relaxed) && !called.exchange(true);
   }
 
-  /// True once the hook has failed: it reports no more.
-  bool stopped(int64_t hook) const { return stopped_[checked(hook)].load(std::memory_order_relaxed); }
+  /// True once the hook reports no more: it has failed, or its check found its ids wrong.
+  bool stopped(int64_t hook) const { return router_checks_->stopped(static_cast<int64_t>(checked(hook))); }
   /// True for the caller that stops it first.
-  bool stop(int64_t hook) { return !stopped_[checked(hook)].exchange(true); }
+  bool stop(int64_t hook) { return router_checks_->stop(static_cast<int64_t>(checked(hook))); }
 
   const std::shared_ptr<ProbedTokens>& probed_tokens() const { return probed_tokens_; }
   const std::shared_ptr<RouterChecks>& router_checks() const { return router_checks_; }
@@ -53,7 +53,7 @@ class ModelBinding {
   std::shared_ptr<const ModelDescription> model_;
   const std::shared_ptr<BlockPools> block_pools_ = std::make_shared<BlockPools>();
   std::map<std::string, TextArguments> text_arguments_;
-  std::vector<std::atomic<bool>> called_, stopped_;  // by hook
+  std::vector<std::atomic<bool>> called_;  // by hook
   const std::shared_ptr<ProbedTokens> probed_tokens_;
   const std::shared_ptr<RouterChecks> router_checks_;
 };

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "plugin/capture/router_pending.h"
 #include "plugin/process/error_text.h"
 #include "plugin/process/notices.h"
 #include "plugin/records/hook_notices.h"
@@ -175,6 +176,16 @@ void Recording::hook_failed(ModelBinding& binding, int64_t hook, const std::stri
     ++counters_.failed_hooks;
   }
   notice(hook_failed_notice(hooks[static_cast<size_t>(hook)].name), reason);
+}
+
+void Recording::tell_unverified(const ModelBinding& binding) {
+  if (!accepts()) return;
+  auto findings = std::make_unique<PendingForward>();
+  findings->record.values_only = true;
+  findings->record.model = binding.model();
+  findings->reports.push_back(
+      std::make_unique<PendingRouters>(binding.model(), binding.probed_tokens(), binding.router_checks()));
+  queue_.push(std::move(findings), ForwardQueue::WhenFull::kWait, [](PendingForward&) {});
 }
 
 void Recording::notice(const std::string& what, const std::string& detail) {

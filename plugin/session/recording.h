@@ -66,6 +66,9 @@ class Recording {
   /// Stops the hook, counts it and tells the user, once for each hook.
   void hook_failed(ModelBinding& binding, int64_t hook, const std::string& reason);
 
+  /// Hands over what the checks of the model's hooks have found, without a forward.
+  void tell_unverified(const ModelBinding& binding);
+
   /// Tells the user something: counts `what`, and prints it with `detail` the first time. `what` is one of a few fixed
   /// texts; whatever varies from forward to forward belongs in `detail`.
   void notice(const std::string& what, const std::string& detail = "");

@@ -142,13 +142,14 @@ void WriterThread::lost(const std::string& reason) {
 
 void WriterThread::tell(const std::vector<UnverifiedColumn>& unverified, const ModelDescription& model) {
   for (const UnverifiedColumn& column : unverified) {
-    const bool all = column.column == analysis::column_name(analysis::kIdsColumn);
+    const bool all = column.column == analysis::kIdsColumn;
     const std::string line = "hook \"" + model.hooks.at(static_cast<size_t>(column.hook)).name + "\": its " +
-                             column.column + " do not fit and are left out" + (all ? ", and all else of it" : "");
+                             analysis::column_name(column.column) + " do not fit and are left out" +
+                             (all ? ", and all else of it" : "");
     {
       const std::lock_guard lock(mutex_);
       ++counted_.notices[line];
-      if (all) ++counted_.failed_hooks;
+      if (column.stops_hook) ++counted_.failed_hooks;
     }
     notify(line + ": " + column.reason);
   }

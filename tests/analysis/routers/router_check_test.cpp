@@ -13,7 +13,7 @@
 namespace moetap::analysis {
 namespace {
 
-constexpr int64_t kTokens = 60, kExperts = 8, kTopK = 3;
+constexpr int64_t kTokens = 80, kExperts = 8, kTopK = 3;
 
 at::Tensor ids_of(const at::Tensor& choice, int64_t k = kTopK) {
   return std::get<1>(choice.topk(k, 1));
@@ -37,6 +37,7 @@ CheckedRouter call(const at::Tensor& logits, const at::Tensor& scores, const at:
   router.call.weights = weights;
   router.choice = choice;
   router.scoring = scoring;
+  router.scores_are_plain = router.weights_are_scaled_scores = true;
   router.top_k = ids.size(1);
   return router;
 }
@@ -106,6 +107,85 @@ TEST(RouterCheck, AllowsWhatModelsDoWithWeights) {
   EXPECT_EQ(with([](const auto& r) { return r.call.scores.gather(1, r.call.selected).softmax(1); }), Columns{});
 }
 
+TEST(RouterCheck, AllowsAFactorOfEachSlot) {
+  CheckedRouter router = softmax_router();
+  router.call.weights = router.call.weights * at::tensor({1.0, 0.9, 0.3});
+  EXPECT_EQ(wrong_columns(router), Columns{});
+  router.call.weights = renormalised(router.call.weights);
+  EXPECT_EQ(wrong_columns(router), Columns{});
+}
+
+// Few ratios are explained by some factors: they prove nothing.
+TEST(RouterCheck, AllowsFactorsOfExpertsInCallsOfFewTokens) {
+  const at::Tensor scale = at::linspace(0.5, 3, kExperts);
+  for (const int64_t tokens : {1, 2, 4}) {
+    for (const bool of_experts : {true, false}) {
+      CheckedRouter router = softmax_router();
+      for (at::Tensor* tensor :
+           {&router.call.logits, &router.call.scores, &router.call.selected, &router.call.weights, &router.choice}) {
+        *tensor = tensor->narrow(0, 0, tokens);
+      }
+      router.call.weights =
+          router.call.weights * (of_experts ? scale.index({router.call.selected}) : scale.narrow(0, 0, kTopK));
+      EXPECT_EQ(wrong_columns(router), Columns{}) << tokens << of_experts;
+    }
+  }
+}
+
+TEST(RouterCheck, AllowsWeightsOfOneScoringAndASelectionByAnother) {
+  CheckedRouter router = sigmoid_with_bias();
+  router.call.weights = router.call.logits.gather(1, router.call.selected).softmax(1);
+  EXPECT_EQ(wrong_columns(router), Columns{});
+  router = softmax_router();
+  router.call.weights = router.call.logits.gather(1, router.call.selected);
+  EXPECT_EQ(wrong_columns(router), Columns{});
+}
+
+TEST(RouterCheck, AllowsNoiseForTheSelectionAlone) {
+  for (const int64_t k : {int64_t{1}, kTopK}) {
+    const at::Tensor logits = random_logits(), choice = logits + at::randn_like(logits), ids = ids_of(choice, k);
+    const at::Tensor of_ids = logits.gather(1, ids);
+    const at::Tensor weights = k == 1 ? 1.5 * of_ids.sigmoid() : of_ids.softmax(1);
+    CheckedRouter router = call(logits, {}, ids, weights, choice, k == 1 ? "sigmoid_topk" : "softmax_topk");
+    EXPECT_EQ(wrong_columns(router), Columns{}) << k;
+    router = call(logits, logits.softmax(1), ids, logits.softmax(1).gather(1, ids), choice.softmax(1), "softmax");
+    EXPECT_EQ(wrong_columns(router), Columns{}) << k;
+  }
+}
+
+// Of weights that were made of the scores by other than factors nothing is known.
+TEST(RouterCheck, AllowsWeightsThatAreNoScaledScores) {
+  CheckedRouter router = softmax_router();
+  router.weights_are_scaled_scores = false;
+  router.call.weights = renormalised(router.call.weights.square());
+  EXPECT_EQ(wrong_columns(router), Columns{});
+}
+
+TEST(RouterCheck, AllowsMaskedScores) {
+  CheckedRouter router = softmax_router();
+  router.scores_are_plain = false;  // nothing is known of what was done to them
+  router.call.scores = router.call.scores.clone();
+  router.call.scores.select(1, 4).zero_();
+  router.choice = router.call.scores = renormalised(router.call.scores);
+  router.call.selected = ids_of(router.choice);
+  router.call.weights = router.choice.gather(1, router.call.selected);
+  EXPECT_EQ(wrong_columns(router), Columns{});
+}
+
+// Sinkhorn's: the weights prove the logits, which the selection reads in a way of its own.
+TEST(RouterCheck, AllowsASelectionOfItsOwnIfTheWeightsAreOfTheLogits) {
+  for (const int64_t k : {int64_t{1}, kTopK}) {
+    const at::Tensor logits = random_logits(), scores = logits.sigmoid();
+    const at::Tensor choice = logits.exp() / logits.exp().sum(0, true), ids = ids_of(choice, k);
+    CheckedRouter router = call(logits, scores, ids, scores.gather(1, ids), choice, "sigmoid");
+    EXPECT_EQ(wrong_columns(router), Columns{}) << k;
+    router.call.logits = logits + at::rand({kTokens, kExperts});
+    router.call.scores = router.call.logits.sigmoid();
+    router.choice = router.call.logits.exp();
+    EXPECT_EQ(wrong_columns(router).back(), "ids") << k;
+  }
+}
+
 TEST(RouterCheck, AllowsMasksBehindTheScoring) {
   for (const double closed : {0.0, -1e9, -std::numeric_limits<double>::infinity()}) {
     CheckedRouter router = softmax_router();
@@ -173,13 +253,15 @@ TEST(RouterCheck, FindsLogitsFromBeforeAMask) {
   EXPECT_EQ(wrong_columns(router), Columns{"logits"});
 }
 
-TEST(RouterCheck, FindsLogitsAndScoresFromBeforeAChange) {
+TEST(RouterCheck, FindsWeightsOfOtherScores) {
   CheckedRouter router = softmax_router();
   const at::Tensor changed = router.call.scores * (1 + at::rand({kTokens, kExperts}));
   router.choice = changed;
   router.call.selected = ids_of(changed);
   router.call.weights = changed.gather(1, router.call.selected);
-  EXPECT_EQ(wrong_columns(router), (Columns{"logits", "scores", "weights"}));
+  EXPECT_EQ(wrong_columns(router), Columns{"weights"});
+  router.weights_are_scaled_scores = false;  // noise, a bias that is multiplied: no matter of the logits
+  EXPECT_EQ(wrong_columns(router), Columns{});
 }
 
 TEST(RouterCheck, FindsScoresFromBeforeAChange) {
@@ -235,6 +317,10 @@ TEST(RouterCheck, FindsAnOrderOfAllExperts) {
   EXPECT_EQ(wrong_columns(router), Columns{});  // all experts of a token, where experts choose tokens
   router.has_slots = true;
   EXPECT_EQ(wrong_columns(router), Columns{"ids"});
+  router.call.weights = at::rand({kTokens, kExperts});
+  router.call.weights.select(1, 7).zero_();
+  EXPECT_EQ(wrong_columns(router), Columns{});  // sorted, and used until they add up to enough
+  router.call.weights = at::Tensor();
   router.top_k = kExperts;
   EXPECT_EQ(wrong_columns(router), Columns{});
 }

@@ -15,16 +15,41 @@ using analysis::RouterVerdict;
 TEST(RouterChecks, TheFirstCallsAreCheckedUntilTheirVerdictsAreBack) {
   RouterChecks checks(2);
   for (int i = 0; i < 5; ++i) EXPECT_TRUE(checks.begin_call(0));  // in flight
-  for (int64_t i = 0; i < RouterChecks::kFirstCalls; ++i) checks.came_back(0, {});
+  for (int64_t i = 0; i < RouterChecks::kFirstCalls; ++i) checks.came_back(0, 30, {});
   EXPECT_FALSE(checks.begin_call(0));
   EXPECT_TRUE(checks.begin_call(1));
+}
+
+// A generation's steps have a token or two, and calls of no tokens prove nothing.
+TEST(RouterChecks, GoesOnWhereCallsHaveFewTokens) {
+  RouterChecks checks(1);
+  for (int i = 0; i < 40; ++i) checks.came_back(0, 0, {});
+  EXPECT_TRUE(checks.begin_call(0));
+  for (int64_t i = 0; i + 1 < RouterChecks::kMostFirstCalls; ++i) {
+    checks.came_back(0, 1, {});
+    EXPECT_TRUE(checks.begin_call(0));
+  }
+  checks.came_back(0, 1, {});
+  EXPECT_FALSE(checks.begin_call(0));
+}
+
+TEST(RouterChecks, StopsAHookWithoutRightIdsOnce) {
+  RouterChecks checks(3);
+  checks.came_back(0, 30, {{analysis::kIdsColumn, "wrong"}});
+  EXPECT_TRUE(checks.stopped(0));
+  EXPECT_FALSE(checks.stop(0));
+  checks.came_back(1, 30, {{analysis::kWeightsColumn, "wrong"}});
+  EXPECT_FALSE(checks.stopped(1));
+  EXPECT_TRUE(checks.stop(2));  // it failed
+  checks.came_back(2, 30, {{analysis::kIdsColumn, "wrong"}});
+  for (const UnverifiedColumn& column : checks.untold()) EXPECT_EQ(column.stops_hook, column.hook == 0) << column.hook;
 }
 
 TEST(RouterChecks, LaterOneOfSoMany) {
   RouterChecks checks(1, 4);
   for (int64_t i = 0; i < RouterChecks::kFirstCalls; ++i) {
     EXPECT_TRUE(checks.begin_call(0));
-    checks.came_back(0, {});
+    checks.came_back(0, 30, {});
   }
   std::vector<int> checked;
   for (int call = 3; call < 14; ++call) {
@@ -37,17 +62,17 @@ TEST(RouterChecks, WhatDoesNotFitStaysWithheldAndIsToldOnce) {
   RouterChecks checks(2);
   EXPECT_EQ(checks.withheld(1), 0u);
   EXPECT_EQ(checks.reason(1), "");
-  checks.came_back(1, {{analysis::kWeightsColumn, "first"}});
-  checks.came_back(1, {{analysis::kWeightsColumn, "again"}, {analysis::kScoresColumn, "too"}});
-  checks.came_back(1, {});
+  checks.came_back(1, 30, {{analysis::kWeightsColumn, "first"}});
+  checks.came_back(1, 30, {{analysis::kWeightsColumn, "again"}, {analysis::kScoresColumn, "too"}});
+  checks.came_back(1, 30, {});
   EXPECT_EQ(checks.withheld(0), 0u);
   EXPECT_EQ(checks.withheld(1), analysis::kWeightsColumn | analysis::kScoresColumn);
   EXPECT_EQ(checks.reason(1), "scores do not fit: too");
   const auto untold = checks.untold();
   ASSERT_EQ(untold.size(), 2u);
   EXPECT_EQ(untold[0].hook, 1);
-  EXPECT_EQ(untold[0].column, "scores");
-  EXPECT_EQ(untold[1].column, "weights");
+  EXPECT_EQ(untold[0].column, analysis::kScoresColumn);
+  EXPECT_EQ(untold[1].column, analysis::kWeightsColumn);
   EXPECT_EQ(untold[1].reason, "first");
   checks.told({untold[0]});
   ASSERT_EQ(checks.untold().size(), 1u);
@@ -135,7 +160,7 @@ TEST_P(HookChecks, WithholdWeights) {
     EXPECT_TRUE(at::equal(router.sums.words, expected.words));
   }
   ASSERT_EQ(records[0].unverified.size(), 1u);
-  EXPECT_EQ(records[0].unverified[0].column, "weights");
+  EXPECT_EQ(records[0].unverified[0].column, analysis::kWeightsColumn);
   EXPECT_TRUE(records[1].unverified.empty());
   EXPECT_EQ(run_.recording->counters().failed_hooks, 0);
   EXPECT_EQ(run_.recording->counters().notices.size(), 1u);
@@ -155,14 +180,14 @@ TEST_P(HookChecks, WithholdLogits) {
     call.weights = router.weights;
     EXPECT_TRUE(at::equal(router.sums.words, analysis::observe(call, {router.row, 2}).words));
   }
-  EXPECT_EQ(records[0].unverified.at(0).column, "logits");
+  EXPECT_EQ(records[0].unverified.at(0).column, analysis::kLogitsColumn);
 }
 
 TEST_P(HookChecks, WithoutRightIdsNothingIsRecorded) {
   const auto& records = record(Wrong::kIds);
   ASSERT_EQ(records.size(), 5u);
   for (const ForwardRecord& record : records) EXPECT_TRUE(record.routers.empty());
-  EXPECT_EQ(records[0].unverified.at(0).column, "ids");
+  EXPECT_EQ(records[0].unverified.at(0).column, analysis::kIdsColumn);
   EXPECT_EQ(run_.recording->counters().failed_hooks, 1);
   EXPECT_EQ(run_.recording->counters().called_hooks, 1);
 }
@@ -217,6 +242,25 @@ TEST(HookChecksOnTheCpu, StrictThrows) {
     EXPECT_NE(std::string(error.what_without_backtrace()).find("\"layers.0.gate\": weights do not fit"),
               std::string::npos);
   }
+  const auto& records = run.close();  // the forward that threw is none
+  ASSERT_EQ(records.size(), 2u);
+  EXPECT_TRUE(records[1].values_only);
+  EXPECT_EQ(records[1].unverified.at(0).column, analysis::kWeightsColumn);
+}
+
+// A right call keeps its columns, however late it is written.
+TEST(HookChecksOnTheCpu, EarlierCallsStay) {
+  const at::NoGradGuard no_gradients;
+  RecordedRun run(full_dump());
+  const std::string model = run.bind(gates(1));
+  run.collected->hold(true);
+  report(model, reports(Wrong::kNothing, 0));
+  report(model, reports(Wrong::kWeights, 1));
+  run.collected->hold(false);
+  const auto& records = run.close();
+  ASSERT_EQ(records.size(), 2u);
+  EXPECT_TRUE(records[0].routers.at(0).weights.defined());
+  EXPECT_FALSE(records[1].routers.at(0).weights.defined());
 }
 
 }  // namespace

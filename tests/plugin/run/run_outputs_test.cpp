@@ -252,7 +252,7 @@ TEST(WhyNotDone, AStrictRunThatWithholdsAColumnIsNotDone) {
     RunFiles files(run.config());
     files.add_model(model);
     ForwardRecord record = two_layers(model, 1, {0});
-    record.unverified = {{1, "logits", "why"}, {1, "scores", "too"}};
+    record.unverified = {{1, analysis::kLogitsColumn, "why"}, {1, analysis::kScoresColumn, "too"}};
     files.write(record);
     EXPECT_EQ(close_error(files, counted(1, {2, 0}, 0)),
               strict ? not_done_line(run, "1 hooks have columns that do not fit and strict is set") : "");

@@ -69,7 +69,7 @@ TEST_F(RunReplay, WhatIsWithheldIsKept) {
     const auto model = describe({{"language_model", "0"}});
     files.add_model(model);
     ForwardRecord withheld = record(model, 0);
-    withheld.unverified = {{0, "weights", "why"}};
+    withheld.unverified = {{0, analysis::kWeightsColumn, "why"}};
     files.write(withheld);
     files.write(record(model, 1));
   }

@@ -35,6 +35,7 @@ inline std::shared_ptr<ModelDescription> describe(const std::vector<std::pair<st
     hook.num_experts = 4;
     hook.top_k = 2;
     hook.scoring = "softmax";
+    hook.scores_are_plain = hook.weights_are_scaled_scores = true;
     model->hooks.push_back(hook);
   }
   return model;

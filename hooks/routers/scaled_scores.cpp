@@ -1,0 +1,202 @@
+#include "hooks/routers/scaled_scores.h"
+
+#include <algorithm>
+#include <optional>
+#include <string>
+#include <unordered_map>
+
+#include "hooks/graph/op_traits.h"
+
+namespace moetap::hooks {
+namespace jit = torch::jit;
+
+namespace {
+
+constexpr double kClosed = -1e4;  // what models write over scores that are not to be selected: this, or less
+
+bool is_view(const jit::Node& node) {
+  const OpKind kind = op_kind(node);
+  return !is_in_place(node) && (kind == OpKind::kCopy || kind == OpKind::kReshape || kind == OpKind::kMoveAxis ||
+                                kind == OpKind::kSlice || kind == OpKind::kSelect || kind == OpKind::kRepeat);
+}
+
+// The value or a view of it is changed in place.
+bool is_written(const jit::Value* value) {
+  return std::any_of(value->uses().begin(), value->uses().end(), [](const jit::Use& use) {
+    return use.offset == 0 && (is_in_place(*use.user) || (is_view(*use.user) && is_written(use.user->outputs()[0])));
+  });
+}
+
+class ScaledScores {
+ public:
+  ScaledScores(const MethodGraph& graph, const FoundRouter& router) : graph_(graph), router_(router) {}
+
+  /// `exactly`: without factors, as in front of a scoring function.
+  bool holds(const jit::Value* value, bool exactly = false) {
+    auto& known = exactly ? exact_ : scaled_;
+    const auto [entry, is_new] = known.emplace(value, false);
+    if (!is_new) return entry->second;
+    const bool holds = !changed_through_view(value) && made_of_scores(value, exactly);
+    return known[value] = holds;
+  }
+
+ private:
+  bool made_of_scores(const jit::Value* value, bool exactly);
+  bool all_hold(const jit::Value* list, bool exactly) {
+    const auto inputs = list->node()->inputs();
+    return list->node()->kind() == jit::prim::ListConstruct &&
+           std::all_of(inputs.begin(), inputs.end(), [&](const jit::Value* each) { return holds(each, exactly); });
+  }
+  bool is_factor(const jit::Value* value);
+  bool is_mask(const jit::Value* value) const;
+  bool multiplies_by_factor(const jit::Node& node) {
+    const std::string name = base_name(node);
+    return (name == "mul" || name == "div" || name == "multiply" || name == "true_divide" || name == "divide") &&
+           node.inputs().size() == 2 && is_factor(node.input(1));
+  }
+  bool changed_through_view(const jit::Value* value);
+
+  // Scores are followed through this scoring function, and through the softmax of selected ones.
+  bool is_known_scoring(const std::string& name) const {
+    return name.ends_with("softmax") || (name == "sigmoid" && router_.scoring.starts_with("sigmoid"));
+  }
+  std::optional<double> number(const jit::Value* value) const {
+    const auto constant = graph_.constant(value);
+    if (!constant) return std::nullopt;
+    if (constant->isScalar()) return constant->toScalar().toDouble();
+    if (!constant->isTensor() || constant->toTensor().numel() != 1) return std::nullopt;
+    return constant->toTensor().to(at::kDouble).item<double>();
+  }
+  // Takes a slot out: before a softmax over the slots, or behind it.
+  bool takes_out(const jit::Value* value) const {
+    const auto constant = number(value);
+    if (constant) return *constant == 0 || *constant <= kClosed;
+    return base_name(*value->node()).starts_with("zeros") || base_name(*value->node()) == "new_zeros";
+  }
+
+  const MethodGraph& graph_;
+  const FoundRouter& router_;
+  std::unordered_map<const jit::Value*, bool> scaled_, exact_, factors_;  // false while it is being found out
+};
+
+// `w[:, 1:].pow_(2)` stands beside the way from the weights to the scores.
+bool ScaledScores::changed_through_view(const jit::Value* value) {
+  return std::any_of(value->uses().begin(), value->uses().end(), [this](const jit::Use& use) {
+    if (use.offset != 0 || !is_view(*use.user)) return false;
+    const jit::Value* view = use.user->outputs()[0];
+    return changed_through_view(view) ||
+           std::any_of(view->uses().begin(), view->uses().end(), [this](const jit::Use& of_view) {
+             return of_view.offset == 0 && is_in_place(*of_view.user) && !multiplies_by_factor(*of_view.user);
+           });
+  });
+}
+
+bool ScaledScores::made_of_scores(const jit::Value* value, bool exactly) {
+  if (value == router_.scores || value == router_.logits || value == router_.choice) return true;
+  const jit::Node& node = *value->node();
+  if (node.kind() == jit::prim::ListUnpack) return holds(node.input(0), exactly);
+  if (node.maybeSchema() == nullptr || node.inputs().empty()) return false;
+  switch (op_kind(node)) {
+    case OpKind::kCopy:
+    case OpKind::kReshape:
+    case OpKind::kMoveAxis:
+    case OpKind::kSlice:
+    case OpKind::kSelect:
+    case OpKind::kSplit:
+    case OpKind::kRepeat:
+    case OpKind::kGather:
+    case OpKind::kIndex:
+      return holds(node.input(0), exactly);
+    case OpKind::kPick:
+      return value == node.outputs()[0] && node.outputs().size() == 2 && holds(node.input(0), exactly);
+    case OpKind::kScoring:
+      return is_known_scoring(base_name(node)) && holds(node.input(0), /*exactly=*/true);
+    case OpKind::kConcatenate:
+      return all_hold(node.input(0), exactly);
+    case OpKind::kMaskedFill:
+      return takes_out(node.input(2)) && holds(node.input(0), exactly);
+    case OpKind::kWhere:
+      return (holds(node.input(1), exactly) && takes_out(node.input(2))) ||
+             (takes_out(node.input(1)) && holds(node.input(2), exactly));
+    case OpKind::kScatter:
+      return takes_out(node.input(0)) && holds(node.input(3), exactly);
+    case OpKind::kMultiply:
+      return !exactly && ((holds(node.input(0)) && multiplies_by_factor(node)) ||
+                          (node.inputs().size() == 2 && is_factor(node.input(0)) && holds(node.input(1))));
+    case OpKind::kElementwise:
+      return !exactly && multiplies_by_factor(node) && holds(node.input(0));
+    default:
+      return false;
+  }
+}
+
+// Ones and zeros.
+bool ScaledScores::is_mask(const jit::Value* value) const {
+  while (is_view(*value->node())) value = value->node()->input(0);
+  const OpKind kind = op_kind(*value->node());
+  if (kind == OpKind::kMultiply && value->node()->inputs().size() == 2) {
+    return is_mask(value->node()->input(0)) && is_mask(value->node()->input(1));
+  }
+  return kind == OpKind::kCompare || kind == OpKind::kLogical || kind == OpKind::kOneHot;
+}
+
+// One for all slots, or one a token, a slot or an expert: a constant, a parameter, a sum of the scores; or a mask.
+bool ScaledScores::is_factor(const jit::Value* value) {
+  if (graph_.constant(value) || is_mask(value)) return true;
+  const auto [entry, is_new] = factors_.emplace(value, false);
+  if (!is_new) return entry->second;
+  const jit::Node& node = *value->node();
+  const auto is_tensor_factor = [this](const jit::Value* input) {
+    return !is_tensor(input) || (is_factor(input) && !is_mask(input));
+  };
+  bool factor = false;
+  switch (op_kind(node)) {
+    case OpKind::kReduce:
+      factor = holds(node.input(0));
+      break;
+    case OpKind::kIndex:
+    case OpKind::kGather:
+      factor = is_factor(node.input(0));
+      break;
+    case OpKind::kCopy:
+    case OpKind::kReshape:
+    case OpKind::kMoveAxis:
+    case OpKind::kSlice:
+    case OpKind::kSelect:
+    case OpKind::kRepeat:
+    case OpKind::kElementwise:
+    case OpKind::kMultiply:
+      factor = std::all_of(node.inputs().begin(), node.inputs().end(), is_tensor_factor);
+      break;
+    default:
+      break;
+  }
+  return factors_[value] = factor;
+}
+
+}  // namespace
+
+bool scores_are_plain(const MethodGraph& graph, const FoundRouter& router) {
+  const jit::Value* value = router.scores;
+  while (value != nullptr && !is_written(value) && is_view(*value->node()) &&
+         op_kind(*value->node()) != OpKind::kSlice) {
+    value = value->node()->input(0);
+  }
+  if (value == nullptr || is_written(value) || op_kind(*value->node()) != OpKind::kScoring) return false;
+  const jit::Node& node = *value->node();
+  const auto constant = [&](const char* argument) -> std::optional<c10::IValue> {
+    return node.schema().argumentIndexWithName(argument) ? graph.constant(node.namedInput(argument)) : std::nullopt;
+  };
+  const auto dim = constant("dim"), beta = constant("beta");
+  if (dim && dim->isInt() && dim->toInt() == 0 && router.scores_dim != 0) return false;
+  return !beta || !beta->isScalar() || beta->toScalar().toDouble() == 1;
+}
+
+bool weights_are_scaled_scores(const MethodGraph& graph, const FoundRouter& router) {
+  ScaledScores scaled(graph, router);
+  return !router.weights.empty() && router.weights_of_other_arms.empty() &&
+         std::all_of(router.weights.begin(), router.weights.end(),
+                     [&](const jit::Value* weights) { return scaled.holds(weights); });
+}
+
+}  // namespace moetap::hooks
