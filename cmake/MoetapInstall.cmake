@@ -3,6 +3,7 @@ include(CMakePackageConfigHelpers)
 
 # What plugin/session.h includes, directly or not. tests/build/test_install.py compares the two.
 set(MOETAP_PUBLIC_HEADERS
+  analysis/routers/router_column.h
   analysis/routers/router_sums_layout.h
   analysis/routers/router_sums_values.h
   hooks/points/hook_point.h

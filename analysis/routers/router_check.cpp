@@ -126,6 +126,7 @@ class RouterCheck {
       : scoring_(router.scoring),
         scores_are_plain_(router.scores_are_plain),
         weights_are_scaled_scores_(router.weights_are_scaled_scores),
+        weights_have_factors_of_experts_(router.weights_have_factors_of_experts),
         num_experts_(router.call.num_experts),
         top_k_(router.top_k),
         has_slots_(router.has_slots),
@@ -183,7 +184,7 @@ class RouterCheck {
   at::Tensor beyond_scale(const Rounded& source, const at::Tensor& used, const at::Tensor& of, int64_t num) const;
 
   const std::string_view scoring_;
-  const bool scores_are_plain_, weights_are_scaled_scores_;
+  const bool scores_are_plain_, weights_are_scaled_scores_, weights_have_factors_of_experts_;
   const int64_t num_experts_;
   const std::optional<int64_t> top_k_;
   const bool has_slots_;
@@ -297,7 +298,7 @@ void RouterCheck::check_weights() {
     if (!weights.holds()) weights.add(off_by_more_than_a_factor(weights_, source, used));
   }
   const int64_t num_slots = ids_.size(1);
-  if (num_slots > 1 && !weights.holds()) {
+  if (weights_have_factors_of_experts_ && num_slots > 1 && !weights.holds()) {
     weights.add(beyond_scale(first, used, experts_, num_experts_));
     weights.add(beyond_scale(first, used, at::arange(num_slots, ids_.options()).expand_as(ids_), num_slots));
   }

@@ -39,7 +39,8 @@ struct CheckedRouter {
   std::optional<int64_t> top_k;  // ids a token as the graph has them; empty: not known
   // The ids are slots as the model has them: none was made of dense weights or of the tokens of experts.
   bool has_slots = false;
-  bool scores_are_plain = false, weights_are_scaled_scores = false;  // see HookPoint
+  // See HookPoint.
+  bool scores_are_plain = false, weights_are_scaled_scores = false, weights_have_factors_of_experts = false;
 };
 
 /// Relations, and what is only looked at as a witness.

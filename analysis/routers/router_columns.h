@@ -1,18 +1,10 @@
 #pragma once
 
-#include <cstdint>
-
 #include "analysis/routers/router_call.h"
+#include "analysis/routers/router_column.h"
 #include "analysis/routers/router_sums_values.h"
 
 namespace moetap::analysis {
-
-/// What a router call reports. A set of columns is the sum of their bits.
-enum RouterColumn : uint32_t { kLogitsColumn = 1, kScoresColumn = 2, kWeightsColumn = 4, kIdsColumn = 8 };
-using RouterColumns = uint32_t;
-
-/// "logits", "scores", "weights", "ids".
-const char* column_name(RouterColumn column);
 
 /// The columns that the call has.
 RouterColumns columns_of(const RouterCall& call);

@@ -28,7 +28,7 @@ struct HookPoint {
   std::string scoring;                 // "softmax", "sigmoid", "sigmoid_bias", "softmax_topk", "none", ...
   TokenLayout tokens = {};             // what the rows of its tensors are
   // What the graph shows, for the hook's check of itself; see hooks/routers/scaled_scores.h.
-  bool scores_are_plain = false, weights_are_scaled_scores = false;
+  bool scores_are_plain = false, weights_are_scaled_scores = false, weights_have_factors_of_experts = false;
 };
 
 /// Something that looked like a router and was not hooked.

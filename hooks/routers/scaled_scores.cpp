@@ -39,6 +39,8 @@ class ScaledScores {
     const bool holds = !changed_through_view(value) && made_of_scores(value, exactly);
     return known[value] = holds;
   }
+  /// Of what was asked for, a factor may differ between the slots of a token.
+  bool by_factors_of_experts() const { return by_factors_of_experts_; }
 
  private:
   bool made_of_scores(const jit::Value* value, bool exactly);
@@ -76,19 +78,23 @@ class ScaledScores {
 
   const MethodGraph& graph_;
   const FoundRouter& router_;
+  bool by_factors_of_experts_ = false;
   std::unordered_map<const jit::Value*, bool> scaled_, exact_, factors_;  // false while it is being found out
 };
 
 // `w[:, 1:].pow_(2)` stands beside the way from the weights to the scores.
 bool ScaledScores::changed_through_view(const jit::Value* value) {
-  return std::any_of(value->uses().begin(), value->uses().end(), [this](const jit::Use& use) {
-    if (use.offset != 0 || !is_view(*use.user)) return false;
+  for (const jit::Use& use : value->uses()) {
+    if (use.offset != 0 || !is_view(*use.user)) continue;
     const jit::Value* view = use.user->outputs()[0];
-    return changed_through_view(view) ||
-           std::any_of(view->uses().begin(), view->uses().end(), [this](const jit::Use& of_view) {
-             return of_view.offset == 0 && is_in_place(*of_view.user) && !multiplies_by_factor(*of_view.user);
-           });
-  });
+    if (changed_through_view(view)) return true;
+    for (const jit::Use& of_view : view->uses()) {
+      if (of_view.offset != 0 || !is_in_place(*of_view.user)) continue;
+      if (!multiplies_by_factor(*of_view.user)) return true;
+      by_factors_of_experts_ = true;
+    }
+  }
+  return false;
 }
 
 bool ScaledScores::made_of_scores(const jit::Value* value, bool exactly) {
@@ -142,7 +148,11 @@ bool ScaledScores::is_mask(const jit::Value* value) const {
 
 // One for all slots, or one a token, a slot or an expert: a constant, a parameter, a sum of the scores; or a mask.
 bool ScaledScores::is_factor(const jit::Value* value) {
-  if (graph_.constant(value) || is_mask(value)) return true;
+  if (is_mask(value)) return true;
+  if (const auto constant = graph_.constant(value)) {
+    if (constant->isTensor() && constant->toTensor().numel() > 1) by_factors_of_experts_ = true;
+    return true;
+  }
   const auto [entry, is_new] = factors_.emplace(value, false);
   if (!is_new) return entry->second;
   const jit::Node& node = *value->node();
@@ -151,9 +161,13 @@ bool ScaledScores::is_factor(const jit::Value* value) {
   };
   bool factor = false;
   switch (op_kind(node)) {
-    case OpKind::kReduce:
+    case OpKind::kReduce: {
+      const auto dims = node.inputs().size() > 1 ? graph_.constant_ints(node.input(1)) : std::nullopt;
+      const bool of_slots = dims && dims->size() == 1 && (dims->front() == -1 || dims->front() == 1);
+      if (!of_slots) by_factors_of_experts_ = true;
       factor = holds(node.input(0));
       break;
+    }
     case OpKind::kIndex:
     case OpKind::kGather:
       factor = is_factor(node.input(0));
@@ -192,11 +206,14 @@ bool scores_are_plain(const MethodGraph& graph, const FoundRouter& router) {
   return !beta || !beta->isScalar() || beta->toScalar().toDouble() == 1;
 }
 
-bool weights_are_scaled_scores(const MethodGraph& graph, const FoundRouter& router) {
+ScaledWeights scaled_weights(const MethodGraph& graph, const FoundRouter& router) {
   ScaledScores scaled(graph, router);
-  return !router.weights.empty() && router.weights_of_other_arms.empty() &&
-         std::all_of(router.weights.begin(), router.weights.end(),
-                     [&](const jit::Value* weights) { return scaled.holds(weights); });
+  ScaledWeights weights;
+  weights.are_scaled_scores = !router.weights.empty() && router.weights_of_other_arms.empty() &&
+                              std::all_of(router.weights.begin(), router.weights.end(),
+                                          [&](const jit::Value* each) { return scaled.holds(each); });
+  weights.have_factors_of_experts = scaled.by_factors_of_experts();
+  return weights;
 }
 
 }  // namespace moetap::hooks

@@ -9,10 +9,15 @@ namespace moetap::hooks {
 /// experts, with a beta of 1), and nothing was done to them since.
 bool scores_are_plain(const MethodGraph& graph, const FoundRouter& router);
 
-/// True if the graph shows that the router's weights are its scores at the selected ids times factors: of a token, of a
+struct ScaledWeights {
+  bool are_scaled_scores = false;
+  bool have_factors_of_experts = false;  // or of slots: not only those that a token's slots share
+};
+
+/// Whether the graph shows that the router's weights are its scores at the selected ids times factors: of a token, of a
 /// slot, of an expert, or masks of ones and zeros. The softmax of the selected scores or logits themselves counts as
-/// scores, too. False where an operation between the two is another one (a power, a threshold, a temperature) or is not
-/// known: the weights may be right then, but no relation to the scores tells.
-bool weights_are_scaled_scores(const MethodGraph& graph, const FoundRouter& router);
+/// scores, too. They are not where an operation between the two is another one (a power, a threshold, a temperature) or
+/// is not known: the weights may be right then, but no relation to the scores tells.
+ScaledWeights scaled_weights(const MethodGraph& graph, const FoundRouter& router);
 
 }  // namespace moetap::hooks

@@ -53,7 +53,9 @@ void list_sites(MethodSites& sites) {
       const FoundRouter& router = sites.routers[site.place];
       site.hook.tokens = router_tokens(router, layouts);
       site.hook.scores_are_plain = scores_are_plain(*sites.graph, router);
-      site.hook.weights_are_scaled_scores = weights_are_scaled_scores(*sites.graph, router);
+      const ScaledWeights weights = scaled_weights(*sites.graph, router);
+      site.hook.weights_are_scaled_scores = weights.are_scaled_scores;
+      site.hook.weights_have_factors_of_experts = weights.have_factors_of_experts;
     }
   }
   auto order = [&](const jit::Node* node) { return sites.graph->order(node); };

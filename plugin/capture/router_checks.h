@@ -28,7 +28,7 @@ class RouterChecks {
  public:
   /// The first calls are checked until that many calls of that many tokens have been: steps of a generation have few.
   static constexpr int64_t kFirstCalls = 3, kFirstTokens = 64;
-  static constexpr int64_t kMostFirstCalls = 16;  // no more than these
+  static constexpr int64_t kMostFirstCalls = 8;  // no more than these
 
   /// `check_every`: after the first calls, every so many calls one is checked; 0: none.
   explicit RouterChecks(size_t num_hooks, int64_t check_every = 0);

@@ -245,6 +245,7 @@ analysis::CheckedRouter to_checked(const CanonicalRouter& canonical, const Repor
   checked.scoring = hook.scoring;
   checked.scores_are_plain = hook.scores_are_plain;
   checked.weights_are_scaled_scores = hook.weights_are_scaled_scores;
+  checked.weights_have_factors_of_experts = hook.weights_have_factors_of_experts;
   const TokenLayout layout{canonical.token_sizes, call.selected.size(0)};
   const auto flat = [&](const at::Tensor& tensor) {
     const bool same_rank = tensor.dim() == static_cast<int64_t>(layout.sizes.size()) + 1;

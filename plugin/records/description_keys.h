@@ -31,6 +31,8 @@ inline constexpr JsonKey kTokens{"tokens", "object or null: the layout of the ro
 inline constexpr JsonKey kScoresArePlain{"scores_are_plain", "bool: its scores are what a scoring function gave", ""};
 inline constexpr JsonKey kWeightsAreScaledScores{
     "weights_are_scaled_scores", "bool: its weights are its scores times factors of tokens, slots and experts", ""};
+inline constexpr JsonKey kWeightsHaveFactorsOfExperts{"weights_have_factors_of_experts",
+                                                      "bool: some of these factors are of experts or slots", ""};
 inline constexpr JsonKey kRank{"rank", "integer", ""};
 
 }  // namespace moetap::plugin::keys

@@ -10,7 +10,7 @@
 #include <variant>
 #include <vector>
 
-#include "analysis/routers/router_columns.h"
+#include "analysis/routers/router_column.h"
 #include "analysis/routers/router_sums_values.h"
 #include "plugin/records/model_description.h"
 

@@ -61,6 +61,7 @@ hooks::HookPoint hook_from(const nlohmann::json& json) {
     if (json.contains(keys::kTokens.name)) hook.tokens = token_layout_from_json(json.at(keys::kTokens.name));
     hook.scores_are_plain = json.value(keys::kScoresArePlain.name, false);
     hook.weights_are_scaled_scores = json.value(keys::kWeightsAreScaledScores.name, false);
+    hook.weights_have_factors_of_experts = json.value(keys::kWeightsHaveFactorsOfExperts.name, false);
   }
   return hook;
 }
@@ -183,6 +184,7 @@ std::string to_text(const ModelDescription& model) {
     hooks[i][keys::kTokens.name] = token_layout_to_json(model.hooks[i].tokens);
     hooks[i][keys::kScoresArePlain.name] = model.hooks[i].scores_are_plain;
     hooks[i][keys::kWeightsAreScaledScores.name] = model.hooks[i].weights_are_scaled_scores;
+    hooks[i][keys::kWeightsHaveFactorsOfExperts.name] = model.hooks[i].weights_have_factors_of_experts;
   }
   const nlohmann::ordered_json json = {
       {keys::kInstance.name, model.instance}, {keys::kSchemaVersion.name, kDescriptionVersion},

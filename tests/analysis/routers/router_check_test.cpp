@@ -37,7 +37,7 @@ CheckedRouter call(const at::Tensor& logits, const at::Tensor& scores, const at:
   router.call.weights = weights;
   router.choice = choice;
   router.scoring = scoring;
-  router.scores_are_plain = router.weights_are_scaled_scores = true;
+  router.scores_are_plain = router.weights_are_scaled_scores = router.weights_have_factors_of_experts = true;
   router.top_k = ids.size(1);
   return router;
 }
@@ -107,8 +107,12 @@ TEST(RouterCheck, AllowsWhatModelsDoWithWeights) {
   EXPECT_EQ(with([](const auto& r) { return r.call.scores.gather(1, r.call.selected).softmax(1); }), Columns{});
 }
 
-TEST(RouterCheck, AllowsAFactorOfEachSlot) {
+TEST(RouterCheck, AllowsAFactorOfEachSlotIfTheGraphHasOne) {
   CheckedRouter router = softmax_router();
+  router.weights_have_factors_of_experts = false;
+  router.call.weights = router.call.weights * at::tensor({1.0, 0.9, 0.3});
+  EXPECT_EQ(wrong_columns(router), Columns{"weights"});
+  router = softmax_router();
   router.call.weights = router.call.weights * at::tensor({1.0, 0.9, 0.3});
   EXPECT_EQ(wrong_columns(router), Columns{});
   router.call.weights = renormalised(router.call.weights);

@@ -47,8 +47,11 @@ class ScaledScores : public FollowedProjection {
     follow(pick + code + kApply);
     const RouterDecision decision = decide(*graph_, *flow_);
     if (!decision.router) throw std::invalid_argument("no router was found");
-    return weights_are_scaled_scores(*graph_, *decision.router);
+    const ScaledWeights weights = scaled_weights(*graph_, *decision.router);
+    of_experts_ = weights.have_factors_of_experts;
+    return weights.are_scaled_scores;
   }
+  bool of_experts_ = false;
 };
 
 TEST_F(ScaledScores, AreScoresTimesFactors) {
@@ -65,6 +68,17 @@ TEST_F(ScaledScores, AreScoresTimesFactors) {
   EXPECT_TRUE(of("    weights = scores.gather(-1, ids)\n"));
   EXPECT_TRUE(of("    weights = torch.softmax(weights, -1)\n"));
   EXPECT_TRUE(of("    weights[:, 1:] *= 0.5\n"));
+}
+
+TEST_F(ScaledScores, MayHaveFactorsOfExperts) {
+  of("    weights = 2.5 * weights / weights.sum(-1, keepdim=True)\n");
+  EXPECT_FALSE(of_experts_);
+  of("    weights = weights * self.expert_scale[ids]\n");
+  EXPECT_TRUE(of_experts_);
+  of("    weights = weights * self.expert_scale[:2]\n");
+  EXPECT_TRUE(of_experts_);
+  of("    weights[:, 1:] *= 0.5\n");
+  EXPECT_TRUE(of_experts_);
 }
 
 TEST_F(ScaledScores, AreOfTheScoringOfSelectedLogits) {

@@ -69,6 +69,7 @@ inline ModelDescription gates(int64_t num_hooks, const std::string& component = 
     const auto layer = std::to_string(i);
     model.hooks.push_back({i, layer, "layers." + layer + ".gate", hooks::HookKind::kRouter, "forward", component, 4,
                            std::nullopt, "softmax"});
+    model.hooks.back().scores_are_plain = model.hooks.back().weights_are_scaled_scores = true;
   }
   model.method_arguments["forward"] = {"input_ids", "attention_mask"};
   return model;
