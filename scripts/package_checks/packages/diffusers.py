@@ -1,0 +1,58 @@
+"""diffusers: HiDream's layer, whose experts take sorted tokens, and Nucleus's, where experts choose tokens and a token's
+weights are divided by their sum."""
+
+import sys
+
+import torch
+from torch import nn
+
+from ..layer import WIDTH, Layer, Model, package_without_init, stub
+from ..recorder import call, dense_call
+
+REQUIREMENTS = ["diffusers==0.42.1"]
+
+
+def layers() -> list[Layer]:
+    package_without_init("diffusers")
+    sys.modules["diffusers"].__version__ = "0.42.1"
+    stub("diffusers.dependency_versions_check", "requests", "importlib_metadata")
+    stub("PIL", __version__="11.0.0")
+    from diffusers.models.transformers.transformer_hidream_image import MOEFeedForwardSwiGLU, MoEGate
+    from diffusers.models.transformers.transformer_nucleusmoe_image import NucleusMoELayer
+
+    def gate(f, _):
+        return call(f["logits"], f["topk_idx"], f["topk_weight"])
+
+    def nucleus(f, _):
+        tokens, experts = len(f["x_flat"]), f["self"].num_experts
+        weights = torch.zeros(experts, tokens)
+        weights.scatter_(1, f["global_token_indices"].view(experts, -1), f["gating_flat"].view(experts, -1))
+        return dense_call(f["logits"], weights.T)
+
+    class Hidream(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.ff = MOEFeedForwardSwiGLU(WIDTH, 24, num_routed_experts=4, num_activated_experts=2)
+
+        def forward(self, x):
+            return self.ff(x)
+
+    class Nucleus(nn.Module):
+        """The image's tokens without a time step."""
+
+        def __init__(self, sigmoid: bool):
+            super().__init__()
+            self.layer = NucleusMoELayer(WIDTH, 24, 4, 2.0, sigmoid, 2.5)
+            self.layer.gate = nn.Linear(WIDTH, 4, bias=False)
+            nn.init.normal_(self.layer.experts.gate_up_proj)
+            nn.init.normal_(self.layer.experts.down_proj)
+
+        def forward(self, x):
+            return self.layer(x * 2, x)
+
+    watched = {NucleusMoELayer.forward: nucleus}
+    return [
+        Layer("hidream", lambda: Model(Hidream()), {MoEGate.forward: gate}),
+        Layer("nucleus_softmax", lambda: Model(Nucleus(False)), watched, as_sets=True),
+        Layer("nucleus_sigmoid", lambda: Model(Nucleus(True)), watched, as_sets=True),
+    ]

@@ -1,0 +1,26 @@
+"""st-moe-pytorch: ST-MoE's top-n gate with thresholds, randomness and capacity at inference."""
+
+from ..layer import WIDTH, Layer, Model, stub
+from ..recorder import dense_call
+
+REQUIREMENTS = ["st-moe-pytorch==0.1.8", "colt5-attention==0.11.2", "einops==0.8.1"]
+
+
+def layers() -> list[Layer]:
+    stub("beartype", "local_attention")
+    from st_moe_pytorch import MoE, SparseMoEBlock
+    from st_moe_pytorch.st_moe_pytorch import TopNGating
+
+    def gate(f, _):
+        return dense_call(f["maybe_noised_gate_logits"], f["combine_tensor"].sum(-1))
+
+    def moe(**options):
+        return MoE(WIDTH, num_experts=4, expert_hidden_mult=2, **options)
+
+    watched = {TopNGating.forward: gate}
+    return [
+        Layer("top2", lambda: Model(moe()), watched, as_sets=True),
+        Layer("top3", lambda: Model(moe(gating_top_n=3, capacity_factor_eval=4.0)), watched, as_sets=True),
+        Layer("top2_dropping", lambda: Model(moe(capacity_factor_eval=0.5)), watched, as_sets=True),
+        Layer("block", lambda: Model(SparseMoEBlock(moe(), add_ff_before=True)), watched, as_sets=True),
+    ]
