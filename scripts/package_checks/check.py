@@ -18,6 +18,8 @@ from conformance_checks.check import Settings, check_model
 HERE = pathlib.Path(__file__).resolve().parent
 TOLERANCE = 2e-6  # relative: the oracles are made on this machine
 FINE = {"right", "refused", "not exportable"}
+# What scripts/conformance says where something was not recorded.
+ABSENT = (" withholds its ", "shape None", "not found", "no rows for", "no router found", "moetap run exited")
 
 
 @dataclasses.dataclass
@@ -36,10 +38,17 @@ class Result:
         detail = f"  | {self.detail}" if self.detail else ""
         return f"{self.word:14}  {self.requirement:30}  {self.layer:24}  {self.how}{detail}"
 
-    def table_row(self) -> str:
-        package, _, version = self.requirement.partition("==")
-        detail = f": {self.detail}" if self.detail else ""
-        return f"| {package} {version} | {self.layer} | {self.how} | {self.word}{detail} |"
+
+def table(results: list[Result]) -> list[str]:
+    """The table of docs/routers.md: a row for the layers of a package with the same result."""
+    rows: dict[tuple, list[str]] = {}
+    for result in results:
+        detail = f": {result.detail}" if result.detail else ""
+        package, _, version = result.requirement.partition("==")
+        key = (f"{package} {version}", result.how, f"{result.word}{detail}")
+        rows.setdefault(key, []).append(result.layer)
+    lines = ["| package | layers | exported | result |", "|---|---|---|---|"]
+    return lines + [f"| {name} | {', '.join(layers)} | {how} | {word} |" for (name, how, word), layers in rows.items()]
 
 
 def package_names() -> list[str]:
@@ -95,18 +104,19 @@ def judge(requirement: str, entry: dict, cases: pathlib.Path, moetap: pathlib.Pa
 
 
 def verdict_of(verdict, true_reason: str, moetap: pathlib.Path) -> tuple[str, str]:
-    """right, refused or wrong, and why. A refusal with another reason than the true one is wrong."""
+    """right, refused, lost or wrong, and why. A refusal with another reason than the true one is a loss."""
     problems = verdict.comparison.problems
     if not problems:
         return "right", "" if verdict.comparison.expected else "it has no router, and none is found"
+    detail = "; ".join(problems)
+    if not all(any(word in problem for word in ABSENT) for problem in problems):
+        return "wrong", detail
     withheld = [problem for problem in problems if " withholds its " in problem]
-    follows = ("shape None", "not found", "no rows for")  # what the absence of a withheld column looks like
-    if withheld and all(problem in withheld or any(word in problem for word in follows) for problem in problems):
+    if withheld:
         return "refused", "; ".join(withheld)
-    reasons = []
-    if problems[0].startswith("no router found"):
-        skipped = capture.inspect(moetap, verdict.model.file)["skipped"]
-        reasons = sorted({entry["reason"] for entry in skipped})
-        if true_reason and any(true_reason in reason for reason in reasons):
-            return "refused", next(reason for reason in reasons if true_reason in reason)
-    return "wrong", "; ".join(problems) + (f" ({'; '.join(reasons)})" if reasons else "")
+    if not problems[0].startswith("no router found"):
+        return "lost", detail
+    reasons = sorted({entry["reason"] for entry in capture.inspect(moetap, verdict.model.file)["skipped"]})
+    if true_reason and any(true_reason in reason for reason in reasons):
+        return "refused", next(reason for reason in reasons if true_reason in reason)
+    return "lost", f"{detail} ({'; '.join(reasons) or 'nothing is skipped'})"

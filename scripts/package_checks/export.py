@@ -17,8 +17,8 @@ from safetensors.torch import save_file
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-from package_checks.layer import Layer, token_ids  # noqa: E402
-from package_checks.recorder import Call, Watcher  # noqa: E402
+from package_checks.layer import Layer, token_ids
+from package_checks.recorder import Call, Watcher
 
 
 class NotExportable(Exception):
@@ -73,6 +73,7 @@ def compile_model(layer: Layer, model, inputs, expected):
         except Exception as error:  # any error says why it cannot be exported
             lines = [line for line in str(error).strip().splitlines() if line.strip()] or [type(error).__name__]
             errors.append(f"{how}: {lines[0][:200]}")
+            print(f"{layer.name} cannot be {how}: {' '.join(lines)[:600]}", file=sys.stderr)  # for who wonders
     raise NotExportable("; ".join(errors))
 
 

@@ -1,7 +1,8 @@
 """aptt: DeepSeek-V3's layer with a bias on the logits, token by token and expert by expert."""
 
-from ..layer import WIDTH, Layer, Model, package_without_init
+from ..layer import WIDTH, Layer, Model
 from ..recorder import call
+from ..surroundings import package_without_init
 
 REQUIREMENTS = ["aptt==1.0.3"]
 
@@ -23,7 +24,7 @@ def layers() -> list[Layer]:
         def make():
             model = layer(WIDTH, n_shared_experts=1, n_routed_experts=6, n_expert_per_token=2, d_ffn=24)
             model.router.expert_bias.data.normal_()
-            return Model(model)
+            return Model(model, first=True)
 
         return make
 

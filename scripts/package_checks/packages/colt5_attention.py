@@ -1,6 +1,7 @@
 """colt5-attention: a heavy branch takes some of the tokens. It picks tokens, not experts."""
 
-from ..layer import WIDTH, Layer, Model, stub
+from ..layer import WIDTH, Layer, Model
+from ..surroundings import stub
 
 REQUIREMENTS = ["colt5-attention==0.11.2", "einops==0.8.1"]
 

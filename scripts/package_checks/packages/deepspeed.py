@@ -1,10 +1,13 @@
-"""deepspeed: the gates of its expert-parallel layer, in one process. Only the files of `deepspeed.moe.sharded_moe` and
-`deepspeed.moe.experts` are imported, since deepspeed's own `__init__` wants its dependencies."""
+"""deepspeed: the gates of its expert-parallel layer, in one process.
+
+Only its folder `moe` is imported, since deepspeed's own `__init__` wants its dependencies.
+"""
 
 from torch import nn
 
-from ..layer import WIDTH, Layer, Model, bools_in_scatter_as_numbers, package_without_init, stub
-from ..recorder import call, dense_call, rows
+from ..layer import WIDTH, Layer, Model
+from ..recorder import call, rows
+from ..surroundings import bools_in_scatter_as_numbers, package_without_init, stub
 
 REQUIREMENTS = ["deepspeed==0.19.8"]
 

@@ -1,13 +1,16 @@
-"""diffusers: HiDream's layer, whose experts take sorted tokens, and Nucleus's, where experts choose tokens and a token's
-weights are divided by their sum."""
+"""diffusers: HiDream's layer, whose experts take sorted tokens; Nucleus's, whose experts choose tokens.
+
+In Nucleus a token's weights are divided by their sum.
+"""
 
 import sys
 
 import torch
 from torch import nn
 
-from ..layer import WIDTH, Layer, Model, package_without_init, stub
+from ..layer import WIDTH, Layer, Model
 from ..recorder import call, dense_call
+from ..surroundings import package_without_init, stub
 
 REQUIREMENTS = ["diffusers==0.42.1"]
 

@@ -1,11 +1,15 @@
-"""fairscale: GShard's top-2 gate. In one process the exchange between processes gives back what it got; it is replaced by
-that, since its autograd function cannot be exported."""
+"""fairscale: GShard's top-2 gate.
+
+In one process the exchange between processes gives back what it got; it is replaced by that, since TorchScript cannot
+hold its autograd function.
+"""
 
 import torch
 from torch import nn
 
-from ..layer import WIDTH, Layer, Model, one_process, token_ids
+from ..layer import WIDTH, Layer, Model, token_ids
 from ..recorder import dense_call, rows
+from ..surroundings import one_process
 
 REQUIREMENTS = ["fairscale==0.4.13"]
 

@@ -1,7 +1,8 @@
 """litgpt: Mixtral's layer and DeepSeek-V3's grouped router, in whole models."""
 
-from ..layer import VOCABULARY, Layer, randomize, stub, token_ids
+from ..layer import VOCABULARY, Layer, randomize, token_ids
 from ..recorder import call
+from ..surroundings import stub
 
 REQUIREMENTS = ["litgpt==0.5.13"]
 

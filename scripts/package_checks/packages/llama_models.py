@@ -1,8 +1,11 @@
-"""llama-models: Llama 4's layer, where each expert gets every token, scaled by a score that is zero if it was not picked.
-Its tensor-parallel reduction over one process gives back what it got and is replaced by that."""
+"""llama-models: Llama 4's layer. Every expert gets every token, scaled by a score that is zero if it was not picked.
 
-from ..layer import WIDTH, Layer, Model, randomize, stub
+Its parallel linear layers and its reduction over processes are replaced by what they are in one process.
+"""
+
+from ..layer import WIDTH, Layer, Model, randomize
 from ..recorder import dense_call
+from ..surroundings import stub
 
 REQUIREMENTS = ["llama-models==0.3.0"]
 

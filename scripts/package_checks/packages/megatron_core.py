@@ -1,10 +1,14 @@
-"""megatron-core: its top-k router in the forms that its configuration has, in a layer with sequential experts. It wants
-CUDA for its buffers, which stay on the CPU here, and compiles small functions, which are left as they are. Sequence first: [tokens, samples, width]."""
+"""megatron-core: its top-k router in the forms that its configuration has, in a layer with sequential experts.
+
+Sequence first: [tokens, samples, width]. It wants CUDA for its buffers, which stay on the CPU here. Small functions
+that it compiles, and its autograd functions, run as plain code, since a trace cannot hold them.
+"""
 
 import torch
 
-from ..layer import WIDTH, Layer, Model, one_process, plain_autograd_functions, randomize
+from ..layer import WIDTH, Layer, Model, randomize
 from ..recorder import dense_call
+from ..surroundings import one_process, plain_autograd_functions
 
 REQUIREMENTS = ["megatron-core==0.16.1"]
 
@@ -58,7 +62,7 @@ def layers() -> list[Layer]:
             )
             spec = get_moe_module_spec(use_te=False, num_experts=8, moe_grouped_gemm=False)
             layer = MoELayer(config, spec.submodules)
-            return Model(randomize(layer), sequence_first=True)
+            return Model(randomize(layer), sequence_first=True, first=True)
 
         return make
 

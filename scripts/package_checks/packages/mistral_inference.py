@@ -4,8 +4,9 @@ import types
 
 from torch import nn
 
-from ..layer import WIDTH, Layer, Model, package_without_init, stub
+from ..layer import WIDTH, Layer, Model
 from ..recorder import call
+from ..surroundings import package_without_init, stub
 
 REQUIREMENTS = ["mistral-inference==1.6.0"]
 

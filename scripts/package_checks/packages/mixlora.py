@@ -1,5 +1,7 @@
-"""mixlora: LoRA experts of a feed-forward layer, whose gate and experts are no parameters of the module: in a trace they
-are constants."""
+"""mixlora: LoRA experts of a feed-forward layer.
+
+Their gate and weights are no parameters of the module: in a trace they are constants.
+"""
 
 import types
 
@@ -13,7 +15,6 @@ REQUIREMENTS = ["mixlora==0.2.3"]
 
 
 def layers() -> list[Layer]:
-    from mixlora.config import LoraConfig, MixLoraConfig
     from mixlora.lora_linear import LoraLinear
     from mixlora.model import MixLoraSparseMoe
 

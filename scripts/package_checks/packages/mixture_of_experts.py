@@ -17,7 +17,7 @@ def layers() -> list[Layer]:
         return dense_call(logits, f["combine_tensor"].sum(-1))
 
     def flat(**options):
-        return lambda: Model(MoE(WIDTH, num_experts=4, hidden_dim=24, **options))
+        return lambda: Model(MoE(WIDTH, num_experts=4, hidden_dim=24, **options), first=True)
 
     watched = {Top2Gating.forward: gate}
     return [
@@ -26,7 +26,7 @@ def layers() -> list[Layer]:
         Layer("top2_dropping", flat(capacity_factor_eval=1.0), watched, as_sets=True),
         Layer(
             "hierarchical",
-            lambda: Model(HeirarchicalMoE(WIDTH, num_experts=(4, 4), hidden_dim=24)),
+            lambda: Model(HeirarchicalMoE(WIDTH, num_experts=(4, 4), hidden_dim=24), first=True),
             watched,
             routers=2,
             as_sets=True,

@@ -24,6 +24,6 @@ def layers() -> list[Layer]:
         nn.init.normal_(model.router.gate.weight)
         for expert in model.experts:
             nn.init.normal_(expert.network[-1].weight)
-        return Model(model)
+        return Model(model, first=True)
 
     return [Layer("layer", build, {FlowMatchingMoE.forward: moe})]

@@ -1,13 +1,16 @@
-"""ai2-olmo-core: its router, and the layer of its Olmo 3 MoE for transformers. The core's own experts are Triton kernels,
-which need a GPU: simple ones that take its ids and weights stand for them."""
+"""ai2-olmo-core: its router, and the layer of its Olmo 3 MoE for transformers.
+
+The core's own experts are Triton kernels, which need a GPU: simple ones that take its ids and weights stand for them.
+"""
 
 import types
 
 import torch
 from torch import nn
 
-from ..layer import WIDTH, Layer, Model, randomize, stub
+from ..layer import WIDTH, Layer, Model, randomize
 from ..recorder import call, rows
+from ..surroundings import stub
 
 REQUIREMENTS = ["ai2-olmo-core==3.0.0", "dataclass-extensions==0.5.0"]
 

@@ -2,8 +2,9 @@
 
 import types
 
-from ..layer import WIDTH, Layer, Model, stub
+from ..layer import WIDTH, Layer, Model
 from ..recorder import call
+from ..surroundings import stub
 
 REQUIREMENTS = ["omegavit==0.0.1"]
 

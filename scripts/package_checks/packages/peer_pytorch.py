@@ -1,7 +1,8 @@
 """PEER-pytorch: a million small experts, which are rows of embeddings found by product keys."""
 
-from ..layer import WIDTH, Layer, Model, stub
+from ..layer import WIDTH, Layer, Model
 from ..recorder import call
+from ..surroundings import stub
 
 REQUIREMENTS = ["peer-pytorch==0.2.2", "einops==0.8.1", "einx==0.3.0", "frozendict==2.4.6"]
 

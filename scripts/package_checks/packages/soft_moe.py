@@ -2,7 +2,8 @@
 
 from torch import nn
 
-from ..layer import WIDTH, Layer, Model, package_without_init
+from ..layer import WIDTH, Layer, Model
+from ..surroundings import package_without_init
 
 REQUIREMENTS = ["soft-moe==0.0.1"]
 

@@ -15,6 +15,6 @@ def layers() -> list[Layer]:
         return dense_call(None, f["gates"]).prove(f["self"].experts, f["x"], f["gated_output"])
 
     def build():
-        return Model(MoELayer(SparrowConfig(WIDTH, num_experts=4, expert_hidden_size=24)), flat=True)
+        return Model(MoELayer(SparrowConfig(WIDTH, num_experts=4, expert_hidden_size=24)), flat=True, first=True)
 
     return [Layer("layer", build, {MoELayer.forward: moe}, as_sets=True)]

@@ -1,7 +1,8 @@
 """st-moe-pytorch: ST-MoE's top-n gate with thresholds, randomness and capacity at inference."""
 
-from ..layer import WIDTH, Layer, Model, stub
+from ..layer import WIDTH, Layer, Model
 from ..recorder import dense_call
+from ..surroundings import stub
 
 REQUIREMENTS = ["st-moe-pytorch==0.1.8", "colt5-attention==0.11.2", "einops==0.8.1"]
 
@@ -19,8 +20,8 @@ def layers() -> list[Layer]:
 
     watched = {TopNGating.forward: gate}
     return [
-        Layer("top2", lambda: Model(moe()), watched, as_sets=True),
-        Layer("top3", lambda: Model(moe(gating_top_n=3, capacity_factor_eval=4.0)), watched, as_sets=True),
-        Layer("top2_dropping", lambda: Model(moe(capacity_factor_eval=0.5)), watched, as_sets=True),
-        Layer("block", lambda: Model(SparseMoEBlock(moe(), add_ff_before=True)), watched, as_sets=True),
+        Layer("top2", lambda: Model(moe(), first=True), watched, as_sets=True),
+        Layer("top3", lambda: Model(moe(gating_top_n=3, capacity_factor_eval=4.0), first=True), watched, as_sets=True),
+        Layer("top2_dropping", lambda: Model(moe(capacity_factor_eval=0.5), first=True), watched, as_sets=True),
+        Layer("block", lambda: Model(SparseMoEBlock(moe(), add_ff_before=True), first=True), watched, as_sets=True),
     ]

@@ -2,15 +2,16 @@
 
 from torch import nn
 
-from ..layer import WIDTH, Layer, Model, stub
+from ..layer import WIDTH, Layer, Model
 from ..recorder import dense_call
+from ..surroundings import stub
 
 REQUIREMENTS = ["switch-transformers==0.0.4"]
 
 
 def layers() -> list[Layer]:
     stub("zeta", FeedForward=FeedForward)
-    from switch_transformers.model import SwitchGate, SwitchMoE
+    from switch_transformers.model import SwitchMoE
 
     def moe(f, _):
         logits = f["self"].gate.w_gate(f["x"])
@@ -19,7 +20,7 @@ def layers() -> list[Layer]:
     return [
         Layer(
             "flat",
-            lambda: Model(SwitchMoE(WIDTH, 24, WIDTH, 4), flat=True),
+            lambda: Model(SwitchMoE(WIDTH, 24, WIDTH, 4), flat=True, first=True),
             {SwitchMoE.forward: moe},
             as_sets=True,
         ),

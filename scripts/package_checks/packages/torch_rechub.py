@@ -3,7 +3,8 @@
 import torch
 from torch import nn
 
-from ..layer import WIDTH, Layer, package_without_init, stub
+from ..layer import WIDTH, Layer
+from ..surroundings import package_without_init, stub
 
 REQUIREMENTS = ["torch-rechub==0.9.0"]
 

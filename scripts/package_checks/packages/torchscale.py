@@ -1,13 +1,16 @@
-"""torchscale: the gates of X-MoE, which come from fairscale and fairseq. Their statistics give integers to torch.histc,
-which takes these on CUDA only: here it gets floats."""
+"""torchscale: the gates of X-MoE, which come from fairscale and fairseq.
+
+Their statistics give integers to torch.histc, which takes these on CUDA only: here it gets floats.
+"""
 
 import types
 
 import torch
 from torch import nn
 
-from ..layer import WIDTH, Layer, Model, one_process
+from ..layer import WIDTH, Layer, Model
 from ..recorder import dense_call, rows
+from ..surroundings import one_process
 
 REQUIREMENTS = ["torchscale==0.3.0"]
 
@@ -34,7 +37,7 @@ def layers() -> list[Layer]:
     def build(gate, **options):
         def make():
             experts = nn.ModuleList(nn.Linear(WIDTH, WIDTH) for _ in range(4))
-            return Model(MOELayer(gate(WIDTH, 4, **options), experts, settings))
+            return Model(MOELayer(gate(WIDTH, 4, **options), experts, settings), first=True)
 
         return make
 

@@ -1,7 +1,11 @@
-"""torchtitan: its token-choice router and local dispatcher. Its experts run in bfloat16 with a grouped matrix product."""
+"""torchtitan: its token-choice router and local dispatcher. Experts run in bfloat16 with a grouped matrix product.
 
-from ..layer import WIDTH, Layer, Model, bools_in_scatter_as_numbers, randomize, stub
+Its own operator for a deterministic scatter_add, which exists in its Python process only, is replaced by scatter_add.
+"""
+
+from ..layer import WIDTH, Layer, Model, randomize
 from ..recorder import call
+from ..surroundings import bools_in_scatter_as_numbers, stub
 
 REQUIREMENTS = ["torchtitan==0.3.0", "spmd-types==0.2.3"]
 
@@ -9,9 +13,12 @@ REQUIREMENTS = ["torchtitan==0.3.0", "spmd-types==0.2.3"]
 def layers() -> list[Layer]:
     bools_in_scatter_as_numbers()
     stub("tyro", "torchdata", "datasets", "tomli", "wandb")
+    from torchtitan.models.common import token_dispatcher
     from torchtitan.models.common.linear import Linear
     from torchtitan.models.common.moe import GroupedExperts, MoE, RoutedExperts, TokenChoiceTopKRouter
     from torchtitan.models.common.token_dispatcher import LocalTokenDispatcher
+
+    token_dispatcher.deterministic_scatter_add = lambda out, index, source: out.scatter_add(0, index, source)
 
     def router(f, _):
         scores = f["self"].gate(f["x_BLD"])

@@ -3,8 +3,9 @@
 import torch
 from torch import nn
 
-from ..layer import WIDTH, Layer, Model, package_without_init, stub
+from ..layer import WIDTH, Layer, Model
 from ..recorder import call
+from ..surroundings import package_without_init, stub
 
 REQUIREMENTS = ["uni2ts==2.0.0"]
 
