@@ -7,6 +7,7 @@ import importlib
 import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from conformance_checks.check import Settings, check_model
 HERE = pathlib.Path(__file__).resolve().parent
 TOLERANCE = 2e-6  # relative: the oracles are made on this machine
 FINE = {"right", "refused", "not exportable"}
+STOPPED = re.compile(r"ProgramFailed: moetap run exited.*failed and records no more: (.*); nothing was written")
 # What scripts/conformance says where something was not recorded.
 ABSENT = (" withholds its ", "shape None", "not found", "no rows for", "no router found", "moetap run exited")
 
@@ -108,7 +110,7 @@ def verdict_of(verdict, true_reason: str, moetap: pathlib.Path) -> tuple[str, st
     problems = verdict.comparison.problems
     if not problems:
         return "right", "" if verdict.comparison.expected else "it has no router, and none is found"
-    detail = "; ".join(problems)
+    detail = STOPPED.sub(r"its hook stops: \1", "; ".join(problems))
     if not all(any(word in problem for word in ABSENT) for problem in problems):
         return "wrong", detail
     withheld = [problem for problem in problems if " withholds its " in problem]

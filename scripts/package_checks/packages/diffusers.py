@@ -23,14 +23,26 @@ def layers() -> list[Layer]:
     from diffusers.models.transformers.transformer_hidream_image import MOEFeedForwardSwiGLU, MoEGate
     from diffusers.models.transformers.transformer_nucleusmoe_image import NucleusMoELayer
 
+    made = []
+
     def gate(f, _):
-        return call(f["logits"], f["topk_idx"], f["topk_weight"])
+        made.append(call(f["logits"], f["topk_idx"], f["topk_weight"]))
+
+    def hidream(f, _):
+        routed = f["y"] - f["self"].shared_experts(f["identity"])
+        return made.pop().prove(f["self"].experts, f["x"], routed)
 
     def nucleus(f, _):
-        tokens, experts = len(f["x_flat"]), f["self"].num_experts
-        weights = torch.zeros(experts, tokens)
-        weights.scatter_(1, f["global_token_indices"].view(experts, -1), f["gating_flat"].view(experts, -1))
-        return dense_call(f["logits"], weights.T)
+        tokens, count = len(f["x_flat"]), f["self"].num_experts
+        weights = torch.zeros(count, tokens)
+        weights.scatter_(1, f["global_token_indices"].view(count, -1), f["gating_flat"].view(count, -1))
+        layer = f["self"]
+        experts = [
+            lambda x, number=number: layer.experts(x, torch.tensor([len(x) * (e == number) for e in range(count)]))
+            for number in range(count)
+        ]
+        routed = f["out"] - layer.shared_expert(f["hidden_states"])
+        return dense_call(f["logits"], weights.T).prove(experts, f["x_flat"], routed)
 
     class Hidream(nn.Module):
         def __init__(self):
@@ -55,7 +67,7 @@ def layers() -> list[Layer]:
 
     watched = {NucleusMoELayer.forward: nucleus}
     return [
-        Layer("hidream", lambda: Model(Hidream()), {MoEGate.forward: gate}),
+        Layer("hidream", lambda: Model(Hidream()), {MoEGate.forward: gate, MOEFeedForwardSwiGLU.forward: hidream}),
         Layer("nucleus_softmax", lambda: Model(Nucleus(False)), watched, as_sets=True),
         Layer("nucleus_sigmoid", lambda: Model(Nucleus(True)), watched, as_sets=True),
     ]

@@ -40,7 +40,8 @@ def layers() -> list[Layer]:
         logits.append(f["router_logits"])
 
     def deepseek(f, _):
-        return call(logits.pop(), f["indices"], f["probs"])
+        routed = f["y"] - f["self"].shared_experts(f["residual_x"])
+        return call(logits.pop(), f["indices"], f["probs"]).prove(f["self"].experts, f["x"], routed)
 
     def ids():
         return {"idx": token_ids()["input_ids"]}

@@ -12,13 +12,18 @@ def layers() -> list[Layer]:
     from st_moe_pytorch import MoE, SparseMoEBlock
     from st_moe_pytorch.st_moe_pytorch import TopNGating
 
+    made = []
+
     def gate(f, _):
-        return dense_call(f["maybe_noised_gate_logits"], f["combine_tensor"].sum(-1))
+        made.append(dense_call(f["maybe_noised_gate_logits"], f["combine_tensor"].sum(-1)))
+
+    def layer(f, _):
+        return made.pop().prove(f["self"].experts.experts, f["x"], f["output"])
 
     def moe(**options):
         return MoE(WIDTH, num_experts=4, expert_hidden_mult=2, **options)
 
-    watched = {TopNGating.forward: gate}
+    watched = {TopNGating.forward: gate, MoE.forward: layer}
     return [
         Layer("top2", lambda: Model(moe(), first=True), watched, as_sets=True),
         Layer("top3", lambda: Model(moe(gating_top_n=3, capacity_factor_eval=4.0), first=True), watched, as_sets=True),
