@@ -29,7 +29,14 @@ def layers() -> list[Layer]:
     }
 
     def model(**options):
-        return lambda: randomize(GPT(Config(**{**small, **options})))
+        def make():
+            made = randomize(GPT(Config(**{**small, **options})))
+            for name, buffer in made.named_buffers():
+                if name.endswith("e_score_correction_bias"):
+                    buffer.normal_(std=0.05)
+            return made
+
+        return make
 
     def mixtral(f, _):
         return call(f["router"], f["indices"], f["probs"]).prove(f["self"].experts, f["x"], f["y"])

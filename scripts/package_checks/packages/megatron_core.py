@@ -62,6 +62,8 @@ def layers() -> list[Layer]:
             )
             spec = get_moe_module_spec(use_te=False, num_experts=8, moe_grouped_gemm=False)
             layer = MoELayer(config, spec.submodules)
+            if layer.router.expert_bias is not None:
+                layer.router.expert_bias.normal_(std=0.3)
             return Model(randomize(layer), sequence_first=True, first=True)
 
         return make
