@@ -66,8 +66,9 @@ def layers() -> list[Layer]:
             return self.layer(x * 2, x)
 
     watched = {NucleusMoELayer.forward: nucleus}
+    divided = {"as_sets": True, "refused": "its weights are computed with after they were put into another order"}
     return [
         Layer("hidream", lambda: Model(Hidream()), {MoEGate.forward: gate, MOEFeedForwardSwiGLU.forward: hidream}),
-        Layer("nucleus_softmax", lambda: Model(Nucleus(False)), watched, as_sets=True),
-        Layer("nucleus_sigmoid", lambda: Model(Nucleus(True)), watched, as_sets=True),
+        Layer("nucleus_softmax", lambda: Model(Nucleus(False)), watched, **divided),
+        Layer("nucleus_sigmoid", lambda: Model(Nucleus(True)), watched, **divided),
     ]
