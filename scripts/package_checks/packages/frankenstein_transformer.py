@@ -1,4 +1,4 @@
-"""frankenstein-transformer: its layer, also inside a mixture of depths, where the router sees some of the tokens only."""
+"""frankenstein-transformer: its layer, also inside a mixture of depths, where the router sees some tokens only."""
 
 from ..layer import WIDTH, Layer, Model
 from ..recorder import call, rows
