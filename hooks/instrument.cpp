@@ -7,6 +7,7 @@
 #include <stdexcept>
 
 #include "hooks/graph/in_place_writes.h"
+#include "hooks/graph/replace_graph.h"
 #include "hooks/points/forward_handle.h"
 #include "hooks/routers/insert_router.h"
 #include "hooks/sites/model_sites.h"
@@ -127,24 +128,8 @@ Instrumented instrument(const jit::Module& module, const DescribeModel& describe
     return sites.sites.empty() && (!none || !sites.graph->path().empty());
   });
   for (const MethodSites& sites : model.methods) rewrite(sites, description);
-  // The twin is new and has never run: its methods have no cached executors, so their graphs can be replaced.
-  for (MethodSites& sites : model.methods) {
-    const auto own = sites.graph->module().get_method(sites.graph->method());
-    jit::Block* block = jit::toGraphFunction(own.function()).graph()->block();
-    block->clear();
-    while (!block->inputs().empty()) block->eraseInput(block->inputs().size() - 1);
-    block->cloneFrom(sites.graph->graph()->block(), [](jit::Value* value) -> jit::Value* {
-      TORCH_INTERNAL_ASSERT(false, "value ", value->debugName(), " is used but not defined in the method's graph");
-    });
-  }
-  // While inlining one method into another, LibTorch kept optimised copies of their graphs before the change.
-  std::set<const c10::Type*> cleared;
-  for (const auto& submodule : twin.modules()) {
-    if (model.methods.empty() || !cleared.insert(submodule.type().get()).second) continue;
-    for (const auto& method : submodule.get_methods()) {
-      if (auto* function = jit::tryToGraphFunction(method.function())) function->clear_optimized_graphs();
-    }
-  }
+  for (const MethodSites& sites : model.methods) replace_graph(*sites.graph);
+  if (!model.methods.empty()) forget_optimised_graphs(twin);
   return {std::move(twin), std::move(model.discovery)};
 }
 

@@ -15,5 +15,6 @@ Command add_inspect(CLI::App& program);
 Command add_instrument(CLI::App& program);
 Command add_run(CLI::App& program);
 Command add_recover(CLI::App& program);
+Command add_verify(CLI::App& program);
 
 }  // namespace moetap::cli

@@ -40,15 +40,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-/// As Module::eval, which fails for frozen modules: they have no attribute `training`.
-void set_eval_mode(torch::jit::Module& module) {
-  for (auto submodule : module.modules()) {
-    if (submodule.hasattr("training")) {
-      submodule.setattr("training", false);
-    }
-  }
-}
-
 void check_argument_name(const c10::FunctionSchema& schema, const char* option, const std::string& name) {
   if (name.empty() || schema.argumentIndexWithName(name).has_value()) {
     return;

@@ -119,6 +119,14 @@ ModelFile load_model_file(const std::string& path, c10::Device device) {
   }
 }
 
+void set_eval_mode(torch::jit::Module& module) {
+  for (auto submodule : module.modules()) {
+    if (submodule.hasattr("training")) {
+      submodule.setattr("training", false);
+    }
+  }
+}
+
 std::string no_router_line(const ModelFile& model, const hooks::Discovery& discovery) {
   return fmt::format("{}: {}", model.path, hooks::no_router_message(model.module, discovery));
 }
@@ -155,6 +163,31 @@ hooks::Discovery find_hooks(const ModelFile& model, const std::vector<std::strin
   });
 }
 
+namespace {
+
+struct InstrumentedFile {
+  plugin::ModelDescription description;
+  hooks::Instrumented model;
+};
+
+InstrumentedFile instrument_file(const ModelFile& model, const std::vector<std::string>& methods,
+                                 const hooks::HookSpec& spec) {
+  InstrumentedFile file;
+  file.model = hooks::instrument(
+      model.module,
+      [&](const hooks::Discovery& discovery) {
+        if (discovery.hooks.empty()) {
+          throw CommandError(no_router_line(model, discovery));
+        }
+        file.description = plugin::describe_model(model.module, discovery, model.path, model.sha256);
+        return plugin::to_text(file.description);
+      },
+      methods, spec);
+  return file;
+}
+
+}  // namespace
+
 torch::jit::Module instrument_model(const ModelFile& model, const std::vector<std::string>& methods,
                                     const hooks::HookSpec& spec) {
   check_not_instrumented(model, spec);
@@ -162,16 +195,14 @@ torch::jit::Module instrument_model(const ModelFile& model, const std::vector<st
     if (hooks::is_instrumented(model.module)) {
       return model.module;
     }
-    return hooks::instrument(
-               model.module,
-               [&](const hooks::Discovery& discovery) {
-                 if (discovery.hooks.empty()) {
-                   throw CommandError(no_router_line(model, discovery));
-                 }
-                 return plugin::to_text(plugin::describe_model(model.module, discovery, model.path, model.sha256));
-               },
-               methods, spec)
-        .module;
+    return instrument_file(model, methods, spec).model.module;
+  });
+}
+
+ModelToProve probe_model(const ModelFile& model, const std::vector<std::string>& methods, const hooks::HookSpec& spec) {
+  return with_model_errors(model, "cannot be verified", [&] {
+    InstrumentedFile file = instrument_file(model, methods, spec);
+    return ModelToProve{std::move(file.description), hooks::insert_probes(file.model)};
   });
 }
 

@@ -7,6 +7,8 @@
 #include <vector>
 
 #include "hooks/instrument.h"
+#include "hooks/probe.h"
+#include "plugin/records/model_description.h"
 
 namespace moetap::cli {
 
@@ -31,6 +33,19 @@ hooks::Discovery find_hooks(const ModelFile& model, const std::vector<std::strin
 /// does not fit the model or comes with an instrumented one, or if what the model says about itself cannot be read.
 torch::jit::Module instrument_model(const ModelFile& model, const std::vector<std::string>& methods,
                                     const hooks::HookSpec& spec);
+
+/// As Module::eval, which fails for frozen modules: they have no attribute `training`.
+void set_eval_mode(torch::jit::Module& module);
+
+/// A model to be proven: what its description says, and a twin whose captured values can be overridden.
+struct ModelToProve {
+  plugin::ModelDescription description;
+  hooks::ProbedModel probed;
+};
+
+/// Instruments the model and inserts probes (hooks/probe.h). Errors as `instrument_model`, also for a model that is
+/// instrumented already.
+ModelToProve probe_model(const ModelFile& model, const std::vector<std::string>& methods, const hooks::HookSpec& spec);
 
 /// The method that a name as "forward" or "encoder.forward" stands for. Throws CommandError with the exit status of a
 /// wrong usage if there is none.

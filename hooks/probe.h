@@ -1,0 +1,63 @@
+#pragma once
+
+#include <torch/csrc/jit/api/module.h>
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "hooks/instrument.h"
+#include "hooks/points/hook_point.h"
+
+namespace moetap::hooks {
+
+/// The operator of a probed model: gives its input, or what the caller of the model puts in its place. `probe` tells
+/// the probes of a model apart.
+inline constexpr const char* kProbeSchema = "moetap::probe(Tensor(a) value, int probe) -> Tensor(a)";
+
+/// What the pass that instruments did to a value of the model before it reported it.
+struct ReportStep {
+  enum class Kind { kCopy, kMoveDim, kAddDim, kSumDim } kind = Kind::kCopy;
+  int64_t from = 0;  // the dimension that is moved, added or summed over
+  int64_t to = 0;    // where it is moved to
+};
+
+/// A tensor that a `moetap::router` gets.
+struct ProbedValue {
+  int64_t reported = 0;                // the probe on what the operator gets
+  std::optional<int64_t> source;       // the probe on the model's value behind it; empty: it is computed for the report
+  std::vector<ReportStep> steps = {};  // from the source to what is reported
+  std::vector<int64_t> same = {};      // probes on other values that hold the same numbers, and are used in its place
+};
+
+/// A tensor that is computed from a router's weights.
+struct WeightedValue {
+  int64_t probe = 0;
+  std::vector<int64_t> from;  // probes on what it is computed from, of values that depend on the weights
+};
+
+/// The probes on the values of one `moetap::router`. A hook has several of them where each arm of a branch reports.
+struct ProbedRouter {
+  HookPoint hook;
+  std::optional<ProbedValue> logits;
+  std::optional<int64_t> scores;  // the probe on what is reported
+  std::vector<ProbedValue> selected, weights;
+  // In order of execution, up to the first that is added to one that does not depend on the weights: the last of these.
+  // Empty where nothing is added.
+  std::vector<WeightedValue> from_weights;
+  int64_t expert_dim = -1;
+  std::string form;
+};
+
+struct ProbedModel {
+  torch::jit::Module module;          // a twin that shares the weights
+  std::vector<ProbedRouter> routers;  // in order of execution within a method
+};
+
+/// A twin of an instrumented module that has not run. Every value that a `moetap::router` reports passes a probe where
+/// the model has made it, so that what the model does with it depends on what the probe gives, and another one where it
+/// is reported. The pass knows of routers only what their operators are given.
+ProbedModel insert_probes(const Instrumented& instrumented);
+
+}  // namespace moetap::hooks

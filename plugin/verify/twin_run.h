@@ -1,0 +1,46 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <torch/csrc/jit/api/module.h>
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace moetap::plugin {
+
+/// What stands in the place of a probed value the first time that a forward makes it.
+using Overrides = std::map<int64_t, at::Tensor>;
+
+/// One forward of a model, plain or probed.
+struct TwinRun {
+  std::optional<at::Tensor> output;                 // the first tensor of the output
+  std::vector<at::Tensor> outputs;                  // all tensors of the output
+  std::map<int64_t, std::vector<at::Tensor>> seen;  // by probe: what the model made, call by call, before an override
+  std::string error;                                // one line; empty: it ran
+
+  bool ran() const { return error.empty(); }
+  /// What the probe saw first; undefined if it saw nothing.
+  at::Tensor first(int64_t probe) const {
+    const auto found = seen.find(probe);
+    return found == seen.end() ? at::Tensor() : found->second.front();
+  }
+};
+
+/// Registers the operator of `hooks::insert_probes` in this process, once.
+void register_probe_operator();
+
+/// Runs the method with copies of the arguments (without self), its random numbers seeded. Never throws for what the
+/// model does. One thread at a time.
+TwinRun run_twin(const torch::jit::Method& method, const std::vector<c10::IValue>& arguments, uint64_t seed,
+                 const Overrides& overrides = {});
+
+/// Same dtype, shape and bits.
+bool same_bits(const at::Tensor& a, const at::Tensor& b);
+/// Equal but for the rounding of a sum in another order.
+bool almost_equal(const at::Tensor& a, const at::Tensor& b);
+
+}  // namespace moetap::plugin
