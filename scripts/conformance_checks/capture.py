@@ -84,6 +84,33 @@ def read_withheld(run_directory: pathlib.Path) -> list[str]:
     ]
 
 
+@dataclasses.dataclass
+class Proof:
+    """What `moetap verify` says of a model's hooks."""
+
+    checks: list[tuple[str, str]]  # (kind of intervention, verdict) of each hook
+    refuted: list[str]
+
+
+def verify(moetap: pathlib.Path, model: pathlib.Path, inputs: pathlib.Path, method: str) -> Proof:
+    command = ["verify", str(model), "--inputs", str(inputs), "--method", method, "--json"]
+    try:
+        output = run_program(moetap, command)
+    except ProgramFailed as error:  # it also fails where it refutes something
+        if not error.output:
+            raise
+        output = error.output
+    result = json.loads(output)
+    refuted = [] if result["output_identical"] else [f"{method}: the output of the verified model differs"]
+    checks = []
+    for hook in result["hooks"]:
+        for check in hook["checks"]:
+            checks.append((check["what"], check["verdict"]))
+            if check["verdict"] == "refuted":
+                refuted.append(f"{hook['name']}: {check['what']} refuted: {check['why']}")
+    return Proof(checks, refuted)
+
+
 def count_log_entries(run_directory: pathlib.Path) -> int:
     return len(json.loads((run_directory / "log_metrics.json").read_text())["logs"])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import pathlib
 import tempfile
@@ -19,6 +20,7 @@ class Settings:
     tolerance: float  # fp32
     low_precision_tolerance: float
     skip_unrunnable: bool = False  # a model that PyTorch itself cannot run is no failure
+    verify: bool = False  # prove the hooks by intervention
 
 
 @dataclasses.dataclass
@@ -27,6 +29,8 @@ class Verdict:
     comparison: Comparison
     passes: list[str]
     outputs_checked: bool
+    # How many hooks have (check, verdict) of `moetap verify`.
+    proofs: collections.Counter = dataclasses.field(default_factory=collections.Counter)
     unrunnable: str = ""  # why PyTorch itself cannot run the model, where such models are skipped
 
     @property
@@ -93,6 +97,10 @@ def _check(model, settings, tolerance, comparison, verdict, scratch: pathlib.Pat
         if method.log_entries not in (None, entries):
             comparison.problems.append(f"{entries} log entries, expected {method.log_entries}")
         saved[method.name] = capture.read_output(run)
+        if settings.verify and hooks:
+            proof = capture.verify(settings.moetap, model.file, method.inputs_file, method.name)
+            comparison.problems += proof.refuted
+            verdict.proofs.update(proof.checks)
     if comparison.skipped and not found["skipped"]:
         comparison.problems.append("routers are missing and nothing is listed as skipped")
     if settings.library is None:

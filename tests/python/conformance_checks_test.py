@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pathlib
 import subprocess
 import sys
 
@@ -10,7 +11,7 @@ import numpy
 import pytest
 import torch
 from conformance_checks import zoo
-from conformance_checks.capture import CapturedCall
+from conformance_checks.capture import CapturedCall, ProgramFailed, verify
 from conformance_checks.compare import Comparison, bits_equal, compare_method, sort_slots
 from conformance_checks.outputs import why_not_run
 from safetensors.torch import save_file
@@ -150,6 +151,36 @@ class WrongShapes(torch.nn.Module):
 def test_model_that_pytorch_cannot_run_is_told_from_one_that_it_can(model, module, reason):
     torch.jit.script(module).save(str(model.file))
     assert why_not_run(model).startswith(reason) and bool(why_not_run(model)) == bool(reason)
+
+
+@pytest.fixture
+def verifying(tmp_path):
+    """A program that prints a text and exits with a status, in the place of moetap."""
+
+    def make(printed: str, status: int) -> pathlib.Path:
+        (tmp_path / "printed").write_text(printed)
+        program = tmp_path / "moetap"
+        program.write_text(f"#!/bin/sh\ncat '{tmp_path}/printed'\necho 'moetap: why' >&2\nexit {status}\n")
+        program.chmod(0o755)
+        return program
+
+    return make
+
+
+def proof(verdict: str, same: bool = True) -> str:
+    check = {"what": "ids", "verdict": verdict, "why": "" if verdict == "proven" else "a reason"}
+    return json.dumps({"output_identical": same, "hooks": [{"name": "gate", "checks": [check]}]})
+
+
+def test_a_refuted_hook_and_another_output_are_problems(verifying):
+    arguments = (pathlib.Path("model.pt"), pathlib.Path("in.pt"), "forward")
+    for verdict in ("proven", "not shown"):
+        shown = verify(verifying(proof(verdict), 0), *arguments)
+        assert (shown.refuted, shown.checks) == ([], [("ids", verdict)])
+    assert verify(verifying(proof("refuted"), 1), *arguments).refuted == ["gate: ids refuted: a reason"]
+    assert "output" in verify(verifying(proof("proven", same=False), 1), *arguments).refuted[0]
+    with pytest.raises(ProgramFailed, match="why"):
+        verify(verifying("", 1), *arguments)
 
 
 def test_program_refuses_wrong_usage(tmp_path, root):
