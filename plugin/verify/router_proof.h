@@ -13,9 +13,9 @@ namespace moetap::plugin {
 // (hooks/probe.h): values that the hook reports are replaced, and the model must do what they then say.
 //
 // logits    One expert's logit of one token is raised over all others: the expert must be among the token's ids. It is
-//           lowered under all others: the expert must be gone. Refuted where the score does not follow (a value before
-//           a mask), or where no expert that is tried is selected (a value that selection does not read). A mask, bias
-//           or limit behind the scores closes only some experts, and refutes nothing.
+//           lowered under all others: the expert must be gone. Refuted where the score does not follow, or where no
+//           expert that is tried is selected (a value that selection does not read). A mask, bias or limit behind the
+//           scores closes only some experts, and refutes nothing.
 // margin    All logits of a token are made equal, and some experts' a little larger: these must be the selected ones.
 //           Where they are not, something else takes part in the selection: rightly a bias or a limit to groups, or
 //           something that is added to what was captured. So this refutes nothing.

@@ -61,7 +61,10 @@ void RouterProver::move_logit(int64_t token, int64_t expert, int best, bool to_s
   const std::string move =
       fmt::format("{} the logit of expert {} for token {}", direction > 0 ? "raising" : "lowering", expert, token);
   if (moves.failure.empty()) moves.failure = fmt::format("{} does not {} it", move, to_select ? "select" : "remove");
-  if (moves.contradiction.empty() && scores.defined() && before.defined() &&
+  // A score of 0 that stays 0: the expert is closed, and nothing tells whether before or behind the scores.
+  const bool is_closed = scores.defined() && before.defined() && scores[token][expert].item<double>() == 0 &&
+                         before[token][expert].item<double>() == 0;
+  if (moves.contradiction.empty() && scores.defined() && before.defined() && !is_closed &&
       contradicts(scores[token], expert, (direction > 0) == scores_rise(call()))) {
     moves.contradiction = move + " does not move its score over or under all others";
   }
