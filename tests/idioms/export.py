@@ -1,0 +1,130 @@
+#!/usr/bin/env python3
+"""Writes each idiom as a case folder that scripts/conformance reads. Exit status: 0 done, 1 an oracle is not proved."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import pathlib
+import sys
+import warnings
+import zlib
+
+import torch
+from safetensors.torch import save_file
+
+HERE = pathlib.Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE))
+
+import parts  # noqa: E402
+import recorder  # noqa: E402
+
+NOT_IDIOMS = {"export", "parts", "recorder", "test_idioms"}
+
+
+def load_idioms() -> dict[str, parts.Idiom]:
+    for path in sorted(HERE.glob("*.py")):
+        if path.stem not in NOT_IDIOMS:
+            importlib.import_module(path.stem)
+    return parts.IDIOMS
+
+
+def export(item: parts.Idiom, directory: pathlib.Path) -> None:
+    torch.manual_seed(zlib.crc32(item.name.encode()) % 10000)
+    model = item.build().eval()
+    inputs = item.inputs()
+    recorder.start()
+    expected = run(model, inputs)
+    calls = recorder.stop()
+    compiled = compile_model(item, model, inputs)
+    torch.testing.assert_close(run(compiled, inputs), expected, rtol=1e-5, atol=1e-5)
+    if len(calls) != item.calls:
+        raise AssertionError(f"{len(calls)} calls were recorded, {item.calls} were announced")
+    for call in calls:
+        check_ties(item, call)
+    folder = directory / item.name
+    folder.mkdir(parents=True, exist_ok=True)
+    compiled.save(str(folder / "model.pt"))
+    save_file({name: value.contiguous() for name, value in inputs.items()}, str(folder / "in.safetensors"))
+    if calls:
+        save_file(oracle(calls), str(folder / "oracle.safetensors"))
+    (folder / "expect.json").write_text(json.dumps(facts(item, calls)))
+
+
+def run(model, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    torch.manual_seed(0)  # as `moetap run` does: a model may draw noise
+    output = model(**inputs)
+    while not isinstance(output, torch.Tensor):
+        output = next(iter(output.values() if isinstance(output, dict) else output))
+    return output.clone()
+
+
+def compile_model(item: parts.Idiom, model, inputs):
+    if item.mode == "script":
+        return torch.jit.script(model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        return torch.jit.trace(model, example_kwarg_inputs=inputs, check_trace=False)
+
+
+def check_ties(item: parts.Idiom, call: recorder.Call) -> None:
+    """An oracle whose pick hangs on the last bits proves nothing."""
+    if call.logits is None or item.may_tie:
+        return
+    gaps = call.logits.sort(dim=1).values.diff(dim=1).nan_to_num(1.0)
+    if gaps.min() < 1e-4:
+        raise AssertionError("two logits of a token are as good as equal: take another seed")
+
+
+def oracle(calls: list[recorder.Call]) -> dict[str, torch.Tensor]:
+    arrays = {}
+    for number, call in enumerate(calls):
+        for name in ("logits", "ids", "weights"):
+            value = getattr(call, name)
+            if value is not None:
+                arrays[f"{number}.{name}"] = value.contiguous()
+    return arrays
+
+
+def facts(item: parts.Idiom, calls: list[recorder.Call]) -> dict:
+    sample = position = None
+    if calls and item.layout:
+        length = len(calls[0].ids) // item.batch
+        grid = [(b, s) for b in range(item.batch) for s in range(length)]
+        if item.layout == "sb":
+            grid = [(b, s) for s in range(length) for b in range(item.batch)]
+        sample = [b for b, _ in grid]
+        position = [s for _, s in grid] if "s" in item.layout else None
+    return {
+        "routers": item.calls,
+        "ids_as_sets": item.as_sets,
+        "order": None,
+        "valid": None,
+        "sample": sample,
+        "position": position,
+        "log_entries": item.batch if sample else None,
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("directory", type=pathlib.Path, metavar="DIR")
+    parser.add_argument("--only", nargs="+", default=[], metavar="NAME")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.set_grad_enabled(False)
+    failed = 0
+    items = [item for item in load_idioms().values() if not options.only or item.name in options.only]
+    for item in items:
+        try:
+            export(item, options.directory)
+        except Exception as error:  # each is named, the others are written
+            failed += 1
+            print(f"export: {item.name}: {type(error).__name__}: {str(error)[:600]}", file=sys.stderr)
+    print(f"{len(items) - failed} of {len(items)} idioms written to {options.directory}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
