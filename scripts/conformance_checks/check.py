@@ -76,9 +76,14 @@ def _check(model, settings, tolerance, comparison, verdict, scratch: pathlib.Pat
         expected = sum(len(method.calls) for method in model.methods)
         comparison.expected = expected
         if expected and not (model.may_be_skipped and found["skipped"]):
-            comparison.problems.append(f"no router found of {expected}")
+            reasons = sorted({entry["reason"] for entry in found["skipped"]})
+            comparison.problems.append(f"no router found of {expected} ({'; '.join(reasons) or 'nothing is skipped'})")
         elif expected:
             comparison.skipped = expected
+        return
+    if not any(method.calls for method in model.methods):  # a look-alike: a hook is wrong even where it has no rows
+        names = ", ".join(hook["name"] for hook in found["hooks"])
+        comparison.problems.append(f"no router must be found, found: {names}")
         return
     saved = {}
     for method in model.methods:

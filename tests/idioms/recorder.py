@@ -16,7 +16,7 @@ import torch
 class Call:
     logits: torch.Tensor | None  # [T, E]
     ids: torch.Tensor  # [T, K]; -1: no expert
-    weights: torch.Tensor  # [T, K]
+    weights: torch.Tensor | None  # [T, K]; None: nothing is multiplied
     proved: bool
 
 
@@ -47,18 +47,19 @@ def seen(logits: torch.Tensor) -> None:
 
 
 def used(moe, ids, weights, x=None, y=None) -> None:
-    """ids and weights [.., K] of a call; x [.., D] what the experts read, y [.., D] the sum of their outputs."""
+    """ids and weights [.., K] of a call (weights None: the experts' outputs are not multiplied); x [.., D] what the experts read, y [.., D] the sum of their outputs."""
     global _logits
     if not on():
         return
-    ids, weights = rows(ids), rows(weights).float()
+    ids = rows(ids)
+    factors_of_slots = torch.ones(ids.shape) if weights is None else rows(weights).float()
     if x is not None:
         outputs = torch.stack([moe.expert(e, rows(x)) for e in range(moe.e)], 1)  # [T, E, D]
         factors = torch.zeros(len(ids), moe.e + 1)
-        factors.scatter_add_(1, torch.where(ids < 0, moe.e, ids), weights)
+        factors.scatter_add_(1, torch.where(ids < 0, moe.e, ids), factors_of_slots)
         expected = torch.einsum("te,ted->td", factors[:, :-1], outputs.float())
         torch.testing.assert_close(rows(y).float(), expected, rtol=moe.close, atol=moe.close)
-    _calls.append(Call(_logits, ids, weights, x is not None))
+    _calls.append(Call(_logits, ids, None if weights is None else factors_of_slots, x is not None))
     _logits = None
 
 

@@ -304,7 +304,7 @@ class SequenceFirst(nn.Module):
         return x.transpose(0, 1)
 
 
-@idiom("script", wrap="hidden")
+@idiom("script", wrap="hidden", layout="b")
 class EmbeddingsAsInput(PlainMoE):
     pass
 
