@@ -49,7 +49,7 @@ def export(item: parts.Idiom, directory: pathlib.Path) -> None:
     save_file({name: value.contiguous() for name, value in inputs.items()}, str(folder / "in.safetensors"))
     if calls:
         save_file(oracle(calls), str(folder / "oracle.safetensors"))
-    (folder / "expect.json").write_text(json.dumps(facts(item, calls)))
+    (folder / "expect.json").write_text(json.dumps(facts(item, calls, inputs)))
 
 
 def run(model, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -87,7 +87,7 @@ def oracle(calls: list[recorder.Call]) -> dict[str, torch.Tensor]:
     return arrays
 
 
-def facts(item: parts.Idiom, calls: list[recorder.Call]) -> dict:
+def facts(item: parts.Idiom, calls: list[recorder.Call], inputs: dict[str, torch.Tensor]) -> dict:
     sample = position = None
     if calls and item.layout:
         length = len(calls[0].ids) // item.batch
@@ -100,7 +100,7 @@ def facts(item: parts.Idiom, calls: list[recorder.Call]) -> dict:
         "routers": item.calls,
         "ids_as_sets": item.as_sets,
         "order": None,
-        "valid": None,
+        "valid": inputs["attention_mask"].flatten().tolist() if "attention_mask" in inputs else None,
         "sample": sample,
         "position": position,
         "log_entries": item.batch if sample else None,
