@@ -4,7 +4,6 @@ import math
 
 import torch
 import torch.nn.functional as F
-
 from parts import EXPERTS, BankMoE, ListMoE, idiom
 from recorder import on, seen, used, used_dense
 
@@ -112,7 +111,12 @@ class TopTwoGatingPerBatch(BatchedBank):
 
         def part(gate, flat, index, position):
             slots = F.one_hot(position.long().clamp(max=capacity - 1), capacity)
-            return gate[..., None, None] * flat[..., None, None] * F.one_hot(index, self.e)[..., None] * slots[..., None, :]
+            return (
+                gate[..., None, None]
+                * flat[..., None, None]
+                * F.one_hot(index, self.e)[..., None]
+                * slots[..., None, :]
+            )
 
         combine = part(gate_1, mask_1_flat, index_1, position_1) + part(gate_2, mask_2_flat, index_2, position_2)
         dispatch = combine.bool().to(combine)
@@ -267,53 +271,6 @@ class RankInSorted(BankMoE):
 
 
 @idiom("trace", as_sets=True)
-class MegatronDropByProbs(ListMoE):
-    """Each expert keeps the most probable of its tokens: a second top-k over tokens."""
-
-    def forward(self, x):
-        flat = x.reshape(-1, self.d)
-        cap = 4
-        logits = self.gate(flat)
-        scores = torch.softmax(logits, dim=-1, dtype=torch.float32).type_as(logits)
-        probs, top_indices = torch.topk(scores, k=self.k, dim=1)
-        masked_gates = torch.zeros_like(logits).scatter(1, top_indices, probs)
-        topk_map = torch.zeros_like(logits).int().scatter(1, top_indices, 1).bool()
-        _, capacity_indices = torch.topk(masked_gates, k=cap, dim=0, sorted=False)
-        capacity_mask = torch.zeros_like(logits).scatter(0, capacity_indices, 1).bool()
-        final_map = torch.logical_and(topk_map, capacity_mask)
-        final_probs = masked_gates * final_map
-        out = torch.zeros_like(flat)
-        for e, expert in enumerate(self.experts):
-            token = final_map[:, e].nonzero().squeeze(-1)
-            out = out.index_add(0, token, expert(flat[token]) * final_probs[token, e].unsqueeze(-1))
-        if on():
-            seen(logits)
-            used_dense(self, final_probs, flat, out)
-        return out.view_as(x)
-
-
-@idiom("script")
-class FirstCSliced(ListMoE):
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        flat = x.reshape(-1, self.d)
-        cap = 5
-        logits = self.gate(flat)
-        w, ids = torch.topk(F.softmax(logits, dim=-1), 1, dim=-1)
-        out = torch.zeros_like(flat)
-        applied = torch.zeros_like(w)
-        for i, expert in enumerate(self.experts):
-            pos = (ids[:, 0] == i).nonzero().flatten()
-            pos = pos[:cap]
-            out[pos] = expert(flat[pos]) * w[pos]
-            if not torch.jit.is_scripting():
-                applied[pos] = w[pos]
-        if not torch.jit.is_scripting():
-            seen(logits)
-            used(self, ids, applied, flat, out)
-        return out.view_as(x)
-
-
-@idiom("trace", as_sets=True)
 class PerSlotCapacity(BatchedBank):
     """Each of the slots has a capacity of its own, combined with einsum over k."""
 
@@ -334,29 +291,6 @@ class PerSlotCapacity(BatchedBank):
             seen(logits)
             used(self, ids, gates * inside.sum(-1), x, y)
         return y
-
-
-@idiom("trace", as_sets=True)
-class DispatchMatmulFlat(BatchedBank):
-    """Dispatch as a [T, E*C] matrix and two matrix products."""
-
-    def forward(self, x):
-        flat = x.reshape(-1, self.d)
-        cap = 5
-        logits = self.gate(flat)
-        prob, ids = logits.softmax(-1).max(-1)
-        hot = F.one_hot(ids, self.e).float()
-        rank = ((hot.cumsum(0) - 1) * hot).sum(-1)
-        kept = (rank < cap).float()
-        where = F.one_hot(rank.long().clamp(max=cap - 1), cap).float() * kept[:, None]
-        dispatch = (hot.unsqueeze(-1) * where.unsqueeze(1)).flatten(1)
-        inputs = (dispatch.t() @ flat).view(self.e, cap, self.d)
-        y = dispatch @ self.run(inputs).flatten(0, 1)
-        y = y * prob[:, None]
-        if on():
-            seen(logits)
-            used(self, ids[:, None], (prob * kept)[:, None], flat, y)
-        return y.view_as(x)
 
 
 @idiom("trace", as_sets=True)
@@ -395,64 +329,6 @@ class TutelEncodeDecode(BatchedBank):
             fit = torch.stack([(loc < cap).float() for loc in locations_s], 1)
             used(self, topk_indices, torch.stack(gates_s, 1) * fit, flat, y)
         return y.view_as(x)
-
-
-@idiom("trace", as_sets=True)
-class RenormaliseAfterDrop(ListMoE):
-    def forward(self, x):
-        flat = x.reshape(-1, self.d)
-        logits = self.gate(flat)
-        w, ids = logits.softmax(-1).topk(self.k, -1)
-        hot = F.one_hot(ids, self.e)
-        seen_before = hot.view(-1, self.e).cumsum(0).view_as(hot)
-        keep = ((seen_before * hot).sum(-1) <= 4).to(w.dtype)
-        w = w * keep
-        w = w / w.sum(-1, keepdim=True).clamp_min(1e-6)
-        dense = (w.unsqueeze(-1) * hot).sum(1)
-        out = sum(dense[:, e, None] * expert(flat) for e, expert in enumerate(self.experts))
-        if on():
-            seen(logits)
-            used(self, ids, w, flat, out)
-        return out.view_as(x)
-
-
-@idiom("trace", as_sets=True)
-class ExpertChoiceOneHot(BatchedBank):
-    def forward(self, x):
-        flat = x.reshape(-1, self.d)
-        n = flat.shape[0]
-        logits = self.gate(flat)
-        affinity = logits.softmax(-1)
-        gates, tokens = affinity.t().topk(4, dim=-1)  # [E, C]
-        permutation = F.one_hot(tokens, n).float()
-        inputs = torch.einsum("ecn,nd->ecd", permutation, flat)
-        outs = self.run(inputs)
-        y = torch.einsum("ecn,ec,ecd->nd", permutation, gates, outs)
-        if on():
-            seen(logits)
-            dense = torch.zeros_like(affinity.t()).scatter(1, tokens, gates).t()
-            used_dense(self, dense, flat, y)
-        return y.view_as(x)
-
-
-@idiom("script", as_sets=True)
-class ExpertChoiceGather(BankMoE):
-    """Per sample, top tokens of each expert, index_add back."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        b, s, d = x.shape
-        logits = self.gate(x)
-        scores = F.softmax(logits, dim=-1).transpose(1, 2)  # b e s
-        gate, idx = torch.topk(scores, 3, dim=-1)
-        picked = torch.gather(x.unsqueeze(1).expand(b, self.e, s, d), 2, idx.unsqueeze(-1).expand(b, self.e, 3, d))
-        h = torch.relu(torch.einsum("becd,edf->becf", picked, self.w1))
-        h = torch.einsum("becf,efd->becd", h, self.w2) * gate.unsqueeze(-1)
-        y = torch.zeros_like(x)
-        y = y.scatter_add(1, idx.reshape(b, -1, 1).expand(b, self.e * 3, d), h.reshape(b, -1, d))
-        if not torch.jit.is_scripting():
-            seen(logits)
-            used_dense(self, torch.zeros_like(scores).scatter(2, idx, gate).transpose(1, 2), x, y)
-        return y
 
 
 @idiom("trace", as_sets=True)

@@ -2,7 +2,6 @@
 
 import torch
 import torch.nn.functional as F
-
 from capacity import BatchedBank
 from dispatch import Dispatch
 from parts import BankMoE, ListMoE, idiom
@@ -314,7 +313,7 @@ class PerSamplePriorityLoop(ListMoE):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         logits = self.gate(x)
         probs = F.softmax(logits, dim=-1)
-        w, ids = torch.topk(probs, self.k, dim=-1)
+        ids = torch.topk(probs, self.k, dim=-1)[1]
         mask = F.one_hot(ids, self.e).sum(dim=2)
         mask = mask * (mask.cumsum(dim=1) <= 3).to(mask.dtype)
         dense = probs * mask
@@ -326,3 +325,22 @@ class PerSamplePriorityLoop(ListMoE):
             seen(logits)
             used_dense(self, dense, x, out)
         return out
+
+
+@idiom("trace", as_sets=True)
+class RenormaliseAfterDrop(ListMoE):
+    def forward(self, x):
+        flat = x.reshape(-1, self.d)
+        logits = self.gate(flat)
+        w, ids = logits.softmax(-1).topk(self.k, -1)
+        hot = F.one_hot(ids, self.e)
+        seen_before = hot.view(-1, self.e).cumsum(0).view_as(hot)
+        keep = ((seen_before * hot).sum(-1) <= 4).to(w.dtype)
+        w = w * keep
+        w = w / w.sum(-1, keepdim=True).clamp_min(1e-6)
+        dense = (w.unsqueeze(-1) * hot).sum(1)
+        out = sum(dense[:, e, None] * expert(flat) for e, expert in enumerate(self.experts))
+        if on():
+            seen(logits)
+            used(self, ids, w, flat, out)
+        return out.view_as(x)

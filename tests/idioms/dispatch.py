@@ -1,13 +1,10 @@
 """From ids and weights to outputs: permutations, grouped products, gathered and masked weights."""
 
-from typing import List
-
 import torch
 import torch.nn.functional as F
-from torch import nn
-
 from parts import BankMoE, ListMoE, idiom
 from recorder import on, seen, used
+from torch import nn
 
 
 class Dispatch(BankMoE):
@@ -33,8 +30,8 @@ class CatAndInvert(Dispatch):
 
     def dispatch(self, flat: torch.Tensor, w: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
         slots = ids.reshape(-1)
-        where: List[torch.Tensor] = []
-        outs: List[torch.Tensor] = []
+        where: list[torch.Tensor] = []
+        outs: list[torch.Tensor] = []
         for e in range(self.e):
             mine = torch.nonzero(slots == e).view(-1)
             where.append(mine)
@@ -53,8 +50,8 @@ class PermutedWeightsToo(Dispatch):
         token = order // self.k
         permuted = flat.index_select(0, token)
         permuted_w = w.view(-1).index_select(0, order)
-        counts: List[int] = torch.bincount(ids.view(-1), minlength=self.e).tolist()
-        outs: List[torch.Tensor] = []
+        counts: list[int] = torch.bincount(ids.view(-1), minlength=self.e).tolist()
+        outs: list[torch.Tensor] = []
         for e, part in enumerate(torch.split(permuted, counts)):
             outs.append(self.one(part, e))
         y = torch.cat(outs) * permuted_w.unsqueeze(-1)
@@ -73,9 +70,9 @@ class RoutingMapTransposed(Dispatch):
         token_indices = torch.arange(n).unsqueeze(0).expand(self.e, -1)
         sorted_indices = token_indices.masked_select(map_t)
         permuted_probs = probs.t().contiguous().masked_select(map_t)
-        counts: List[int] = map_t.sum(dim=1).tolist()
+        counts: list[int] = map_t.sum(dim=1).tolist()
         permuted = flat.index_select(0, sorted_indices)
-        outs: List[torch.Tensor] = []
+        outs: list[torch.Tensor] = []
         start = 0
         for e in range(self.e):
             outs.append(self.one(permuted[start : start + counts[e]], e))
@@ -216,7 +213,7 @@ class ForkedExperts(ListMoE):
         logits = self.gate(flat)
         w, ids = torch.topk(torch.softmax(logits, dim=-1), self.k, dim=-1)
         dense = torch.zeros_like(logits).scatter_(1, ids, w)
-        futures: List[torch.jit.Future[torch.Tensor]] = []
+        futures: list[torch.jit.Future[torch.Tensor]] = []
         for expert in self.experts:
             futures.append(torch.jit.fork(expert, flat))
         out = torch.zeros_like(flat)
@@ -248,7 +245,7 @@ class ListThenStackSum(ListMoE):
         logits = self.gate(x)
         top, ids = torch.topk(logits, self.k, dim=-1)
         w = torch.softmax(top, dim=-1)
-        parts: List[torch.Tensor] = []
+        parts: list[torch.Tensor] = []
         for e, expert in enumerate(self.experts):
             share = torch.where(ids == e, w, torch.zeros_like(w)).sum(dim=-1, keepdim=True)
             parts.append(expert(x) * share)

@@ -2,11 +2,10 @@
 
 import torch
 import torch.nn.functional as F
-from torch import nn
-
 from parts import ListMoE, idiom
 from recorder import on, seen, used, used_dense
 from scoring import DenseLoop, Routed
+from torch import nn
 
 
 class DenseMix(ListMoE):

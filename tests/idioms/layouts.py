@@ -2,11 +2,10 @@
 
 import torch
 import torch.nn.functional as F
-from torch import nn
-
 from parts import DIM, EXPERTS, BankMoE, ListMoE, idiom
 from recorder import on, seen, used
 from scoring import Routed
+from torch import nn
 
 
 @idiom("trace")

@@ -2,9 +2,8 @@
 
 import torch
 import torch.nn.functional as F
-from torch import nn
-
 from parts import DIM, VOCAB, Expert, images, look_alike
+from torch import nn
 
 D = DIM
 

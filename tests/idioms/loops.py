@@ -1,13 +1,10 @@
 """Experts one after another over the tokens that chose them, in the spellings of public code."""
 
-from typing import List
-
 import torch
 import torch.nn.functional as F
-from torch import nn
-
 from parts import BankMoE, GatedMoE, ListMoE, idiom
 from recorder import on, seen, used, used_dense
+from torch import nn
 
 
 @idiom("script")
@@ -118,10 +115,10 @@ class SortedSlicesCounts(GatedMoE):
         topk_weight = topk_weight / (topk_weight.sum(dim=-1, keepdim=True) + 1e-20)
         cnts = topk_ids.new_zeros((topk_ids.shape[0], self.e))
         cnts.scatter_(1, topk_ids, 1)
-        tokens_per_expert: List[int] = cnts.sum(dim=0).tolist()
+        tokens_per_expert: list[int] = cnts.sum(dim=0).tolist()
         idxs = topk_ids.view(-1).argsort()
         sorted_tokens = x[idxs // topk_ids.shape[1]]
-        outputs: List[torch.Tensor] = []
+        outputs: list[torch.Tensor] = []
         start = 0
         for i, expert in enumerate(self.experts):
             end = start + tokens_per_expert[i]
@@ -178,25 +175,6 @@ class IndexPutAccumulate(ListMoE):
             seen(logits)
             used(self, ids, w, flat, out)
         return out.reshape(x.shape)
-
-
-@idiom("trace")
-class MaskedSelectScatter(ListMoE):
-    """Top-1, by masked_select and masked_scatter."""
-
-    def forward(self, x):
-        logits = self.gate(x)
-        prob, route = logits.softmax(-1).max(-1)
-        y = torch.zeros_like(x)
-        for e, expert in enumerate(self.experts):
-            mask = (route == e).unsqueeze(-1)
-            picked = x.masked_select(mask).view(-1, self.d)
-            y = y.masked_scatter(mask, expert(picked))
-        y = y * prob.unsqueeze(-1)
-        if on():
-            seen(logits)
-            used(self, route.unsqueeze(-1), prob.unsqueeze(-1), x, y)
-        return y
 
 
 @idiom("trace")
@@ -267,13 +245,13 @@ class JetSortSplit(BankMoE):
         top_gates = torch.softmax(top_logits, dim=1).type_as(flat)
         zeros = torch.zeros([top_gates.size(0), self.e], dtype=top_gates.dtype, device=top_gates.device)
         gates = zeros.scatter(1, top_ids, 1)
-        sizes: List[int] = gates.long().sum(0).tolist()
+        sizes: list[int] = gates.long().sum(0).tolist()
         top_experts = top_ids.flatten()
         index_sorted = top_experts.sort(0)[1]
         batch_index = index_sorted.div(self.k, rounding_mode="trunc")
         batch_gates = top_gates.flatten()[index_sorted]
         chunks = flat[batch_index].split(sizes, dim=0)
-        outs: List[torch.Tensor] = []
+        outs: list[torch.Tensor] = []
         for e in range(self.e):
             outs.append(torch.relu(chunks[e] @ self.w1[e]) @ self.w2[e])
         y = torch.cat(outs, dim=0) * batch_gates[:, None]
@@ -312,7 +290,7 @@ class TokenByToken(BankMoE):
         flat = x.reshape(-1, self.d)
         logits = self.gate(flat)
         w, ids = torch.topk(torch.softmax(logits, dim=-1), self.k, dim=-1)
-        rows: List[torch.Tensor] = []
+        rows: list[torch.Tensor] = []
         for t in range(flat.size(0)):
             y = torch.zeros_like(flat[t])
             for j in range(self.k):
@@ -324,27 +302,6 @@ class TokenByToken(BankMoE):
             seen(logits)
             used(self, ids, w, flat, out)
         return out.view_as(x)
-
-
-@idiom("script")
-class SwitchRoutesList(ListMoE):
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        seq_len, batch_size, d_model = x.shape
-        x = x.view(-1, d_model)
-        logits = self.gate(x)
-        route_prob_max, routes = torch.max(torch.softmax(logits, dim=-1), dim=-1)
-        indexes_list = [torch.eq(routes, i).nonzero().squeeze(1) for i in range(self.e)]
-        final_output = x.new_zeros(x.shape)
-        expert_output: List[torch.Tensor] = []
-        for i, expert in enumerate(self.experts):
-            expert_output.append(expert(x[indexes_list[i], :]))
-        for i in range(self.e):
-            final_output[indexes_list[i], :] = expert_output[i]
-        final_output = final_output * route_prob_max.view(-1, 1)
-        if not torch.jit.is_scripting():
-            seen(logits)
-            used(self, routes[:, None], route_prob_max[:, None], x, final_output)
-        return final_output.view(seq_len, batch_size, d_model)
 
 
 @idiom("trace")

@@ -2,11 +2,10 @@
 
 import torch
 import torch.nn.functional as F
-from torch import nn
-
 from parts import BATCH, DIM, LENGTH, VOCAB, Expert, idiom, input_ids
 from recorder import on, seen, used
 from structure import Block, PlainMoE
+from torch import nn
 
 
 @idiom("script", wrap="none", layout="b", inputs=lambda: {**input_ids(), "pixel_values": torch.randn(BATCH, 3, 6, 6)})

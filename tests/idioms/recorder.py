@@ -1,8 +1,8 @@
 """What an eager model tells about its routing: the oracle.
 
 An idiom calls `seen` and `used` behind `if not torch.jit.is_scripting():` or, where it is traced, behind `if on():`, so
-that no compiled model holds a trace of them. `used` also proves what it is told: the experts' outputs, summed with these ids and
-weights, must give the output that the module computed in its own way.
+that no compiled model holds a trace of them. `used` also proves what it is told: the experts' outputs, summed with
+these ids and weights, must give the output that the module computed in its own way.
 """
 
 from __future__ import annotations
@@ -47,7 +47,9 @@ def seen(logits: torch.Tensor) -> None:
 
 
 def used(moe, ids, weights, x=None, y=None) -> None:
-    """ids and weights [.., K] of a call (weights None: the experts' outputs are not multiplied); x [.., D] what the experts read, y [.., D] the sum of their outputs."""
+    """One call of a router: ids and weights [.., K]; without weights nothing multiplies the experts' outputs.
+
+    x [.., D] is what the experts read, y [.., D] the sum of their outputs. Without them the call is not proved."""
     global _logits
     if not on():
         return

@@ -2,10 +2,9 @@
 
 import torch
 import torch.nn.functional as F
-from torch import nn
-
 from parts import BankMoE, GatedMoE, ListMoE, idiom
 from recorder import on, seen, used, used_dense
+from torch import nn
 
 
 class Routed(ListMoE):
@@ -39,17 +38,11 @@ class DeepseekV3Noaux(GatedMoE):
         router_logits = F.linear(flat.type(torch.float32), self.gate.weight.type(torch.float32))
         scores = router_logits.sigmoid()
         scores_for_choice = scores.view(-1, self.e) + self.e_score_correction_bias.unsqueeze(0)
-        group_scores = (
-            scores_for_choice.view(-1, self.n_group, self.e // self.n_group).topk(2, dim=-1)[0].sum(dim=-1)
-        )
+        group_scores = scores_for_choice.view(-1, self.n_group, self.e // self.n_group).topk(2, dim=-1)[0].sum(dim=-1)
         group_idx = torch.topk(group_scores, k=self.topk_group, dim=-1, sorted=False)[1]
         group_mask = torch.zeros_like(group_scores)
         group_mask.scatter_(1, group_idx, 1)
-        score_mask = (
-            group_mask.unsqueeze(-1)
-            .expand(-1, self.n_group, self.e // self.n_group)
-            .reshape(-1, self.e)
-        )
+        score_mask = group_mask.unsqueeze(-1).expand(-1, self.n_group, self.e // self.n_group).reshape(-1, self.e)
         scores_for_choice = scores_for_choice.masked_fill(~score_mask.to(torch.bool), 0.0)
         topk_indices = torch.topk(scores_for_choice, k=self.k, dim=-1, sorted=False)[1]
         topk_weights = scores.gather(1, topk_indices)

@@ -1,14 +1,13 @@
-"""Where routing stands in the program: named tuples, dicts, functions, flags, loops, shared modules, in-place changes."""
+"""Where routing stands in the program: named tuples, dicts, functions, flags, loops, modules shared, values changed."""
 
-from typing import Dict, List, NamedTuple, Optional, Tuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import nn
-
 from parts import DIM, EXPERTS, VOCAB, BankMoE, Expert, ListMoE, idiom
 from recorder import on, seen, used
 from scoring import Routed
+from torch import nn
 
 
 class RouterOutput(NamedTuple):
@@ -52,7 +51,7 @@ class DictRouter(nn.Module):
         super().__init__()
         self.classifier = nn.Linear(DIM, EXPERTS)
 
-    def forward(self, x: torch.Tensor) -> Dict[str, torch.Tensor]:
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         logits = self.classifier(x)
         gates, idx = torch.topk(torch.sigmoid(logits), 2, dim=-1)
         gates = gates / gates.sum(-1, keepdim=True)
@@ -78,7 +77,7 @@ class DictReturned(BankMoE):
         return out.view_as(x)
 
 
-def pick(logits: torch.Tensor, k: int, renormalise: bool) -> Tuple[torch.Tensor, torch.Tensor]:
+def pick(logits: torch.Tensor, k: int, renormalise: bool) -> tuple[torch.Tensor, torch.Tensor]:
     weights, ids = torch.topk(logits.softmax(dim=-1), k, dim=-1)
     if renormalise:
         weights = weights / weights.sum(dim=-1, keepdim=True)
@@ -109,10 +108,10 @@ class FreeFunctionFlag(ListMoE):
 class RuntimeBranchNorm(Routed):
     """Whether weights are normalised is decided while the model runs."""
 
-    def route(self, flat: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
+    def route(self, flat: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         logits = self.gate(flat)
         weights, ids = torch.topk(logits.softmax(-1), self.k, dim=-1)
-        if flat.size(0) > 4:
+        if flat.size(0) > 4:  # noqa: SIM108 - as it is written
             weights = weights / weights.sum(dim=-1, keepdim=True)
         else:
             weights = weights * 2.0
@@ -125,9 +124,9 @@ class RuntimeBranchNorm(Routed):
 class OptionalBias(Routed):
     def __init__(self):
         super().__init__()
-        self.bias: Optional[torch.Tensor] = nn.Parameter(torch.randn(self.e))
+        self.bias: torch.Tensor | None = nn.Parameter(torch.randn(self.e))
 
-    def route(self, flat: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
+    def route(self, flat: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         logits = self.gate(flat)
         bias = self.bias
         choice = logits.sigmoid()
@@ -142,7 +141,7 @@ class OptionalBias(Routed):
 
 @idiom("script")
 class WeightsInPlace(Routed):
-    def route(self, flat: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
+    def route(self, flat: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         logits = self.gate(flat)
         weights, ids = torch.topk(logits.softmax(-1), self.k, dim=-1)
         weights.div_(weights.sum(-1, keepdim=True))
@@ -159,7 +158,7 @@ class LogitsInPlace(Routed):
         super().__init__()
         self.register_buffer("load", torch.rand(self.e))
 
-    def route(self, flat: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
+    def route(self, flat: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         logits = self.gate(flat)
         logits -= self.load
         logits.mul_(0.8)
@@ -180,7 +179,7 @@ class Block(nn.Module):
 
 
 class PlainMoE(Routed):
-    def route(self, flat: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
+    def route(self, flat: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         logits = self.gate(flat)
         weights, ids = torch.topk(logits.softmax(-1), self.k, dim=-1)
         if not torch.jit.is_scripting():
@@ -259,10 +258,10 @@ class RoutedOnceUsedTwice(nn.Module):
         self.emb = nn.Embedding(VOCAB, DIM)
         self.layers = nn.ModuleList([AuxMoE() for _ in range(2)])
 
-    def forward(self, input_ids: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor, List[torch.Tensor]]:
+    def forward(self, input_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
         x = self.emb(input_ids)
         total = torch.zeros(1)
-        all_logits: List[torch.Tensor] = []
+        all_logits: list[torch.Tensor] = []
         for layer in self.layers:
             y, loss, logits = layer(x)
             x = x + y
@@ -272,7 +271,7 @@ class RoutedOnceUsedTwice(nn.Module):
 
 
 class AuxMoE(ListMoE):
-    def forward(self, x: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         flat = x.view(-1, self.d)
         logits = self.gate(flat)
         probs = F.softmax(logits, dim=1)
@@ -331,10 +330,10 @@ class ModuleDictExperts(nn.Module):
         top = torch.max(probs, dim=-1)[0].unsqueeze(-1)
         next_states = hidden_states.clone()
         i = 0
-        for name, expert in self.experts.items():
+        for name, expert in self.experts.items():  # noqa: B007 - TorchScript iterates over items
             token = one_hot[:, :, i].to(torch.bool)
             next_states[token] = expert(hidden_states[token])
-            i += 1
+            i += 1  # noqa: SIM113 - TorchScript cannot enumerate items
         out = top * next_states
         if not torch.jit.is_scripting():
             seen(logits)
@@ -366,12 +365,12 @@ class GatePerExpertLinear(ListMoE):
 class GatherLogitsPackedInList(Routed):
     """Repeated argmax in a loop, picks and gates appended to lists."""
 
-    def route(self, flat: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
+    def route(self, flat: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         logits = self.gate(flat)
         probs = logits.softmax(-1)
         rest = probs
-        ids: List[torch.Tensor] = []
-        gates: List[torch.Tensor] = []
+        ids: list[torch.Tensor] = []
+        gates: list[torch.Tensor] = []
         for _ in range(self.k):
             best = rest.argmax(-1, keepdim=True)
             ids.append(best)
