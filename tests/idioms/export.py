@@ -88,23 +88,33 @@ def oracle(calls: list[recorder.Call]) -> dict[str, torch.Tensor]:
 
 
 def facts(item: parts.Idiom, calls: list[recorder.Call], inputs: dict[str, torch.Tensor]) -> dict:
-    sample = position = None
+    sample = position = valid = None
+    mask = inputs.get("attention_mask")
     if calls and item.layout:
-        length = len(calls[0].ids) // item.batch
-        grid = [(b, s) for b in range(item.batch) for s in range(length)]
-        if item.layout == "sb":
-            grid = [(b, s) for s in range(length) for b in range(item.batch)]
+        grid = rows_of(item, len(calls[0].ids), mask)
         sample = [b for b, _ in grid]
-        position = [s for _, s in grid] if "s" in item.layout else None
+        position = None if item.layout == "b" else [s for _, s in grid]
+    if calls and mask is not None and item.layout != "packed":
+        valid = mask.flatten().tolist()
     return {
         "routers": item.calls,
         "ids_as_sets": item.as_sets,
         "order": None,
-        "valid": inputs["attention_mask"].flatten().tolist() if "attention_mask" in inputs else None,
+        "valid": valid,
         "sample": sample,
         "position": position,
         "log_entries": item.batch if sample else None,
     }
+
+
+def rows_of(item: parts.Idiom, rows: int, mask: torch.Tensor | None) -> list[tuple[int, int]]:
+    """Sample and position of each row that a router sees."""
+    if item.layout == "packed":
+        return [tuple(place) for place in mask.nonzero().tolist()]
+    length = rows // item.batch
+    if item.layout == "sb":
+        return [(b, s) for s in range(length) for b in range(item.batch)]
+    return [(b, s) for b in range(item.batch) for s in range(length)]
 
 
 def main() -> int:

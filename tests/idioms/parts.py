@@ -20,7 +20,7 @@ class Idiom:
     build: Callable[[], nn.Module]
     mode: str  # "script" or "trace"
     inputs: Callable[[], dict[str, torch.Tensor]]
-    layout: str | None  # what the rows are: "bs", "sb", "b" (one a sample); None: not checked
+    layout: str | None  # what the rows are: "bs", "sb", "b" (samples only), "packed" (no padding); None: not checked
     calls: int  # of routers; 0: a look-alike
     as_sets: bool
     batch: int
