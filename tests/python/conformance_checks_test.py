@@ -10,8 +10,10 @@ import sys
 import numpy
 import pytest
 import torch
-from conformance_checks import zoo
+from conformance_checks import capture, zoo
 from conformance_checks.capture import CapturedCall, ProgramFailed, verify
+from conformance_checks.cases import find_cases
+from conformance_checks.check import Settings, check_model
 from conformance_checks.compare import Comparison, bits_equal, compare_method, sort_slots
 from conformance_checks.outputs import why_not_run
 from safetensors.torch import save_file
@@ -181,6 +183,28 @@ def test_a_refuted_hook_and_another_output_are_problems(verifying):
     assert "output" in verify(verifying(proof("proven", same=False), 1), *arguments).refuted[0]
     with pytest.raises(ProgramFailed, match="why"):
         verify(verifying("", 1), *arguments)
+
+
+@pytest.mark.parametrize(
+    "calls, hooks, problems",
+    [
+        (0, [], []),
+        (0, [hook("moe.gate")], ["no router must be found, found: moe.gate"]),
+        (1, [], ["no router found of 1 (indexes tokens, not experts)"]),
+    ],
+)
+def test_case_says_why_nothing_was_found_and_look_alike_fails_by_a_hook(tmp_path, monkeypatch, calls, hooks, problems):
+    folder = tmp_path / "case"
+    folder.mkdir()
+    (folder / "model.pt").write_bytes(b"")
+    save_file({"input_ids": torch.zeros(1, 2, dtype=torch.long)}, str(folder / "in.safetensors"))
+    (folder / "expect.json").write_text(json.dumps({"routers": calls}))
+    if calls:
+        save_file({"0.ids": torch.zeros(2, 1, dtype=torch.long)}, str(folder / "oracle.safetensors"))
+    skipped = [{"node": "topk", "reason": "indexes tokens, not experts"}]
+    monkeypatch.setattr(capture, "inspect", lambda *_: {"hooks": hooks, "skipped": skipped})
+    verdict = check_model(find_cases(tmp_path, [])[0], Settings(tmp_path / "moetap", None, 2e-5, 2e-2))
+    assert verdict.comparison.problems == problems and verdict.passed == (not problems)
 
 
 def test_program_refuses_wrong_usage(tmp_path, root):
