@@ -99,8 +99,21 @@ AxisFact AxisTransfer::convolution(const std::string& name) {
   Axes axes = {source->front()};
   const bool transposed = flag("transposed") || name.find("transpose") != std::string::npos;
   axes.push_back(weight && !transposed && !weight->empty() ? weight->front() : fresh(1));
+  const auto ints = [&](const char* list) {
+    const jit::Value* value = named(list);
+    return value == nullptr ? std::nullopt : flow_.graph_.constant_ints(value);
+  };
+  const auto strides = ints("stride"), paddings = ints("padding"), dilations = ints("dilation");
+  const auto of_dim = [&](const std::optional<std::vector<std::optional<int64_t>>>& list, size_t place) {
+    return !list || list->empty() ? std::nullopt : (*list)[std::min(place, list->size() - 1)];
+  };
   for (size_t i = 2; i < rank; ++i) {
-    axes.push_back(fresh(i));
+    // As many places as before, in their order: one for each place, or with its neighbours.
+    const auto stride = of_dim(strides, i - 2), padding = of_dim(paddings, i - 2), dilation = of_dim(dilations, i - 2);
+    const auto kernel = weight && weight->size() == rank ? constant_size((*weight)[i]) : std::nullopt;
+    const bool same =
+        !transposed && stride == 1 && padding && dilation && kernel && 2 * *padding == *dilation * (*kernel - 1);
+    axes.push_back(same ? (*source)[i] : fresh(i));
   }
   return tensor(axes);
 }

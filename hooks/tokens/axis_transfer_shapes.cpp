@@ -255,7 +255,8 @@ AxisFact AxisTransfer::split(const Axes& source, const std::string& name) {
     axes[place] = constant_axis(*size / *chunks);
     return list_fact(std::vector<AxisFact>(static_cast<size_t>(*chunks), tensor_fact(axes)));
   }
-  if (const jit::Value* list = named("split_sizes"); list != nullptr && fact(list).elements) {
+  const jit::Value* list = named(name == "split" ? "split_size" : "split_sizes");
+  if (list != nullptr && fact(list).elements) {
     std::vector<AxisFact> parts;
     for (const AxisFact& element : list_elements(list)) {
       const auto part = element.number ? constant_size(*element.number) : std::nullopt;

@@ -181,17 +181,51 @@ std::optional<std::vector<AxisFact>> AxisTransfer::values(const std::string& nam
   return std::nullopt;
 }
 
+namespace {
+
+// The arms of a branch that may be taken.
+std::vector<const jit::Block*> live_arms(const TokenFlow& flow, const MethodGraph& graph, const jit::Node& branch) {
+  const auto condition = constant_bool(flow, graph, branch.input(0));
+  if (condition) return {branch.blocks()[*condition ? 0 : 1]};
+  return {branch.blocks()[0], branch.blocks()[1]};
+}
+
+// True for a text that holds something whichever arms are taken: a reason why an operator cannot be used.
+bool is_never_empty(const TokenFlow& flow, const MethodGraph& graph, const jit::Value* text) {
+  if (const auto constant = graph.constant(text)) return constant->isString() && !constant->toStringRef().empty();
+  const jit::Node* node = text->node();
+  if (node->kind() == jit::aten::format) return is_never_empty(flow, graph, node->input(0));
+  if (node->kind() != jit::prim::If) return false;
+  const auto arms = live_arms(flow, graph, *node);
+  return std::all_of(arms.begin(), arms.end(), [&](const jit::Block* arm) {
+    return is_never_empty(flow, graph, arm->outputs()[text->offset()]);
+  });
+}
+
+// Whether a value is None, where that is the same whichever arms are taken.
+std::optional<bool> is_known_none(const TokenFlow& flow, const MethodGraph& graph, const jit::Value* value) {
+  if (const auto constant = graph.constant(value)) return constant->isNone();
+  const jit::Node* node = value->node();
+  if (node->kind() == jit::prim::unchecked_cast) return false;
+  if (node->kind() != jit::prim::If) return std::nullopt;
+  std::optional<bool> all;
+  for (const jit::Block* arm : live_arms(flow, graph, *node)) {
+    const auto one = is_known_none(flow, graph, arm->outputs()[value->offset()]);
+    if (!one || (all && *all != *one)) return std::nullopt;
+    all = one;
+  }
+  return all;
+}
+
+}  // namespace
+
 std::optional<bool> constant_bool(const TokenFlow& flow, const MethodGraph& graph, const jit::Value* value) {
   const auto found = graph.constant(value);
   if (found && found->isBool()) return found->toBool();
   const jit::Node* node = value->node();
   const std::string name = base_name(*node);
-  const auto is_none = [&](const jit::Value* of) {
-    const auto constant = graph.constant(of);
-    return constant ? std::optional<bool>(constant->isNone()) : std::nullopt;
-  };
   if (name == "__is__" || name == "__isnot__") {
-    const auto first = is_none(node->input(0)), second = is_none(node->input(1));
+    const auto first = is_known_none(flow, graph, node->input(0)), second = is_known_none(flow, graph, node->input(1));
     if (!first || !second || (!*first && !*second)) return std::nullopt;
     return (*first == *second) == (name == "__is__");
   }
@@ -199,12 +233,17 @@ std::optional<bool> constant_bool(const TokenFlow& flow, const MethodGraph& grap
     const auto operand = constant_bool(flow, graph, node->input(0));
     return operand ? std::optional<bool>(!*operand) : std::nullopt;
   }
-  if (node->kind() == jit::prim::If && node->outputs().size() == 1) {  // `a and b`, `a or b`
+  if (node->kind() == jit::prim::If) {  // `a and b`, `a or b`
     const auto condition = constant_bool(flow, graph, node->input(0));
     if (!condition) return std::nullopt;
-    return constant_bool(flow, graph, node->blocks()[*condition ? 0 : 1]->outputs()[0]);
+    return constant_bool(flow, graph, node->blocks()[*condition ? 0 : 1]->outputs()[value->offset()]);
   }
   if (node->inputs().size() != 2) return std::nullopt;
+  const jit::Node* counted = node->input(0)->node();
+  if (name == "gt" && counted->kind() == jit::aten::len && graph.constant_int(node->input(1)) == 0 &&
+      is_never_empty(flow, graph, counted->input(0))) {
+    return true;
+  }
   const auto number = [&](const jit::Value* of) {
     const AxisFact& fact = flow.of(of);
     return fact.number ? constant_size(*fact.number) : std::nullopt;

@@ -212,8 +212,23 @@ bool TokenFlow::visit_return(jit::Node* node) {
   return changed;
 }
 
+// True for a node in an arm that is never taken: what it does to dimensions tells nothing.
+bool TokenFlow::is_never_run(const jit::Node* node) const {
+  for (const jit::Block* block = node->owningBlock(); block != nullptr;) {
+    const jit::Node* owner = block->owningNode();
+    if (owner == nullptr) return false;
+    if (owner->kind() == jit::prim::If) {
+      const auto condition = constant_bool(*this, graph_, owner->input());
+      if (condition && block == owner->blocks()[*condition ? 1 : 0]) return true;
+    }
+    block = owner->owningBlock();
+  }
+  return false;
+}
+
 bool TokenFlow::visit(jit::Node* node) {
   bool changed = false;
+  if (node->kind() != jit::prim::Return && is_never_run(node)) return false;
   if (node->kind() == jit::prim::Return) return visit_return(node);
   if (node->kind() == jit::prim::If) return false;  // its blocks' returns fill its outputs
   if (node->kind() == jit::prim::Loop) {

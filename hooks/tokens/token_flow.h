@@ -47,6 +47,7 @@ class TokenFlow {
   void look_up(int64_t argument);
   AxisFact join(const AxisFact& a, const AxisFact& b, const torch::jit::Value* value);
   bool is_dead(const torch::jit::Block* block) const;
+  bool is_never_run(const torch::jit::Node* node) const;
   /// An operator works only where the value has this many dimensions (`at_least`: or more).
   void require_rank(const torch::jit::Value* value, int64_t rank, bool at_least);
 

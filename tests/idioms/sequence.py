@@ -129,3 +129,38 @@ class LearnedPositionsAdded(nn.Module):
         mask = torch.full((LENGTH, LENGTH), float("-inf")).triu(1)
         x = x + (q @ k.transpose(1, 2) * 0.3 + mask).softmax(-1) @ v
         return self.block(x)
+
+
+class Encoded(Embedded):
+    """PyTorch's own encoder layer before the router; its layers take the sequence first unless they are told."""
+
+    def __init__(self, layers: int = 0):
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(DIM, 2, 13)
+        self.encoder = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False) if layers else layer
+
+
+@idiom("script", wrap="none", layout="sb")
+class EncoderLayerSequenceFirst(Encoded):
+    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+        x = self.encoder(self.emb(input_ids).transpose(0, 1))
+        return (x + self.moe(x)).transpose(0, 1)
+
+
+@idiom("script", wrap="none", layout="sb")
+class EncoderStackSequenceFirst(Encoded):
+    def __init__(self):
+        super().__init__(2)
+
+    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+        x = self.encoder(self.emb(input_ids).permute(1, 0, 2))
+        return x + self.moe(x)
+
+
+@idiom("script", wrap="none", layout="sb", inputs=lambda: {"src": torch.randn(LENGTH, 2, DIM)})
+class EncoderLayerOfSequences(Encoded):
+    """The argument itself is [S, B, D]."""
+
+    def forward(self, src: torch.Tensor) -> torch.Tensor:
+        x = self.encoder(src)
+        return x + self.moe(x)
