@@ -104,12 +104,14 @@ const std::unordered_map<std::string_view, OpKind>& kinds() {
     add(OpKind::kOneHot, {"one_hot"});
     add(OpKind::kCompare, {"eq", "ne", "gt", "lt", "ge", "le", "greater", "less", "greater_equal", "less_equal",
                            "not_equal", "isin", "isinf", "isfinite", "isnan"});
-    add(OpKind::kLogical, {"__and__", "__or__", "__xor__", "logical_and", "logical_or", "logical_not", "logical_xor",
-                           "bitwise_and", "bitwise_or", "bitwise_not", "bitwise_xor", "bool"});
+    add(OpKind::kLogical,
+        {"__and__", "__or__", "__xor__", "__iand__", "__ior__", "__ixor__", "logical_and", "logical_or", "logical_not",
+         "logical_xor", "bitwise_and", "bitwise_or", "bitwise_not", "bitwise_xor", "bool"});
     add(OpKind::kNonzero, {"nonzero", "nonzero_numpy", "argwhere"});
     add(OpKind::kWhere, {"where"});
     add(OpKind::kMaskedFill, {"masked_fill"});
-    add(OpKind::kConcatenate, {"cat", "stack", "concat", "concatenate", "hstack", "vstack", "column_stack"});
+    add(OpKind::kConcatenate,
+        {"cat", "stack", "concat", "concatenate", "hstack", "vstack", "column_stack", "pad", "constant_pad_nd"});
     add(OpKind::kSample, {"multinomial", "bernoulli"});
     add(OpKind::kFresh,
         {"zeros_like",   "ones_like",     "full_like", "empty_like", "rand_like",  "randn_like", "randint_like",

@@ -35,7 +35,7 @@ enum class OpKind {
   kNonzero,  // `nonzero`, `where` of one argument
   kWhere,    // `where` of three arguments
   kMaskedFill,
-  kConcatenate,  // `cat`, `stack`
+  kConcatenate,  // `cat`, `stack`, `pad`
   kSample,       // `multinomial`
   kFresh,        // new tensors that only take a shape or a type from their inputs: `zeros_like`
 };

@@ -15,6 +15,12 @@ bool mixes(const jit::Node& node) {
   return kind == OpKind::kContract || kind == OpKind::kMixOther || base_name(node) == "embedding";
 }
 
+// True for a part of another tensor, or another layout of it: what is written there is written into that.
+bool is_view(const jit::Node& node) {
+  const OpKind kind = op_kind(node);
+  return kind == OpKind::kReshape || kind == OpKind::kMoveAxis || kind == OpKind::kSlice || kind == OpKind::kSelect;
+}
+
 bool holds_tensor_parameter(const jit::Node& node) {
   return node.kind() == jit::prim::GetAttr || node.kind() == jit::prim::Constant;
 }
@@ -102,7 +108,10 @@ bool ValueOrigins::visit(jit::Node* node) {
   // A list that is appended to, a tensor that is written into.
   if (origin > Origin::kConstant && !node->inputs().empty() &&
       (node->kind() == jit::aten::append || is_in_place(*node))) {
-    changed |= raise(node->input(0), origin);
+    for (const jit::Value* written = node->input(0);; written = written->node()->input(0)) {
+      changed |= raise(written, origin);
+      if (!is_view(*written->node())) break;
+    }
   }
   return changed;
 }

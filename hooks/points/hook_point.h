@@ -27,6 +27,9 @@ struct HookPoint {
   std::optional<int64_t> top_k;        // experts a token; empty where the graph does not fix it
   std::string scoring;                 // "softmax", "sigmoid", "sigmoid_bias", "softmax_topk", "none", ...
   TokenLayout tokens = {};             // what the rows of its tensors are
+  // Ids that stand for no routed expert: null experts (zero, copy, constant), shared ones, slots without an expert.
+  // Columns of the logits that no projection gives, and ids of `num_experts` and more that the model writes.
+  int64_t null_experts = 0;
   // What the graph shows, for the hook's check of itself; see hooks/routers/scaled_scores.h.
   bool scores_are_plain = false, weights_are_scaled_scores = false, weights_have_factors_of_experts = false;
 };

@@ -23,7 +23,8 @@ inline constexpr const char* kBeginSchema = "moetap::begin(str description, str 
 //   "dense"          as slots, but weights[0] is laid out as logits, and the weight of a slot is gathered by its id; or
 //                    one such tensor for each tensor of selected
 //   "variable"       as dense; a slot whose dense weight is 0 is not used (-1)
-//   "kept"           as slots, and the last of `weights` is a mask [.., E] of the experts that keep the token: a slot
+//   "kept"           as slots, and the last of `weights` is a mask [.., E] or [.., slots, E] of the experts that keep
+//   the token: a slot
 //                    whose expert does not has the weight 0
 //   "expert_choice"  selected[0] is [E, C]: the tokens that each expert chose; weights[0] [E, C]
 // Weights may be empty where the model has none.

@@ -15,7 +15,7 @@ const char* to_string(SkipReason reason) {
     case SkipReason::kSamples:
       return "samples from what it picked, applies no expert";
     case SkipReason::kLooksUpValues:
-      return "looks up values, applies no expert";
+      return "sums what it picked, applies no single expert";
     case SkipReason::kSelectsNoExpert:
       return "what it picks selects no expert";
     case SkipReason::kPicksFromPicked:
@@ -26,6 +26,8 @@ const char* to_string(SkipReason reason) {
       return "its weights are computed with after they were put into another order";
     case SkipReason::kTakesFirstTokens:
       return "each expert takes the first of its tokens only, and no tensor tells which were left out";
+    case SkipReason::kWeighsPairs:
+      return "weighs pairs of tokens and experts, and no tensor over the experts holds their weights";
     case SkipReason::kSharesProjection:
       return "several routers share one projection";
     case SkipReason::kUnknownNumExperts:

@@ -16,6 +16,7 @@ enum class SkipReason {
   kPicksInGroups,         // each group of scores has picks of its own
   kChangesSortedWeights,  // the weights that are applied stand in another order than the ids
   kTakesFirstTokens,      // an expert sees only the first of the tokens that chose it
+  kWeighsPairs,           // (token, expert) above a threshold, in a list
   kSharesProjection,      // several routers read parts of one projection
   kUnknownNumExperts,     // hash routing whose number of experts is no constant
   kHasNoProjection,       // a top-k whose scores no parameter gave

@@ -226,6 +226,7 @@ HookPoint hook_point(const FoundRouter& router, const std::string& method) {
   hook.layer = router.layer;
   hook.component = router.component;
   hook.num_experts = router.num_experts;
+  hook.null_experts = router.null_experts;
   hook.top_k = router.top_k;
   hook.scoring = router.scoring;
   return hook;

@@ -29,8 +29,20 @@ jit::Value* ids_by_weight(jit::Graph& graph, const FoundRouter& router) {
 
 // The weights as the operator takes them: over slots or experts, tokens before.
 jit::Value* weights_as_reported(jit::Graph& graph, const FoundRouter& router, jit::Value* weights) {
-  if (router.weights_have_places) return graph.insert(jit::aten::sum, {weights, std::vector<int64_t>{-1}});
+  if (router.weights_have_places) {
+    jit::Value* dense = graph.insert(jit::aten::sum, {weights, std::vector<int64_t>{router.weights_dim + 1}});
+    return with_experts_at(dense, router.weights_dim + 1, router.expert_dim);
+  }
   return with_experts_at(weights, router.weights_dim, router.expert_dim);
+}
+
+// The slots of a value that holds shared experts beside them.
+jit::Value* without_shared(const FoundRouter& router, jit::Value* value) {
+  jit::Graph& graph = *value->owningGraph();
+  jit::Value* size = graph.insert(jit::aten::size, {router.slots_alone, router.selected_dim});
+  jit::Value* none = graph.insertConstant(c10::IValue());
+  jit::Value* begin = router.slots_behind ? graph.insert(jit::aten::neg, {size}) : none;
+  return graph.insert(jit::aten::slice, {value, router.expert_dim, begin, router.slots_behind ? none : size, 1});
 }
 
 void insert_arm(const FoundRouter& router, const HookPoint& hook, const InPlaceWrites& writes, ForwardHandle& handle) {
@@ -63,13 +75,27 @@ void insert_arm(const FoundRouter& router, const HookPoint& hook, const InPlaceW
 
   jit::Graph& graph = *after->owningGraph();
   jit::Value* forward = handle.in(&graph);
+  if (after->kind() == jit::prim::Param && forward->node()->owningBlock() == after->owningBlock()) {
+    after = forward->node();  // ids that are an argument
+  }
   jit::WithInsertPoint here(after->next());
   logits = with_experts_at(logits, router.logits_dim, router.expert_dim);
   scores = with_experts_at(scores, router.scores_dim, router.expert_dim);
   for (jit::Value*& value : selected) value = with_experts_at(value, router.selected_dim, router.expert_dim);
   std::vector<jit::Value*> weights = router.weights;
   for (jit::Value*& value : weights) value = weights_as_reported(graph, router, value);
-  if (router.kept != nullptr) weights.push_back(router.kept);
+  if (visible_from(router.slots_alone, after)) {
+    selected[0] = without_shared(router, selected[0]);
+    if (router.weights_have_shared) weights[0] = without_shared(router, weights[0]);
+  }
+  if (router.kept != nullptr) {
+    const bool places = router.kept_has_places;
+    weights.push_back(places ? graph.insert(jit::aten::sum, {router.kept, std::vector<int64_t>{-1}}) : router.kept);
+  }
+  if (router.unused_where_zero) {
+    jit::Value* unused = graph.insert(jit::aten::eq, {weights[0], 0});
+    selected[0] = graph.insert(jit::aten::masked_fill, {selected[0], unused, -1});
+  }
   if (router.selects_all) selected = {ids_by_weight(graph, router)};
   if (router.add_slot_dim) {
     jit::Value* last = graph.insertConstant(int64_t{-1});

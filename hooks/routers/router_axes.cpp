@@ -91,6 +91,27 @@ bool keeps_token_order(const MethodGraph& graph, const jit::Node& node, const Fa
   return (from == experts || to == experts) && (from < 0) == (to < 0) && std::abs(from - to) == 1;
 }
 
+bool keeps_order_beside_slots(const MethodGraph& graph, const jit::Node& node, const Fact& fact) {
+  if (base_name(node) != "permute") return keeps_token_order(graph, node, fact);
+  const auto dims = graph.constant_ints(node.input(1));
+  if (!dims) return false;
+  const auto rank = static_cast<int64_t>(dims->size());
+  const int64_t experts = from_end(fact.expert_dim, rank);
+  for (const bool has_slots : {false, true}) {
+    int64_t last = -rank - 1;
+    bool in_order = true;
+    for (const auto& dim : *dims) {
+      if (!dim) return false;
+      const int64_t axis = from_end(*dim, rank);
+      if (axis == experts || axis == experts + 1 || (has_slots && axis == -rank)) continue;
+      in_order = in_order && axis > last;
+      last = axis;
+    }
+    if (in_order) return true;
+  }
+  return false;
+}
+
 // Views that name all sizes tell the rank; an expert axis that is not the last keeps its place from the front.
 void resize_rank(Fact& fact, int64_t rank) {
   if (fact.expert_dim != -1 && fact.rank.has_value()) fact.expert_dim = fact.expert_dim + *fact.rank - rank;

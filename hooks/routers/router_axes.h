@@ -15,6 +15,9 @@ void move_axis(const MethodGraph& graph, const torch::jit::Node& node, Fact& fac
 /// moves.
 bool keeps_token_order(const MethodGraph& graph, const torch::jit::Node& node, const Fact& fact);
 
+/// The same for weights spread over the places of experts: the first axis may be that of the slots, and move, too.
+bool keeps_order_beside_slots(const MethodGraph& graph, const torch::jit::Node& node, const Fact& fact);
+
 /// Updates rank and place of the experts after a view that names all sizes.
 void resize_rank(Fact& fact, int64_t rank);
 

@@ -53,12 +53,20 @@ void RouterFlow::follow_pick(jit::Node* node) {
       return;
     }
     lose_alignment(order);
+    if (own.role == Role::kMask) order.role = Role::kOrder;  // numbers of tokens, written where a mask is set
     if (name == "sort") set(node->output(0), order);
     order.role = Role::kOrder;
     set(node->outputs().back(), order);
     return;
   }
   if (own.role != Role::kScore && own.role != Role::kStat && own.role != Role::kSlot) return;
+  if (own.role == Role::kSlot && sorts && shapes_.of(node->input(0)).rank == 1) {  // tokens, the surest first
+    Fact order = own;
+    lose_alignment(order);
+    order.role = Role::kOrder;
+    set(node->outputs().back(), order);
+    return;
+  }
   Pick pick{node, own, std::nullopt, std::nullopt, nullptr, sorts};
   if (name == "topk") {
     pick.k = graph_.constant_int(node->input(1));
@@ -79,6 +87,19 @@ void RouterFlow::follow_pick(jit::Node* node) {
     lose_alignment(tokens);
     tokens.role = Role::kOrder;
     set(pick.indices, tokens);
+    if (only_indices) return;
+    Fact weights = own;  // their weights: no tensor over the experts holds them
+    weights.role = Role::kSlot;
+    weights.parent = nullptr;
+    if (own.expert_dim == -2 && from_end(*pick.dim, own.rank) == -1) {
+      weights.base = node->output(0);
+      weights.aligned = true;
+      weights.tokens_of_experts = pick.indices;
+    } else {
+      lose_alignment(weights);
+      weights.cut = true;
+    }
+    set(node->output(0), weights);
     return;
   }
   int place = -1;
@@ -167,6 +188,10 @@ void RouterFlow::follow_gather(jit::Node* node, jit::Value* source, const std::v
       Fact part = own;
       merge(part, by);
       lose_alignment(part);
+      const bool of_scores = own.role == Role::kScore && own.picks.empty();
+      part.pairs = own.pairs || (of_scores && by.role == Role::kOrder && by.threshold);
+      // Places of the tokens that fit in: no weight tells which these are.
+      if (own.role == Role::kIds && own.placed && by.role == Role::kMask && by.dropped) part.cut = true;
       set(node->output(), part);
     }
     return;
@@ -231,6 +256,7 @@ void RouterFlow::follow_scatter(jit::Node* node, jit::Value* target, const Fact*
     return;
   }
   if (by.role == Role::kMask && into != nullptr) {  // some values are overwritten
+    if (into->role == Role::kIds && what == nullptr) note_written_ids(source);
     Fact result = derived(*into, node, into->role);
     if (result.role == Role::kIds) result.ids = {node->output()};
     set(node->output(), result);
@@ -244,7 +270,8 @@ void RouterFlow::follow_scatter(jit::Node* node, jit::Value* target, const Fact*
   }
   if (by.role != Role::kIds) return;
   if (origins_.is_activation(source) && what == nullptr) {
-    event(EventKind::kChoosesTokens, node, by);
+    // Tokens that are written to places in the experts' queues, or by their numbers.
+    event(by.placed ? EventKind::kDispatches : EventKind::kChoosesTokens, node, by);
     return;
   }
   if (what != nullptr && (what->role == Role::kSlot || what->role == Role::kScore)) {
@@ -302,7 +329,9 @@ void RouterFlow::follow_mask(jit::Node* node, OpKind kind) {
     // Scores against one of them, or against a number: all that are as large are chosen.
     const bool alone = !of_score && found->role == Role::kScore;
     const Fact& scores = left == nullptr || (of_score && left->role != Role::kScore) ? *right : *left;
-    mask.threshold = (of_score || alone) && scores.aligned && scores.base != nullptr && scores.ids.empty();
+    // So are those whose rank, counted by comparing all pairs, is below a number.
+    const bool of_rank = found->role == Role::kMask && found->threshold;
+    mask.threshold = of_rank || ((of_score || alone) && scores.aligned && scores.base != nullptr && scores.ids.empty());
     mask.weights.clear();
     if (mask.threshold) {
       mask.ids.clear();
@@ -318,18 +347,22 @@ void RouterFlow::follow_mask(jit::Node* node, OpKind kind) {
       // Compared with a tensor, it is with all expert ids (`arange`); compared with a number, with one expert.
       mask.per_expert = number && name == "eq";
       mask.one_hot = !number && found->role == Role::kIds;
+      mask.ordinal = found->role == Role::kIds && name != "eq" && name != "ne" && name != "isin";
     }
     set(node->output(), mask);
     return;
   }
   if (kind == OpKind::kLogical) {
     std::optional<Fact> result;
-    bool threshold = false, dropped = false;
+    bool threshold = false, dropped = false, ordinal = true, over_experts = false, aligned = true;
     for (jit::Value* input : inputs) {
       const Fact* found = is_tensor(input) ? fact(input) : nullptr;
       if (found == nullptr) continue;
       threshold = threshold || found->threshold;
       dropped = dropped || found->dropped;
+      ordinal = ordinal && found->ordinal;
+      over_experts = over_experts || found->one_hot;
+      aligned = aligned && found->aligned;
       if (!result.has_value())
         result = derived(remembered(*found), node, Role::kMask);
       else {
@@ -338,9 +371,12 @@ void RouterFlow::follow_mask(jit::Node* node, OpKind kind) {
       }
     }
     if (result.has_value()) {
+      // Experts, and those whose queue has room.
+      if (name.find("and") != std::string::npos && dropped && over_experts && aligned) result->kept = node->output();
       result->aligned = true;
       result->threshold = threshold;
       result->dropped = dropped;
+      result->ordinal = ordinal;
       if (threshold) result->ids.clear();
       // All slots but those of one expert.
       if (name == "logical_not" || name == "bitwise_not") result->per_expert = result->one_hot = false;
@@ -375,6 +411,8 @@ void RouterFlow::follow_mask(jit::Node* node, OpKind kind) {
     if (mask != nullptr && mask->per_expert) result.per_expert = true;
     if (mask != nullptr && mask->threshold) result.threshold = true;
   } else if (own.role == Role::kIds || own.role == Role::kSlot) {
+    if (own.role == Role::kIds && !own.placed && (self == nullptr || other == nullptr))
+      note_written_ids(inputs[self == nullptr ? 1 : 2]);
     result.parent = own.base;
     result.ids = own.ids;
     if (self != nullptr && other != nullptr && self->role == other->role && self->place >= 0 && other->place >= 0) {

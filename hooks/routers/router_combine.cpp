@@ -14,6 +14,8 @@ Fact routed(const Fact& weights, const Fact& mask, jit::Value* value) {
   Fact result = remembered(weights);
   merge(result, remembered(mask));
   result.role = Role::kRouted;
+  result.expert_dim = -2;  // the places in their queues lie behind the experts
+  result.rank.reset();
   result.base = value;
   result.aligned = true;
   result.ids = mask.ids;
@@ -34,8 +36,9 @@ void RouterFlow::meet(jit::Node* node, const Fact& fact, const jit::Value* hidde
     case Role::kSlot:
     case Role::kRouted:
       event(EventKind::kAppliesWeights, node, what);
-      // One expert's share: the ids were compared with its number.
-      if (fact.per_expert && !fact.ids.empty()) event(EventKind::kDispatches, node, what);
+      // Spread over the places of the experts' queues, or one expert's share: the ids were compared with its number.
+      if ((fact.per_expert || fact.role == Role::kRouted) && !fact.ids.empty())
+        event(EventKind::kDispatches, node, what);
       break;
     case Role::kScore:
       event(fact.picks.empty() ? EventKind::kDenseWeights : EventKind::kAppliesWeights, node, what);
@@ -97,7 +100,12 @@ std::optional<Fact> RouterFlow::combine(jit::Node* node, const Fact& left, const
       result.threshold = left.threshold || right.threshold;
       if (result.threshold) result.ids.clear();
       result.dropped = left.dropped || right.dropped;
-      if (multiply && result.dropped) result.kept = node->output();
+      result.ordinal = left.ordinal && right.ordinal;
+      // Over the experts, for each token: what is spread over the places of a queue tells no more.
+      result.kept = left.kept != nullptr ? left.kept : right.kept;
+      const bool over_experts = !result.placed || left.one_hot || right.one_hot;
+      if (multiply && result.dropped && result.kept == nullptr && over_experts && left.aligned && right.aligned)
+        result.kept = node->output();
     }
     return result;
   }
@@ -180,6 +188,12 @@ std::optional<Fact> RouterFlow::combine(jit::Node* node, const Fact& left, const
   if (pair_is(Role::kRouted, Role::kStat) || pair_is(Role::kRouted, Role::kMask)) {
     return derived(of_role(Role::kRouted), node, Role::kRouted);
   }
+  if (pair_is(Role::kIds, Role::kStat)) {  // places in the experts' queues, numbered over all experts
+    Fact result = derived(of_role(Role::kIds), node, Role::kIds);
+    lose_alignment(result);
+    result.placed = true;
+    return result;
+  }
   if (pair_is(Role::kIds, Role::kMask)) {
     const Fact& ids = of_role(Role::kIds);
     Fact result = derived(ids, node, Role::kIds);
@@ -245,15 +259,18 @@ std::optional<Fact> RouterFlow::contract(jit::Node* node, const Fact& first, con
   merge(result, *mask);
   if (other.role == Role::kScore && other.picks.empty()) {
     result.role = Role::kSlot;  // scores at the chosen experts
+    result.dropped = other.dropped || mask->dropped;
+  } else if (mask->placed && (other.role == Role::kSlot || other.role == Role::kScore)) {
+    return routed(other, *mask, node->output());
+  } else if (other.role == Role::kRouted) {
+    result.role = Role::kRouted;
   } else if (other.role == Role::kSlot && mask->one_hot) {
     result.role = Role::kScore;  // weights spread over the experts
     result.expert_dim = -1;
     result.ids = mask->ids;
     result.dropped = other.dropped || mask->dropped;
-  } else if (other.role == Role::kSlot || (other.role == Role::kScore && !mask->placed)) {
+  } else if (other.role == Role::kSlot || other.role == Role::kScore) {
     result.dropped = other.dropped || mask->dropped;  // those that are kept
-  } else if (other.role == Role::kScore) {
-    return routed(other, *mask, node->output());
   } else if (other.role == Role::kMask) {
     result.role = Role::kMask;
     result.one_hot = false;
@@ -277,6 +294,11 @@ void RouterFlow::follow_concatenate(jit::Node* node) {
   }
   if (first == nullptr) return;
   Fact result = derived(remembered(*first), node, first->role);
+  // One tensor for each slot, put before the tokens.
+  const bool of_slots = first->role == Role::kIds || first->role == Role::kSlot;
+  if (of_slots && base_name(*node) == "stack" && graph_.constant_int(node->input(1)) == 0) {
+    result.expert_dim = -shapes_.of(parts[0]).rank.value_or(1) - 1;
+  }
   bool all_slots = first->role == Role::kSlot || first->role == Role::kIds;
   bool in_order = all_slots;  // pieces that are put together again
   for (size_t i = 0; i < parts.size(); ++i) {
@@ -288,6 +310,10 @@ void RouterFlow::follow_concatenate(jit::Node* node) {
       // One slot each, as `ids[:, 0]` and `ids[:, 1]`, makes the slots again.
       if (!found->aligned) all_slots = false;
     }
+  }
+  if (followed < parts.size() && all_slots && (first_at == 0 || first_at + followed == parts.size())) {
+    const bool shared = first->role == Role::kSlot || are_shared(parts, *first);
+    if (shared && followed == 1) result.slots_alone = first->base, result.slots_behind = first_at > 0;
   }
   // Slots beside scores of experts that are not selected (shared ones), which come from the same projection.
   if (followed < parts.size() && first->role == Role::kSlot) result.mixed_at = first_at;
@@ -308,6 +334,7 @@ void RouterFlow::follow_concatenate(jit::Node* node) {
     } else if (dim != 0) {
       result.num_experts.reset();
     }
+    if (dim != 0) result.null_columns += null_columns(parts);
     if (first->score != nullptr && first->score == first->base) result.score = node->output();
     change_scores(result, *first, node->output());
   }

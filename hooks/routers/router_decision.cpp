@@ -31,7 +31,7 @@ std::vector<jit::Value*> chosen_ids(const MethodGraph& graph, const RouterFlow& 
   std::vector<jit::Value*> candidates;
   for (const Event& event : flow.events()) {
     const bool dense = event.kind == EventKind::kAppliesWeights;
-    if (!is_strong(event.kind) && !dense) continue;
+    if ((!is_strong(event.kind) && !dense) || event.what.ordinal) continue;
     for (jit::Value* ids : event.what.ids) {
       if (std::find(candidates.begin(), candidates.end(), ids) == candidates.end()) candidates.push_back(ids);
     }
@@ -188,6 +188,22 @@ FoundRouter expert_choice(const MethodGraph& graph, const RouterFlow& flow) {
   return router;
 }
 
+// Experts that take the best of the tokens that chose them: `weights` are those of the tokens that they take.
+FoundRouter chosen_among_the_assigned(const RouterFlow& flow, const Fact& weights, FoundRouter router) {
+  const Pick& pick = flow.picks()[0];
+  router.selected = {weights.tokens_of_experts};
+  router.form = "expert_choice";
+  router.unused_where_zero = true;
+  router.logits = weights.logits;
+  router.scores = weights.score;
+  router.logits_dim = weights.logits_dim;
+  router.scores_dim = weights.score_dim;
+  router.weights_dim = router.selected_dim = router.expert_dim = -1;
+  router.scoring = scoring_name(pick.source, pick, 1);
+  router.num_experts = pick.source.num_experts;
+  return router;
+}
+
 // Experts whose scores are as large as one of them: no ids, but weights that are zero at all others.
 std::optional<FoundRouter> chosen_by_threshold(const MethodGraph& graph, const RouterFlow& flow) {
   FoundRouter router;
@@ -255,6 +271,7 @@ RouterDecision decide(const MethodGraph& graph, const RouterFlow& flow) {
     const jit::Node* dense = last_node(flow, EventKind::kDenseWeights);
     for (const Event& event : flow.events()) {
       if (event.kind != EventKind::kDenseWeights) continue;
+      if (event.what.pairs) return skip(event.node, SkipReason::kWeighsPairs);
       const Fact* fact = nullptr;
       for (const jit::Value* input : event.node->inputs()) {
         for (jit::Value* element : list_elements(const_cast<jit::Value*>(input))) {
@@ -267,21 +284,27 @@ RouterDecision decide(const MethodGraph& graph, const RouterFlow& flow) {
   }
   const Pick& last = flow.picks().back();
   if (chooses_tokens_for_experts(flow)) {
+    const bool changed = std::any_of(flow.events().begin(), flow.events().end(), [](const Event& event) {
+      return event.kind == EventKind::kAppliesWeights && event.what.changed;
+    });
+    if (changed) return skip(last.node, SkipReason::kChangesSortedWeights);
     decision.router = expert_choice(graph, flow);
     return decision;
   }
   if (picks_other_axis(last)) return skip(last.node, SkipReason::kPicksTokens);
+  if (last.source.merged) return skip(last.node, SkipReason::kIndexesTokens);
   if (has(flow, EventKind::kChoosesTokens)) return skip(last.node, SkipReason::kIndexesTokens);
   const auto selected = chosen_ids(graph, flow);
   // Without weights, a choice among outputs may be one of boxes or labels.
   const bool weighs = has(flow, EventKind::kAppliesWeights);
   const bool strong = std::any_of(flow.events().begin(), flow.events().end(), [&](const Event& event) {
-    return is_strong(event.kind) && !event.what.ids.empty() && (weighs || event.kind != EventKind::kChoosesOutputs);
+    return is_strong(event.kind) && !event.what.ordinal && !event.what.ids.empty() &&
+           (weighs || event.kind != EventKind::kChoosesOutputs);
   });
   // Without weights, one use of the ids may group tokens or mask them, and tokens may be sorted for anything.
   std::set<const jit::Node*> uses;
   for (const Event& event : flow.events()) {
-    if (is_strong(event.kind) && !event.what.sorted) uses.insert(event.node);
+    if (is_strong(event.kind) && !event.what.sorted && !event.what.ordinal) uses.insert(event.node);
   }
   const bool sure = weighs || uses.size() > 1 || has(flow, EventKind::kChoosesParameters);
   if (!strong || !sure || selected.empty()) {
@@ -304,6 +327,10 @@ RouterDecision decide(const MethodGraph& graph, const RouterFlow& flow) {
   router.weights = applied_weights(graph, flow, selected);
   const Fact* weights = router.weights.empty() ? nullptr : flow.fact(router.weights[0]);
   if (weights != nullptr && weights->nested) return skip(last.node, SkipReason::kPicksFromPicked);
+  if (weights != nullptr && weights->tokens_of_experts != nullptr) {
+    decision.router = chosen_among_the_assigned(flow, *weights, router);
+    return decision;
+  }
   for (const Event& event : flow.events()) {
     if (event.what.cut) return skip(last.node, SkipReason::kTakesFirstTokens);
     if (event.what.joined && is_strong(event.kind)) return skip(last.node, SkipReason::kPicksFromPicked);
@@ -332,6 +359,8 @@ RouterDecision decide(const MethodGraph& graph, const RouterFlow& flow) {
       return skip(last.node, SkipReason::kTakesFirstTokens);
     }
     router.kept = event.what.kept;
+    const Fact* kept = flow.fact(router.kept);
+    router.kept_has_places = kept != nullptr && kept->placed;
   }
   const bool dense = weights != nullptr && (weights->role == Role::kScore || weights->role == Role::kRouted);
   if (weights != nullptr) {
@@ -353,7 +382,13 @@ RouterDecision decide(const MethodGraph& graph, const RouterFlow& flow) {
   router.logits_dim = source.logits != nullptr ? source.logits_dim : pick->source.logits_dim;
   router.scores_dim = plain_scores ? source.score_dim : pick->source.score_dim;
   router.num_experts = pick->source.num_experts;
-  if (final_picks.size() == 1 && !variable && !pick->foreign) {
+  router.null_experts = flow.count_null_experts(pick->source);
+  if (selected.size() == 1) {
+    router.slots_alone = ids->slots_alone;
+    router.slots_behind = ids->slots_behind;
+    router.weights_have_shared = weights != nullptr && !dense && weights->slots_alone != nullptr;
+  }
+  if (final_picks.size() == 1 && !variable && !pick->foreign && router.slots_alone == nullptr) {
     router.choice = selection_source({pick->node, router.selected, router.expert_dim, pick->source.rank});
   }
   int64_t top_k = 0;

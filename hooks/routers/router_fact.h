@@ -19,7 +19,7 @@ enum class Role {
   kStat,    // reduced over experts or slots: sums to divide by, group scores, counts, places in an expert's queue
   kOrder,   // tokens in an order made of ids: nonzero, argsort
   kChosen,  // parameters picked by ids
-  kRouted,  // dense weights spread over the places of experts, [tokens, experts, capacity]
+  kRouted,  // dense weights spread over the places of experts, [.., experts, places]
 };
 
 /// What is known of a value. Pointers are to values of the followed graph.
@@ -44,6 +44,7 @@ struct Fact {
   int64_t logits_dim = -1;             // expert_dim of `logits`
   int64_t score_dim = -1;              // expert_dim of `score`
   std::optional<int64_t> num_experts;
+  int64_t null_columns = 0;  // of `num_experts`, those that come from no projection
 
   // Slots, ids, masks.
   bool nested = false;      // picked from picked values (product keys)
@@ -57,7 +58,12 @@ struct Fact {
   bool threshold = false;   // zero at the experts that are not chosen, by their scores: there are no ids
   bool by_sign = false;     // a threshold of zero (`relu`): activations of hidden states have it, too
   bool dropped = false;     // zero where a capacity leaves a token out
-  int place = -1;           // of a piece of the slots, which one
+  bool ordinal = false;     // a mask of ids that are larger or smaller than a number: it tells of no expert
+  bool pairs = false;       // scores of pairs (token, expert), which were chosen one by one
+  bool merged = false;      // scores whose experts share their axis with tokens
+  // Weights that were picked from those over tokens: the tokens of each expert, [.., experts, tokens].
+  torch::jit::Value* tokens_of_experts = nullptr;
+  int place = -1;  // of a piece of the slots, which one
   // Of a mask that says which tokens an expert sees within its capacity: the mask over all experts.
   torch::jit::Value* kept = nullptr;
   bool one_hot = false;       // mask [..., slot, expert] with one place set
@@ -68,6 +74,9 @@ struct Fact {
   int part = 0;               // of a projection that is cut in parts, which one; 0: the whole or the first
   int mixed_at = -1;          // concatenated with other values: place of the slots among the parts
   std::optional<int64_t> num_slots;
+  // Put beside numbers that are none of its slots: the slots alone, and whether they stand behind the others.
+  torch::jit::Value* slots_alone = nullptr;
+  bool slots_behind = false;
   torch::jit::Value* parent = nullptr;      // the value that it is a part or a masked copy of
   std::vector<torch::jit::Value*> ids;      // aligned ids that it was computed from, in order of execution
   std::vector<torch::jit::Value*> weights;  // aligned weights that it was computed from

@@ -76,6 +76,14 @@ bool match_hash_ids(jit::Node* node, const MethodGraph& graph, const ValueOrigin
   const auto table = graph.constant(node->input(0));
   if (!table.has_value() || !table->isTensor() || !table->toTensor().defined()) return false;
   const at::Tensor ids = table->toTensor();
+  if (at::isFloatingType(ids.scalar_type()) && ids.dim() >= 3) {  // an argument that chooses experts itself
+    const auto indices = list_elements(node->input(name == "index_select" ? 2 : 1));
+    if (indices.size() != 1 || origins.of(indices[0]) != Origin::kInput) return false;
+    jit::Value* index = indices[0];
+    while (op_kind(*index->node()) == OpKind::kCopy) index = index->node()->input(0);
+    hash = {index, ids.size(0), 1, false};
+    return true;
+  }
   if (!at::isIntegralType(ids.scalar_type(), false) || ids.dim() < 1 || ids.dim() > 2 || ids.numel() == 0) return false;
   hash = {node->output(), ids.max().item().toLong() + 1, ids.dim() == 2 ? ids.size(1) : 1, ids.dim() == 2};
   return true;
@@ -206,7 +214,10 @@ bool RouterFlow::ends_at(const jit::Node* node, const Fact& own, const jit::Valu
 // still, weights that meet a hidden state are not.
 bool RouterFlow::keeps_width(const jit::Value* value, const jit::Value* partner) {
   const auto own = shapes_.of(value).last, other = shapes_.of(partner).last;
-  return other.has_value() && (*other == 1 || (own.has_value() && *own == *other));
+  if (!other.has_value()) return false;
+  // Weights that got a dimension of size 1 are wider behind a product with what has none.
+  const auto unsqueezed = [](const jit::Value* of) { return base_name(*of->node()) == "unsqueeze"; };
+  return *other == 1 || (own.has_value() && *own == *other && (!unsqueezed(value) || unsqueezed(partner)));
 }
 
 bool RouterFlow::precedes_projection(const jit::Value* value) {

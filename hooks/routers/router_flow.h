@@ -6,6 +6,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "hooks/graph/known_numbers.h"
 #include "hooks/graph/known_shapes.h"
 #include "hooks/graph/method_graph.h"
 #include "hooks/graph/op_traits.h"
@@ -80,6 +81,10 @@ class RouterFlow {
   const std::vector<Event>& events() const { return events_; }
   const Fact* fact(const torch::jit::Value* value) const;
 
+  /// How many ids stand for no routed expert, where experts are picked from `scores`: see Note [Ids beyond the
+  /// experts].
+  int64_t count_null_experts(const Fact& scores) const;
+
   /// The value outside that a value of a fork's subgraph is returned as; null if it is not returned.
   torch::jit::Value* returned_as(const torch::jit::Value* value) const;
 
@@ -113,6 +118,10 @@ class RouterFlow {
   bool is_only_piece(const torch::jit::Node* node) const;
   bool is_own_parameter(const torch::jit::Value* value) const;
   void follow_concatenate(torch::jit::Node* node);
+  void follow_pad(torch::jit::Node* node);
+  void note_written_ids(const torch::jit::Value* numbers);
+  bool are_shared(const std::vector<torch::jit::Value*>& parts, const Fact& ids) const;
+  int64_t null_columns(const std::vector<torch::jit::Value*>& parts);
 
   void meet(torch::jit::Node* node, const Fact& fact, const torch::jit::Value* hidden);
   std::optional<Fact> combine(torch::jit::Node* node, const Fact& left, const Fact& right, OpKind kind);
@@ -134,6 +143,7 @@ class RouterFlow {
   std::map<int64_t, torch::jit::Node*> queue_;  // by order of execution
   std::vector<Pick> picks_;
   std::vector<Event> events_;
+  std::vector<NumberRange> written_ids_;          // over those that were picked
   std::set<const torch::jit::Value*> ancestors_;  // of the projection's activation; filled when first asked
 };
 

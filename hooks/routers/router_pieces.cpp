@@ -12,11 +12,10 @@ namespace {
 
 // The value, and all that are the same behind slices that leave nothing out: `x[:, :2]` slices `x[:]`.
 std::vector<const jit::Value*> behind_full_ranges(const MethodGraph& graph, const jit::Value* value) {
+  while (is_full_range(graph, *value->node())) value = value->node()->input(0);
   std::vector<const jit::Value*> values = {value};
-  while (is_full_range(graph, *value->node())) {
-    value = value->node()->input(0);
-    values.push_back(value);
-    for (const auto& use : value->uses()) {
+  for (size_t i = 0; i < values.size(); ++i) {
+    for (const auto& use : values[i]->uses()) {
       if (is_full_range(graph, *use.user)) values.push_back(use.user->output(0));
     }
   }
@@ -146,6 +145,7 @@ void RouterFlow::follow_part(jit::Node* node, OpKind kind) {
     }
     result.parent = found->base;
     result.base = node->output();
+    result.slots_alone = nullptr;
     if (result.role == Role::kScore && result.picks.empty()) {
       if (!from_start) {
         result.part = start.has_value() && start->isInt() ? static_cast<int>(start->toInt()) : -1;

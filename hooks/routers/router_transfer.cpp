@@ -7,36 +7,6 @@ namespace jit = torch::jit;
 
 namespace {
 
-// True for indices that a pick gave, and for what was computed of them alone: `3 * best`.
-bool are_picked(const jit::Value* value) {
-  while (!value->node()->inputs().empty()) {
-    switch (op_kind(*value->node())) {
-      case OpKind::kPick:
-        return value == value->node()->outputs().back();
-      case OpKind::kCopy:
-      case OpKind::kReshape:
-      case OpKind::kElementwise:
-      case OpKind::kMultiply:
-      case OpKind::kMoveAxis:
-      case OpKind::kSlice:
-      case OpKind::kSelect:
-        value = value->node()->input(0);
-        break;
-      default:
-        return false;
-    }
-  }
-  return false;
-}
-
-// True for `clamp(x, 0)` and the like.
-bool clamps_at_zero(const MethodGraph& graph, const jit::Node& node) {
-  const std::string name = base_name(node);
-  if ((name != "clamp" && name != "clamp_min" && name != "clip") || node.inputs().size() < 2) return false;
-  const auto least = graph.constant(node.input(1));
-  return least && least->isScalar() && least->toScalar().toDouble() == 0;
-}
-
 // True for a cast to bool: `to(x, dtype)`, `to(x, device, dtype)`.
 bool casts_to_bool(const MethodGraph& graph, const jit::Node& node) {
   if (base_name(node) != "to") return false;
@@ -45,6 +15,16 @@ bool casts_to_bool(const MethodGraph& graph, const jit::Node& node) {
     return graph.constant_int(node.input(i)) == static_cast<int64_t>(at::kBool);
   }
   return false;
+}
+
+// True for a `flatten` that joins the experts' axis with tokens': neither of them is an axis any more.
+bool joins_experts(const MethodGraph& graph, const jit::Node& node, const Fact& fact) {
+  if (fact.grouped || !fact.picks.empty() || !fact.rank || node.inputs().size() < 3) return false;
+  const auto start = graph.constant_int(node.input(1)), end = graph.constant_int(node.input(2));
+  if (!start || !end) return false;
+  const int64_t first = from_end(*start, fact.rank), last = from_end(*end, fact.rank);
+  const int64_t experts = from_end(fact.expert_dim, fact.rank);
+  return first < last && first <= experts && experts <= last;
 }
 
 // The dimension that a reduction is over, where it is over one.
@@ -106,7 +86,10 @@ void RouterFlow::visit(jit::Node* node) {
     case OpKind::kIndexWrite: {
       const bool by_list = base_name(*node) == "index_put" || base_name(*node) == "_index_put_impl";
       if (base_name(*node) == "copy") {  // `copy_`: the target holds what the source does
-        if (const Fact* source = fact(node->input(1))) set(node->output(), derived(*source, node, source->role));
+        if (const Fact* source = fact(node->input(1)))
+          set(node->output(), derived(*source, node, source->role));
+        else if (const Fact* target = fact(node->input(0)); target != nullptr && target->role == Role::kIds)
+          note_written_ids(node->input(1));
         return;
       }
       if (node->inputs().size() < 3) return;
@@ -125,6 +108,8 @@ void RouterFlow::visit(jit::Node* node) {
     case OpKind::kMaskedFill:
       return follow_mask(node, kind);
     case OpKind::kConcatenate:
+      if (const std::string name = base_name(*node); name == "pad" || name == "constant_pad_nd")
+        return follow_pad(node);
       return follow_concatenate(node);
     case OpKind::kSample:
       if (const Fact* found = fact(node->input(0))) event(EventKind::kSamples, node, remembered(*found));
@@ -163,6 +148,9 @@ void RouterFlow::follow_same(jit::Node* node, OpKind kind) {
       result.flat = true;
     else if (name == "view" || name == "reshape")
       result.flat = list_elements(node->input(1)).size() == 1;
+    // The one slot of each token gets a dimension, before the tokens or behind them.
+    const auto dim = name == "unsqueeze" ? graph_.constant_int(node->input(1)) : std::nullopt;
+    if (dim && result.num_slots == 1 && shapes_.of(node->input(0)).rank == 1) result.expert_dim = from_end(*dim, 2);
   } else if (kind == OpKind::kReshape && result.role == Role::kScore) {
     // A last axis of another size than the experts cuts them into groups, or joins the groups again.
     std::optional<int64_t> last;
@@ -184,10 +172,15 @@ void RouterFlow::follow_same(jit::Node* node, OpKind kind) {
       result.grouped = true;
     } else if (name == "flatten") {
       const auto start = graph_.constant_int(node->input(1));
+      if (joins_experts(graph_, *node, result)) result.merged = true;
       if (start.has_value() && *start >= 0 && result.rank.has_value())
         resize_rank(result, *start + 1);
       else if (result.rank.has_value())
         result.rank.reset();
+      if (result.grouped && result.score != nullptr && result.score == result.base) {  // over all experts again
+        result.score = node->output();
+        if (result.aligned) result.base = node->output();
+      }
       result.grouped = false;
     } else if (name == "unsqueeze" || name == "squeeze" || name == "unflatten" || name == "view_as" ||
                name == "reshape_as") {
@@ -205,6 +198,13 @@ void RouterFlow::follow_same(jit::Node* node, OpKind kind) {
 // Values that are laid out in another way. Where the tokens keep their order only the experts' axis moves.
 void RouterFlow::follow_move(jit::Node* node, Fact result) {
   if (const auto rank = shapes_.of(node->input(0)).rank) result.rank = rank;
+  if (result.role == Role::kRouted && result.aligned) {
+    move_axis(graph_, *node, result);
+    if (!keeps_order_beside_slots(graph_, *node, *fact(node->input(0)))) lose_alignment(result);
+    if (result.aligned) result.base = node->output();
+    set(node->output(), result);
+    return;
+  }
   const bool in_order = keeps_token_order(graph_, *node, result);
   const bool over_experts = result.role == Role::kScore;
   if (over_experts || ((result.role == Role::kIds || result.role == Role::kSlot) && result.aligned && in_order)) {
@@ -219,130 +219,6 @@ void RouterFlow::follow_move(jit::Node* node, Fact result) {
     }
   } else {
     lose_alignment(result);
-  }
-  set(node->output(), result);
-}
-
-// A norm over the experts: new logits. Hidden states are normalised, too; those end at the next projection.
-void RouterFlow::follow_norm(jit::Node* node) {
-  const Fact* found = fact(node->input(0));
-  if (found == nullptr || found->role != Role::kScore || !found->picks.empty() || found->score != nullptr) return;
-  if (!base_name(*node).ends_with("norm")) return;
-  Fact result = derived(*found, node, Role::kScore);
-  change_scores(result, *found, node->output(0));
-  set(node->output(0), result);
-}
-
-void RouterFlow::follow_scoring(jit::Node* node) {
-  const Fact* found = fact(node->input(0));
-  if (found == nullptr) return;
-  const std::string name = base_name(*node);
-  Fact result = derived(*found, node, found->role);
-  if (!found->aligned) {
-    lose_alignment(result);
-    result.changed = result.changed || carries_weights(*found);
-  }
-  if (found->role == Role::kScore) {
-    if (result.score == nullptr && result.scoring.empty()) {
-      result.scoring = name;
-      result.score = found->picks.empty() ? node->output() : nullptr;
-      result.score_dim = result.expert_dim;
-      if (!found->picks.empty() && found->scoring.empty()) result.slot_scoring = name;
-    } else if (result.score == found->base && result.score != nullptr && !result.biased) {
-      result.score = node->output();
-    }
-    if (found->picks.empty() && name == "relu") result.threshold = result.by_sign = true;
-  } else if (found->role == Role::kSlot) {
-    if (result.slot_scoring.empty()) result.slot_scoring = name;
-    result.parent = nullptr;
-  } else if (found->role != Role::kStat) {
-    return;
-  }
-  set(node->output(), result);
-}
-
-void RouterFlow::follow_elementwise(jit::Node* node, OpKind kind) {
-  std::vector<jit::Value*> operands;
-  for (jit::Value* input : node->inputs()) {
-    if (is_tensor(input)) operands.push_back(input);
-  }
-  if (operands.empty() || node->outputs().empty()) return;
-  const std::string name = base_name(*node);
-  if (name == "addcmul") operands.erase(operands.begin());  // what the product is added to
-  const Fact* left = fact(operands[0]);
-  const Fact* right = operands.size() > 1 ? fact(operands[1]) : nullptr;
-  if (left != nullptr && right != nullptr) {
-    const Fact left_fact = *left, right_fact = *right;
-    if (auto result = combine(node, left_fact, right_fact, kind)) set(node->output(), *result);
-    return;
-  }
-  const Fact* found = left != nullptr ? left : right;
-  if (found == nullptr) return;
-  const Fact own = *found;
-  const jit::Value* partner = operands.size() > 1 ? operands[left != nullptr ? 1 : 0] : nullptr;
-  const bool hidden = partner != nullptr && origins_.is_activation(partner);
-  if (ends_at(node, own, partner)) return;
-  const bool carries = own.role == Role::kSlot || own.role == Role::kScore || own.role == Role::kMask;
-  const bool narrow = hidden && carries && keeps_width(operands[left != nullptr ? 0 : 1], partner);
-  if (hidden && kind == OpKind::kMultiply) {
-    const bool before_pick = own.role == Role::kScore && !carries_weights(own);
-    const bool similarity = own.role == Role::kChosen && own.own;
-    if ((!narrow || before_pick) && !similarity) meet(node, own, partner);
-    // Scores that scale or are scaled by hidden states before any pick may still be logits (a learned temperature).
-    if (!narrow && !similarity && !(before_pick && own.score == nullptr)) return;
-  }
-  if (hidden && own.role == Role::kChosen && !own.own) return;  // a bias of the chosen expert
-  Fact result = derived(own, node, own.role);
-  switch (own.role) {
-    case Role::kScore:
-      if (own.picks.empty() && clamps_at_zero(graph_, *node)) {
-        result.threshold = result.by_sign = true;
-        if (own.score == nullptr && own.scoring.empty()) {  // as `relu`
-          result.scoring = "relu";
-          result.score = node->output();
-          result.score_dim = result.expert_dim;
-          break;
-        }
-      }
-      if (own.picks.empty() && name == "threshold") result.threshold = true;
-      if (!own.aligned) {
-        lose_alignment(result);
-        result.changed = result.changed || !own.picks.empty();
-      }
-      if (own.score == nullptr) {
-        change_scores(result, own, node->output());
-      } else if (own.score == own.base && !own.biased) {
-        const bool shifts = partner != nullptr && (name == "add" || name == "sub");
-        if (shifts)
-          result.biased = true;
-        else if (own.picks.empty())
-          result.score = node->output();
-        if (!shifts && name == "sqrt") result.scoring = "sqrt" + own.scoring;
-      } else if (partner != nullptr && (name == "add" || name == "sub")) {
-        result.biased = true;
-      }
-      break;
-    case Role::kSlot:
-      if (hidden && name != "div" && !narrow) return;
-      if (!own.aligned) {
-        lose_alignment(result);
-        result.changed = true;
-      }
-      break;
-    case Role::kIds:
-      // Arithmetic on ids makes another index. A clamp keeps ids of experts without parameters (identity experts)
-      // inside the table.
-      result = own;
-      if (hidden && are_picked(partner)) result.joined = true;  // by another router: a group, and one inside it
-      if (name == "floor_divide" || name == "div" || name == "remainder" || name == "fmod") result.nested = true;
-      lose_alignment(result);
-      break;
-    case Role::kMask:
-    case Role::kStat:
-    case Role::kOrder:
-    case Role::kChosen:
-    case Role::kRouted:
-      break;
   }
   set(node->output(), result);
 }
@@ -403,9 +279,17 @@ void RouterFlow::follow_reduce(jit::Node* node, OpKind kind) {
       // Over the places: dense weights again. Over the slots, which lie before the tokens: still spread.
       const auto dim = only_dimension(graph_, *node);
       if (name != "sum" || !dim) break;
-      result.role = *dim == 0 ? Role::kRouted : Role::kScore;
+      const auto rank = own.rank ? own.rank : shapes_.of(node->input(0)).rank;
+      const int64_t summed = from_end(*dim, rank);
       result.aligned = true;
-      result.expert_dim = -1;
+      result.rank.reset();
+      if (summed == own.expert_dim + 1 || (summed > 0 && !rank && own.expert_dim == -2)) {
+        result.role = Role::kScore;
+        result.expert_dim = -1;
+      } else {
+        result.role = Role::kRouted;
+        if (summed < 0 && summed > own.expert_dim) ++result.expert_dim;
+      }
       break;
     }
     case Role::kChosen:

@@ -99,6 +99,8 @@ void RouterObserver::measure_and_keep(const CanonicalRouter& canonical, CallToke
   router.out_of_range = canonical.out_of_range;
   router.misfits = copies.snapshot(router.misfits);
   measure(call, router);
+  at::Tensor& selected = router.record.selected;
+  if (canonical.null_ids.defined() && selected.defined()) selected.copy_(at::maximum(selected, canonical.null_ids));
   keep_values(call, router);
   copies.mark_stream(device);
 }

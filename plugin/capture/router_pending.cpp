@@ -221,6 +221,8 @@ void PendingRouters::finish_router(MeasuredRouter& router, ForwardRecord& forwar
   record.selected = columns.keep(record.selected);
   if (record.selected.defined()) record.selected = record.selected.to(at::kLong);
   record.weights = columns.keep(record.weights);
+  // What stands under no expert multiplies nothing.
+  if (record.weights.defined()) record.weights = record.weights.masked_fill(record.selected.eq(-1), 0);
   record.margins = columns.keep(record.margins);
   record.scores = columns.keep(record.scores);
   if (router.logits_of_first_tokens) {

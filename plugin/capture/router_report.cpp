@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 
+#include <limits>
 #include <numeric>
 #include <optional>
 
@@ -103,6 +104,15 @@ at::Tensor usable_ids(const at::Tensor& ids, int64_t limit, CanonicalRouter& can
   return ids.masked_fill(outside, -1);
 }
 
+/// Sets the ids of null experts aside: they count in no sum. What lies beyond those, too, is no expert at all.
+void set_null_ids_aside(CanonicalRouter& canonical, int64_t null_experts) {
+  at::Tensor& ids = canonical.call.selected;
+  const int64_t num_experts = canonical.call.num_experts;
+  const auto beyond = ids.ge(num_experts);
+  canonical.null_ids = ids.masked_fill(beyond.logical_not().logical_or_(ids.ge(num_experts + null_experts)), -1);
+  ids = ids.masked_fill(beyond, -1);
+}
+
 /// Expert choice: selected [E, C] or [B, E, C] names the tokens that each expert takes. Turns this round: each token
 /// gets E slots, which hold the experts that took it in ascending order, then -1. (How many slots are needed would have
 /// to be read from the device.)
@@ -158,6 +168,12 @@ void gather_dense_weights(const ReportedRouter& reported, const TokenLayout& lay
     gathered.push_back(dense.gather(1, ids.narrow(1, first_slot, slots)));
     first_slot += slots;
   }
+  if (parts == 1 && reported.selected.size() > 1) {  // picks that may find one expert twice: it has one weight
+    const int64_t slots = call.selected.size(1);
+    const auto same = call.selected.unsqueeze(2).eq(call.selected.unsqueeze(1));
+    const auto earlier = at::ones({slots, slots}, same.options()).tril(-1);
+    call.selected = call.selected.masked_fill(same.logical_and(earlier).any(2), -1);
+  }
   call.weights = at::cat(gathered, 1).masked_fill(call.selected.lt(0), 0);
   if (reported.form == "variable") {
     call.selected = call.selected.masked_fill(call.weights.eq(0), -1);
@@ -211,8 +227,10 @@ CanonicalRouter to_canonical(const ReportedRouter& reported, const hooks::HookPo
     transpose_expert_choice(reported, layout, call.num_experts, canonical);
     return canonical;
   }
-  call.selected = checked_ids(over_slots(reported.selected, layout, reported.expert_dim, "selected"), call.num_experts,
-                              "selected", "experts");
+  const int64_t limit = hook.null_experts > 0 ? std::numeric_limits<int64_t>::max() : call.num_experts;
+  call.selected =
+      checked_ids(over_slots(reported.selected, layout, reported.expert_dim, "selected"), limit, "selected", "experts");
+  if (hook.null_experts > 0) set_null_ids_aside(canonical, hook.null_experts);
   if (dense) {
     call.selected = usable_ids(call.selected, call.num_experts, canonical);
     gather_dense_weights(reported, layout, call.num_experts, call);
@@ -230,7 +248,11 @@ CanonicalRouter to_canonical(const ReportedRouter& reported, const hooks::HookPo
                 call.selected.sizes(), ", got ", call.weights.sizes());
     if (kept) {
       call.selected = usable_ids(call.selected, call.num_experts, canonical);
-      const at::Tensor keeps = over_experts(mask, layout, call.num_experts, -1, "the mask of kept tokens").ne(0);
+      const int64_t num_slots = call.selected.size(1);
+      const bool of_slots = num_slots > 1 && mask.dim() > 2 && mask.size(-2) == num_slots &&
+                            mask.numel() == call.selected.numel() * call.num_experts;
+      const at::Tensor any_slot = of_slots ? mask.sum(-2) : mask;
+      const at::Tensor keeps = over_experts(any_slot, layout, call.num_experts, -1, "the mask of kept tokens").ne(0);
       call.weights = call.weights.masked_fill(keeps.gather(1, call.selected.clamp_min(0)).logical_not(), 0);
     }
   }

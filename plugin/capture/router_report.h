@@ -30,11 +30,15 @@ struct CanonicalRouter {
   // int64 [] on the call's device: how many selected ids outside [0, E) became -1. Undefined: none did; on a device
   // `call.selected` may then hold such ids, which the sums count.
   at::Tensor out_of_range;
+  // int64 [T, K]: the ids of null experts (HookPoint::null_experts) that lie beyond [0, E), which are -1 in
+  // `call.selected`; -1 elsewhere. Undefined: the router has none.
+  at::Tensor null_ids;
 };
 
 /// Brings a report into the canonical layout: experts last, tokens flattened ([B, E, h, w] in the order b, h, w). Does
-/// not wait for a device. Ids outside [0, E), other than -1, are an error on the CPU; on a device they are passed on or
-/// become -1. Throws c10::Error whose message names what does not fit. Call it without gradients.
+/// not wait for a device. Ids outside [0, E), other than -1 and those of null experts, are an error on the CPU; on a
+/// device they are passed on or become -1. Throws c10::Error whose message names what does not fit. Call it without
+/// gradients.
 CanonicalRouter to_canonical(const ReportedRouter& reported, const hooks::HookPoint& hook);
 
 /// A canonical call with what its check reads besides. What does not fit the call's layout is left out.

@@ -25,6 +25,7 @@ inline constexpr JsonKey kName{"name", "text: the module's path", ""};
 inline constexpr JsonKey kKind{"kind", "text: router or attention", ""};
 inline constexpr JsonKey kComponent{"component", "text", ""};
 inline constexpr JsonKey kNumExperts{"num_experts", "integer or null", ""};
+inline constexpr JsonKey kNullExperts{"null_experts", "integer, absent for 0: ids that stand for no routed expert", ""};
 inline constexpr JsonKey kTopK{"top_k", "integer or null", ""};
 inline constexpr JsonKey kScoring{"scoring", "text", ""};
 inline constexpr JsonKey kTokens{"tokens", "object or null: the layout of the router's rows", ""};

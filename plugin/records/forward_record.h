@@ -26,7 +26,7 @@ struct RouterRecord {
   bool attributed = true;     // the rows are the forward's samples
   bool text = false;          // the tokens are those of the text [B, S]; its ids, mask and columns apply to them
   // Undefined unless the configuration asks for them (log_per_token, dump, probe_tokens):
-  at::Tensor selected;  // int64 [T, K]; -1 unused
+  at::Tensor selected;  // int64 [T, K]; -1 unused; E and more: a null expert (HookPoint::null_experts)
   at::Tensor weights;   // float32 [T, K]
   at::Tensor margins;   // float32 [T], w[0] - w[1] (token_outputs.h); undefined: K < 2, or no weights
   at::Tensor logits;    // [n, E] in the model's dtype: n = T with dump full, else the probe's first n <= T tokens

@@ -55,6 +55,7 @@ hooks::HookPoint hook_from(const nlohmann::json& json) {
   }
   if (hook.kind == hooks::HookKind::kRouter) {
     hook.num_experts = count_from(json.at(keys::kNumExperts.name));
+    hook.null_experts = json.value(keys::kNullExperts.name, int64_t{0});
     hook.top_k = count_from(json.at(keys::kTopK.name));
     hook.scoring = json.at(keys::kScoring.name).get<std::string>();
     // Models that were instrumented before there were layouts have none.
@@ -111,6 +112,7 @@ nlohmann::ordered_json hook_to_json(const hooks::HookPoint& hook) {
                                  {keys::kMethod.name, hook.method}, {keys::kComponent.name, hook.component}};
   if (hook.kind == hooks::HookKind::kRouter) {
     json[keys::kNumExperts.name] = optional_count(hook.num_experts);
+    if (hook.null_experts > 0) json[keys::kNullExperts.name] = hook.null_experts;
     json[keys::kTopK.name] = optional_count(hook.top_k);
     json[keys::kScoring.name] = hook.scoring;
   }

@@ -26,4 +26,7 @@ std::vector<BlockVariant> block_variants();
 /// What is done to ids and weights between the pick and the experts.
 std::vector<BlockVariant> weight_variants();
 
+/// Experts' queues, and what is done to slots on the way there.
+std::vector<BlockVariant> queue_variants();
+
 }  // namespace moetap::hooks::testing

@@ -128,6 +128,8 @@ INSTANTIATE_TEST_SUITE_P(Discover, BlockVariants, ::testing::ValuesIn(block_vari
                          [](const auto& info) { return info.param.name; });
 INSTANTIATE_TEST_SUITE_P(Weights, BlockVariants, ::testing::ValuesIn(weight_variants()),
                          [](const auto& info) { return info.param.name; });
+INSTANTIATE_TEST_SUITE_P(Queues, BlockVariants, ::testing::ValuesIn(queue_variants()),
+                         [](const auto& info) { return info.param.name; });
 
 TEST(ExpertChoice, ReportsTheTokensOfEachExpert) {
   const jit::Module block = compile({.type = "Block",

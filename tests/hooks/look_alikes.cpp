@@ -233,6 +233,31 @@ def forward(self, x: Tensor) -> Tensor:
 )",
                        {{"up", random_tensor({16, kHidden}, 66)}, {"down", random_tensor({kHidden, 16}, 67)}}),
        input});
+  // The best channels of an image: no output of an expert is added up.
+  all.push_back(
+      {"channel_pruning", false,
+       with_projection(12, R"(
+def forward(self, x: Tensor) -> Tensor:
+    scores = torch.relu(torch.linear(x.mean(1), self.weight))
+    best, ids = torch.topk(scores, 6, 1)
+    mask = torch.zeros_like(scores).scatter(1, ids, best)
+    channels = torch.conv1d(x.transpose(1, 2), self.into) * mask.unsqueeze(-1)
+    return torch.conv1d(channels, self.out)
+)",
+                       {{"into", random_tensor({12, kHidden, 1}, 68)}, {"out", random_tensor({4, 12, 1}, 69)}}),
+       input});
+  // Boxes of a detector: places and anchors in one dimension.
+  all.push_back({"proposals", true,
+                 with_projection(3, R"(
+def forward(self, x: Tensor) -> Tensor:
+    score = torch.linear(x, self.weight).permute(0, 1, 2).flatten(1)
+    boxes = torch.linear(x, self.deltas).view(x.size(0), -1, 4)
+    best, ids = torch.topk(score, 4, 1)
+    picked = torch.gather(boxes, 1, ids.unsqueeze(-1).expand(-1, -1, 4))
+    return torch.linear(picked, self.head) * torch.sigmoid(best).unsqueeze(-1)
+)",
+                                 {{"deltas", random_tensor({12, kHidden}, 70)}, {"head", random_tensor({5, 4}, 74)}}),
+                 input});
   return all;
 }
 
@@ -260,6 +285,22 @@ def forward(self, x: Tensor) -> Tensor:
 )",
                        {{"down", random_tensor({16, kHidden}, 71)}, {"up", random_tensor({16, kHidden}, 72)}}),
        input});
+  // Each expert's first tokens, by a sorted table of their numbers.
+  all.push_back({"first_tokens_of_a_table", true,
+                 with_projection(kExperts, R"(
+def forward(self, x: Tensor) -> Tensor:
+    h = x.view(-1, x.size(-1))
+    share, ids = torch.max(torch.softmax(torch.linear(h, self.weight), -1), -1)
+    hot = torch.one_hot(ids, 6)
+    number = torch.where(hot > 0, torch.arange(h.size(0)).unsqueeze(1), torch.full_like(hot, h.size(0)))
+    table = torch.sort(number, 0)[0][:3].t()
+    padded = torch.cat([h, torch.zeros([1, 8])])
+    made = torch.bmm(padded[table], self.expert_weights).reshape(-1, 8)
+    back = torch.zeros([h.size(0) + 1, 8]).index_add(0, table.reshape(-1), made)[:-1]
+    return x + (back * share.unsqueeze(-1)).view_as(x)
+)",
+                                 {experts}),
+                 input});
   // A group by one gate, the expert inside it by another: the ids of experts are no router's own.
   all.push_back({"group_then_expert", true,
                  with_projection(kExperts, R"(

@@ -140,14 +140,21 @@ CanonicalReport canonical(const RouterReport& report, int64_t num_tokens) {
   if (report.logits.defined()) result.logits = flattened(report.logits, report.expert_dim, num_tokens);
   if (report.scores.defined()) result.scores = flattened(report.scores, report.expert_dim, num_tokens);
   std::vector<at::Tensor> ids, weights;
-  for (const auto& tensor : report.selected) ids.push_back(flattened(tensor, report.expert_dim, num_tokens));
-  for (const auto& tensor : report.weights) weights.push_back(flattened(tensor, report.expert_dim, num_tokens));
-  result.ids = at::cat(ids, 1);
-  if (weights.empty()) return result;
+  if (report.form != "expert_choice") {
+    for (const auto& tensor : report.selected) ids.push_back(flattened(tensor, report.expert_dim, num_tokens));
+    const size_t masks = report.form == "kept" ? 1 : 0;
+    for (size_t i = 0; i + masks < report.weights.size(); ++i) {
+      weights.push_back(flattened(report.weights[i], report.expert_dim, num_tokens));
+    }
+    result.ids = at::cat(ids, 1);
+  }
+  if (report.weights.empty()) return result;
   if (report.form == "slots") {
     result.weights = at::cat(weights, 1);
   } else if (report.form == "kept") {
-    result.weights = weights.at(0) * (weights.at(1).gather(1, result.ids) != 0);
+    at::Tensor kept = report.weights.at(1);
+    if (kept.numel() > num_tokens * report.logits.size(-1)) kept = kept.sum(-2);  // [.., slots, experts]
+    result.weights = weights.at(0) * (flattened(kept, -1, num_tokens).gather(1, result.ids) != 0);
   } else if (report.form == "dense" || report.form == "variable") {
     std::vector<at::Tensor> gathered;
     for (size_t i = 0; i < weights.size(); ++i) {
@@ -155,8 +162,14 @@ CanonicalReport canonical(const RouterReport& report, int64_t num_tokens) {
     }
     result.weights = at::cat(gathered, 1);
     if (report.form == "variable") result.ids = result.ids.masked_fill(result.weights == 0, -1);
+  } else if (report.form == "expert_choice") {  // [experts, tokens that each takes]
+    const at::Tensor tokens = report.selected.at(0), place = at::where(tokens < 0, num_tokens, tokens);
+    at::Tensor dense = at::zeros({tokens.size(0), num_tokens + 1});
+    dense = dense.scatter(1, place, report.weights.at(0)).narrow(1, 0, num_tokens).t();
+    result.weights = dense;
+    result.ids = at::arange(dense.size(1)).expand_as(dense).masked_fill(dense == 0, -1);
   } else {
-    throw std::invalid_argument("form must be slots, dense or variable, got " + report.form);
+    throw std::invalid_argument("no layout is known of form " + report.form);
   }
   return result;
 }

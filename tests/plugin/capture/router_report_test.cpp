@@ -54,6 +54,40 @@ TEST(RouterCapture, FlattenedBetweenProjectionAndSelection) {
   }
 }
 
+// Ids of null experts are kept beside the call, in which they are unused slots. What lies beyond them is no expert.
+TEST(RouterCapture, SetsIdsOfNullExpertsAside) {
+  const auto logits = at::randn({2, 4});
+  const auto selected = ids({3, 4, 5, 900}, {2, 2});
+  const auto weights = reals({0.5, 0.25, 0.125, 1}, {2, 2});
+  auto point = hook();
+  EXPECT_NE(error_of({logits, {}, {selected}, {weights}, -1, "slots"}, point), "no error");
+  EXPECT_FALSE(to_canonical({logits, {}, {selected.remainder(4)}, {weights}, -1, "slots"}, point).null_ids.defined());
+  point.null_experts = 2;
+  const auto captured = to_canonical({logits, {}, {selected}, {weights}, -1, "slots"}, point);
+  expect_equal(captured.call.selected, ids({3, -1, -1, -1}, {2, 2}));
+  expect_equal(captured.null_ids, ids({-1, 4, 5, -1}, {2, 2}));
+  expect_equal(captured.call.weights, weights);
+  EXPECT_EQ(captured.call.num_experts, 4);
+}
+
+// Several picks may find one expert, whose weight is one number.
+TEST(RouterCapture, ReportsAnExpertOfADenseRouterOnce) {
+  const auto weights = reals({0.5, 0.25, 0, 0, 0, 0, 0.75, 0}, {2, 4});
+  const auto captured = to_canonical(
+      {at::randn({2, 4}), {}, {ids({0, 2}, {2, 1}), ids({1, 2}, {2, 1})}, {weights}, -1, "dense"}, hook());
+  expect_equal(captured.call.selected, ids({0, 1, 2, -1}, {2, 2}));
+  expect_equal(captured.call.weights, reals({0.5, 0.25, 0.75, 0}, {2, 2}));
+}
+
+TEST(RouterCapture, SumsAMaskOfKeptTokensOverTheSlots) {
+  const auto selected = ids({0, 3, 2, 1}, {2, 2});
+  auto kept = at::one_hot(selected, 4);
+  kept[1][0].zero_();  // the first slot of the second token does not fit in
+  const auto weights = reals({0.5, 0.25, 0.75, 1}, {2, 2});
+  const auto captured = to_canonical({at::randn({2, 4}), {}, {selected}, {weights, kept}, -1, "kept"}, hook());
+  expect_equal(captured.call.weights, reals({0.5, 0.25, 0, 1}, {2, 2}));
+}
+
 // A model that weighs images has its ids and weights over pixels, [images, slots, 1, 1].
 TEST(RouterCapture, BroadcastsOverDimensionsBehind) {
   const auto logits = at::randn({3, 4});

@@ -1,0 +1,212 @@
+// Transfer functions of RouterFlow for arithmetic on a followed value: norms, scoring functions, elementwise operators.
+// See Note [Following a projection].
+#include "hooks/routers/router_flow.h"
+
+namespace moetap::hooks {
+namespace jit = torch::jit;
+
+namespace {
+
+// True for indices that a pick gave, and for what was computed of them alone: `3 * best`.
+bool are_picked(const jit::Value* value) {
+  while (!value->node()->inputs().empty()) {
+    switch (op_kind(*value->node())) {
+      case OpKind::kPick:
+        return value == value->node()->outputs().back();
+      case OpKind::kCopy:
+      case OpKind::kReshape:
+      case OpKind::kElementwise:
+      case OpKind::kMultiply:
+      case OpKind::kMoveAxis:
+      case OpKind::kSlice:
+      case OpKind::kSelect:
+        value = value->node()->input(0);
+        break;
+      default:
+        return false;
+    }
+  }
+  return false;
+}
+
+// True for zeros and ones that comparisons make, and for what was counted or left over of them: no hidden state.
+bool is_mask(const jit::Value* value) {
+  for (int steps = 0; steps < 8 && !value->node()->inputs().empty(); ++steps) {
+    switch (op_kind(*value->node())) {
+      case OpKind::kCompare:
+      case OpKind::kLogical:
+      case OpKind::kOneHot:
+        return true;
+      case OpKind::kCopy:
+      case OpKind::kReshape:
+      case OpKind::kRepeat:
+        value = value->node()->input(0);
+        break;
+      default:
+        return false;
+    }
+  }
+  return false;
+}
+
+// True for `clamp(x, 0)` and the like.
+bool clamps_at_zero(const MethodGraph& graph, const jit::Node& node) {
+  const std::string name = base_name(node);
+  if ((name != "clamp" && name != "clamp_min" && name != "clip") || node.inputs().size() < 2) return false;
+  const auto least = graph.constant(node.input(1));
+  return least && least->isScalar() && least->toScalar().toDouble() == 0;
+}
+
+// False for a product that goes into convolutions and nothing else.
+bool adds_up(const jit::Value* product) {
+  for (const auto& use : product->uses()) {
+    const jit::Node& user = *use.user;
+    switch (op_kind(user)) {
+      case OpKind::kCopy:
+      case OpKind::kReshape:
+      case OpKind::kElementwise:
+      case OpKind::kMultiply:
+      case OpKind::kScoring:
+        if (adds_up(user.output(0))) return true;
+        break;
+      case OpKind::kContract:
+        if (base_name(user).find("conv") == std::string::npos) return true;
+        break;
+      default:
+        return true;
+    }
+  }
+  return product->uses().empty();
+}
+
+}  // namespace
+
+// A norm over the experts: new logits. Hidden states are normalised, too; those end at the next projection.
+void RouterFlow::follow_norm(jit::Node* node) {
+  const Fact* found = fact(node->input(0));
+  if (found == nullptr || found->role != Role::kScore || !found->picks.empty() || found->score != nullptr) return;
+  if (!base_name(*node).ends_with("norm")) return;
+  Fact result = derived(*found, node, Role::kScore);
+  change_scores(result, *found, node->output(0));
+  set(node->output(0), result);
+}
+
+void RouterFlow::follow_scoring(jit::Node* node) {
+  const Fact* found = fact(node->input(0));
+  if (found == nullptr) return;
+  const std::string name = base_name(*node);
+  Fact result = derived(*found, node, found->role);
+  if (!found->aligned) {
+    lose_alignment(result);
+    result.changed = result.changed || carries_weights(*found);
+  }
+  if (found->role == Role::kScore) {
+    if (result.score == nullptr && result.scoring.empty()) {
+      result.scoring = name;
+      result.score = found->picks.empty() ? node->output() : nullptr;
+      result.score_dim = result.expert_dim;
+      if (!found->picks.empty() && found->scoring.empty()) result.slot_scoring = name;
+    } else if (result.score == found->base && result.score != nullptr && !result.biased) {
+      result.score = node->output();
+    }
+    if (found->picks.empty() && name == "relu") result.threshold = result.by_sign = true;
+  } else if (found->role == Role::kSlot) {
+    if (result.slot_scoring.empty()) result.slot_scoring = name;
+    result.parent = nullptr;
+  } else if (found->role != Role::kStat) {
+    return;
+  }
+  set(node->output(), result);
+}
+
+void RouterFlow::follow_elementwise(jit::Node* node, OpKind kind) {
+  std::vector<jit::Value*> operands;
+  for (jit::Value* input : node->inputs()) {
+    if (is_tensor(input)) operands.push_back(input);
+  }
+  if (operands.empty() || node->outputs().empty()) return;
+  const std::string name = base_name(*node);
+  if (name == "addcmul") operands.erase(operands.begin());  // what the product is added to
+  const Fact* left = fact(operands[0]);
+  const Fact* right = operands.size() > 1 ? fact(operands[1]) : nullptr;
+  if (left != nullptr && right != nullptr) {
+    const Fact left_fact = *left, right_fact = *right;
+    if (auto result = combine(node, left_fact, right_fact, kind)) set(node->output(), *result);
+    return;
+  }
+  const Fact* found = left != nullptr ? left : right;
+  if (found == nullptr) return;
+  const Fact own = *found;
+  const jit::Value* partner = operands.size() > 1 ? operands[left != nullptr ? 1 : 0] : nullptr;
+  const bool hidden = partner != nullptr && origins_.is_activation(partner) && !is_mask(partner);
+  if (ends_at(node, own, partner)) return;
+  const bool carries = own.role == Role::kSlot || own.role == Role::kScore || own.role == Role::kMask;
+  const bool narrow = hidden && carries && keeps_width(operands[left != nullptr ? 0 : 1], partner);
+  if (hidden && kind == OpKind::kMultiply) {
+    const bool before_pick = own.role == Role::kScore && !carries_weights(own);
+    const bool similarity = own.role == Role::kChosen && own.own;
+    // Experts' outputs are added up. Channels of which some are left out are not.
+    const bool over_experts = own.role == Role::kScore && !own.picks.empty() && !own.column && !own.per_expert;
+    const bool channels = over_experts && !precedes_projection(partner) && !adds_up(node->output());
+    if ((!narrow || before_pick) && !similarity && !channels) meet(node, own, partner);
+    // Scores that scale or are scaled by hidden states before any pick may still be logits (a learned temperature).
+    if (!narrow && !similarity && !(before_pick && own.score == nullptr)) return;
+  }
+  if (hidden && own.role == Role::kChosen && !own.own) return;  // a bias of the chosen expert
+  Fact result = derived(own, node, own.role);
+  switch (own.role) {
+    case Role::kScore:
+      if (own.picks.empty() && clamps_at_zero(graph_, *node)) {
+        result.threshold = result.by_sign = true;
+        if (own.score == nullptr && own.scoring.empty()) {  // as `relu`
+          result.scoring = "relu";
+          result.score = node->output();
+          result.score_dim = result.expert_dim;
+          break;
+        }
+      }
+      if (own.picks.empty() && name == "threshold") result.threshold = true;
+      if (!own.aligned) {
+        lose_alignment(result);
+        result.changed = result.changed || !own.picks.empty();
+      }
+      if (own.score == nullptr) {
+        change_scores(result, own, node->output());
+      } else if (own.score == own.base && !own.biased) {
+        const bool shifts = partner != nullptr && (name == "add" || name == "sub");
+        if (shifts)
+          result.biased = true;
+        else if (own.picks.empty())
+          result.score = node->output();
+        if (!shifts && name == "sqrt") result.scoring = "sqrt" + own.scoring;
+      } else if (partner != nullptr && (name == "add" || name == "sub")) {
+        result.biased = true;
+      }
+      break;
+    case Role::kSlot:
+      if (hidden && name != "div" && !narrow) return;
+      if (!own.aligned) {
+        lose_alignment(result);
+        result.changed = true;
+      }
+      break;
+    case Role::kIds:
+      if (name == "fill") note_written_ids(node->input(1));
+      // Arithmetic on ids makes another index. A clamp keeps ids of experts without parameters (identity experts)
+      // inside the table.
+      result = own;
+      if (hidden && are_picked(partner)) result.joined = true;  // by another router: a group, and one inside it
+      if (name == "floor_divide" || name == "div" || name == "remainder" || name == "fmod") result.nested = true;
+      lose_alignment(result);
+      break;
+    case Role::kMask:
+    case Role::kStat:
+    case Role::kOrder:
+    case Role::kChosen:
+    case Role::kRouted:
+      break;
+  }
+  set(node->output(), result);
+}
+
+}  // namespace moetap::hooks
