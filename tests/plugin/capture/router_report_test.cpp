@@ -73,8 +73,8 @@ TEST(RouterCapture, SetsIdsOfNullExpertsAside) {
 // Several picks may find one expert, whose weight is one number.
 TEST(RouterCapture, ReportsAnExpertOfADenseRouterOnce) {
   const auto weights = reals({0.5, 0.25, 0, 0, 0, 0, 0.75, 0}, {2, 4});
-  const auto captured = to_canonical(
-      {at::randn({2, 4}), {}, {ids({0, 2}, {2, 1}), ids({1, 2}, {2, 1})}, {weights}, -1, "dense"}, hook());
+  const auto captured =
+      to_canonical({at::randn({2, 4}), {}, {ids({0, 2}, {2, 1}), ids({1, 2}, {2, 1})}, {weights}, -1, "dense"}, hook());
   expect_equal(captured.call.selected, ids({0, 1, 2, -1}, {2, 2}));
   expect_equal(captured.call.weights, reals({0.5, 0.25, 0.75, 0}, {2, 2}));
 }
