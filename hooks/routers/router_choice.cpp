@@ -330,7 +330,8 @@ void RouterFlow::follow_mask(jit::Node* node, OpKind kind) {
     const bool alone = !of_score && found->role == Role::kScore;
     const Fact& scores = left == nullptr || (of_score && left->role != Role::kScore) ? *right : *left;
     // So are those whose rank, counted by comparing all pairs, is below a number.
-    const bool of_rank = found->role == Role::kMask && found->threshold;
+    const bool in_order = name != "eq" && name != "ne";
+    const bool of_rank = found->role == Role::kMask && found->threshold && !found->column && in_order;
     mask.threshold = of_rank || ((of_score || alone) && scores.aligned && scores.base != nullptr && scores.ids.empty());
     mask.weights.clear();
     if (mask.threshold) {
