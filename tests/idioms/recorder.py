@@ -55,6 +55,7 @@ def used(moe, ids, weights, x=None, y=None) -> None:
         return
     ids = rows(ids)
     factors_of_slots = torch.ones(ids.shape) if weights is None else rows(weights).float()
+    factors_of_slots = factors_of_slots.masked_fill(ids < 0, 0)  # of no expert: they multiply nothing
     if x is not None:
         outputs = torch.stack([moe.expert(e, rows(x)) for e in range(moe.e)], 1)  # [T, E, D]
         factors = torch.zeros(len(ids), moe.e + 1)
