@@ -266,7 +266,8 @@ analysis::CheckedRouter to_checked(const CanonicalRouter& canonical, const Repor
   checked.call = call;
   checked.scoring = hook.scoring;
   checked.scores_are_plain = hook.scores_are_plain;
-  checked.weights_are_scaled_scores = hook.weights_are_scaled_scores;
+  // Experts that choose tokens may normalise over these: no factor of a token then.
+  checked.weights_are_scaled_scores = hook.weights_are_scaled_scores && reported.form != "expert_choice";
   checked.weights_have_factors_of_experts = hook.weights_have_factors_of_experts;
   const TokenLayout layout{canonical.token_sizes, call.selected.size(0)};
   const auto flat = [&](const at::Tensor& tensor) {
