@@ -133,7 +133,9 @@ class Experts(nn.Module):
         made = torch.bmm(self.mix(torch.bmm(inputs, self.gate_up)), self.down).view(experts * capacity, -1)
         place = torch.arange(num_tokens * top_k, device=tokens.device) - begins[of_expert]
         made = made[of_expert * capacity + place.clamp(max=capacity - 1)]
-        made = made * (weights.reshape(-1)[order] * (place < capacity)).unsqueeze(-1)
+        held = torch.zeros_like(chosen).scatter(0, order, (place < capacity).long())  # 0: the slot is dropped
+        weights = weights * held.view_as(weights)
+        made = made * weights.reshape(-1)[order].unsqueeze(-1)
         return torch.zeros_like(tokens).index_add(0, order // top_k, made)
 
 
