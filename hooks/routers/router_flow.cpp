@@ -1,6 +1,7 @@
 #include "hooks/routers/router_flow.h"
 
 #include <algorithm>
+#include <limits>
 
 namespace moetap::hooks {
 namespace jit = torch::jit;
@@ -220,30 +221,41 @@ bool RouterFlow::keeps_width(const jit::Value* value, const jit::Value* partner)
   return *other == 1 || (own.has_value() && *own == *other && (!unsqueezed(value) || unsqueezed(partner)));
 }
 
-bool RouterFlow::precedes_projection(const jit::Value* value) {
-  if (projection_.activation == nullptr) return false;
-  if (ancestors_.empty()) {
-    std::vector<const jit::Value*> stack = {projection_.activation};
-    while (!stack.empty()) {
-      const jit::Value* current = stack.back();
-      stack.pop_back();
-      if (!ancestors_.insert(current).second) continue;
-      const jit::Node* node = current->node();
-      if (node->kind() == jit::prim::Param) {
-        if (const jit::Value* outer = graph_.outer_of(current)) stack.push_back(outer);
-        if (const jit::Node* owner = node->owningBlock()->owningNode()) {
-          for (const jit::Value* input : owner->inputs()) stack.push_back(input);
-        }
-        continue;
+// Ancestors are looked for from the projection back, only as far as the value: what comes before is the whole model.
+bool RouterFlow::computes_activation(const jit::Value* value) {
+  const auto reach = [this](const jit::Value* ancestor) {
+    if (!ancestors_.insert(ancestor).second) return;
+    const jit::Node* node = ancestor->node();
+    // What a parameter is passed from may stand anywhere before; what is inside a node, behind it.
+    const bool parameter = node->kind() == jit::prim::Param;
+    const jit::Node* last = node->blocks().empty() ? node : node->blocks().back()->return_node();
+    unexplored_.emplace(parameter ? std::numeric_limits<int64_t>::max() : graph_.order(last), ancestor);
+  };
+  if (ancestors_.empty()) reach(projection_.activation);
+  const int64_t place = graph_.order(value->node());
+  while (!unexplored_.empty() && unexplored_.top().first >= place) {
+    const jit::Value* current = unexplored_.top().second;
+    unexplored_.pop();
+    const jit::Node* node = current->node();
+    if (node->kind() == jit::prim::Param) {
+      if (const jit::Value* outer = graph_.outer_of(current)) reach(outer);
+      if (const jit::Node* owner = node->owningBlock()->owningNode()) {
+        for (const jit::Value* input : owner->inputs()) reach(input);
       }
-      for (const jit::Value* input : node->inputs()) stack.push_back(input);
-      for (const jit::Block* block : node->blocks()) {
-        for (const jit::Value* output : block->outputs()) stack.push_back(output);
-      }
+      continue;
+    }
+    for (const jit::Value* input : node->inputs()) reach(input);
+    for (const jit::Block* block : node->blocks()) {
+      for (const jit::Value* output : block->outputs()) reach(output);
     }
   }
+  return ancestors_.contains(value);
+}
+
+bool RouterFlow::precedes_projection(const jit::Value* value) {
+  if (projection_.activation == nullptr) return false;
   // A view of a value from before the projection counts as one, too.
-  while (!ancestors_.count(value)) {
+  while (!computes_activation(value)) {
     const OpKind kind = op_kind(*value->node());
     const bool view = kind == OpKind::kCopy || kind == OpKind::kReshape || kind == OpKind::kMoveAxis ||
                       kind == OpKind::kRepeat || kind == OpKind::kSlice;

@@ -1,9 +1,11 @@
 #pragma once
 
 #include <map>
-#include <set>
+#include <queue>
 #include <string>
 #include <unordered_map>
+#include <unordered_set>
+#include <utility>
 #include <vector>
 
 #include "hooks/graph/known_numbers.h"
@@ -132,6 +134,7 @@ class RouterFlow {
   bool ends_at(const torch::jit::Node* node, const Fact& own, const torch::jit::Value* partner) const;
   bool keeps_width(const torch::jit::Value* value, const torch::jit::Value* partner);
   bool precedes_projection(const torch::jit::Value* value);
+  bool computes_activation(const torch::jit::Value* value);
 
   const MethodGraph& graph_;
   const ValueOrigins& origins_;
@@ -143,8 +146,9 @@ class RouterFlow {
   std::map<int64_t, torch::jit::Node*> queue_;  // by order of execution
   std::vector<Pick> picks_;
   std::vector<Event> events_;
-  std::vector<NumberRange> written_ids_;          // over those that were picked
-  std::set<const torch::jit::Value*> ancestors_;  // of the projection's activation; filled when first asked
+  std::vector<NumberRange> written_ids_;                    // over those that were picked
+  std::unordered_set<const torch::jit::Value*> ancestors_;  // of the projection's activation, as far as was looked
+  std::priority_queue<std::pair<int64_t, const torch::jit::Value*>> unexplored_;  // of these, by place in the graph
 };
 
 /// Tensors of a list that is built at once or appended to, in order; or the value itself where it is no such list.
