@@ -100,4 +100,17 @@ std::optional<NumberRange> known_numbers(const MethodGraph& graph, const jit::Va
   return find(graph, value, 0);
 }
 
+std::optional<double> constant_number(const MethodGraph& graph, const torch::jit::Value* value) {
+  const auto constant = graph.constant(value);
+  if (!constant) return std::nullopt;
+  if (constant->isInt()) return static_cast<double>(constant->toInt());
+  if (constant->isDouble()) return constant->toDouble();
+  if (constant->isBool()) return constant->toBool() ? 1.0 : 0.0;
+  if (constant->isTensor() && constant->toTensor().defined() && constant->toTensor().numel() == 1 &&
+      !constant->toTensor().is_complex()) {
+    return constant->toTensor().item().toDouble();
+  }
+  return std::nullopt;
+}
+
 }  // namespace moetap::hooks

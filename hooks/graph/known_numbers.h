@@ -17,4 +17,7 @@ struct NumberRange {
 /// constant, a buffer, `full`, `arange`, and what is copied, laid out or added up of them. Empty where it does not.
 std::optional<NumberRange> known_numbers(const MethodGraph& graph, const torch::jit::Value* value);
 
+/// The one number that a value is in this module: a constant or an attribute, also a tensor of one element.
+std::optional<double> constant_number(const MethodGraph& graph, const torch::jit::Value* value);
+
 }  // namespace moetap::hooks

@@ -5,6 +5,7 @@
 #include <string>
 #include <unordered_map>
 
+#include "hooks/graph/known_numbers.h"
 #include "hooks/graph/op_traits.h"
 
 namespace moetap::hooks {
@@ -62,16 +63,9 @@ class ScaledScores {
   bool is_known_scoring(const std::string& name) const {
     return name.ends_with("softmax") || (name == "sigmoid" && router_.scoring.starts_with("sigmoid"));
   }
-  std::optional<double> number(const jit::Value* value) const {
-    const auto constant = graph_.constant(value);
-    if (!constant) return std::nullopt;
-    if (constant->isScalar()) return constant->toScalar().toDouble();
-    if (!constant->isTensor() || constant->toTensor().numel() != 1) return std::nullopt;
-    return constant->toTensor().to(at::kDouble).item<double>();
-  }
   // Takes a slot out: before a softmax over the slots, or behind it.
   bool takes_out(const jit::Value* value) const {
-    const auto constant = number(value);
+    const auto constant = constant_number(graph_, value);
     if (constant) return *constant == 0 || *constant <= kClosed;
     return base_name(*value->node()).starts_with("zeros") || base_name(*value->node()) == "new_zeros";
   }

@@ -4,6 +4,7 @@
 #include <utility>
 #include <vector>
 
+#include "hooks/graph/known_numbers.h"
 #include "hooks/graph/op_traits.h"
 
 namespace moetap::hooks {
@@ -54,16 +55,7 @@ class MaskUses {
       }
       return std::nullopt;
     }
-    const auto constant = graph_.constant(value);
-    if (!constant) return std::nullopt;
-    if (constant->isInt()) return static_cast<double>(constant->toInt());
-    if (constant->isDouble()) return constant->toDouble();
-    if (constant->isBool()) return constant->toBool() ? 1.0 : 0.0;
-    if (constant->isTensor() && constant->toTensor().defined() && constant->toTensor().numel() == 1 &&
-        !constant->toTensor().is_complex()) {
-      return constant->toTensor().item().toDouble();
-    }
-    return std::nullopt;
+    return constant_number(graph_, value);
   }
 
   bool is_very_negative(const jit::Value* value) const {

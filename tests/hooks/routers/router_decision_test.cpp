@@ -7,14 +7,6 @@ namespace {
 
 namespace jit = torch::jit;
 
-// Experts that use `ids` and `weights`.
-const std::string kApply = R"(
-    chosen = self.expert_weights[ids.reshape(-1)]
-    rows = x.repeat_interleave(ids.size(1), 0).unsqueeze(1)
-    outputs = torch.bmm(rows, chosen).squeeze(1) * weights.reshape(-1, 1)
-    return outputs
-)";
-
 class Decision : public FollowedProjection {
  protected:
   RouterDecision decision(const std::string& code) {

@@ -6,14 +6,6 @@
 namespace moetap::hooks::testing {
 namespace {
 
-// Experts that use `ids` and `weights`.
-const std::string kApply = R"(
-    chosen = self.expert_weights[ids.reshape(-1)]
-    rows = x.repeat_interleave(ids.size(1), 0).unsqueeze(1)
-    outputs = torch.bmm(rows, chosen).squeeze(1) * weights.reshape(-1, 1)
-    return outputs
-)";
-
 const std::string kPick = R"(
     scores = torch.softmax(logits, -1)
     weights, ids = torch.topk(scores, 2, -1)
