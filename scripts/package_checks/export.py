@@ -13,9 +13,10 @@ import traceback
 import warnings
 
 import torch
-from safetensors.torch import save_file
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
+from conformance_checks.case_files import check_ties, run_model, write_case
 
 from package_checks.layer import Layer, token_ids
 from package_checks.recorder import Call, Watcher
@@ -30,32 +31,19 @@ def export(layer: Layer, folder: pathlib.Path) -> str:
     torch.manual_seed(layer.seed)
     model = layer.build().eval()
     inputs = (layer.inputs or token_ids)()
-    run(model, inputs)  # a model may fill a cache in its first run
+    run_model(model, inputs)  # a model may fill a cache in its first run
     with Watcher(layer.watched) as calls:
-        expected = run(model, inputs)
+        expected = run_model(model, inputs)
     if len(calls) != (layer.routers if layer.watched else 0):
         raise AssertionError(f"{len(calls)} calls of routers were recorded, {layer.routers} were announced")
     for call in calls:
         if not layer.may_tie:
-            check_ties(call)
+            check_ties(call, 1e-5)
     compiled, how = compile_model(layer, model, inputs, expected)
     if how == "traced" and not holds_for_others(layer, model, compiled):
         how += ", holds for these inputs only"
-    folder.mkdir(parents=True, exist_ok=True)
-    compiled.save(str(folder / "model.pt"))
-    save_file({name: value.contiguous() for name, value in inputs.items()}, str(folder / "in.safetensors"))
-    if calls:
-        save_file(oracle(calls), str(folder / "oracle.safetensors"))
-    (folder / "expect.json").write_text(json.dumps(facts(layer, calls, inputs)))
+    write_case(folder, compiled, inputs, calls, facts(layer, calls, inputs))
     return how
-
-
-def run(model, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-    torch.manual_seed(0)  # as `moetap run` does: a model may draw noise
-    output = model(**inputs)
-    while not isinstance(output, torch.Tensor):
-        output = next(iter(output.values() if isinstance(output, dict) else output))
-    return output.clone()
 
 
 def compile_model(layer: Layer, model, inputs, expected):
@@ -68,7 +56,7 @@ def compile_model(layer: Layer, model, inputs, expected):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 compiled = compile_it(model, inputs)
-                torch.testing.assert_close(run(compiled, inputs), expected, rtol=1e-4, atol=1e-5)
+                torch.testing.assert_close(run_model(compiled, inputs), expected, rtol=1e-4, atol=1e-5)
             return compiled, how
         except Exception as error:  # any error says why it cannot be exported
             lines = [line for line in str(error).strip().splitlines() if line.strip()] or [type(error).__name__]
@@ -81,7 +69,7 @@ def holds_for_others(layer: Layer, model, compiled) -> bool:
     """Whether a trace computes what the package does for other values, too: it may have kept the path that it took."""
     inputs = (layer.inputs or token_ids)()
     try:
-        torch.testing.assert_close(run(compiled, inputs), run(model, inputs), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(run_model(compiled, inputs), run_model(model, inputs), rtol=1e-4, atol=1e-5)
     except (AssertionError, RuntimeError):
         return False
     return True
@@ -93,25 +81,6 @@ def script(model, inputs):
 
 def trace(model, inputs):
     return torch.jit.trace(model, example_kwarg_inputs=inputs, check_trace=False)
-
-
-def check_ties(call: Call) -> None:
-    """An oracle whose pick hangs on the last bits proves nothing."""
-    if call.logits is None:
-        return
-    gaps = call.logits.sort(dim=1).values.diff(dim=1).nan_to_num(1.0)
-    if gaps.min() < 1e-5:
-        raise AssertionError("two logits of a token are as good as equal: take another seed")
-
-
-def oracle(calls: list[Call]) -> dict[str, torch.Tensor]:
-    arrays = {}
-    for number, call in enumerate(calls):
-        for name in ("logits", "ids", "weights"):
-            value = getattr(call, name)
-            if value is not None:
-                arrays[f"{number}.{name}"] = value.contiguous()
-    return arrays
 
 
 def facts(layer: Layer, calls: list[Call], inputs: dict[str, torch.Tensor]) -> dict:

@@ -5,20 +5,19 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import json
 import pathlib
 import sys
 import warnings
 import zlib
 
 import torch
-from safetensors.torch import save_file
 
 HERE = pathlib.Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE))
+sys.path[:0] = [str(HERE), str(HERE.parents[1] / "scripts")]
 
 import parts  # noqa: E402
 import recorder  # noqa: E402
+from conformance_checks.case_files import check_ties, run_model, write_case  # noqa: E402
 
 NOT_IDIOMS = {"export", "parts", "recorder", "test_idioms"}
 
@@ -35,29 +34,16 @@ def export(item: parts.Idiom, directory: pathlib.Path) -> None:
     model = item.build().eval()
     inputs = item.inputs()
     recorder.start()
-    expected = run(model, inputs)
+    expected = run_model(model, inputs)
     calls = recorder.stop()
     compiled = compile_model(item, model, inputs)
-    torch.testing.assert_close(run(compiled, inputs), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(run_model(compiled, inputs), expected, rtol=1e-5, atol=1e-5)
     if len(calls) != item.calls:
         raise AssertionError(f"{len(calls)} calls were recorded, {item.calls} were announced")
     for call in calls:
-        check_ties(item, call)
-    folder = directory / item.name
-    folder.mkdir(parents=True, exist_ok=True)
-    compiled.save(str(folder / "model.pt"))
-    save_file({name: value.contiguous() for name, value in inputs.items()}, str(folder / "in.safetensors"))
-    if calls:
-        save_file(oracle(calls), str(folder / "oracle.safetensors"))
-    (folder / "expect.json").write_text(json.dumps(facts(item, calls, inputs)))
-
-
-def run(model, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-    torch.manual_seed(0)  # as `moetap run` does: a model may draw noise
-    output = model(**inputs)
-    while not isinstance(output, torch.Tensor):
-        output = next(iter(output.values() if isinstance(output, dict) else output))
-    return output.clone()
+        if not item.may_tie:
+            check_ties(call, 1e-4)
+    write_case(directory / item.name, compiled, inputs, calls, facts(item, calls, inputs))
 
 
 def compile_model(item: parts.Idiom, model, inputs):
@@ -66,25 +52,6 @@ def compile_model(item: parts.Idiom, model, inputs):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", torch.jit.TracerWarning)
         return torch.jit.trace(model, example_kwarg_inputs=inputs, check_trace=False)
-
-
-def check_ties(item: parts.Idiom, call: recorder.Call) -> None:
-    """An oracle whose pick hangs on the last bits proves nothing."""
-    if call.logits is None or item.may_tie:
-        return
-    gaps = call.logits.sort(dim=1).values.diff(dim=1).nan_to_num(1.0)
-    if gaps.min() < 1e-4:
-        raise AssertionError("two logits of a token are as good as equal: take another seed")
-
-
-def oracle(calls: list[recorder.Call]) -> dict[str, torch.Tensor]:
-    arrays = {}
-    for number, call in enumerate(calls):
-        for name in ("logits", "ids", "weights"):
-            value = getattr(call, name)
-            if value is not None:
-                arrays[f"{number}.{name}"] = value.contiguous()
-    return arrays
 
 
 def facts(item: parts.Idiom, calls: list[recorder.Call], inputs: dict[str, torch.Tensor]) -> dict:
