@@ -1,6 +1,6 @@
 #include "cli/inputs/python_pickle.h"
 
-#include <torch/csrc/jit/serialization/pickler_helper.h>
+#include <torch/csrc/jit/serialization/pickler.h>
 
 #include <cstdint>
 #include <optional>
