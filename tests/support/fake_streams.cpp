@@ -284,7 +284,7 @@ void set_eager(bool eager) {
 
 void install_streams() {
   static const GuardImpl guard;
-  c10::impl::registerDeviceGuard(kType, &guard);
+  static const c10::impl::DeviceGuardImplRegistrar registrar(kType, &guard);
 }
 
 }  // namespace moetap::fake_device
