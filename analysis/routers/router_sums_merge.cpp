@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "analysis/numbers/fixed_point.h"
+#include "analysis/routers/host_call.h"
 #include "analysis/routers/router_sums.h"
 
 namespace moetap::analysis {
@@ -41,13 +42,14 @@ bool add_checked(int64_t* to, const int64_t* from, int64_t count) {
 
 }  // namespace
 
+void normalize_words(const RouterSumsLayout& layout, int64_t* words) {
+  for (int64_t row = 0; row < layout.num_rows; ++row) normalize_row(layout, words + row * layout.row_words());
+}
+
 void normalize(RouterSums& sums) {
   if (!sums.defined()) return;
   check_on_host("normalize", sums);
-  int64_t* words = sums.words.mutable_data_ptr<int64_t>();
-  for (int64_t row = 0; row < sums.num_rows; ++row) {
-    normalize_row(sums.layout(), words + row * sums.layout().row_words());
-  }
+  normalize_words(sums.layout(), sums.words.mutable_data_ptr<int64_t>());
   sums.pending_terms = 0;
 }
 
