@@ -72,18 +72,6 @@ class OutsideTheModel {
       c10::DispatchKeySet({c10::DispatchKey::Tracer, c10::DispatchKey::Python, c10::DispatchKey::PythonTLSSnapshot})};
 };
 
-at::Tensor detached(const std::optional<at::Tensor>& tensor) {
-  return tensor && tensor->defined() ? tensor->detach() : at::Tensor();
-}
-
-std::vector<at::Tensor> detached(const at::TensorList& tensors) {
-  std::vector<at::Tensor> result;
-  for (const auto& tensor : tensors) {
-    result.push_back(tensor.detach());
-  }
-  return result;
-}
-
 at::Tensor begin(std::string_view description, std::string_view method,
                  const c10::List<std::optional<at::Tensor>>& arguments) {
   const OutsideTheModel outside;
@@ -102,14 +90,26 @@ at::Tensor begin(std::string_view description, std::string_view method,
   }
 }
 
-void router(const at::Tensor& forward, int64_t hook, const std::optional<at::Tensor>& logits,
-            const std::optional<at::Tensor>& scores, at::TensorList selected, at::TensorList weights,
-            int64_t expert_dim, std::string_view form, const std::optional<at::Tensor>& choice) {
-  if (ForwardRecorder* recorder = recorder_of(forward)) {
+at::Tensor tensor_or_none(const c10::IValue& value) {
+  return value.isNone() ? at::Tensor() : value.toTensor();
+}
+
+SlotTensors tensors_of(const c10::IValue& list) {
+  SlotTensors tensors;
+  for (const c10::IValue& tensor : list.toListRef()) tensors.push_back(tensor.toTensor());
+  return tensors;
+}
+
+/// Boxed, so that no list of tensors is made anew. Arguments: see kRouterSchema.
+void router(const c10::OperatorHandle&, torch::jit::Stack* stack) {
+  const auto arguments = torch::jit::last(*stack, 9);
+  if (ForwardRecorder* recorder = recorder_of(arguments[0].toTensor())) {
     const OutsideTheModel outside;
-    recorder->router(hook, {detached(logits), detached(scores), detached(selected), detached(weights), expert_dim, form,
-                            detached(choice)});
+    recorder->router(arguments[1].toInt(), {tensor_or_none(arguments[2]), tensor_or_none(arguments[3]),
+                                            tensors_of(arguments[4]), tensors_of(arguments[5]), arguments[6].toInt(),
+                                            arguments[7].toStringView(), tensor_or_none(arguments[8])});
   }
+  torch::jit::drop(*stack, 9);
 }
 
 /// Boxed, since `Any` has no unboxed type. Arguments: forward, component, layer, name, value.
@@ -168,7 +168,7 @@ std::unique_ptr<torch::Library> register_operators() {
   library->def(torch::schema(hooks::kEndSchema, as_written));
   library->def(torch::schema(hooks::kEndedSchema, side_effects));
   library->impl("begin", for_all(TORCH_FN(begin)));
-  library->impl("router", for_all(TORCH_FN(router)));
+  library->impl("router", for_all(torch::CppFunction::makeFromBoxedFunction<&router>()));
   library->impl("log_in_forward", for_all(torch::CppFunction::makeFromBoxedFunction<&log_in_forward>()));
   library->impl("end", for_all(TORCH_FN(end)));
   library->impl("ended", for_all(TORCH_FN(ended)));

@@ -58,6 +58,24 @@ TransitionSums observe_transition(const at::Tensor& first_slot_from, const at::T
   return TransitionSums{num_experts_from, num_experts_to, counts.view({num_experts_from, num_experts_to})};
 }
 
+void add_transitions(TransitionSums& into, std::span<const int32_t> first_slot_from,
+                     std::span<const int32_t> first_slot_to, int64_t num_experts_from, int64_t num_experts_to) {
+  if (!into.counts.defined()) {
+    into = TransitionSums{num_experts_from, num_experts_to, at::zeros({num_experts_from, num_experts_to}, at::kLong)};
+  }
+  TORCH_CHECK(into.num_experts_from == num_experts_from && into.num_experts_to == num_experts_to,
+              "transition: counts between ", into.num_experts_from, " and ", into.num_experts_to,
+              " experts do not fit layers of ", num_experts_from, " and ", num_experts_to);
+  TORCH_CHECK(first_slot_from.size() == first_slot_to.size(),
+              "transition: first slots must be of the same tokens, got ", first_slot_from.size(), " and ",
+              first_slot_to.size());
+  int64_t* counts = into.counts.mutable_data_ptr<int64_t>();
+  for (size_t token = 0; token < first_slot_from.size(); ++token) {
+    if (first_slot_from[token] < 0 || first_slot_to[token] < 0) continue;
+    ++counts[first_slot_from[token] * num_experts_to + first_slot_to[token]];
+  }
+}
+
 void merge(TransitionSums& into, const TransitionSums& from) {
   if (!from.counts.defined()) return;
   TORCH_CHECK(from.counts.is_cpu(), "merge: transitions must be on the host, got ", from.counts.device());

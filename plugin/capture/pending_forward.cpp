@@ -43,6 +43,7 @@ int64_t PendingForward::bytes() {
   for (const at::Tensor* tensor : tensors()) {
     if (tensor->defined() && !copies->in_host_block(*tensor)) bytes += static_cast<int64_t>(tensor->nbytes());
   }
+  for (const auto& report : reports) bytes += report->bytes();
   for (const PendingValue& value : values) bytes += kBytesOfAValue + static_cast<int64_t>(value.name.size());
   for (const auto& [place, named] : record.custom) {
     for (const auto& [name, value] : named) bytes += kBytesOfAValue + static_cast<int64_t>(name.size());

@@ -26,6 +26,9 @@ class PendingReport {
   /// forward replaces them by their copies on the host and counts their bytes.
   virtual std::vector<at::Tensor*> tensors() = 0;
 
+  /// Bytes of host memory that the report holds besides tensors.
+  virtual int64_t bytes() const { return 0; }
+
   /// On the writer thread, after the copies: adds the report to `record`, whose `samples` and `replays` are set. Called
   /// once; keeps no tensor. Throws std::exception if this forward cannot be recorded.
   virtual void finish(ForwardRecord& record) = 0;

@@ -24,18 +24,45 @@ analysis::RouterSums sums_for(const analysis::RouterCall& call, const TokenGroup
 
 }  // namespace
 
-RouterObserver::RouterObserver(ForwardContext forward, const RouterValues& values, std::shared_ptr<ProbedTokens> probed,
-                               std::shared_ptr<RouterChecks> checks)
+RouterObserver::RouterObserver(ForwardContext forward, const RouterValues& values, std::shared_ptr<RouterState> state)
     : forward_(std::move(forward)),
       values_(values),
-      probed_(std::move(probed)),
-      checks_(std::move(checks)),
-      measured_(forward_.model, probed_, checks_),
-      replayed_(forward_.model, probed_, checks_) {}
+      state_(std::move(state)),
+      checks_(*state_->checks),
+      measured_(forward_.model, state_->probed, state_->checks),
+      replayed_(forward_.model, state_->probed, state_->checks) {}
 
-void RouterObserver::observe(int64_t hook_id, const ReportedRouter& reported) {
+void RouterObserver::observe(int64_t hook, const ReportedRouter& reported) {
+  if (checks_.withheld(hook) & analysis::kIdsColumn) return;
+  const c10::Device device = reported.selected.empty() ? at::kCPU : reported.selected.front().device();
+  const bool checked = !is_capturing(device) && checks_.begin_call(hook);
+  if (!checked && device.is_cpu() && hold(hook, reported)) return;
+  measure_call(hook, detached(reported), checked);
+}
+
+bool RouterObserver::hold(int64_t hook, const ReportedRouter& reported) {
+  if (values_.full || checks_.withheld(hook) != 0 || state_->probed->of(hook) < values_.probe_tokens) return false;
+  analysis::HostRouterCall call;
+  if (!state_->forms.view(hook, reported, call)) return false;
+  const hooks::HookPoint& point = forward_.model->hooks[static_cast<size_t>(hook)];
+  const HeldCalls::TokenKey key{forward_.tokens->text_of_hook(hook, point.component), state_->forms.layout_number(hook),
+                                reported.logits.sizes().slice(0, static_cast<size_t>(reported.logits.dim() - 1))};
+  const std::lock_guard lock(mutex_);
+  if (ended_) return true;
+  if (!held_) held_ = state_->held.take();
+  std::optional<size_t> tokens = held_->find_tokens(key);
+  if (!tokens) {
+    const CallTokens call_tokens{key.text, key.sizes.vec(), at::kCPU, nullptr, &point.tokens};
+    tokens = held_->add_tokens(key, forward_.tokens->group_of(call_tokens, forward_.copies.get()));
+  }
+  int64_t& calls = calls_[hook];
+  if (!held_->add(hook, calls, *tokens, call)) return false;
+  ++calls;
+  return true;
+}
+
+void RouterObserver::measure_call(int64_t hook_id, const ReportedRouter& reported, bool checked) {
   const hooks::HookPoint& hook = forward_.model->hooks.at(static_cast<size_t>(hook_id));
-  if (checks_->withheld(hook_id) & analysis::kIdsColumn) return;
   MeasuredRouter router;
   router.record.hook = hook_id;
   {
@@ -49,14 +76,15 @@ void RouterObserver::observe(int64_t hook_id, const ReportedRouter& reported) {
   const analysis::RouterCall& call = canonical.call;
   const c10::Device device = call.selected.device();
   const bool captured = is_capturing(device);
-  if (!captured && checks_->begin_call(hook_id)) {
+  if (device.is_cpu()) state_->forms.learn(hook_id, reported, canonical);
+  if (checked) {
     try {
       check(reported, canonical, router);
     } catch (const std::exception&) {  // such as one that tells that the device is full
       if (forward_.notice) forward_.notice("the numbers of a hook could not be checked", hook.name);
     }
   }
-  const analysis::RouterColumns withheld = checks_->withheld(hook_id);
+  const analysis::RouterColumns withheld = checks_.withheld(hook_id);
   if (withheld & analysis::kIdsColumn) return;
   analysis::leave_out(canonical.call, withheld);
   router.columns = analysis::columns_of(call);
@@ -110,7 +138,7 @@ void RouterObserver::check(const ReportedRouter& reported, CanonicalRouter& cano
   const at::Tensor misfits =
       analysis::count_misfits(to_checked(canonical, reported, forward_.model->hooks.at(static_cast<size_t>(hook))));
   if (misfits.is_cpu()) {
-    checks_->came_back(hook, canonical.call.selected.size(0), analysis::judge(misfits));
+    checks_.came_back(hook, canonical.call.selected.size(0), analysis::judge(misfits));
     return;
   }
   router.misfits = misfits;
@@ -193,7 +221,7 @@ void RouterObserver::keep_values(const analysis::RouterCall& call, MeasuredRoute
   if (values_.full) {
     record.logits = copies.snapshot(call.logits);
     record.scores = copies.snapshot(call.scores);
-  } else if (call.logits.defined() && probed_->of(record.hook) < values_.probe_tokens) {
+  } else if (call.logits.defined() && state_->probed->of(record.hook) < values_.probe_tokens) {
     const int64_t count = std::min(values_.probe_tokens, router.tokens->num_tokens);
     const at::Tensor first = forward_.tokens->first_valid(router.tokens, count, copies);
     copies.wait_for_marked(call.logits.device());
@@ -205,7 +233,8 @@ void RouterObserver::keep_values(const analysis::RouterCall& call, MeasuredRoute
 std::unique_ptr<PendingReport> RouterObserver::end() {
   const std::lock_guard lock(mutex_);
   ended_ = true;
-  const bool empty = measured_.empty() && checks_->untold().empty();
+  if (held_) measured_.add_held(std::move(held_), values_.per_token, values_.record_held);
+  const bool empty = measured_.empty() && checks_.untold().empty();
   return empty ? nullptr : std::make_unique<PendingRouters>(std::move(measured_));
 }
 

@@ -6,6 +6,8 @@
 #include <mutex>
 
 #include "plugin/capture/forward_context.h"
+#include "plugin/capture/held_calls.h"
+#include "plugin/capture/held_forms.h"
 #include "plugin/capture/probed_tokens.h"
 #include "plugin/capture/router_checks.h"
 #include "plugin/capture/router_pending.h"
@@ -18,16 +20,29 @@ struct RouterValues {
   bool per_token = false;  // ids, weights and margins of each token
   bool full = false;       // logits and scores of each token
   int64_t probe_tokens = 0;
+  bool record_held = false;  // the sink takes held calls
 };
 
-/// Measures the router calls of one forward, on the devices and current streams of their tensors. Thread-safe: forks
-/// report on threads of their own. Waits for a device only while a graph is being captured, or to allocate a new block.
-/// The caller switches gradients off.
+/// What the observers of a model's forwards share. Thread-safe.
+struct RouterState {
+  explicit RouterState(const ModelDescription& model, int64_t check_every = 0)
+      : probed(std::make_shared<ProbedTokens>(model.hooks.size())),
+        checks(std::make_shared<RouterChecks>(model.hooks.size(), check_every)),
+        forms(model) {}
+
+  const std::shared_ptr<ProbedTokens> probed;
+  const std::shared_ptr<RouterChecks> checks;
+  HeldForms forms;
+  HeldCallsPool held;
+};
+
+/// Measures the router calls of one forward, on the devices and current streams of their tensors; short ones on the CPU
+/// are held (Note [Held calls]). Thread-safe: forks report on threads of their own. Waits for a device only while a
+/// graph is being captured, or to allocate a new block. The caller switches gradients off.
 class RouterObserver {
  public:
-  /// `probed`, `checks`: the model's.
-  RouterObserver(ForwardContext forward, const RouterValues& values, std::shared_ptr<ProbedTokens> probed,
-                 std::shared_ptr<RouterChecks> checks);
+  /// `state`: the model's.
+  RouterObserver(ForwardContext forward, const RouterValues& values, std::shared_ptr<RouterState> state);
 
   /// Throws c10::Error whose message says what does not fit. After `end`, and for a hook whose ids are withheld, it
   /// does nothing.
@@ -39,6 +54,9 @@ class RouterObserver {
   std::unique_ptr<PendingReport> end_replayed();
 
  private:
+  /// Whether the call is held, so that nothing more is to be done for it.
+  bool hold(int64_t hook, const ReportedRouter& reported);
+  void measure_call(int64_t hook, const ReportedRouter& reported, bool checked);
   /// What enqueues work for a call outside captures. If it throws, the caller calls `abandon`.
   void measure_and_keep(const CanonicalRouter& canonical, CallTokens call_tokens, MeasuredRouter& router);
   /// Note [A hook checks itself]. Leaves out of `canonical` what is withheld.
@@ -53,12 +71,13 @@ class RouterObserver {
 
   const ForwardContext forward_;
   const RouterValues values_;
-  const std::shared_ptr<ProbedTokens> probed_;
-  const std::shared_ptr<RouterChecks> checks_;
+  const std::shared_ptr<RouterState> state_;
+  RouterChecks& checks_;
 
   std::mutex mutex_;  // guards what follows
   bool ended_ = false;
   std::map<int64_t, int64_t> calls_;  // of each hook
+  std::shared_ptr<HeldCalls> held_;   // null: none so far
   PendingRouters measured_;
   PendingRouters replayed_;  // of the graph that is being captured
 };

@@ -14,6 +14,8 @@
 namespace moetap::plugin {
 namespace {
 
+using analysis::RouterSums;
+
 bool stands_before(const MeasuredRouter& a, const MeasuredRouter& b) {
   return std::pair(a.record.hook, a.record.call) < std::pair(b.record.hook, b.record.call);
 }
@@ -21,6 +23,64 @@ bool stands_before(const MeasuredRouter& a, const MeasuredRouter& b) {
 /// The two may be on different devices.
 bool see_same_tokens(const TokenGroup& a, const TokenGroup& b) {
   return a.text == b.text && a.num_tokens == b.num_tokens && a.attribution == b.attribution;
+}
+
+struct CallName {
+  int64_t hook, call;
+};
+CallName name_of(const MeasuredRouter& router) {
+  return {router.record.hook, router.record.call};
+}
+CallName name_of(const HeldCalls::Call& call) {
+  return {call.hook, call.call};
+}
+
+/// Note [The router before]: of the calls in [begin, end), which are those that stand before `of`. Null: none.
+template <typename Iterator>
+const typename Iterator::value_type* router_before(const ModelDescription& model, Iterator begin, Iterator end,
+                                                   const typename Iterator::value_type& of) {
+  const auto component = [&](int64_t hook) -> const std::string& {
+    return model.hooks.at(static_cast<size_t>(hook)).component;
+  };
+  const CallName name = name_of(of);
+  while (end != begin) {
+    --end;
+    const CallName known = name_of(*end);
+    if (known.hook == name.hook || known.call != name.call || component(known.hook) != component(name.hook)) continue;
+    return see_same_tokens(*end->tokens, *of.tokens) ? &*end : nullptr;
+  }
+  return nullptr;
+}
+
+/// As a call that was measured in the forward.
+MeasuredRouter measured(const HeldCalls::Call& held, bool per_token) {
+  const analysis::HostRouterCall& call = held.values;
+  MeasuredRouter router;
+  router.tokens = held.tokens;
+  RouterRecord& record = router.record;
+  record.hook = held.hook;
+  record.call = held.call;
+  record.sums = analysis::empty_router_sums(call.num_experts, call.top_k, call.num_rows);
+  router.first_slot = at::empty({call.num_tokens}, at::kInt);
+  analysis::HostTokenOutputs outputs;
+  outputs.first_slot = router.first_slot.mutable_data_ptr<int32_t>();
+  if (per_token) {
+    record.selected = at::empty({call.num_tokens, call.top_k}, at::kInt);
+    outputs.selected = record.selected.mutable_data_ptr<int32_t>();
+  }
+  if (per_token && call.weights.defined()) {
+    record.weights = at::empty({call.num_tokens, call.top_k}, at::kFloat);
+    outputs.weights = record.weights.mutable_data_ptr<float>();
+    if (call.top_k > 1) record.margins = at::empty({call.num_tokens}, at::kFloat);
+    outputs.margins = call.top_k > 1 ? record.margins.mutable_data_ptr<float>() : nullptr;
+  }
+  RouterSums& sums = record.sums;
+  analysis::observe_host(call, {sums.words.mutable_data_ptr<int64_t>(), sums.layout(), sums.has_pairs}, outputs);
+  return router;
+}
+
+int64_t count_valid(const analysis::HostRouterCall& call) {
+  return call.valid == nullptr ? call.num_tokens : std::count(call.valid, call.valid + call.num_tokens, true);
 }
 
 bool tells_of_single_tokens(const MeasuredRouter& router) {
@@ -46,15 +106,8 @@ void PendingRouters::add(MeasuredRouter router) {
 }
 
 const MeasuredRouter* PendingRouters::before(const MeasuredRouter& router) const {
-  const auto component = [&](const MeasuredRouter& of) -> const std::string& {
-    return model_->hooks.at(static_cast<size_t>(of.record.hook)).component;
-  };
   const auto place = std::lower_bound(routers_.begin(), routers_.end(), router, stands_before);
-  const auto found = std::find_if(std::make_reverse_iterator(place), routers_.rend(), [&](const MeasuredRouter& known) {
-    return known.record.hook != router.record.hook && known.record.call == router.record.call &&
-           component(known) == component(router);
-  });
-  return found != routers_.rend() && see_same_tokens(*found->tokens, *router.tokens) ? &*found : nullptr;
+  return router_before(*model_, routers_.begin(), place, router);
 }
 
 MeasuredRouter* PendingRouters::before(const MeasuredRouter& router) {
@@ -71,6 +124,12 @@ analysis::TransitionFrom PendingRouters::count_transitions(MeasuredRouter& route
   return {from->first_slot, router.transition_counts};
 }
 
+void PendingRouters::add_held(std::shared_ptr<HeldCalls> held, bool per_token, bool record_held) {
+  held_ = std::move(held);
+  held_per_token_ = per_token;
+  record_held_ = record_held;
+}
+
 void PendingRouters::forget_tokens() {
   for (MeasuredRouter& router : routers_) {
     router.first_slot = at::Tensor();
@@ -85,9 +144,11 @@ void PendingRouters::forget_tokens() {
 }
 
 bool PendingRouters::counts_text() const {
-  return std::any_of(routers_.begin(), routers_.end(), [](const MeasuredRouter& router) {
+  const auto sees_text = [](const auto& router) {
     return router.tokens->attribution.text && router.tokens->text == TextOfComponent::kText;
-  });
+  };
+  return std::any_of(routers_.begin(), routers_.end(), sees_text) ||
+         (held_ && std::any_of(held_->calls().begin(), held_->calls().end(), sees_text));
 }
 
 PendingRouters::Columns& PendingRouters::columns_of(const MeasuredRouter& router) {
@@ -149,7 +210,34 @@ at::Tensor PendingRouters::Columns::keep(const at::Tensor& rows) const {
   return rows.defined() && kept.defined() ? rows.index_select(0, kept) : rows;
 }
 
+bool PendingRouters::can_record_held(size_t num_samples) const {
+  return record_held_ && routers_.empty() &&
+         std::all_of(held_->calls().begin(), held_->calls().end(), [&](const HeldCalls::Call& held) {
+           return held.values.num_rows == static_cast<int64_t>(num_samples) &&
+                  held.values.num_tokens <= held.values.num_rows * kMaxHeldTokens;
+         });
+}
+
+void PendingRouters::finish_held(ForwardRecord& record) {
+  if (!held_ || held_->empty()) return;
+  held_->sort();
+  const std::vector<HeldCalls::Call>& calls = held_->calls();
+  if (!can_record_held(record.samples.size())) {
+    for (const HeldCalls::Call& held : calls) add(measured(held, held_per_token_));
+    held_.reset();
+    return;
+  }
+  record.held.reserve(calls.size());
+  for (auto held = calls.begin(); held != calls.end(); ++held) {
+    const HeldCalls::Call* before = router_before(*model_, calls.begin(), held, *held);
+    record.held.push_back({held->hook, held->call, before == nullptr ? -1 : before - calls.data(), held->values});
+    record.tokens = std::max(record.tokens, count_valid(held->values));
+  }
+  record.held_memory = std::move(held_);
+}
+
 void PendingRouters::finish(ForwardRecord& record) {
+  finish_held(record);
   for (MeasuredRouter& router : routers_) finish_router(router, record);
   // Verdicts first: a call of a loop may have the one on an earlier call of its forward.
   for (MeasuredRouter& router : routers_) {

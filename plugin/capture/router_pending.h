@@ -10,6 +10,7 @@
 
 #include "analysis/routers/token_outputs.h"
 #include "plugin/capture/forward_tokens.h"
+#include "plugin/capture/held_calls.h"
 #include "plugin/capture/pending_report.h"
 #include "plugin/capture/probed_tokens.h"
 #include "plugin/capture/router_checks.h"
@@ -59,10 +60,13 @@ class PendingRouters final : public PendingReport {
                  std::shared_ptr<RouterChecks> checks)
       : model_(std::move(model)), probed_(std::move(probed)), checks_(std::move(checks)) {}
 
-  bool empty() const { return routers_.empty(); }
+  bool empty() const { return routers_.empty() && (!held_ || held_->empty()); }
 
   /// In any order: forks report as they come.
   void add(MeasuredRouter router);
+  /// `per_token`: what is measured of them later has ids, weights and margins of each token. `record_held`: the record
+  /// may hold them.
+  void add_held(std::shared_ptr<HeldCalls> held, bool per_token, bool record_held);
 
   using Zeros = std::function<at::Tensor(at::IntArrayRef sizes, at::ScalarType dtype)>;
   /// For a call that is about to be measured on its device's current stream: the first slots of the router before, and
@@ -76,6 +80,7 @@ class PendingRouters final : public PendingReport {
 
   void prepare(HostCopies& copies) override;
   std::vector<at::Tensor*> tensors() override;
+  int64_t bytes() const override { return held_ ? held_->bytes() : 0; }
   void finish(ForwardRecord& record) override;
   void recorded(const ForwardRecord& record) override;
   bool counts_text() const override;
@@ -99,6 +104,9 @@ class PendingRouters final : public PendingReport {
   MeasuredRouter* before(const MeasuredRouter& router);
   Columns& columns_of(const MeasuredRouter& router);
   void finish_router(MeasuredRouter& router, ForwardRecord& record);
+  /// Whether a record of `num_samples` samples can hold the held calls.
+  bool can_record_held(size_t num_samples) const;
+  void finish_held(ForwardRecord& record);
   /// Takes what is withheld out of a finished call. False: nothing of it may be recorded.
   bool withhold(MeasuredRouter& router);
 
@@ -106,7 +114,9 @@ class PendingRouters final : public PendingReport {
   std::shared_ptr<ProbedTokens> probed_;
   std::shared_ptr<RouterChecks> checks_;
   std::vector<MeasuredRouter> routers_;  // in order of hooks, then of calls
-  std::vector<Columns> columns_;         // made by `prepare`
+  std::shared_ptr<HeldCalls> held_;      // null: none
+  bool held_per_token_ = false, record_held_ = false;
+  std::vector<Columns> columns_;  // made by `prepare`
 };
 
 }  // namespace moetap::plugin

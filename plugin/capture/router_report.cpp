@@ -74,8 +74,7 @@ at::Tensor over_slots(const at::Tensor& tensor, const TokenLayout& layout, int64
   return flatten_tokens(tensor);
 }
 
-at::Tensor over_slots(const std::vector<at::Tensor>& tensors, const TokenLayout& layout, int64_t expert_dim,
-                      const char* name) {
+at::Tensor over_slots(at::TensorList tensors, const TokenLayout& layout, int64_t expert_dim, const char* name) {
   std::vector<at::Tensor> slots;
   for (const auto& tensor : tensors) {
     slots.push_back(over_slots(tensor, layout, expert_dim, name));
@@ -182,6 +181,17 @@ void gather_dense_weights(const ReportedRouter& reported, const TokenLayout& lay
 
 }  // namespace
 
+ReportedRouter detached(const ReportedRouter& reported) {
+  ReportedRouter result = reported;
+  for (at::Tensor* tensor : {&result.logits, &result.scores, &result.choice}) {
+    if (tensor->defined()) *tensor = tensor->detach();
+  }
+  for (SlotTensors* tensors : {&result.selected, &result.weights}) {
+    for (at::Tensor& tensor : *tensors) tensor = tensor.detach();
+  }
+  return result;
+}
+
 CanonicalRouter to_canonical(const ReportedRouter& reported, const hooks::HookPoint& hook) {
   TORCH_CHECK(reported.form == "slots" || reported.form == "dense" || reported.form == "variable" ||
                   reported.form == "kept" || reported.form == "expert_choice",
@@ -235,7 +245,7 @@ CanonicalRouter to_canonical(const ReportedRouter& reported, const hooks::HookPo
     call.selected = usable_ids(call.selected, call.num_experts, canonical);
     gather_dense_weights(reported, layout, call.num_experts, call);
   } else if (!reported.weights.empty()) {
-    std::vector<at::Tensor> weights = reported.weights;
+    SlotTensors weights = reported.weights;
     const bool kept = reported.form == "kept";
     TORCH_CHECK(!kept || weights.size() > 1, "weights of form kept must end with a mask, got ", weights.size());
     const at::Tensor mask = kept ? weights.back() : at::Tensor();

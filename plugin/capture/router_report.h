@@ -1,6 +1,7 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
+#include <c10/util/SmallVector.h>
 
 #include <string>
 #include <string_view>
@@ -12,16 +13,22 @@
 
 namespace moetap::plugin {
 
+/// Most routers report one tensor of ids and one of weights, which need no allocation.
+using SlotTensors = c10::SmallVector<at::Tensor, 1>;
+
 /// What `moetap::router` was given; see hooks/operator_schemas.h for the layouts. All tensors on one device.
 struct ReportedRouter {
-  at::Tensor logits;                 // undefined: not captured
-  at::Tensor scores;                 // undefined: the model has none
-  std::vector<at::Tensor> selected;  // at least one
-  std::vector<at::Tensor> weights;   // may be empty
+  at::Tensor logits;     // undefined: not captured
+  at::Tensor scores;     // undefined: the model has none
+  SlotTensors selected;  // at least one
+  SlotTensors weights;   // may be empty
   int64_t expert_dim = -1;
   std::string_view form;   // see hooks/points/operator_schemas.h
   at::Tensor choice = {};  // what the pick reads, laid out as logits; undefined: not known
 };
+
+/// The same without gradients.
+ReportedRouter detached(const ReportedRouter& reported);
 
 /// The same in the canonical layout. Tensors may share memory with the reported ones: the caller copies what it keeps.
 struct CanonicalRouter {

@@ -61,7 +61,7 @@ void ByteWriter::sparse(std::span<const int64_t> values) {
   }
 }
 
-std::string_view ByteReader::bytes(size_t number) {
+std::string_view ByteReader::raw(size_t number) {
   if (number > rest_.size()) throw std::runtime_error("a frame of the journal ends early");
   const std::string_view taken = rest_.substr(0, number);
   rest_.remove_prefix(number);
@@ -71,7 +71,7 @@ std::string_view ByteReader::bytes(size_t number) {
 uint64_t ByteReader::count() {
   uint64_t value = 0;
   for (int shift = 0; shift < 64; shift += 7) {
-    const auto byte = static_cast<unsigned char>(bytes(1)[0]);
+    const auto byte = static_cast<unsigned char>(raw(1)[0]);
     if (shift == 63 && byte > 1) break;  // 9 bytes hold 63 bits: the tenth has room for one
     value |= static_cast<uint64_t>(byte & 0x7F) << shift;
     if (byte < 0x80) return value;
@@ -85,12 +85,12 @@ int64_t ByteReader::number() {
 
 double ByteReader::real() {
   double value = 0;
-  std::memcpy(&value, bytes(sizeof(value)).data(), sizeof(value));
+  std::memcpy(&value, raw(sizeof(value)).data(), sizeof(value));
   return value;
 }
 
 std::string ByteReader::text() {
-  return std::string(bytes(count()));
+  return std::string(raw(count()));
 }
 
 std::vector<int32_t> ByteReader::numbers() {
@@ -109,7 +109,7 @@ std::vector<float> ByteReader::reals() {
   const uint64_t size = count();
   if (size > rest_.size() / sizeof(float)) throw std::runtime_error("a frame of the journal ends early");
   std::vector<float> values(size);
-  const std::string_view source = bytes(size * sizeof(float));
+  const std::string_view source = raw(size * sizeof(float));
   if (!values.empty()) std::memcpy(values.data(), source.data(), source.size());
   return values;
 }

@@ -16,6 +16,7 @@ class ByteWriter {
   void number(int64_t value);  // a value near zero takes one byte
   void real(double value);
   void text(std::string_view text);
+  void raw(std::string_view bytes) { bytes_.append(bytes); }  // the reader must know how many there are
   void numbers(std::span<const int32_t> values);
   void reals(std::span<const float> values);
   /// For counters: a run of zeros takes a few bytes, however long it is. The reader must know how many values there
@@ -38,15 +39,15 @@ class ByteReader {
   int64_t number();
   double real();
   std::string text();
+  std::string_view raw(size_t number);
   std::vector<int32_t> numbers();
   std::vector<float> reals();
   void sparse(std::span<int64_t> values);
 
   bool at_end() const { return rest_.empty(); }
+  size_t size() const { return rest_.size(); }  // bytes that are left
 
  private:
-  std::string_view bytes(size_t number);
-
   std::string_view rest_;
 };
 

@@ -2,7 +2,6 @@
 
 #include <fcntl.h>
 #include <sys/stat.h>
-#include <sys/uio.h>
 #include <unistd.h>
 
 #include <bit>
@@ -46,10 +45,10 @@ FrameLog::FrameLog(std::string path) : path_(std::move(path)) {
   if (descriptor_ < 0) throw_file_error("write", path_, errno);
 }
 
-FrameLog::FrameLog(std::string path, int64_t end_bytes) : path_(std::move(path)), end_bytes_(end_bytes) {
+FrameLog::FrameLog(std::string path, int64_t end_bytes) : path_(std::move(path)), written_bytes_(end_bytes) {
   descriptor_ = ::open(path_.c_str(), O_WRONLY | O_CLOEXEC);
   if (descriptor_ < 0) throw_file_error("write", path_, errno);
-  if (::ftruncate(descriptor_, end_bytes_) != 0) {
+  if (::ftruncate(descriptor_, end_bytes) != 0) {
     const int error_number = errno;
     ::close(descriptor_);
     throw_file_error("write", path_, error_number);
@@ -61,7 +60,7 @@ FrameLog::~FrameLog() {
 }
 
 int64_t FrameLog::next_payload() const {
-  return end_bytes_ + static_cast<int64_t>(sizeof(FrameHead));
+  return written_bytes_ + static_cast<int64_t>(gathered_.size() + sizeof(FrameHead));
 }
 
 int64_t FrameLog::frame_bytes(size_t payload_bytes) {
@@ -69,28 +68,40 @@ int64_t FrameLog::frame_bytes(size_t payload_bytes) {
 }
 
 void FrameLog::append(uint32_t kind, std::string_view payload) {
-  FrameHead head{kMagic, kind, payload.size(), checksum_of(kind, payload)};
-  iovec parts[] = {{&head, sizeof(head)}, {const_cast<char*>(payload.data()), payload.size()}};
-  int64_t offset = end_bytes_;
-  size_t first = 0;
-  while (first < 2) {
-    const ssize_t written = ::pwritev(descriptor_, parts + first, static_cast<int>(2 - first), offset);
+  const FrameHead head{kMagic, kind, payload.size(), checksum_of(kind, payload)};
+  gathered_.append(reinterpret_cast<const char*>(&head), sizeof(head));
+  gathered_.append(payload);
+  if (!in_batch_) write();
+}
+
+void FrameLog::end_batch() {
+  in_batch_ = false;
+  write();
+}
+
+std::string_view FrameLog::gathered_from(int64_t place) const {
+  if (place < written_bytes_) return {};
+  return std::string_view(gathered_).substr(static_cast<size_t>(place - written_bytes_));
+}
+
+void FrameLog::write() {
+  std::string_view rest = gathered_;
+  int64_t offset = written_bytes_;
+  while (!rest.empty()) {
+    const ssize_t written = ::pwrite(descriptor_, rest.data(), rest.size(), offset);
     if (written < 0) {
       if (errno == EINTR) continue;
       const int error_number = errno;
       // If this fails too, the reader still stops at the broken frame.
-      [[maybe_unused]] const int ignored = ::ftruncate(descriptor_, end_bytes_);
+      [[maybe_unused]] const int ignored = ::ftruncate(descriptor_, written_bytes_);
+      gathered_.clear();
       throw_file_error("write", path_, error_number);
     }
     offset += written;
-    auto rest = static_cast<size_t>(written);
-    while (first < 2 && rest >= parts[first].iov_len) rest -= parts[first++].iov_len;
-    if (first < 2) {
-      parts[first].iov_base = static_cast<char*>(parts[first].iov_base) + rest;
-      parts[first].iov_len -= rest;
-    }
+    rest.remove_prefix(static_cast<size_t>(written));
   }
-  end_bytes_ = offset;
+  written_bytes_ = offset;
+  gathered_.clear();
 }
 
 void FrameLog::check_in_place() const {

@@ -15,11 +15,11 @@ namespace moetap::plugin {
 //
 //   u32 magic | u32 kind | u64 payload bytes | u64 checksum of kind and payload | payload
 //
-// A frame is one write, so a killed process leaves whole frames. If the file was cut (power failure, full disk), it is
-// read up to the first frame that is not whole.
+// A frame, or a batch of frames, is one write, so a killed process leaves whole frames. If the file was cut (power
+// failure, full disk), it is read up to the first frame that is not whole.
 
 /// Appends frames to a file that nobody else writes. Not thread-safe. Errors are std::runtime_error that names the
-/// file; a frame that could not be written whole is cut off again, so that more frames can follow.
+/// file; a frame or batch that could not be written whole is cut off again, so that more frames can follow.
 class FrameLog {
  public:
   /// Creates the file; it must not exist.
@@ -34,9 +34,15 @@ class FrameLog {
   int64_t next_payload() const;  // where the payload of the next frame will lie, in bytes from the start
   /// Bytes of a frame in the file.
   static int64_t frame_bytes(size_t payload_bytes);
+  /// Writes a frame; after `begin_batch` it only gathers it, and does not fail.
   void append(uint32_t kind, std::string_view payload);
-  /// Blocks until the frames would survive a power cut. Throws also if the file was removed or replaced: nobody could
-  /// read its frames any more.
+  void begin_batch() { in_batch_ = true; }
+  /// Writes what was gathered. If it throws, all of the batch is lost.
+  void end_batch();
+  /// What was gathered from this place in the file on; empty: the place has been written.
+  std::string_view gathered_from(int64_t place) const;
+  /// Blocks until the frames would survive a power cut. Throws also if the file was removed or replaced:
+  /// nobody could read its frames any more.
   void sync();
   /// Throws std::runtime_error if the path no longer leads to this file.
   void check_in_place() const;
@@ -44,7 +50,11 @@ class FrameLog {
  private:
   std::string path_;
   int descriptor_ = -1;
-  int64_t end_bytes_ = 0;
+  void write();
+
+  int64_t written_bytes_ = 0;
+  bool in_batch_ = false;
+  std::string gathered_;
 };
 
 struct Frame {

@@ -29,6 +29,15 @@ CustomValue decode_value(ByteReader& bytes) {
   }
 }
 
+/// Adds what a part holds; `before` counts within the result.
+void add_held(std::vector<HeldRows>& all, const LogPart& part) {
+  const auto first = static_cast<int64_t>(all.size());
+  for (HeldRows rows : part.held) {
+    if (rows.before >= 0) rows.before += first;
+    all.push_back(std::move(rows));
+  }
+}
+
 }  // namespace
 
 LoggedForward log_forward(const ForwardRecord& record, const LayerTable& layers, const Config& config) {
@@ -57,6 +66,13 @@ LoggedForward log_forward(const ForwardRecord& record, const LayerTable& layers,
     for (size_t i = 0; i < split.parts.size(); ++i) add_router(logged.parts[i].routers, std::move(split.parts[i]));
     for (LoggedRouter& shared : split.shared) add_router(logged.shared.routers, std::move(shared));
   }
+  for (const HeldRouter& held : record.held) {
+    const size_t layer = place(held.hook);
+    for (size_t i = 0; i < num_parts; ++i) {
+      logged.parts[i].held.push_back(rows_of(held, static_cast<int64_t>(i), layer, config.log_per_token));
+    }
+  }
+  for (const LogPart& part : logged.parts) add_held(logged.summary.held, part);
   for (const TransitionRecord& transition : record.transitions) {
     logged.summary.transitions.push_back({place(transition.from_hook), place(transition.to_hook), transition.sums});
   }
@@ -72,6 +88,7 @@ std::string encode(const LogPart& part) {
   bytes.count(part.values_only);
   bytes.real(part.duration_s);
   encode(bytes, part.routers);
+  encode(bytes, part.held);
   bytes.count(part.custom.size());
   for (const auto& [place, values] : part.custom) {
     bytes.text(place.first);
@@ -94,6 +111,7 @@ LogPart decode_log_part(std::string_view encoded) {
   part.values_only = bytes.count() != 0;
   part.duration_s = bytes.real();
   part.routers = decode_logged_routers(bytes);
+  part.held = decode_held_rows(bytes);
   for (uint64_t left = bytes.count(); left > 0; --left) {
     std::string component = bytes.text();
     std::string layer = bytes.text();
@@ -104,6 +122,11 @@ LogPart decode_log_part(std::string_view encoded) {
     }
   }
   return part;
+}
+
+void measure_held(LogPart& part) {
+  for (const HeldRows& rows : part.held) add_router(part.routers, measured(rows));
+  part.held.clear();
 }
 
 std::string encode(const SummaryPart& part) {
@@ -136,6 +159,7 @@ SummaryPart decode_summary_part(std::string_view encoded, const LogPart& shared,
     for (const LogPart& of_sample : parts) routers.push_back(&of_sample.routers);
     complete_totals(part.routers, routers);
   }
+  for (const LogPart& of_sample : parts) add_held(part.held, of_sample);
   for (uint64_t left = bytes.count(); left > 0; --left) {
     SummaryPart::Transition transition;
     transition.from = bytes.count();

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "analysis/routers/transition_sums.h"
+#include "plugin/journal/held_rows.h"
 #include "plugin/journal/logged_router.h"
 #include "plugin/records/config.h"
 #include "plugin/records/forward_record.h"
@@ -26,6 +27,7 @@ struct LogPart {
   bool values_only = false;      // no forward: the part holds only `custom`
   double duration_s = 0;         // the part's share of the forward
   std::vector<LoggedRouter> routers;
+  std::vector<HeldRows> held;  // routers that nobody has measured so far
   // (component, layer) -> name -> value; component "": the log's component
   std::map<std::pair<std::string, std::string>, std::map<std::string, CustomValue>> custom;
 };
@@ -41,6 +43,7 @@ struct SummaryPart {
   bool generation = false;  // phase of its tokens: false prompt, true generation
   std::vector<RouterTotal> routers;
   std::vector<Transition> transitions;
+  std::vector<HeldRows> held;  // of all parts
   /// True if the parts of the forward hold every router: see Note [Sums stand once in a frame].
   bool sums_in_parts = false;
 };
@@ -58,9 +61,12 @@ LoggedForward log_forward(const ForwardRecord& record, const LayerTable& layers,
 std::string encode(const LogPart& part);
 LogPart decode_log_part(std::string_view bytes);
 
+/// Moves what is held to `routers`.
+void measure_held(LogPart& part);
+
 /// With `sums_in_parts` it encodes only the pairs of the routers' sums.
 std::string encode(const SummaryPart& part);
-/// `shared` and `parts` are those of the same forward: they give the sums that `encode` left out.
+/// `shared` and `parts` are those of the same forward: they give the sums that `encode` left out, and what is held.
 SummaryPart decode_summary_part(std::string_view bytes, const LogPart& shared, const std::vector<LogPart>& parts);
 
 }  // namespace moetap::plugin

@@ -217,6 +217,10 @@ bool RunJournal::continues(const JournalEntry& entry, const LogPart& part) const
 
 std::string RunJournal::read_part(int64_t place) const {
   PartLength length = 0;
+  if (const std::string_view gathered = log_ ? log_->gathered_from(place) : ""; !gathered.empty()) {
+    std::memcpy(&length, gathered.data(), sizeof(length));
+    return std::string(gathered.substr(sizeof(length), length));
+  }
   reader_->read(place, &length, sizeof(length));
   return reader_->read(place + static_cast<int64_t>(sizeof(length)), length);
 }
@@ -226,6 +230,7 @@ std::vector<RunJournal::PartOfEntry> RunJournal::parts(const JournalEntry& entry
   for (int64_t place = entry.last_part; place >= 0;) {
     PartOfEntry read;
     read.part = decode_log_part(read_part(place));
+    measure_held(read.part);
     if (read.part.shared >= 0) read.shared = decode_log_part(read_part(read.part.shared));
     place = read.part.previous;
     parts.push_back(std::move(read));

@@ -126,6 +126,9 @@ class RunJournal {
 
   /// Adds a frame that is no forward.
   void add(JournalFrame kind, const std::string& payload) { log_->append(kind, payload); }
+  /// Between the two, frames are gathered: see FrameLog.
+  void begin_batch() { log_->begin_batch(); }
+  void end_batch() { log_->end_batch(); }
 
   /// The frames of one forward. Once they are built, only the disk can refuse them.
   struct ForwardFrames {

@@ -12,6 +12,7 @@
 
 #include "analysis/routers/router_column.h"
 #include "analysis/routers/router_sums_values.h"
+#include "plugin/records/held_router.h"
 #include "plugin/records/model_description.h"
 
 namespace moetap::plugin {
@@ -52,7 +53,7 @@ struct UnverifiedColumn {
   bool stops_hook = false;                               // which reported until then
 };
 
-/// All that one finished forward reported. The forward hands it to the writer thread. Owns its tensors.
+/// All that one finished forward reported. The forward hands it to the writer thread. Owns its tensors and memory.
 struct ForwardRecord {
   /// How many forwards of the run the record stands for.
   int64_t num_forwards() const { return values_only ? 0 : replays > 0 ? replays : 1; }
@@ -73,6 +74,9 @@ struct ForwardRecord {
   int64_t unattributed = 0;           // as in Counters
   int64_t unwritten_before = 0;       // forwards of the session that were lost before it; set by the writer
   std::vector<RouterRecord> routers;  // in order of hooks, then of calls
+  // The same for calls that are held; empty where `routers` is not. Only a sink that takes held calls gets them.
+  std::vector<HeldRouter> held;
+  std::shared_ptr<const void> held_memory;
   std::vector<TransitionRecord> transitions;
   std::vector<UnverifiedColumn> unverified;  // what no earlier record of the model's session has told
   // (component, layer) -> name -> value; component "": the log's component

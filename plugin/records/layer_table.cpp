@@ -1,6 +1,7 @@
 #include "plugin/records/layer_table.h"
 
 #include <algorithm>
+#include <stdexcept>
 
 #include "hooks/points/layer_number.h"
 
@@ -14,23 +15,32 @@ bool layer_id_less(const std::string& a, const std::string& b) {
 }
 
 size_t LayerTable::place(const ModelDescription& model, int64_t hook, int64_t num_experts) {
-  const auto [known, is_new] = place_of_hook_.try_emplace({model.instance, hook}, 0);
-  if (is_new) {
-    known->second = add(model, model.hooks.at(static_cast<size_t>(hook)), num_experts);
-    placements_.push_back({model.instance, hook, known->second});
+  const hooks::HookPoint& point = model.hooks.at(static_cast<size_t>(hook));
+  auto& places = places_of_hooks_[model.instance];
+  places.resize(std::max(places.size(), model.hooks.size()));
+  std::optional<size_t>& place = places[static_cast<size_t>(hook)];
+  if (!place) {
+    place = add(model, point, num_experts);
+    placements_.push_back({model.instance, hook, *place});
   }
-  return known->second;
+  return *place;
 }
 
 std::optional<size_t> LayerTable::find(const std::string& instance, int64_t hook) const {
-  const auto known = place_of_hook_.find({instance, hook});
-  return known == place_of_hook_.end() ? std::nullopt : std::optional(known->second);
+  const auto places = places_of_hooks_.find(instance);
+  const auto index = static_cast<size_t>(hook);
+  return places == places_of_hooks_.end() || index >= places->second.size() ? std::nullopt : places->second[index];
+}
+
+size_t LayerTable::at(const std::string& instance, int64_t hook) const {
+  const std::optional<size_t> place = find(instance, hook);
+  if (!place) throw std::out_of_range("hook " + std::to_string(hook) + " never reported");
+  return *place;
 }
 
 void LayerTable::add_silent(const ModelDescription& model, const std::string& method) {
   for (const hooks::HookPoint& hook : model.hooks) {
-    if (hook.kind == hooks::HookKind::kRouter && hook.method == method &&
-        !place_of_hook_.contains({model.instance, hook.id})) {
+    if (hook.kind == hooks::HookKind::kRouter && hook.method == method && !find(model.instance, hook.id)) {
       const auto same = std::find_if(layers_.begin(), layers_.end(), [&](const RunLayer& layer) {
         return layer.model == model.identity && layer.component == hook.component && layer.name == hook.name;
       });

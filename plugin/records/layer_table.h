@@ -44,7 +44,7 @@ class LayerTable {
   void add_silent(const ModelDescription& model, const std::string& method);
 
   /// The place of a hook that reported. Throws std::out_of_range if it never did.
-  size_t at(const std::string& instance, int64_t hook) const { return place_of_hook_.at({instance, hook}); }
+  size_t at(const std::string& instance, int64_t hook) const;
 
   /// The same; empty if the hook never reported.
   std::optional<size_t> find(const std::string& instance, int64_t hook) const;
@@ -67,8 +67,9 @@ class LayerTable {
 
   std::vector<RunLayer> layers_;
   std::vector<Placement> placements_;
-  std::set<std::tuple<size_t, std::string, std::string>> users_;     // (layer, instance, method)
-  std::map<std::pair<std::string, int64_t>, size_t> place_of_hook_;  // (instance, hook)
+  std::set<std::tuple<size_t, std::string, std::string>> users_;  // (layer, instance, method)
+  std::map<std::string, std::vector<std::optional<size_t>>>
+      places_of_hooks_;  // by instance, by hook; empty: never reported
 };
 
 /// The order of layer ids, true if `a` comes before `b`: numbers first, by value; then all other ids, as text.

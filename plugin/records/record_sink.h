@@ -56,6 +56,10 @@ class MOETAP_API RecordSink {
   /// What it holds already. Called before the writer thread starts.
   virtual ResumedRun resumed() const { return {}; }
 
+  /// True if `write` takes records with held calls (Note [Held calls]); else they are measured first. Called before the
+  /// writer thread starts.
+  virtual bool takes_held_calls() const { return false; }
+
   /// What the session counted so far. Called before each `flush`.
   virtual void count(const Counters& /*counters*/) {}
 
@@ -66,6 +70,11 @@ class MOETAP_API RecordSink {
   /// Takes in one record. Records come in the order of `ForwardRecord::index`. With `values_only` a record is
   /// no forward.
   virtual void write(const ForwardRecord& record) = 0;
+
+  /// Records follow at once: what they add need not survive the death of the process until `end_batch`.
+  virtual void begin_batch() {}
+  /// Called when no more records wait, and after some megabytes of them. If it throws, none of the batch was written.
+  virtual void end_batch() {}
 
   /// Makes what was written so far survive a power cut. Called when the host asks; while records arrive, at least every
   /// `kSyncInterval` (writer_thread.h).

@@ -26,6 +26,20 @@ void RunSummary::add(const SummaryPart& part) {
   for (const auto& transition : part.transitions) {
     analysis::merge(phase.transitions[{transition.from, transition.to}], transition.sums);
   }
+  phase.add(part.held);
+}
+
+void RunSummary::Phase::add(const std::vector<HeldRows>& held) {
+  std::vector<std::vector<int32_t>> first_slots;
+  first_slots.reserve(held.size());
+  for (const HeldRows& rows : held) {
+    first_slots.push_back(add_to(sums[rows.layer], rows));
+    if (rows.before < 0) continue;
+    const HeldRows& before = held[static_cast<size_t>(rows.before)];
+    const std::vector<int32_t>& from = first_slots[static_cast<size_t>(rows.before)];
+    analysis::add_transitions(transitions[{before.layer, rows.layer}], from, first_slots.back(),
+                              before.values.num_experts, rows.values.num_experts);
+  }
 }
 
 void RunSummary::Phase::merge(const Phase& other) {

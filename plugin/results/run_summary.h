@@ -27,6 +27,7 @@ class RunSummary {
  private:
   struct Phase {
     void merge(const Phase& other);
+    void add(const std::vector<HeldRows>& held);
     /// The transitions from the layer `places[from]` to the next one in `places` that ran; null: none. `places`: a
     /// component's layers in order.
     const analysis::TransitionSums* next_of(const std::vector<size_t>& places, size_t from) const;

@@ -85,6 +85,8 @@ bool knows_hooks(const LayerTable& layers, const ForwardRecord& record) {
   const auto knows = [&](int64_t hook) { return layers.find(record.model->instance, hook).has_value(); };
   return std::all_of(record.routers.begin(), record.routers.end(),
                      [&](const RouterRecord& router) { return knows(router.hook); }) &&
+         std::all_of(record.held.begin(), record.held.end(),
+                     [&](const HeldRouter& router) { return knows(router.hook); }) &&
          std::all_of(record.transitions.begin(), record.transitions.end(), [&](const TransitionRecord& transition) {
            return knows(transition.from_hook) && knows(transition.to_hook);
          });
@@ -92,6 +94,7 @@ bool knows_hooks(const LayerTable& layers, const ForwardRecord& record) {
 
 void place_hooks(LayerTable& layers, const ForwardRecord& record) {
   for (const RouterRecord& router : record.routers) layers.place(*record.model, router.hook, router.sums.num_experts);
+  for (const HeldRouter& router : record.held) layers.place(*record.model, router.hook, router.values.num_experts);
   for (const TransitionRecord& transition : record.transitions) {
     layers.place(*record.model, transition.from_hook, transition.sums.num_experts_from);
     layers.place(*record.model, transition.to_hook, transition.sums.num_experts_to);
@@ -294,6 +297,10 @@ void RunFiles::add_model(std::shared_ptr<const ModelDescription> model) {
 
 void RunFiles::write(const ForwardRecord& record) {
   guard([&] { state_->write(record, journal_); });
+}
+
+void RunFiles::end_batch() {
+  guard([&] { journal_.end_batch(); });
 }
 
 void RunFiles::flush() {

@@ -72,9 +72,15 @@ class RunFiles final : public RecordSink {
   RunFiles& operator=(const RunFiles&) = delete;
 
   ResumedRun resumed() const override { return resumed_; }
+  /// The dump wants columns, and an entry of several samples the sums of each.
+  bool takes_held_calls() const override {
+    return state_->config.dump == Dump::kNone && state_->config.log_entries == LogEntries::kRow;
+  }
   void count(const Counters& counters) override;
   void add_model(std::shared_ptr<const ModelDescription> model) override;
   void write(const ForwardRecord& record) override;
+  void begin_batch() override { journal_.begin_batch(); }
+  void end_batch() override;
   void flush() override;
   void leave_unfinished() override { unfinished_ = true; }
   /// Writes all files. Throws after that if the run recorded nothing (why_not_done in run_outputs.h): such a run is

@@ -13,8 +13,10 @@
 namespace moetap::plugin {
 namespace {
 
-RouterValues router_values(const Config& config) {
-  return {config.log_per_token || config.dump != Dump::kNone, config.dump == Dump::kFull, config.probe_tokens};
+RouterValues router_values(const Recording& recording) {
+  const Config& config = recording.config();
+  return {config.log_per_token || config.dump != Dump::kNone, config.dump == Dump::kFull, config.probe_tokens,
+          recording.records_held_calls()};
 }
 
 }  // namespace
@@ -25,8 +27,7 @@ ForwardRecorder::ForwardRecorder(std::shared_ptr<ModelBinding> binding, std::str
       method_(std::move(method)),
       host_values_(std::make_shared<ForwardValues>(binding_->shared_recording())),
       copies_(std::make_shared<HostCopies>(binding_->block_pools())),
-      routers_(context(), router_values(binding_->recording().config()), binding_->probed_tokens(),
-               binding_->router_checks()) {
+      routers_(context(), router_values(binding_->recording()), binding_->routers()) {
   pending_->copies = copies_;
   begin_on_this_thread();
   Recording& recording = binding_->recording();
@@ -98,7 +99,7 @@ void ForwardRecorder::router(int64_t hook, const ReportedRouter& reported) {
     return;
   }
   if (!binding_->recording().config().strict) return;
-  const std::string reason = binding_->router_checks()->reason(hook);
+  const std::string reason = binding_->router_checks().reason(hook);
   // This forward will not be recorded: what does not fit is told by a record of its own.
   if (!reason.empty()) binding_->recording().tell_unverified(*binding_);
   TORCH_CHECK(reason.empty(), "hook \"", binding_->model()->hooks.at(static_cast<size_t>(hook)).name, "\": ", reason);

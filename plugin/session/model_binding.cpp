@@ -27,8 +27,7 @@ ModelBinding::ModelBinding(std::shared_ptr<Recording> recording, std::shared_ptr
     : recording_(std::move(recording)),
       model_(std::move(model)),
       called_(model_->hooks.size()),
-      probed_tokens_(std::make_shared<ProbedTokens>(model_->hooks.size())),
-      router_checks_(std::make_shared<RouterChecks>(model_->hooks.size(), recording_->config().check_every)) {
+      routers_(std::make_shared<RouterState>(*model_, recording_->config().check_every)) {
   const Config& config = recording_->config();
   for (const auto& [method, names] : model_->method_arguments) {
     text_arguments_[method] = find_text_arguments(

@@ -8,8 +8,7 @@
 #include <vector>
 
 #include "plugin/capture/device_blocks.h"
-#include "plugin/capture/probed_tokens.h"
-#include "plugin/capture/router_checks.h"
+#include "plugin/capture/router_observer.h"
 #include "plugin/capture/text_arguments.h"
 #include "plugin/records/model_description.h"
 
@@ -39,12 +38,12 @@ class ModelBinding {
   }
 
   /// True once the hook reports no more: it has failed, or its check found its ids wrong.
-  bool stopped(int64_t hook) const { return router_checks_->stopped(static_cast<int64_t>(checked(hook))); }
+  bool stopped(int64_t hook) const { return routers_->checks->stopped(static_cast<int64_t>(checked(hook))); }
   /// True for the caller that stops it first.
-  bool stop(int64_t hook) { return router_checks_->stop(static_cast<int64_t>(checked(hook))); }
+  bool stop(int64_t hook) { return routers_->checks->stop(static_cast<int64_t>(checked(hook))); }
 
-  const std::shared_ptr<ProbedTokens>& probed_tokens() const { return probed_tokens_; }
-  const std::shared_ptr<RouterChecks>& router_checks() const { return router_checks_; }
+  const std::shared_ptr<RouterState>& routers() const { return routers_; }
+  RouterChecks& router_checks() const { return *routers_->checks; }
 
  private:
   size_t checked(int64_t hook) const;  // throws c10::Error for an id that the model does not have
@@ -54,8 +53,7 @@ class ModelBinding {
   const std::shared_ptr<BlockPools> block_pools_ = std::make_shared<BlockPools>();
   std::map<std::string, TextArguments> text_arguments_;
   std::vector<std::atomic<bool>> called_;  // by hook
-  const std::shared_ptr<ProbedTokens> probed_tokens_;
-  const std::shared_ptr<RouterChecks> router_checks_;
+  const std::shared_ptr<RouterState> routers_;
 };
 
 }  // namespace moetap::plugin

@@ -16,6 +16,7 @@ Recording::Recording(Config config, std::unique_ptr<RecordSink> sink, std::share
       threads_(std::move(threads)),
       process_(getpid()),
       resumed_(sink->resumed()),
+      records_held_calls_(sink->takes_held_calls()),
       next_forward_(resumed_.next_forward),
       next_sample_(resumed_.next_sample),
       queue_(config_.queue_bytes),
@@ -184,7 +185,7 @@ void Recording::tell_unverified(const ModelBinding& binding) {
   findings->record.values_only = true;
   findings->record.model = binding.model();
   findings->reports.push_back(
-      std::make_unique<PendingRouters>(binding.model(), binding.probed_tokens(), binding.router_checks()));
+      std::make_unique<PendingRouters>(binding.model(), binding.routers()->probed, binding.routers()->checks));
   queue_.push(std::move(findings), ForwardQueue::WhenFull::kWait, [](PendingForward&) {});
 }
 

@@ -44,6 +44,9 @@ class Recording {
 
   const Config& config() const { return config_; }
 
+  /// Whether the sink takes held calls.
+  bool records_held_calls() const { return records_held_calls_; }
+
   /// False once it is closed, and in a child process: then operators leave it alone.
   bool accepts() const;
   /// False in a child process, which has no writer thread and whose copies of the locks may be held for ever.
@@ -98,6 +101,7 @@ class Recording {
   const std::shared_ptr<HostThreads> threads_;
   const pid_t process_;
   const ResumedRun resumed_;
+  const bool records_held_calls_;
   std::atomic<bool> closed_ = false;
   std::mutex closing_;
   std::mutex recording_replays_;

@@ -3,12 +3,17 @@
 #include <pthread.h>
 #include <signal.h>
 
+#include <utility>
+
 #include "analysis/routers/router_columns.h"
 #include "plugin/process/error_text.h"
 #include "plugin/process/notices.h"
 
 namespace moetap::plugin {
 namespace {
+
+constexpr int64_t kMostBytesOfABatch = int64_t{4} << 20;
+constexpr std::chrono::steady_clock::time_point kNoWait{};
 
 /// Blocks all signals of the calling thread while it lives.
 class BlockedSignals {
@@ -51,14 +56,18 @@ WriterThread::~WriterThread() {
 void WriterThread::run() {
   while (true) {
     ForwardQueue::Item item;
-    const auto popped = queue_.pop(item, next_sync_);
+    const bool has_batch = batch_bytes_ > 0;
+    const auto popped = queue_.pop(item, has_batch ? ForwardQueue::Deadline(kNoWait) : next_sync_);
+    if (has_batch && (!item.forward || batch_bytes_ > kMostBytesOfABatch)) end_batch();
     if (popped == ForwardQueue::Popped::kClosed) {
       break;
     }
+    if (popped == ForwardQueue::Popped::kDeadline && has_batch) continue;
     if (item.forward) {
+      if (batch_bytes_ == 0) sink_->begin_batch();
       write(*item.forward);
       item.forward.reset();  // frees its memory before its bytes are free in the queue
-      queue_.written(item.bytes);
+      batch_bytes_ += item.bytes;
       const auto now = std::chrono::steady_clock::now();
       if (!next_sync_) {
         next_sync_ = now + kSyncInterval;
@@ -77,7 +86,30 @@ void WriterThread::run() {
   }
 }
 
+void WriterThread::end_batch() {
+  bool written = true;
+  try {
+    sink_->end_batch();
+  } catch (const std::exception& error) {
+    failed(one_line(error));
+    written = false;
+  }
+  {
+    const std::lock_guard lock(mutex_);
+    if (written) {
+      counted_.tokens += batch_.tokens;
+      counted_.out_of_range += batch_.out_of_range;
+      counted_.unattributed += batch_.unattributed;
+    } else {
+      counted_.unwritten += batch_.forwards;
+    }
+  }
+  batch_ = {};
+  queue_.written(std::exchange(batch_bytes_, 0));
+}
+
 void WriterThread::flush_sink() {
+  if (batch_bytes_ > 0) end_batch();
   next_sync_.reset();
   if (error()) {
     return;
@@ -101,10 +133,10 @@ void WriterThread::write(PendingForward& forward) {
     if (!error() && give_to_sink(record)) {
       forward.recorded(record);
       tell(record.unverified, *record.model);
-      const std::lock_guard lock(mutex_);
-      counted_.tokens += record.tokens;
-      counted_.out_of_range += record.out_of_range;
-      counted_.unattributed += record.unattributed;
+      batch_.forwards += forwards;
+      batch_.tokens += record.tokens;
+      batch_.out_of_range += record.out_of_range;
+      batch_.unattributed += record.unattributed;
       return;
     }
   } catch (const std::exception& error) {

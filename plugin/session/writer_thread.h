@@ -43,6 +43,7 @@ class WriterThread {
  private:
   void run();
   void write(PendingForward& forward);
+  void end_batch();
   /// False if the sink failed for good; throws RecordError if only this record is lost.
   bool give_to_sink(const ForwardRecord& record);
   void lost(const std::string& reason);
@@ -59,6 +60,8 @@ class WriterThread {
   std::optional<RunEnd> end_;           // set before the queue is closed; empty: the sink is not completed
   std::set<std::string> known_models_;  // instances that the sink knows
   std::optional<std::chrono::steady_clock::time_point> next_sync_;  // empty: nothing new was written
+  Counters batch_;                                                  // of the records in the batch
+  int64_t batch_bytes_ = 0;                                         // that they hold in the queue; 0: there is no batch
   mutable std::mutex mutex_;                                        // guards error_ and counted_
   std::optional<std::string> error_;
   Counters counted_;

@@ -16,11 +16,12 @@ class RouterObserverTest : public testing::Test {
           {hook, std::to_string(hook), "gate", hooks::HookKind::kRouter, "forward", "language_model", 4, 2, "softmax"});
     }
     context_.model = model;
+    state_ = std::make_shared<RouterState>(*model);
     context_.tokens = std::make_shared<ForwardTokens>();
     context_.copies = std::make_shared<HostCopies>();
   }
 
-  RouterObserver observer(const RouterValues& values) { return {context_, values, probed_, checks_}; }
+  RouterObserver observer(const RouterValues& values) { return {context_, values, state_}; }
 
   static ForwardRecord finish(PendingReport& report) {
     ForwardRecord record;
@@ -35,8 +36,7 @@ class RouterObserverTest : public testing::Test {
 
   const at::NoGradGuard no_gradients_;
   ForwardContext context_;
-  std::shared_ptr<ProbedTokens> probed_ = std::make_shared<ProbedTokens>(2);
-  std::shared_ptr<RouterChecks> checks_ = std::make_shared<RouterChecks>(2);
+  std::shared_ptr<RouterState> state_;
   at::Tensor logits_ = at::randn({5, 4});
   at::Tensor scores_ = logits_.softmax(1);
   at::Tensor weights_ = std::get<0>(scores_.topk(2, 1)), selected_ = std::get<1>(scores_.topk(2, 1));

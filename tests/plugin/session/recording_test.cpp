@@ -180,7 +180,7 @@ TEST(Recording, TheProbeDoesNotCountForwardsThatAreLost) {
   forward(binding);
   run.close();
   testing::internal::GetCapturedStderr();
-  EXPECT_EQ(binding->probed_tokens()->of(0), 3);
+  EXPECT_EQ(binding->routers()->probed->of(0), 3);
 }
 
 TEST(Recording, CloseIsOnceAndForwardsThatEndLaterAreDropped) {
