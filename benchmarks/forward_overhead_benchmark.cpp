@@ -16,21 +16,20 @@
 //   CPU       processor time of the whole process until then
 //
 // Two more figures measure the work itself, which other load disturbs less: the wall time inside moetap's operators and
-// the processor time of the writer thread. For them LibTorch calls an observer at every operator, in plain forwards
-// too.
+// the processor time of the writer thread. For them LibTorch calls an observer at every operator of the model, in plain
+// forwards too.
 #include <ATen/ATen.h>
-#include <ATen/record_function.h>
 #include <fmt/format.h>
 
 #include <cstdio>
 #include <memory>
 #include <optional>
 #include <string>
-#include <string_view>
 #include <utility>
 #include <vector>
 
 #include "benchmarks/moe_model.h"
+#include "benchmarks/operator_observer.h"
 #include "benchmarks/process_usage.h"
 #include "benchmarks/report.h"
 #include "plugin/session.h"
@@ -66,21 +65,6 @@ Sizes sizes_for(bool smoke) {
   return sizes;
 }
 
-/// Seconds inside moetap's operators, which run on the calling thread.
-double operators_s = 0;
-
-struct OperatorCall : at::ObserverContext {
-  double began_s = wall_seconds();
-};
-
-std::unique_ptr<at::ObserverContext> operator_begins(const at::RecordFunction& function) {
-  return std::string_view(function.name()).starts_with("moetap::") ? std::make_unique<OperatorCall>() : nullptr;
-}
-
-void operator_ends(const at::RecordFunction&, at::ObserverContext* call) {
-  if (call != nullptr) operators_s += wall_seconds() - static_cast<OperatorCall*>(call)->began_s;
-}
-
 struct Measured {
   double forward_s = 0;
   double written_s = 0;
@@ -98,8 +82,8 @@ struct Contestant {
   std::vector<Measured> forwards = {};
   std::vector<Measured> added = {};  // the first three times, relative to the plain forwards before and after
 
-  Measured run(const std::vector<c10::IValue>& input) {
-    operators_s = 0;
+  Measured run(const std::vector<c10::IValue>& input, OperatorObserver& operators) {
+    operators.take();
     const double writer_began_s = session ? thread_cpu_seconds("moetap-writer") : 0;
     const double cpu_began_s = process_cpu_seconds();
     const double began_s = wall_seconds();
@@ -109,9 +93,10 @@ struct Contestant {
     if (session) session->flush();
     measured.written_s = wall_seconds() - began_s;
     measured.cpu_s = process_cpu_seconds() - cpu_began_s;
-    measured.operators_s = operators_s;
+    measured.operators_s = operators.take().seconds();
     measured.writer_s = session ? thread_cpu_seconds("moetap-writer") - writer_began_s : 0;
-    TORCH_CHECK((operators_s > 0) == (session != nullptr), "operators of moetap must run where a session records");
+    TORCH_CHECK((measured.operators_s > 0) == (session != nullptr),
+                "operators of moetap must run where a session records");
     return measured;
   }
 };
@@ -143,18 +128,18 @@ class Race {
     const MoeModelInput made = make_moe_input(sizes_.model, sizes_.batch, sequence);
     const std::vector<c10::IValue> input = {made.input_ids, made.attention_mask};
     for (int i = 0; i < sizes_.warm_up_forwards; ++i) {
-      plain_.run(input);
-      for (Contestant& contestant : contestants_) contestant.run(input);
+      plain_.run(input, operators_);
+      for (Contestant& contestant : contestants_) contestant.run(input, operators_);
     }
     const double began_s = wall_seconds();
     size_t round = 0;
     for (; round < sizes_.fewest_rounds || wall_seconds() - began_s < seconds; ++round) {
-      plain_.forwards.push_back(plain_.run(input));
+      plain_.forwards.push_back(plain_.run(input, operators_));
       for (size_t turn = 0; turn < contestants_.size(); ++turn) {
         Contestant& contestant = contestants_[(round + turn) % contestants_.size()];
         const Measured before = plain_.forwards.back();
-        const Measured own = contestant.run(input);
-        const Measured after = plain_.run(input);
+        const Measured own = contestant.run(input, operators_);
+        const Measured after = plain_.run(input, operators_);
         Measured added;
         for (const auto time : {&Measured::forward_s, &Measured::written_s, &Measured::cpu_s}) {
           added.*time = own.*time / ((before.*time + after.*time) / 2) - 1;
@@ -210,6 +195,7 @@ class Race {
   }
 
   const Sizes sizes_;
+  OperatorObserver operators_;
   plugin::TemporaryFolder folder_;
   Contestant plain_;
   std::vector<Contestant> contestants_;
@@ -223,8 +209,6 @@ int main(int argc, char** argv) {
   const Sizes sizes = sizes_for(smoke_requested(argc, argv));
   at::NoGradGuard no_grad;
   std::printf("%s\n", describe_environment().c_str());
-  at::addThreadLocalCallback(
-      at::RecordFunctionCallback(&operator_begins, &operator_ends).scopes({at::RecordScope::FUNCTION}));
   Race race(sizes);
   race.run(sizes.long_sequence, sizes.seconds_of_long);
   race.run(/*sequence=*/1, sizes.seconds_of_short);

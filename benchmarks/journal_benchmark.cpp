@@ -17,7 +17,6 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
-#include <filesystem>
 #include <nlohmann/json.hpp>
 #include <stdexcept>
 #include <string>
@@ -25,19 +24,16 @@
 
 #include "benchmarks/process_usage.h"
 #include "benchmarks/report.h"
+#include "benchmarks/router_model.h"
 #include "plugin/session.h"
 #include "tests/plugin/support/temporary_folder.h"
 
 namespace moetap::benchmarks {
 namespace {
 
-namespace fs = std::filesystem;
 namespace jit = torch::jit;
 
-constexpr int64_t kHidden = 32;
-constexpr int64_t kLayers = 4;
-constexpr int64_t kExperts = 8;
-constexpr int64_t kVocabulary = 100;
+constexpr RouterModelSize kModel = {.num_layers = 4, .num_experts = 8, .top_k = 2};
 constexpr int64_t kSequence = 16;
 constexpr size_t kPoints = 10;  // at which memory is read
 constexpr double kFlat = 0.05;
@@ -61,49 +57,12 @@ struct Outcome {
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(Outcome, plain_s, record_s, close_s, journal_bytes, run_bytes, resident, anonymous,
                                    peak_in_close)
 
-// Each expert only scales its input: one indexed product a layer.
-constexpr const char* kBlock = R"(
-def forward(self, x: Tensor) -> Tensor:
-    scores = torch.softmax(torch.linear(x, self.gate), -1)
-    weights, ids = torch.topk(scores, 2, -1)
-    weights = weights / weights.sum(-1, keepdim=True)
-    return x + (x.unsqueeze(-2) * self.experts[ids] * weights.unsqueeze(-1)).sum(-2)
-)";
-
-jit::Module make_router_model() {
-  jit::Module layers("Layers");
-  std::string code =
-      "def forward(self, input_ids: Tensor) -> Tensor:\n    x = torch.embedding(self.embedding, input_ids)\n";
-  for (int64_t i = 0; i < kLayers; ++i) {
-    jit::Module block("Block");
-    block.register_parameter("gate", at::randn({kExperts, kHidden}), false);
-    block.register_parameter("experts", at::randn({kExperts, kHidden}), false);
-    block.define(kBlock);
-    layers.register_module(std::to_string(i), block);
-    code += fmt::format("    x = getattr(self.layers, \"{}\").forward(x)\n", i);
-  }
-  jit::Module model("RouterModel");
-  model.register_parameter("embedding", at::randn({kVocabulary, kHidden}), false);
-  model.register_module("layers", layers);
-  model.define(code + "    return x\n");
-  return model;
-}
-
 double run_forwards(jit::Module& model, const Case& run, int64_t first_sample, int64_t samples) {
   const double began = wall_seconds();
   for (int64_t sample = first_sample; sample < first_sample + samples; sample += run.batch) {
-    // Different tokens in every sample, so that the journal is not unusually compact.
-    model.forward({at::randint(kVocabulary, {run.batch, kSequence}, at::kLong)});
+    model.forward({make_router_input(kModel, run.batch, kSequence)});
   }
   return wall_seconds() - began;
-}
-
-int64_t bytes_under(const std::string& folder) {
-  int64_t bytes = 0;
-  for (const auto& entry : fs::recursive_directory_iterator(folder)) {
-    if (entry.is_regular_file()) bytes += static_cast<int64_t>(entry.file_size());
-  }
-  return bytes;
 }
 
 Outcome measure(const Case& run, int64_t samples) {
@@ -111,7 +70,7 @@ Outcome measure(const Case& run, int64_t samples) {
   at::set_num_threads(1);  // the model's operators are small: a second thread would only wait, and the writer has one
   at::manual_seed(0);
   const plugin::TemporaryFolder folder;
-  jit::Module model = make_router_model();
+  jit::Module model = make_router_model(kModel);
   Outcome outcome;
   const int64_t warm_up = std::max<int64_t>(run.batch, samples / 100 / run.batch * run.batch);
   const int64_t plain = std::max<int64_t>(run.batch, samples / 20 / run.batch * run.batch);

@@ -35,6 +35,10 @@ double process_cpu_seconds() {
   return seconds_of(CLOCK_PROCESS_CPUTIME_ID);
 }
 
+double thread_cpu_seconds() {
+  return seconds_of(CLOCK_THREAD_CPUTIME_ID);
+}
+
 double thread_cpu_seconds(const std::string& name) {
   double seconds = 0;
   bool found = false;
@@ -51,6 +55,14 @@ double thread_cpu_seconds(const std::string& name) {
   }
   if (!found) throw std::runtime_error("no thread is named " + name);
   return seconds;
+}
+
+int64_t bytes_under(const std::string& folder) {
+  int64_t bytes = 0;
+  for (const auto& entry : std::filesystem::recursive_directory_iterator(folder)) {
+    if (entry.is_regular_file()) bytes += static_cast<int64_t>(entry.file_size());
+  }
+  return bytes;
 }
 
 ResidentMemory resident_memory() {

@@ -11,9 +11,15 @@ double wall_seconds();
 /// Processor time of all threads of this process, in seconds.
 double process_cpu_seconds();
 
+/// Processor time of the calling thread, in seconds.
+double thread_cpu_seconds();
+
 /// Processor time of the running threads with this name in this process, in seconds. Throws std::runtime_error if there
 /// is none.
 double thread_cpu_seconds(const std::string& name);
+
+/// Bytes of all regular files below a folder.
+int64_t bytes_under(const std::string& folder);
 
 /// Resident memory. Free memory of the allocator is returned to the system first.
 struct ResidentMemory {
