@@ -1,7 +1,7 @@
 """What recording adds to forwards on a GPU:  gpu_overhead.py --build build/gpu [--device cpu] [--smoke]
 
 Decoder layers shaped like those of well-known models, with random bfloat16 weights, run as TorchScript: plain,
-instrumented, and eager with the Python hooks that LibMoE's evaluation uses. All in one process, in blocks that take
+instrumented, and eager with Python hooks that log the same (router_hooks.py). All in one process, in blocks that take
 turns. A figure is the median, over the rounds, of a block's time less that of the plain block in its round. Prints
 Markdown.
 
@@ -13,62 +13,30 @@ head, and steps of generation have no cache to attend to.
 import argparse
 import gc
 import json
-import math
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import nn
+from decoders import VOCABULARY, Shape, make_decoder
+from recording import recording, scripted
+from report import markdown
+from router_hooks import RouterHooks
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples" / "generation"))
-
-from gpu_models import CASES, FORWARD, SHAPES, VOCABULARY, Decoder, Shape
-from moetap_session import MoetapSession
-
-
-class RouterHooks:
-    """Forward hooks that compute LibMoE's metrics the way its evaluation does: each layer's tensors go to the host."""
-
-    def __init__(self, model: Decoder):
-        self._model = model
-        self.metrics: list[dict] = []
-
-    def _observe(self, router: nn.Module, _inputs: tuple, outputs: tuple) -> None:
-        logits, weights, ids = outputs
-        probabilities = torch.softmax(logits.float(), dim=-1)
-        entropy = -(probabilities * torch.log(probabilities + 1e-9)).sum(dim=-1)
-        chosen = weights.float()
-        entropy_of_chosen = -(chosen * torch.log(chosen.clamp(min=1e-9))).sum(dim=-1)
-        counts = torch.bincount(ids.reshape(-1), minlength=logits.size(-1))
-        self.metrics.append(
-            {
-                "entropy_all": entropy.mean().cpu().item(),
-                "entropy_topk": entropy_of_chosen.mean().cpu().item(),
-                "probabilities": probabilities.mean(dim=0).cpu().tolist(),
-                "balance": (counts.float().std() / counts.float().mean()).cpu().item(),
-                "counts": counts.cpu().tolist(),
-                "selected": ids.cpu().tolist(),
-                "weights": weights.float().cpu().tolist(),
-            }
-        )
-
-    @contextmanager
-    def attached(self) -> Iterator[None]:
-        handles = [layer.router.register_forward_hook(self._observe) for layer in self._model.layers]
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
-            self.metrics.clear()
+SHAPES = [
+    Shape("Mixtral-8x7B", 4096, 8, 2, 14336, 32, 8, layers=4),
+    Shape("Qwen3-30B-A3B", 2048, 128, 8, 768, 32, 4, layers=4),
+    Shape("DeepSeek-V3", 7168, 256, 8, 2048, 128, 8, layers=2, sigmoid=True),
+]
+CASES = [("prefill", 1, 1024), ("prefill", 4, 1024), ("decode", 1, 1), ("decode", 16, 1), ("decode", 64, 1)]
+FORWARD = "the forward"  # in a profile
 
 
 @dataclass
@@ -86,41 +54,6 @@ class Times:
 
     total: float
     added: float  # over the first way, median of the rounds
-
-
-def make_scripted(shape: Shape, moetap: Path, folder: Path) -> tuple[nn.Module, nn.Module]:
-    """The same decoder, plain and instrumented, with small weights: `take_weights` gives it real ones. So files stay
-    small, and both share the weights."""
-    small = replace(shape, hidden=16, intermediate=8, head_width=2)
-    plain, instrumented = folder / "plain.pt", folder / "tap.pt"
-    torch.jit.script(Decoder(small).to(torch.bfloat16).eval()).save(str(plain))
-    done = subprocess.run([moetap, "instrument", plain, "-o", instrumented], capture_output=True, text=True)
-    if done.returncode != 0:
-        raise RuntimeError(f"moetap instrument failed: {done.stderr.strip()}")
-    return torch.jit.load(str(plain)), torch.jit.load(str(instrumented))
-
-
-def make_weights(shape: Shape, device: torch.device) -> Decoder:
-    with torch.device("meta"):
-        decoder = Decoder(shape).to(torch.bfloat16)
-    decoder = decoder.to_empty(device=device).eval()
-    torch.manual_seed(0)
-    for name, weight in decoder.named_parameters():
-        if name.endswith("norm.weight"):
-            weight.data.fill_(1)
-        elif name.endswith("bias"):
-            weight.data.zero_()
-        else:
-            # Keeps the variance of what it multiplies, so that tokens choose different experts.
-            inputs = weight.size(-2) if weight.dim() == 3 else weight.size(-1)
-            weight.data.normal_(std=1.0 if name.startswith("embedding") else 1 / math.sqrt(inputs))
-    return decoder
-
-
-def take_weights(scripted: nn.Module, decoder: Decoder) -> None:
-    weights = dict(decoder.named_parameters())
-    for name, weight in scripted.named_parameters():
-        weight.data = weights[name].data
 
 
 class Bench:
@@ -142,16 +75,8 @@ class Bench:
         @contextmanager
         def around():
             self._num_runs += 1
-            run = self._folder / f"run-{self._num_runs}"
-            session = MoetapSession(str(self._library), output_dir=str(run), unlabelled="new", **config)
-            try:
+            with recording(self._library, self._folder / f"run-{self._num_runs}", **config):
                 yield
-            finally:
-                session.close()
-            counters = json.loads((run / "moetap" / "manifest.json").read_text())["counters"]
-            if counters["tokens"] == 0 or counters["failed_hooks"] > 0:
-                raise RuntimeError(f"nothing was recorded, or not all: {counters}")
-            shutil.rmtree(run)
 
         return around
 
@@ -160,10 +85,8 @@ class Bench:
             torch.cuda.synchronize()
 
     def ways(self, shape: Shape) -> list[Way]:
-        decoder = make_weights(shape, self._device)
-        plain, instrumented = make_scripted(shape, self._options.build / "bin" / "moetap", self._folder)
-        take_weights(plain, decoder)
-        take_weights(instrumented, decoder)
+        decoder = make_decoder(shape, self._device, torch.bfloat16)
+        plain, instrumented = scripted(decoder, shape, self._options.build / "bin" / "moetap", self._folder)
         ways = [Way("plain", plain, self._nothing())]
         if not self._options.without_kernels:
             ways += [
@@ -172,9 +95,10 @@ class Bench:
             ]
         ways.append(Way("log_per_token on", instrumented, self._session(log_per_token=True)))
         if not self._options.without_kernels:
+            hooks = RouterHooks(decoder, decoder.routers(), (self._folder / "hooks.jsonl").open("w"))
             ways += [
                 Way("eager", decoder, self._nothing()),
-                Way("eager, hooks", decoder, RouterHooks(decoder).attached),
+                Way("eager, hooks", decoder, hooks.attached),
             ]
         return ways
 
@@ -262,11 +186,6 @@ def fit(shape: Shape, options: argparse.Namespace) -> Shape:
         return replace(shape, layers=1)
     free = torch.cuda.mem_get_info()[0]
     return replace(shape, layers=max(1, min(shape.layers, int(0.62 * free / shape.layer_bytes()))))
-
-
-def markdown(header: list[str], rows: list[list[str]]) -> str:
-    rule = ["---"] + ["---:"] * (len(header) - 1)
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in [header, rule, *rows])
 
 
 def measure_all(options: argparse.Namespace) -> tuple[dict, dict]:

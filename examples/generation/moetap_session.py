@@ -24,5 +24,9 @@ class MoetapSession:
         numbers = (ctypes.c_int64 * len(samples))(*samples)
         self._check(self._library.moetap_label(self._handle, numbers, ctypes.c_size_t(len(samples)), int(generation)))
 
+    def flush(self) -> None:
+        """Blocks until everything that ended before is in the files."""
+        self._check(self._library.moetap_flush(self._handle))
+
     def close(self) -> None:
         self._check(self._library.moetap_close(self._handle))

@@ -1,5 +1,6 @@
-"""Decoders shaped like well-known Mixture-of-Experts models, with random weights, for gpu_overhead.py."""
+"""Decoders with Mixture-of-Experts layers and random weights, eager or scripted."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -28,14 +29,7 @@ class Shape:
         return 2 * 3 * self.experts * self.hidden * self.intermediate
 
 
-SHAPES = [
-    Shape("Mixtral-8x7B", 4096, 8, 2, 14336, 32, 8, layers=4),
-    Shape("Qwen3-30B-A3B", 2048, 128, 8, 768, 32, 4, layers=4),
-    Shape("DeepSeek-V3", 7168, 256, 8, 2048, 128, 8, layers=2, sigmoid=True),
-]
-CASES = [("prefill", 1, 1024), ("prefill", 4, 1024), ("decode", 1, 1), ("decode", 16, 1), ("decode", 64, 1)]
 GROUPS, CHOSEN_GROUPS = 8, 4
-FORWARD = "the forward"  # in a profile
 
 
 class Norm(nn.Module):
@@ -161,8 +155,31 @@ class Decoder(nn.Module):
         self.embedding = nn.Embedding(VOCABULARY, shape.hidden)
         self.layers = nn.ModuleList(Layer(shape) for _ in range(shape.layers))
 
+    def dtype(self) -> torch.dtype:
+        return self.embedding.weight.dtype
+
+    def routers(self) -> list[nn.Module]:
+        return [layer.router for layer in self.layers]
+
     def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
         x = self.embedding(input_ids)
         for layer in self.layers:
             x = layer(x)
         return x
+
+
+def make_decoder(shape: Shape, device: torch.device, dtype: torch.dtype) -> Decoder:
+    with torch.device("meta"):
+        decoder = Decoder(shape).to(dtype)
+    decoder = decoder.to_empty(device=device).eval()
+    torch.manual_seed(0)
+    for name, weight in decoder.named_parameters():
+        if name.endswith("norm.weight"):
+            weight.data.fill_(1)
+        elif name.endswith("bias"):
+            weight.data.zero_()
+        else:
+            # Keeps the variance of what it multiplies, so that tokens choose different experts.
+            inputs = weight.size(-2) if weight.dim() == 3 else weight.size(-1)
+            weight.data.normal_(std=1.0 if name.startswith("embedding") else 1 / math.sqrt(inputs))
+    return decoder
