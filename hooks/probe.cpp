@@ -12,9 +12,11 @@
 #include "hooks/graph/in_place_writes.h"
 #include "hooks/graph/method_graph.h"
 #include "hooks/graph/replace_graph.h"
+#include "hooks/points/router_inputs.h"
 
 namespace moetap::hooks {
 namespace jit = torch::jit;
+using namespace router_inputs;
 
 namespace {
 
@@ -198,15 +200,14 @@ struct RouterNode {
   std::vector<FromWeights> from_weights;
 };
 
-// The inputs of the operator, see operator_schemas.h.
-constexpr size_t kHook = 1, kLogits = 2, kScores = 3, kSelected = 4, kWeights = 5, kExpertDim = 6, kForm = 7;
-
 RouterNode read_router(const MethodGraph& method, const InPlaceWrites& writes, jit::Node* node) {
   RouterNode router;
   router.node = node;
   if (is_tensor(node->input(kLogits))) router.logits = follow_back(node->input(kLogits), writes);
   for (auto [input, values] : {std::pair(kSelected, &router.selected), std::pair(kWeights, &router.weights)}) {
-    for (jit::Value* value : node->input(input)->node()->inputs()) values->push_back(follow_back(value, writes));
+    for (const TensorInput& tensor : tensors_of_input(node, input)) {
+      values->push_back(follow_back(tensor.value(), writes));
+    }
   }
   router.from_weights = values_from_weights(method, router.weights);
   return router;
@@ -227,18 +228,19 @@ ProbedRouter probe_router(const RouterNode& router, const HookPoint& hook, Probe
     value.reported = probes.on_input(reader, index, router.node);
     return value;
   };
-  const auto on_list = [&](const std::vector<Reported>& values, jit::Node* list) {
+  const auto on_tensors = [&](const std::vector<Reported>& values, size_t input) {
+    const std::vector<TensorInput> tensors = tensors_of_input(router.node, input);
     std::vector<ProbedValue> all;
     for (size_t i = 0; i < values.size(); ++i) {
-      all.push_back(on(values[i], list, i));
-      list->moveBefore(router.node);  // behind the new probe
+      all.push_back(on(values[i], tensors[i].reader, tensors[i].index));
+      if (tensors[i].reader != router.node) tensors[i].reader->moveBefore(router.node);  // behind the new probe
     }
     return all;
   };
   if (router.logits) probed.logits = on(*router.logits, router.node, kLogits);
   if (is_tensor(router.node->input(kScores))) probed.scores = probes.on_input(router.node, kScores, router.node);
-  probed.selected = on_list(router.selected, router.node->input(kSelected)->node());
-  probed.weights = on_list(router.weights, router.node->input(kWeights)->node());
+  probed.selected = on_tensors(router.selected, kSelected);
+  probed.weights = on_tensors(router.weights, kWeights);
   return probed;
 }
 

@@ -94,13 +94,17 @@ at::Tensor tensor_or_none(const c10::IValue& value) {
   return value.isNone() ? at::Tensor() : value.toTensor();
 }
 
-SlotTensors tensors_of(const c10::IValue& list) {
+/// `value`: a tensor, none, or a list of tensors.
+SlotTensors tensors_of(const c10::IValue& value) {
   SlotTensors tensors;
-  for (const c10::IValue& tensor : list.toListRef()) tensors.push_back(tensor.toTensor());
+  if (value.isTensor()) tensors.push_back(value.toTensor());
+  if (value.isList()) {
+    for (const c10::IValue& tensor : value.toListRef()) tensors.push_back(tensor.toTensor());
+  }
   return tensors;
 }
 
-/// Boxed, so that no list of tensors is made anew. Arguments: see kRouterSchema.
+/// Boxed, so that no list of tensors is made anew. Arguments: see kRouterSchema and kRouterOfOneSchema.
 void router(const c10::OperatorHandle&, torch::jit::Stack* stack) {
   const auto arguments = torch::jit::last(*stack, 9);
   if (ForwardRecorder* recorder = recorder_of(arguments[0].toTensor())) {
@@ -164,11 +168,13 @@ std::unique_ptr<torch::Library> register_operators() {
   const auto as_written = c10::AliasAnalysisKind::FROM_SCHEMA;
   library->def(torch::schema(hooks::kBeginSchema, as_written));
   library->def(torch::schema(hooks::kRouterSchema, as_written));
+  library->def(torch::schema(hooks::kRouterOfOneSchema, as_written));
   library->def(torch::schema(hooks::kLogInForwardSchema, as_written));
   library->def(torch::schema(hooks::kEndSchema, as_written));
   library->def(torch::schema(hooks::kEndedSchema, side_effects));
   library->impl("begin", for_all(TORCH_FN(begin)));
   library->impl("router", for_all(torch::CppFunction::makeFromBoxedFunction<&router>()));
+  library->impl("router.one", for_all(torch::CppFunction::makeFromBoxedFunction<&router>()));
   library->impl("log_in_forward", for_all(torch::CppFunction::makeFromBoxedFunction<&log_in_forward>()));
   library->impl("end", for_all(TORCH_FN(end)));
   library->impl("ended", for_all(TORCH_FN(ended)));

@@ -107,13 +107,17 @@ void insert_arm(const FoundRouter& router, const HookPoint& hook, const InPlaceW
   jit::Value* none = graph.insertConstant(c10::IValue());
   jit::Value* id = graph.insertConstant(hook.id);
   const auto tensor = c10::TensorType::get();
-  jit::Value* selected_list = graph.insertNode(graph.createList(tensor, selected))->output();
-  jit::Value* weights_list = graph.insertNode(graph.createList(tensor, weights))->output();
+  const bool one = selected.size() == 1 && weights.size() <= 1;
+  const auto list_of = [&](const std::vector<jit::Value*>& values) {
+    return graph.insertNode(graph.createList(tensor, values))->output();
+  };
+  jit::Value* all_selected = one ? selected[0] : list_of(selected);
+  jit::Value* all_weights = !one ? list_of(weights) : weights.empty() ? none : weights[0];
   jit::Value* dim = graph.insertConstant(router.expert_dim);
   jit::Value* form = graph.insertConstant(router.form);
   graph.insertNode(graph.create(kind,
                                 {forward, id, logits != nullptr ? logits : none, scores != nullptr ? scores : none,
-                                 selected_list, weights_list, dim, form, choice != nullptr ? choice : none},
+                                 all_selected, all_weights, dim, form, choice != nullptr ? choice : none},
                                 0));
 }
 

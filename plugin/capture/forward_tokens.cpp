@@ -16,7 +16,8 @@ void ForwardTokens::read(const TextArguments& places, const c10::List<std::optio
   const auto argument = [&](const std::optional<size_t>& place) {
     if (!place || *place >= arguments.size()) return at::Tensor();
     const std::optional<at::Tensor> tensor = arguments.get(*place);
-    return tensor && tensor->defined() ? tensor->detach() : at::Tensor();
+    if (!tensor || !tensor->defined()) return at::Tensor();
+    return tensor->requires_grad() ? tensor->detach() : *tensor;
   };
   const auto read_arguments = [&](const std::optional<size_t>& ids, const std::optional<size_t>& mask,
                                   const TextReading& reading) {
@@ -27,8 +28,9 @@ void ForwardTokens::read(const TextArguments& places, const c10::List<std::optio
   };
   const std::lock_guard lock(mutex_);
   arguments_ = places;
+  sizes_.reserve(arguments.size());
   for (const std::optional<at::Tensor>& tensor : arguments) {
-    sizes_.push_back(tensor && tensor->defined() ? std::optional(tensor->sizes().vec()) : std::nullopt);
+    sizes_.push_back(tensor && tensor->defined() ? std::optional<at::DimVector>(tensor->sizes()) : std::nullopt);
   }
   text_ = read_arguments(places.ids, places.mask, places.reading);
   decoder_text_ = read_arguments(places.decoder_ids, places.decoder_mask, places.decoder_reading);

@@ -24,12 +24,15 @@ struct PendingValue {
 /// A forward that has ended, on its way to the writer thread. For one thread at a time.
 class PendingForward {
  public:
+  explicit PendingForward(std::shared_ptr<HostCopies> forward_copies = std::make_shared<HostCopies>())
+      : copies(std::move(forward_copies)) {}
+
   ForwardRecord record;                                 // `finish` adds `values` and what `reports` hold
   int64_t num_samples = 1;                              // B
   std::vector<std::unique_ptr<PendingReport>> reports;  // one of each kind of hook at most
   std::vector<PendingValue> values;
   at::Tensor text_tokens;  // int64 []: valid tokens of the text; undefined: a report counts them, or there is no text
-  std::shared_ptr<HostCopies> copies = std::make_shared<HostCopies>();
+  std::shared_ptr<HostCopies> copies;
 
   /// In the forward: enqueues the copies to the host. Does not block.
   void start_copies();

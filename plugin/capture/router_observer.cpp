@@ -29,6 +29,7 @@ RouterObserver::RouterObserver(ForwardContext forward, const RouterValues& value
       values_(values),
       state_(std::move(state)),
       checks_(*state_->checks),
+      calls_(forward_.model->hooks.size()),
       measured_(forward_.model, state_->probed, state_->checks),
       replayed_(forward_.model, state_->probed, state_->checks) {}
 
@@ -55,7 +56,7 @@ bool RouterObserver::hold(int64_t hook, const ReportedRouter& reported) {
     const CallTokens call_tokens{key.text, key.sizes.vec(), at::kCPU, nullptr, &point.tokens};
     tokens = held_->add_tokens(key, forward_.tokens->group_of(call_tokens, forward_.copies.get()));
   }
-  int64_t& calls = calls_[hook];
+  int32_t& calls = calls_.at(static_cast<size_t>(hook));
   if (!held_->add(hook, calls, *tokens, call)) return false;
   ++calls;
   return true;
@@ -68,7 +69,7 @@ void RouterObserver::measure_call(int64_t hook_id, const ReportedRouter& reporte
   {
     const std::lock_guard lock(mutex_);
     if (ended_) return;
-    router.record.call = calls_[hook_id]++;
+    router.record.call = calls_.at(static_cast<size_t>(hook_id))++;
   }
   // For every operation below: each may allocate on the device.
   const auto outside = outside_captures(reported.selected.empty() ? at::kCPU : reported.selected.front().device());

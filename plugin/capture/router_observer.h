@@ -1,7 +1,6 @@
 #pragma once
 
 #include <cstdint>
-#include <map>
 #include <memory>
 #include <mutex>
 
@@ -76,8 +75,8 @@ class RouterObserver {
 
   std::mutex mutex_;  // guards what follows
   bool ended_ = false;
-  std::map<int64_t, int64_t> calls_;  // of each hook
-  std::shared_ptr<HeldCalls> held_;   // null: none so far
+  std::vector<int32_t> calls_;       // by hook
+  std::shared_ptr<HeldCalls> held_;  // null: none so far
   PendingRouters measured_;
   PendingRouters replayed_;  // of the graph that is being captured
 };

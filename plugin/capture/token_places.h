@@ -1,5 +1,7 @@
 #pragma once
 
+#include <ATen/core/DimVector.h>
+
 #include <cstdint>
 #include <optional>
 #include <vector>
@@ -9,7 +11,7 @@
 namespace moetap::plugin {
 
 /// Sizes of the arguments of a forward, as `moetap::begin` got them; empty: the argument is absent.
-using ArgumentSizes = std::vector<std::optional<std::vector<int64_t>>>;
+using ArgumentSizes = std::vector<std::optional<at::DimVector>>;
 
 /// Where the tokens of a call lie: token t is of sample t / batch_step % batch, and of column t / sequence_step %
 /// length of it.

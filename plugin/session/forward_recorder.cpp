@@ -28,7 +28,7 @@ ForwardRecorder::ForwardRecorder(std::shared_ptr<ModelBinding> binding, std::str
       host_values_(std::make_shared<ForwardValues>(binding_->shared_recording())),
       copies_(std::make_shared<HostCopies>(binding_->block_pools())),
       routers_(context(), router_values(binding_->recording()), binding_->routers()) {
-  pending_->copies = copies_;
+  pending_ = std::make_unique<PendingForward>(copies_);
   begin_on_this_thread();
   Recording& recording = binding_->recording();
   try {

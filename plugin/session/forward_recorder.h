@@ -63,7 +63,7 @@ class ForwardRecorder {
 
   std::mutex mutex_;  // guards what follows up to the observers, which lock for themselves
   bool ended_ = false;
-  std::unique_ptr<PendingForward> pending_ = std::make_unique<PendingForward>();
+  std::unique_ptr<PendingForward> pending_;
   std::shared_ptr<GraphReplays> replays_;  // null: no graph is being captured
 
   RouterObserver routers_;

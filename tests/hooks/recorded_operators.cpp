@@ -49,6 +49,14 @@ void router(const at::Tensor& forward, int64_t hook, const std::optional<at::Ten
   if (ForwardReport* own = report_of(forward)) own->routers.push_back(std::move(report));
 }
 
+void router_of_one(const at::Tensor& forward, int64_t hook, const std::optional<at::Tensor>& logits,
+                   const std::optional<at::Tensor>& scores, const at::Tensor& selected,
+                   const std::optional<at::Tensor>& weights, int64_t expert_dim, std::string_view form,
+                   const std::optional<at::Tensor>& choice) {
+  router(forward, hook, logits, scores, selected, weights ? at::TensorList(*weights) : at::TensorList(), expert_dim,
+         form, choice);
+}
+
 void log_in_forward(const c10::OperatorHandle&, torch::jit::Stack* stack) {
   const auto arguments = torch::jit::pop(*stack, 5);
   const std::scoped_lock lock(mutex);
@@ -84,11 +92,13 @@ TORCH_LIBRARY(moetap, library) {
   const auto as_written = c10::AliasAnalysisKind::FROM_SCHEMA;
   library.def(torch::schema(kBeginSchema, as_written));
   library.def(torch::schema(kRouterSchema, as_written));
+  library.def(torch::schema(kRouterOfOneSchema, as_written));
   library.def(torch::schema(kLogInForwardSchema, as_written));
   library.def(torch::schema(kEndSchema, as_written));
   library.def(torch::schema(kEndedSchema, side_effects));
   library.impl("begin", for_all(TORCH_FN(begin)));
   library.impl("router", for_all(TORCH_FN(router)));
+  library.impl("router.one", for_all(TORCH_FN(router_of_one)));
   library.impl("log_in_forward", for_all(torch::CppFunction::makeFromBoxedFunction<&log_in_forward>()));
   library.impl("end", for_all(TORCH_FN(end)));
   library.impl("ended", for_all(TORCH_FN(ended)));

@@ -67,8 +67,8 @@ def forward(self, x: Tensor) -> Tensor:
   EXPECT_EQ(graph_->constant_int(node->input(1)), 7);
   EXPECT_EQ(node->input(2), value("x"));
   EXPECT_EQ(node->input(3), value("scores"));
-  EXPECT_EQ(node->input(4)->node()->input(0), value("ids"));
-  EXPECT_EQ(node->input(5)->node()->input(0), value("values"));
+  EXPECT_EQ(node->input(4), value("ids"));
+  EXPECT_EQ(node->input(5), value("values"));
   EXPECT_EQ(graph_->constant_int(node->input(6)), -1);
   EXPECT_EQ(graph_->constant(node->input(7))->toStringRef(), "slots");
 }
@@ -90,11 +90,11 @@ def forward(self, x: Tensor) -> Tensor:
   EXPECT_EQ(moved->kind(), jit::aten::movedim);
   EXPECT_EQ(graph_->constant_int(moved->input(1)), -2);
   EXPECT_EQ(graph_->constant_int(moved->input(2)), -1);
-  const jit::Node* slots = node->input(4)->node()->input(0)->node();
+  const jit::Node* slots = node->input(4)->node();
   EXPECT_EQ(slots->kind(), jit::aten::unsqueeze);
   EXPECT_EQ(slots->input(0), value("ids"));
   EXPECT_TRUE(node->input(3)->mustBeNone()) << "there are no scores";
-  EXPECT_EQ(node->input(5)->node()->inputs().size(), 0u) << "nor weights";
+  EXPECT_TRUE(node->input(5)->mustBeNone()) << "nor weights";
 }
 
 TEST_F(InsertRouter, SortsTheWeightsOfAllExperts) {
@@ -106,7 +106,7 @@ def forward(self, x: Tensor) -> Tensor:
   router_.weights = {value("weights")};
   router_.selects_all = true;
   router_.form = "dense";
-  const jit::Node* sorted = insert()->input(4)->node()->input(0)->node();
+  const jit::Node* sorted = insert()->input(4)->node();
   EXPECT_EQ(sorted->kind(), jit::aten::argsort);
   EXPECT_EQ(sorted->input(0), value("weights"));
 }

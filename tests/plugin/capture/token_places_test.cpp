@@ -25,7 +25,7 @@ hooks::TokenLayout layout(std::vector<TokenDim> dims) {
   return layout;
 }
 
-const ArgumentSizes kSizes = {std::vector<int64_t>{2, 5}, std::nullopt, std::vector<int64_t>{1, 5}};
+const ArgumentSizes kSizes = {at::DimVector{2, 5}, std::nullopt, at::DimVector{1, 5}};
 
 TEST(TokenPlaces, InBothOrders) {
   const auto first = place_tokens(layout({batch({{0, 0, 2}}), sequence({{0, 1, 2}})}), kSizes, 10);
@@ -49,7 +49,7 @@ TEST(TokenPlaces, WhatIsBroadcastOrAbsentDoesNotCount) {
 }
 
 TEST(TokenPlaces, AMaskMayCoverACacheAsWell) {
-  const ArgumentSizes step = {std::vector<int64_t>{2, 1}, std::nullopt, std::vector<int64_t>{2, 9}};
+  const ArgumentSizes step = {at::DimVector{2, 1}, std::nullopt, at::DimVector{2, 9}};
   const auto places = place_tokens(layout({batch({{0, 0, 2}}), sequence({{0, 1, 2}, {2, 1, 2}})}), step, 2);
   ASSERT_TRUE(places);
   EXPECT_EQ(places->length, 1);
@@ -79,13 +79,13 @@ TEST(TokenPlaces, PartsOfAConcatenation) {
   const auto places = place_tokens(layout({batch({{0, 0, 2}}), both}), kSizes, 16);
   ASSERT_TRUE(places);
   EXPECT_EQ(places->length, 8);
-  EXPECT_EQ(places->part_sizes, (std::vector<int64_t>{3, 5}));
+  EXPECT_EQ(places->part_sizes, (at::DimVector{3, 5}));
 }
 
 TEST(BatchOfArguments, IsThatOfTheLayoutsElseTheSharedFirstDimension) {
   EXPECT_EQ(batch_of_arguments({batch({{0, 0, 2}, {2, 0, 2}})}, kSizes), 2);
   EXPECT_EQ(
-      batch_of_arguments({}, {std::vector<int64_t>{3, 5, 8}, std::vector<int64_t>{3, 5}, std::vector<int64_t>{7}}), 3);
+      batch_of_arguments({}, {at::DimVector{3, 5, 8}, at::DimVector{3, 5}, at::DimVector{7}}), 3);
   EXPECT_FALSE(batch_of_arguments({}, kSizes)) << "they do not share it";
   EXPECT_FALSE(batch_of_arguments({}, {std::nullopt}));
 }

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "hooks/graph/method_graph.h"
+#include "hooks/points/router_inputs.h"
 #include "plugin/records/model_description_json.h"
 #include "plugin/verify/router_proof.h"
 #include "plugin/verify/token_proof.h"
@@ -21,7 +22,7 @@ namespace {
 namespace jit = torch::jit;
 using Proof = std::map<std::string, Check>;
 
-constexpr size_t kLogits = 2, kSelected = 4, kWeights = 5;  // inputs of moetap::router
+using namespace hooks::router_inputs;
 
 /// An instrumented model whose hook can be changed before it is proven.
 class HookedModel {
@@ -55,13 +56,7 @@ class HookedModel {
 
   void report(size_t input, const std::function<jit::Value*(jit::Value*)>& instead) {
     jit::WithInsertPoint here(router_);
-    if (input == kLogits) {
-      router_->replaceInput(input, instead(router_->input(input)));
-      return;
-    }
-    std::vector<jit::Value*> values;
-    for (jit::Value* value : router_->input(input)->node()->inputs()) values.push_back(instead(value));
-    router_->replaceInput(input, graph_->insertNode(graph_->createList(c10::TensorType::get(), values))->output());
+    router_->replaceInput(input, instead(router_->input(input)));
   }
   void report(size_t input, const std::string& name) {
     report(input, [&](jit::Value*) { return named(name); });
