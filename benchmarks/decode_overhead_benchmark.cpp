@@ -1,8 +1,8 @@
 // What recording adds to a step of generation where it hurts most: many layers, few tokens, nothing but routers (see
 // router_model.h), one LibTorch thread.
 //
-//   decode_overhead_benchmark                            # the tables of RESULTS.md, three minutes on two free cores
-//   decode_overhead_benchmark --routers 48 --experts 64  # some rows of them; also --tokens, each with several numbers
+//   decode_overhead_benchmark                            # all tables, some minutes on two free cores
+//   decode_overhead_benchmark --routers 48 --experts 64  # some rows; --tokens too, each with one number or several
 //   decode_overhead_benchmark --smoke                    # seconds, tiny
 //
 // A forward is T sequences of one token. Hooks are warm: the calls that check themselves are over. The writer thread is
@@ -313,11 +313,11 @@ void run(const Options& options) {
   at::set_num_threads(1);
   at::manual_seed(0);
   std::printf("%s\n", describe_environment().c_str());
-  Report report;
   for (const int64_t routers : options.routers) {
+    Report report;
     for (const int64_t experts : options.experts) measure(report, routers, experts, /*log_per_token=*/true, options);
+    report.print(fmt::format("{} routers, log_per_token on", routers));
   }
-  report.print("log_per_token on");
   constexpr int64_t kRouters = 48, kExperts = 64;
   const auto wanted = [](const std::vector<int64_t>& numbers, int64_t number) {
     return std::ranges::find(numbers, number) != numbers.end();
@@ -325,7 +325,7 @@ void run(const Options& options) {
   if (wanted(options.routers, kRouters) && wanted(options.experts, kExperts)) {
     Report without;
     measure(without, kRouters, kExperts, /*log_per_token=*/false, options);
-    without.print("log_per_token off");
+    without.print(fmt::format("{} routers, log_per_token off", kRouters));
   }
 }
 
