@@ -79,13 +79,12 @@ TEST(TokenPlaces, PartsOfAConcatenation) {
   const auto places = place_tokens(layout({batch({{0, 0, 2}}), both}), kSizes, 16);
   ASSERT_TRUE(places);
   EXPECT_EQ(places->length, 8);
-  EXPECT_EQ(places->part_sizes, (at::DimVector{3, 5}));
+  EXPECT_EQ(places->part_sizes, (std::vector<int64_t>{3, 5}));
 }
 
 TEST(BatchOfArguments, IsThatOfTheLayoutsElseTheSharedFirstDimension) {
   EXPECT_EQ(batch_of_arguments({batch({{0, 0, 2}, {2, 0, 2}})}, kSizes), 2);
-  EXPECT_EQ(
-      batch_of_arguments({}, {at::DimVector{3, 5, 8}, at::DimVector{3, 5}, at::DimVector{7}}), 3);
+  EXPECT_EQ(batch_of_arguments({}, {at::DimVector{3, 5, 8}, at::DimVector{3, 5}, at::DimVector{7}}), 3);
   EXPECT_FALSE(batch_of_arguments({}, kSizes)) << "they do not share it";
   EXPECT_FALSE(batch_of_arguments({}, {std::nullopt}));
 }
