@@ -15,16 +15,35 @@ namespace {
 const jit::Value* alias_root(const jit::Value* value) {
   while (!value->node()->inputs().empty() && value->node()->kind() != jit::prim::Param) {
     const jit::Node* node = value->node();
-    const OpKind kind = op_kind(*node);
-    const bool view = kind == OpKind::kReshape || kind == OpKind::kMoveAxis || kind == OpKind::kSlice ||
-                      kind == OpKind::kSelect || kind == OpKind::kCopy || kind == OpKind::kRepeat;
-    if (!view && !is_in_place(*node)) break;
+    if (!may_be_view(*node) && !is_in_place(*node)) break;
     value = node->input(0);
   }
   return value;
 }
 
 }  // namespace
+
+bool may_be_view(const jit::Node& node) {
+  if (is_in_place(node)) return false;
+  switch (op_kind(node)) {
+    case OpKind::kCopy:
+    case OpKind::kReshape:
+    case OpKind::kMoveAxis:
+    case OpKind::kSlice:
+    case OpKind::kSelect:
+    case OpKind::kRepeat:
+      return true;
+    default:
+      return false;
+  }
+}
+
+bool is_written(const jit::Value* value) {
+  return std::any_of(value->uses().begin(), value->uses().end(), [](const jit::Use& use) {
+    if (use.offset != 0) return false;
+    return is_in_place(*use.user) || (may_be_view(*use.user) && is_written(use.user->outputs()[0]));
+  });
+}
 
 InPlaceWrites::InPlaceWrites(const MethodGraph& graph) : graph_(graph) {
   for (jit::Node* node : graph.nodes()) {
@@ -57,10 +76,25 @@ jit::Node* InPlaceWrites::ready_after(const std::vector<jit::Value*>& values) co
   return after;
 }
 
+bool InPlaceWrites::makes(const jit::Node* node, const jit::Value* value) const {
+  if (op_kind(*node) == OpKind::kPick) return false;
+  const auto found = writers_.find(alias_root(value));
+  if (found == writers_.end() || graph_.order(node) > graph_.order(found->second.back())) return false;
+  bool makes_it = false;
+  for (const jit::Value* output : node->outputs()) {
+    for (const auto& use : output->uses()) {
+      const bool writes = std::find(found->second.begin(), found->second.end(), use.user) != found->second.end();
+      if (!writes && !makes(use.user, value)) return false;
+      makes_it = true;
+    }
+  }
+  return makes_it;
+}
+
 // True if the value, or a view of it, is used before `node` for more than being looked at or changed in place.
 bool InPlaceWrites::applied_before(const jit::Value* value, const jit::Node* node) const {
   for (const auto& use : value->uses()) {
-    if (graph_.order(use.user) >= graph_.order(node) || is_in_place(*use.user)) continue;
+    if (graph_.order(use.user) >= graph_.order(node) || is_in_place(*use.user) || makes(use.user, value)) continue;
     if (use.user->kind() == jit::prim::ListConstruct) {  // of an `index`, a `cat`
       if (applied_before(use.user->output(), node)) return true;
       continue;
@@ -83,8 +117,8 @@ bool InPlaceWrites::applied_before(const jit::Value* value, const jit::Node* nod
   return false;
 }
 
-// The first node that computes with the value or a view of it; null if there is none. Sums over it, and operators that
-// change it in place, do not count: they come while the value is made.
+// The first node that computes with the value or a view of it; null if there is none. Sums over it, operators that
+// change it in place, and what these write do not count: they come while the value is made.
 jit::Node* InPlaceWrites::first_reading(const jit::Value* value) const {
   jit::Node* first = nullptr;
   for (const auto& use : value->uses()) {
@@ -92,6 +126,7 @@ jit::Node* InPlaceWrites::first_reading(const jit::Value* value) const {
     const OpKind kind = op_kind(*node);
     const bool listed = node->kind() == jit::prim::ListConstruct;  // of an `index`, a `cat`
     if (!listed && (is_in_place(*node) || kind == OpKind::kReduce || kind == OpKind::kOther)) continue;
+    if (makes(node, value)) continue;
     const bool view = listed || kind == OpKind::kReshape || kind == OpKind::kMoveAxis || kind == OpKind::kSlice ||
                       kind == OpKind::kSelect;
     if (view) node = first_reading(node->output(0));

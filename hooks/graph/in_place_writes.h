@@ -7,6 +7,12 @@
 
 namespace moetap::hooks {
 
+/// True for operators whose first result may share the memory of their first input and holds no other elements.
+bool may_be_view(const torch::jit::Node& node);
+
+/// True if the value, or a view of it, is changed in place.
+bool is_written(const torch::jit::Value* value);
+
 /// The in-place operators of a method graph, by the memory that they change: says where a value can be read as the
 /// model uses it. Places are those of MethodGraph::nodes(), which stay as they are while nodes are added to the graph.
 class InPlaceWrites {
@@ -29,6 +35,9 @@ class InPlaceWrites {
 
  private:
   bool applied_before(const torch::jit::Value* value, const torch::jit::Node* node) const;
+  /// True if the node computes what is written over `value`, and nothing else: `w[:, 1] = 1 - w[:, 0]`. That is part of
+  /// how the value is made.
+  bool makes(const torch::jit::Node* node, const torch::jit::Value* value) const;
   struct Reading {
     bool changed_behind = false;       // up to the place that was asked for
     torch::jit::Node* node = nullptr;  // the first; null: none up to that place

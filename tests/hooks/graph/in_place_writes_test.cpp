@@ -45,6 +45,30 @@ def forward(self, x: Tensor) -> Tensor:
   EXPECT_EQ(ready_after({"values", "out"}), "aten::mul");
 }
 
+TEST_F(Writes, OfWhatIsComputedFromTheValueItselfAreWaitedFor) {
+  read(R"(
+def forward(self, x: Tensor) -> Tensor:
+    values, ids = torch.topk(x, 2, -1)
+    ids[:, 1] = (ids[:, 0] + 1) % 4
+    values.copy_(values * values)
+    values[values < 0.1] = 0.0
+    return values * ids
+)");
+  EXPECT_EQ(ready_after({"ids"}), "aten::copy_");
+  EXPECT_EQ(ready_after({"values"}), "aten::index_put_");
+}
+
+TEST_F(Writes, OfWhatIsAlsoUsedElsewhereComeTooLate) {
+  read(R"(
+def forward(self, x: Tensor) -> Tensor:
+    values = torch.sigmoid(x)
+    twice = values * 2.0
+    values.copy_(twice)
+    return twice + values
+)");
+  EXPECT_EQ(ready_after({"values"}), "aten::sigmoid");
+}
+
 TEST_F(Writes, InABranchAreDoneBehindIt) {
   read(R"(
 def forward(self, x: Tensor, flag: bool) -> Tensor:
@@ -111,6 +135,31 @@ def forward(self, x: Tensor) -> Tensor:
   EXPECT_TRUE(logits->node()->isBefore(value("scores")->node())) << "and not what was written behind it";
   EXPECT_EQ(writes_->as_read(value("ids"), until), value("ids"));
   EXPECT_EQ(writes_->as_read(value("scores"), until), value("scores")) << "it is changed behind that place";
+}
+
+TEST_F(Writes, OfWhatIsComputedFromTheValueItselfAreNoReading) {
+  read(R"(
+def forward(self, x: Tensor) -> Tensor:
+    logits = torch.relu(x)
+    logits[:, 1] = logits[:, 0] * 0.5
+    logits[:, 2] = logits[:, 1].neg() + logits[:, 0]
+    scores = torch.softmax(logits, -1)
+    last = scores + 1
+    return last
+)");
+  EXPECT_EQ(writes_->as_read(value("logits"), value("last")->node()), value("logits"));
+}
+
+TEST_F(Writes, OfWhatAPickGaveComeAfterItsReading) {
+  read(R"(
+def forward(self, x: Tensor) -> Tensor:
+    logits = torch.relu(x)
+    least = torch.topk(logits, 2, -1)[0][:, -1]
+    logits[:, 1] = least
+    last = torch.softmax(logits, -1)
+    return last
+)");
+  EXPECT_EQ(writes_->as_read(value("logits"), value("last")->node())->node()->kind(), jit::aten::clone);
 }
 
 }  // namespace
