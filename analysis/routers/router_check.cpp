@@ -44,7 +44,7 @@ at::Tensor scores_of(const at::Tensor& logits, std::string_view function) {
 struct Rounded {
   at::Tensor values;     // float64
   at::Tensor tolerance;  // float64 []: relative
-  double least = 0;      // below it, a value may have lost its digits
+  at::Tensor least;      // float64 []: below it, a value may have lost its digits
 
   bool defined() const { return values.defined(); }
 };
@@ -71,13 +71,15 @@ Rounded rounded(const at::Tensor& tensor) {
   if (!tensor.defined()) return {};
   const at::ScalarType dtype = tensor.scalar_type();
   const Precision precision = precision_of(dtype);
-  Rounded result{tensor.to(at::kDouble), {}, precision.least};
+  Rounded result{tensor.to(at::kDouble), {}, {}};
   result.tolerance = at::full({}, precision.tolerance, result.values.options());
+  result.least = at::full({}, precision.least, result.values.options());
   if (dtype != at::kFloat && dtype != at::kDouble) return result;
   // A model may have computed in half precision and cast back.
   for (const at::ScalarType shorter : {at::kHalf, at::kBFloat16}) {
     const at::Tensor fits = (tensor.to(shorter).to(dtype) == tensor).logical_or(at::isnan(tensor)).all();
     result.tolerance = at::where(fits, precision_of(shorter).tolerance, result.tolerance);
+    if (shorter == at::kHalf) result.least = at::where(fits, precision_of(shorter).least, result.least);
   }
   return result;
 }
@@ -133,7 +135,8 @@ class RouterCheck {
         relations_(kNumRouterRelations) {
     const RouterCall& call = router.call;
     const int64_t num_tokens = call.selected.size(0);
-    step_ = std::max<int64_t>(1, (num_tokens + kMaxCheckedTokens - 1) / kMaxCheckedTokens);
+    // Odd, so that it does not find the same position of each sample.
+    step_ = (num_tokens + kMaxCheckedTokens - 1) / kMaxCheckedTokens | 1;
     logits_ = rounded(some(call.logits));
     scores_ = rounded(some(call.scores));
     weights_ = rounded(some(call.weights));
@@ -217,7 +220,9 @@ void RouterCheck::check_choice() {
   if (is_scored_later(scoring_)) {
     set(kChoiceIsOfLogits, differ(choice_, logits_, all));
     set(kWitnessChoiceIsOpenLogits, differ(choice_, logits_, open));
-    const at::Tensor bias = (choice_.values - logits_.values).mean(0, true);
+    const at::Tensor apart = choice_.values - logits_.values;  // NaN where both are closed
+    const at::Tensor bias =
+        at::where(apart.isnan(), 0.0, apart).sum(0, true) / apart.isnan().logical_not().sum(0, true);
     set(kWitnessChoiceIsBiasedLogits, differ(choice_, {logits_.values + bias, logits_.tolerance, logits_.least}, all));
     return;
   }

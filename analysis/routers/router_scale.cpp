@@ -5,11 +5,13 @@
 #include <ATen/ops/where.h>
 #include <ATen/ops/zeros.h>
 
+#include <algorithm>
+
 namespace moetap::analysis {
 namespace {
 
-constexpr int kIterations = 48;     // of conjugate gradients: experts that meet often need far fewer
-constexpr int64_t kMinFreedom = 2;  // ratios beyond what any factors would fit
+constexpr int64_t kIterations = 48;  // of conjugate gradients: experts that meet often need far fewer
+constexpr int64_t kMinFreedom = 2;   // ratios beyond what any factors would fit
 
 // Note [Factors of experts]
 // log ratio[t, i] = a[t] + b[expert[t, i]]. For given b, the best a[t] is the mean over the token's slots of log ratio
@@ -22,7 +24,8 @@ constexpr int64_t kMinFreedom = 2;  // ratios beyond what any factors would fit
 at::Tensor conjugate_gradients(const at::Tensor& laplacian, const at::Tensor& v) {
   at::Tensor b = at::zeros({v.size(0)}, v.options()), rest = v.clone(), direction = v.clone();
   at::Tensor squares = rest.dot(rest);
-  for (int i = 0; i < kIterations; ++i) {
+  // As many steps as unknowns solve it, but for their rounding.
+  for (int64_t i = 0; i < std::min(kIterations, v.size(0) + 2); ++i) {
     const at::Tensor image = at::matmul(laplacian, direction);
     const at::Tensor curvature = direction.dot(image);
     // Once solved, both are 0, or noise.

@@ -86,6 +86,16 @@ TEST(RouterCheck, FindsNothingWrongWithRightOnes) {
   EXPECT_EQ(wrong_columns(dense_router()), Columns{});
 }
 
+// Small scores have lost their digits, or are 0, although the scores are float32 again.
+TEST(RouterCheck, AllowsScoresThatWereRoundedToHalf) {
+  CheckedRouter router = softmax_router();
+  router.call.logits = 8 * router.call.logits;
+  router.choice = router.call.scores = router.call.logits.softmax(1).to(at::kHalf).to(at::kFloat);
+  router.call.selected = ids_of(router.choice);
+  router.call.weights = router.call.scores.gather(1, router.call.selected);
+  EXPECT_EQ(wrong_columns(router), Columns{});
+}
+
 TEST(RouterCheck, AllowsWhatModelsDoWithWeights) {
   const auto with = [](const std::function<at::Tensor(const CheckedRouter&)>& weights) {
     CheckedRouter router = softmax_router();
@@ -257,6 +267,19 @@ TEST(RouterCheck, FindsLogitsFromBeforeAMask) {
   EXPECT_EQ(wrong_columns(router), Columns{"logits"});
 }
 
+// What is closed in both says nothing of a constant that an expert gets.
+TEST(RouterCheck, FindsLogitsFromBeforeAnAddendAmongClosedExperts) {
+  const at::Tensor logits =
+      random_logits().masked_fill(at::rand({kTokens, kExperts}).lt(0.2), -std::numeric_limits<double>::infinity());
+  const at::Tensor ids = ids_of(logits);
+  CheckedRouter router = call(logits, {}, ids, {}, logits, "none");
+  EXPECT_EQ(wrong_columns(router), Columns{});
+  router.call.logits = logits - at::linspace(0, 1, kExperts);
+  EXPECT_EQ(wrong_columns(router), Columns{});  // a bias for the selection
+  router.call.logits = logits - 0.1 * at::randn({kTokens, kExperts});
+  EXPECT_EQ(wrong_columns(router), Columns{"logits"});
+}
+
 TEST(RouterCheck, FindsWeightsOfOtherScores) {
   CheckedRouter router = softmax_router();
   const at::Tensor changed = router.call.scores * (1 + at::rand({kTokens, kExperts}));
@@ -405,6 +428,17 @@ TEST(RouterCheck, LooksAtTokensAllOverTheCall) {
   const int64_t half = router.call.weights.size(0) / 2;
   router.call.weights.narrow(0, half, half).copy_(router.call.weights.narrow(0, half, half).flip(1));
   EXPECT_EQ(wrong_columns(router), Columns{"weights"});
+}
+
+// Samples of four positions, of which the first is right.
+TEST(RouterCheck, LooksAtOtherPositionsThanTheFirst) {
+  const int64_t samples = kMaxCheckedTokens, length = 4;
+  const at::Tensor logits = at::randn({length, kExperts}).repeat({samples, 1}), ids = ids_of(logits);
+  CheckedRouter router = call(logits, {}, ids, {}, logits, "none");
+  EXPECT_EQ(wrong_columns(router), Columns{});
+  router.call.logits = logits.clone();
+  router.call.logits.view({samples, length, kExperts}).narrow(1, 1, length - 1).add_(at::rand({samples, 3, kExperts}));
+  EXPECT_EQ(wrong_columns(router), Columns{"logits"});
 }
 
 TEST(RouterCheck, SaysOnTheDeviceWhetherTheWeightsFit) {
