@@ -2,11 +2,15 @@
 
 #include <algorithm>
 #include <optional>
+#include <set>
 #include <string>
 #include <unordered_map>
 
+#include "hooks/graph/in_place_writes.h"
 #include "hooks/graph/known_numbers.h"
+#include "hooks/graph/known_shapes.h"
 #include "hooks/graph/op_traits.h"
+#include "hooks/routers/taken_ids.h"
 
 namespace moetap::hooks {
 namespace jit = torch::jit;
@@ -15,22 +19,19 @@ namespace {
 
 constexpr double kClosed = -1e4;  // what models write over scores that are not to be selected: this, or less
 
-bool is_view(const jit::Node& node) {
-  const OpKind kind = op_kind(node);
-  return !is_in_place(node) && (kind == OpKind::kCopy || kind == OpKind::kReshape || kind == OpKind::kMoveAxis ||
-                                kind == OpKind::kSlice || kind == OpKind::kSelect || kind == OpKind::kRepeat);
-}
-
-// The value or a view of it is changed in place.
-bool is_written(const jit::Value* value) {
-  return std::any_of(value->uses().begin(), value->uses().end(), [](const jit::Use& use) {
-    return use.offset == 0 && (is_in_place(*use.user) || (is_view(*use.user) && is_written(use.user->outputs()[0])));
-  });
+// The tensor of indices that `index`, `index_select` and `embedding` choose by: the last of several.
+const jit::Value* index_of(const jit::Node& node) {
+  const jit::Value* index = node.inputs().back();
+  if (base_name(node) == "index_select") index = node.input(2);
+  if (base_name(node) == "embedding") index = node.input(1);
+  const bool listed = index->node()->kind() == jit::prim::ListConstruct && !index->node()->inputs().empty();
+  return listed ? index->node()->inputs().back() : index;
 }
 
 class ScaledScores {
  public:
-  ScaledScores(const MethodGraph& graph, const FoundRouter& router) : graph_(graph), router_(router) {}
+  ScaledScores(const MethodGraph& graph, const FoundRouter& router)
+      : graph_(graph), router_(router), taken_(graph, router), shapes_(graph) {}
 
   /// `exactly`: without factors, as in front of a scoring function.
   bool holds(const jit::Value* value, bool exactly = false) {
@@ -40,17 +41,30 @@ class ScaledScores {
     const bool holds = !changed_through_view(value) && made_of_scores(value, exactly);
     return known[value] = holds;
   }
+  /// The ids that the router reports are those at which the scores were taken.
+  bool are_at_ids() const {
+    return (router_.form != "slots" && router_.form != "kept") || taken_.empty() ||
+           std::all_of(router_.selected.begin(), router_.selected.end(),
+                       [this](const jit::Value* ids) { return taken_.hold(ids); });
+  }
   /// Of what was asked for, a factor may differ between the slots of a token.
   bool by_factors_of_experts() const { return by_factors_of_experts_; }
 
  private:
   bool made_of_scores(const jit::Value* value, bool exactly);
+  bool taken_at(const jit::Value* ids) {
+    if (is_tensor(ids)) taken_.add(ids);
+    return true;
+  }
   bool all_hold(const jit::Value* list, bool exactly) {
     const auto inputs = list->node()->inputs();
     return list->node()->kind() == jit::prim::ListConstruct &&
            std::all_of(inputs.begin(), inputs.end(), [&](const jit::Value* each) { return holds(each, exactly); });
   }
   bool is_factor(const jit::Value* value);
+  // What a reduced value is one factor for.
+  enum class SharedBy { kSlotsOfAToken, kSlotsOfAllTokens, kOthers };
+  SharedBy shared_by(const jit::Node& reduction);
   bool is_mask(const jit::Value* value) const;
   bool multiplies_by_factor(const jit::Node& node) {
     const std::string name = base_name(node);
@@ -72,6 +86,8 @@ class ScaledScores {
 
   const MethodGraph& graph_;
   const FoundRouter& router_;
+  TakenIds taken_;
+  KnownShapes shapes_;
   bool by_factors_of_experts_ = false;
   std::unordered_map<const jit::Value*, bool> scaled_, exact_, factors_;  // false while it is being found out
 };
@@ -79,7 +95,7 @@ class ScaledScores {
 // `w[:, 1:].pow_(2)` stands beside the way from the weights to the scores.
 bool ScaledScores::changed_through_view(const jit::Value* value) {
   for (const jit::Use& use : value->uses()) {
-    if (use.offset != 0 || !is_view(*use.user)) continue;
+    if (use.offset != 0 || !may_be_view(*use.user)) continue;
     const jit::Value* view = use.user->outputs()[0];
     if (changed_through_view(view)) return true;
     for (const jit::Use& of_view : view->uses()) {
@@ -104,11 +120,14 @@ bool ScaledScores::made_of_scores(const jit::Value* value, bool exactly) {
     case OpKind::kSelect:
     case OpKind::kSplit:
     case OpKind::kRepeat:
-    case OpKind::kGather:
-    case OpKind::kIndex:
       return holds(node.input(0), exactly);
+    case OpKind::kGather:
+      return holds(node.input(0), exactly) && taken_at(node.input(2));
+    case OpKind::kIndex:
+      return holds(node.input(0), exactly) && taken_at(index_of(node));
     case OpKind::kPick:
-      return value == node.outputs()[0] && node.outputs().size() == 2 && holds(node.input(0), exactly);
+      return value == node.outputs()[0] && node.outputs().size() == 2 && holds(node.input(0), exactly) &&
+             taken_at(node.outputs()[1]);
     case OpKind::kScoring:
       return is_known_scoring(base_name(node)) && holds(node.input(0), /*exactly=*/true);
     case OpKind::kConcatenate:
@@ -119,7 +138,7 @@ bool ScaledScores::made_of_scores(const jit::Value* value, bool exactly) {
       return (holds(node.input(1), exactly) && takes_out(node.input(2))) ||
              (takes_out(node.input(1)) && holds(node.input(2), exactly));
     case OpKind::kScatter:
-      return takes_out(node.input(0)) && holds(node.input(3), exactly);
+      return takes_out(node.input(0)) && holds(node.input(3), exactly) && taken_.hold(node.input(2));
     case OpKind::kMultiply:
       return !exactly && ((holds(node.input(0)) && multiplies_by_factor(node)) ||
                           (node.inputs().size() == 2 && is_factor(node.input(0)) && holds(node.input(1))));
@@ -132,12 +151,32 @@ bool ScaledScores::made_of_scores(const jit::Value* value, bool exactly) {
 
 // Ones and zeros.
 bool ScaledScores::is_mask(const jit::Value* value) const {
-  while (is_view(*value->node())) value = value->node()->input(0);
+  while (may_be_view(*value->node())) value = value->node()->input(0);
   const OpKind kind = op_kind(*value->node());
   if (kind == OpKind::kMultiply && value->node()->inputs().size() == 2) {
     return is_mask(value->node()->input(0)) && is_mask(value->node()->input(1));
   }
   return kind == OpKind::kCompare || kind == OpKind::kLogical || kind == OpKind::kOneHot;
+}
+
+ScaledScores::SharedBy ScaledScores::shared_by(const jit::Node& reduction) {
+  if (!reduction.schema().argumentIndexWithName("dim")) return SharedBy::kSlotsOfAToken;  // all are
+  const jit::Value* argument = reduction.namedInput("dim");
+  if (const auto none = graph_.constant(argument); none && none->isNone()) return SharedBy::kSlotsOfAToken;
+  const auto dims = graph_.constant_ints(argument);
+  if (!dims || dims->empty()) return SharedBy::kOthers;
+  const auto rank = shapes_.of(reduction.input(0)).rank;
+  std::set<int64_t> reduced;  // counted from the end
+  for (const auto& dim : *dims) {
+    if (!dim || (*dim >= 0 && !rank)) return SharedBy::kOthers;
+    reduced.insert(*dim >= 0 ? *dim - *rank : *dim);
+  }
+  int64_t slots = router_.weights_dim;
+  if (slots >= 0 && rank) slots -= *rank;
+  const bool over_slots = reduced.contains(slots);
+  const bool over_tokens = rank && static_cast<int64_t>(reduced.size()) == *rank - (over_slots ? 0 : 1);
+  if (over_tokens) return over_slots ? SharedBy::kSlotsOfAToken : SharedBy::kSlotsOfAllTokens;
+  return over_slots && reduced.size() == 1 ? SharedBy::kSlotsOfAToken : SharedBy::kOthers;
 }
 
 // One for all slots, or one a token, a slot or an expert: a constant, a parameter, a sum of the scores; or a mask.
@@ -156,10 +195,9 @@ bool ScaledScores::is_factor(const jit::Value* value) {
   bool factor = false;
   switch (op_kind(node)) {
     case OpKind::kReduce: {
-      const auto dims = node.inputs().size() > 1 ? graph_.constant_ints(node.input(1)) : std::nullopt;
-      const bool of_slots = dims && dims->size() == 1 && (dims->front() == -1 || dims->front() == 1);
-      if (!of_slots) by_factors_of_experts_ = true;
-      factor = holds(node.input(0));
+      const SharedBy shared = shared_by(node);
+      if (shared == SharedBy::kSlotsOfAllTokens) by_factors_of_experts_ = true;
+      factor = shared != SharedBy::kOthers && holds(node.input(0));
       break;
     }
     case OpKind::kIndex:
@@ -186,7 +224,7 @@ bool ScaledScores::is_factor(const jit::Value* value) {
 
 bool scores_are_plain(const MethodGraph& graph, const FoundRouter& router) {
   const jit::Value* value = router.scores;
-  while (value != nullptr && !is_written(value) && is_view(*value->node()) &&
+  while (value != nullptr && !is_written(value) && may_be_view(*value->node()) &&
          op_kind(*value->node()) != OpKind::kSlice) {
     value = value->node()->input(0);
   }
@@ -205,7 +243,8 @@ ScaledWeights scaled_weights(const MethodGraph& graph, const FoundRouter& router
   ScaledWeights weights;
   weights.are_scaled_scores = !router.weights.empty() && router.weights_of_other_arms.empty() &&
                               std::all_of(router.weights.begin(), router.weights.end(),
-                                          [&](const jit::Value* each) { return scaled.holds(each); });
+                                          [&](const jit::Value* each) { return scaled.holds(each); }) &&
+                              scaled.are_at_ids();
   weights.have_factors_of_experts = scaled.by_factors_of_experts();
   return weights;
 }

@@ -6,6 +6,7 @@
 #include <set>
 #include <string>
 
+#include "hooks/graph/in_place_writes.h"
 #include "hooks/graph/op_traits.h"
 
 namespace moetap::hooks {
@@ -54,12 +55,13 @@ bool keeps_first_ids(const jit::Node& node) {
 
 bool are_indices_of(const jit::Value* ids, const jit::Node* pick) {
   while (ids->node() != pick) {
+    if (is_written(ids)) return false;
     if (ids->node()->inputs().empty() || ids->node()->maybeSchema() == nullptr || !keeps_first_ids(*ids->node())) {
       return false;
     }
     ids = ids->node()->input(0);
   }
-  return ids == pick->outputs().back();
+  return ids == pick->outputs().back() && !is_written(ids);
 }
 
 }  // namespace

@@ -84,6 +84,44 @@ TEST_F(ScaledScores, AreOfTheScoringOfSelectedLogits) {
 )"));
 }
 
+// Ids that stand beside the weights of others.
+TEST_F(ScaledScores, AreAtTheIdsThatAreReported) {
+  EXPECT_TRUE(of("    ids = ids.int().long()\n"));
+  EXPECT_TRUE(of("    ids = ids.masked_fill(weights < 0.2, -1)\n"));
+  EXPECT_TRUE(of("    ids.masked_fill_(weights < 0.2, -1)\n"));
+  EXPECT_TRUE(of("    ids[weights < 0.2] = -1\n"));
+  EXPECT_TRUE(of("    ids = torch.where(weights < 0.2, torch.full_like(ids, -1), ids)\n"));
+  EXPECT_TRUE(of("    weights = scores.gather(-1, ids.unsqueeze(-1).squeeze(-1))\n"));
+  EXPECT_FALSE(of("    ids = ids.masked_fill(weights < 0.2, 0)\n"));
+  EXPECT_FALSE(of("    ids.masked_fill_(weights < 0.2, 0)\n"));
+  EXPECT_FALSE(of("    ids[weights < 0.2] = 0\n"));
+  EXPECT_FALSE(of("    ids = torch.where(weights < 0.2, torch.zeros_like(ids), ids)\n"));
+  EXPECT_FALSE(of("    ids[:, 1] = (ids[:, 0] + 1) % 6\n"));
+  EXPECT_FALSE(of("    ids.copy_(ids.flip(1))\n"));
+}
+
+// A sum over tokens is none of a token's factors, and none of an expert's if other tokens have another.
+TEST_F(ScaledScores, AreNotDividedByWhatTokensShare) {
+  EXPECT_TRUE(of("    weights = weights / weights.sum(1, keepdim=True)\n", R"(
+    flat = logits.reshape(-1, 6)
+    scores = torch.softmax(flat, -1)
+    weights, ids = torch.topk(scores, 2, -1)
+)"));
+  EXPECT_FALSE(of_experts_);
+  EXPECT_TRUE(of("    weights = weights / weights.sum()\n"));
+  EXPECT_FALSE(of_experts_);
+  const std::string by_sample = R"(
+    scores = torch.softmax(logits.reshape(2, -1, 6), -1)
+    weights, ids = torch.topk(scores, 2, -1)
+)";
+  EXPECT_FALSE(of("    weights = weights / weights.sum(1, keepdim=True)\n", by_sample));
+  EXPECT_FALSE(of("    weights = weights / weights.sum(0, keepdim=True)\n", by_sample));
+  EXPECT_TRUE(of("    weights = weights / weights.sum(2, keepdim=True)\n", by_sample));
+  EXPECT_FALSE(of_experts_);
+  EXPECT_TRUE(of("    weights = weights / weights.sum([0, 1], keepdim=True)\n", by_sample));
+  EXPECT_TRUE(of_experts_);
+}
+
 TEST_F(ScaledScores, AreNothingElse) {
   EXPECT_FALSE(of("    weights = weights.pow(2.0)\n"));
   EXPECT_FALSE(of("    weights = weights * weights\n"));

@@ -80,6 +80,15 @@ TEST_F(SelectionSource, IsUnknownForIdsThatAreChanged) {
             "");
 }
 
+TEST_F(SelectionSource, IsUnknownForIdsThatAreWrittenTo) {
+  for (const char* write : {"ids[:, 1] = (ids[:, 0] + 1) % 6", "ids.copy_(ids.flip(1))", "ids[:, 1].fill_(0)",
+                            "ids.view(-1)[::2] = 1", "ids.add_(1).remainder_(6)"}) {
+    EXPECT_EQ(
+        choice("    weights, ids = torch.topk(torch.softmax(logits, -1), 2, -1)\n    " + std::string(write) + "\n"), "")
+        << write;
+  }
+}
+
 // The operator gets it, but no copy is made for it.
 TEST_F(SelectionSource, IsNotPassedOnceItWasWrittenTo) {
   for (const bool is_written : {false, true}) {
