@@ -153,7 +153,9 @@ std::string scoring_name(const Fact& source, const Pick& pick, size_t picks) {
     const std::string& later = source.slot_scoring.empty() ? source.scoring : source.slot_scoring;
     return later.empty() ? "none" : plain_scoring(later) + "_topk";
   }
-  std::string name = plain_scoring(pick.source.scoring);
+  // The scores are those that the weights come from, whatever others are picked from.
+  const bool plain_scores = source.score != nullptr && !source.masked && !source.scoring.empty();
+  std::string name = plain_scoring(plain_scores ? source.scoring : pick.source.scoring);
   if (name == "sqrtsoftplus") return pick.source.biased ? "sqrtsoftplus_bias" : name;
   return pick.source.biased ? name + "_bias" : name;
 }

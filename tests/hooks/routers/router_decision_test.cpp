@@ -37,6 +37,21 @@ TEST_F(Decision, TakesWhatTheExpertsGet) {
   EXPECT_EQ(found.router->picks, std::vector<jit::Node*>{node_of_kind(*graph_, "aten::topk")});
 }
 
+TEST_F(Decision, NamesTheScoringOfTheScoresWhateverIsPickedFrom) {
+  for (const bool biased : {false, true}) {
+    const RouterDecision found = decision(R"(
+    scores = torch.sigmoid(logits)
+    picked_from = torch.softmax(logits, -1))" +
+                                          std::string(biased ? " + self.expert_scale" : "") + R"(
+    best, ids = torch.topk(picked_from, 2, -1)
+    weights = torch.gather(scores, -1, ids)
+)" + kApply);
+    ASSERT_TRUE(found.router.has_value());
+    EXPECT_EQ(found.router->scores, value("scores"));
+    EXPECT_EQ(found.router->scoring, biased ? "sigmoid_bias" : "sigmoid");
+  }
+}
+
 TEST_F(Decision, TellsTheForms) {
   const RouterDecision dense = decision(R"(
     weights, ids = torch.topk(torch.softmax(logits, -1), 2, -1)
