@@ -11,6 +11,7 @@
 #include "hooks/graph/entry_methods.h"
 #include "hooks/graph/in_place_writes.h"
 #include "hooks/graph/method_graph.h"
+#include "hooks/graph/op_traits.h"
 #include "hooks/graph/replace_graph.h"
 #include "hooks/points/router_inputs.h"
 
@@ -29,10 +30,6 @@ jit::Symbol router_symbol() {
   return kind;
 }
 
-bool is_tensor(const jit::Value* value) {
-  return value->type()->isSubtypeOf(*c10::TensorType::get());
-}
-
 /// True for what tells of a tensor without its elements.
 bool reads_no_elements(const jit::Node* node) {
   static const jit::Symbol kinds[] = {symbol("aten::size"),  symbol("aten::dim"),   symbol("aten::len"),
@@ -45,8 +42,7 @@ struct Reported {
   jit::Value* value = nullptr;
   jit::Value* source = nullptr;  // null: it is computed for the report
   std::vector<ReportStep> steps = {};
-  jit::Node* after = nullptr;          // the node behind which the source holds what the model uses
-  std::vector<jit::Value*> same = {};  // values that hold the same numbers
+  jit::Node* after = nullptr;  // the node behind which the source holds what the model uses
 };
 
 /// The step of a node that the pass has inserted; empty for one that computes.
@@ -57,23 +53,6 @@ std::optional<ReportStep> step_of(const jit::Node* node) {
   if (node->kind() == symbol("aten::unsqueeze")) return ReportStep{ReportStep::Kind::kAddDim, dim(1)};
   if (node->kind() == symbol("aten::sum")) return ReportStep{ReportStep::Kind::kSumDim, -1};
   return std::nullopt;
-}
-
-/// The indices of other picks from the tensor that this value's node picks from: `argmax` and `max` of one, say. The
-/// run tells whether they are the same.
-std::vector<jit::Value*> same_picks(const jit::Value* ids) {
-  static const jit::Symbol kinds[] = {symbol("aten::argmax"), symbol("aten::max"), symbol("aten::topk"),
-                                      symbol("aten::sort"), symbol("aten::argsort")};
-  const auto is_pick = [](const jit::Node* node) {
-    return std::find(std::begin(kinds), std::end(kinds), node->kind()) != std::end(kinds) && node->inputs().size() > 1;
-  };
-  std::vector<jit::Value*> others;
-  if (!is_pick(ids->node())) return others;
-  for (const auto& use : ids->node()->input(0)->uses()) {
-    jit::Value* picked = use.user->outputs().empty() ? nullptr : use.user->outputs().back();
-    if (use.offset == 0 && is_pick(use.user) && picked != ids) others.push_back(picked);
-  }
-  return others;
 }
 
 Reported follow_back(jit::Value* value, const InPlaceWrites& writes) {
@@ -90,10 +69,7 @@ Reported follow_back(jit::Value* value, const InPlaceWrites& writes) {
     reported.steps.insert(reported.steps.begin(), *step);
     reported.source = const_cast<jit::Value*>(node->input(0));
   }
-  if (reported.source != nullptr) {
-    reported.after = writes.ready_after({reported.source});
-    reported.same = same_picks(reported.source);
-  }
+  if (reported.source != nullptr) reported.after = writes.ready_after({reported.source});
   return reported;
 }
 
@@ -200,6 +176,12 @@ struct RouterNode {
   std::vector<FromWeights> from_weights;
 };
 
+/// The indices of a pick, and the node behind which they hold what the model uses.
+struct PickedIds {
+  jit::Value* ids;
+  jit::Node* after;
+};
+
 RouterNode read_router(const MethodGraph& method, const InPlaceWrites& writes, jit::Node* node) {
   RouterNode router;
   router.node = node;
@@ -223,7 +205,6 @@ ProbedRouter probe_router(const RouterNode& router, const HookPoint& hook, Probe
     if (reported.source != nullptr) {
       value.source = probes.on(reported.source, reported.after);
       value.steps = reported.steps;
-      for (jit::Value* same : reported.same) value.same.push_back(probes.on(same));
     }
     value.reported = probes.on_input(reader, index, router.node);
     return value;
@@ -270,8 +251,12 @@ std::vector<ProbedRouter> probe_method(const MethodGraph& method, const std::vec
   const InPlaceWrites writes(method);
   // All are read before any is edited.
   std::vector<RouterNode> routers;
+  std::vector<PickedIds> picks;
   for (jit::Node* node : method.nodes()) {
     if (node->kind() == router_symbol()) routers.push_back(read_router(method, writes, node));
+    if (op_kind(*node) == OpKind::kPick && !node->outputs().empty() && is_tensor(node->outputs().back())) {
+      picks.push_back({node->outputs().back(), writes.ready_after({node->outputs().back()})});
+    }
   }
   std::vector<ProbedRouter> probed;
   for (const RouterNode& router : routers) {
@@ -279,8 +264,11 @@ std::vector<ProbedRouter> probe_method(const MethodGraph& method, const std::vec
     probed.push_back(probe_router(router, hooks.at(id), probes));
   }
   // Behind the reported values, whose probes have places of their own.
+  std::vector<int64_t> of_picks;
+  for (const PickedIds& pick : picks) of_picks.push_back(probes.on(pick.ids, pick.after));
   for (size_t i = 0; i < routers.size(); ++i) {
     probed[i].from_weights = probe_weighted(routers[i].from_weights, probes);
+    probed[i].picks = of_picks;
   }
   leave_out_begin(method);
   method.graph()->lint();

@@ -28,7 +28,6 @@ struct ProbedValue {
   int64_t reported = 0;                // the probe on what the operator gets
   std::optional<int64_t> source;       // the probe on the model's value behind it; empty: it is computed for the report
   std::vector<ReportStep> steps = {};  // from the source to what is reported
-  std::vector<int64_t> same = {};      // probes on other values that hold the same numbers, and are used in its place
 };
 
 /// A tensor that is computed from a router's weights.
@@ -46,6 +45,7 @@ struct ProbedRouter {
   // In order of execution, up to the first that is added to one that does not depend on the weights: the last of these.
   // Empty where nothing is added.
   std::vector<WeightedValue> from_weights;
+  std::vector<int64_t> picks;  // probes on the indices of all picks of the method: others may hold the same ids
   int64_t expert_dim = -1;
   std::string form;
 };

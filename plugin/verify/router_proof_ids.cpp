@@ -14,6 +14,23 @@ std::string RouterProver::why_no_ids() const {
   return "";
 }
 
+Overrides RouterProver::with_same_picks(Overrides ids, const TwinRun& moved) const {
+  const auto same_in = [](const TwinRun& run, int64_t a, int64_t b) {
+    const at::Tensor x = run.first(a), y = run.first(b);
+    return x.defined() && y.defined() && x.numel() == y.numel() && !y.is_floating_point() &&
+           x.reshape({-1}).to(at::kLong).equal(y.reshape({-1}).to(at::kLong));
+  };
+  Overrides all = ids;
+  for (const auto& [source, tensor] : ids) {
+    for (const int64_t pick : router_.picks) {
+      if (!same_in(base_, source, pick) || !same_in(moved, source, pick)) continue;
+      const at::Tensor of_pick = base_.first(pick);
+      all.try_emplace(pick, tensor.reshape(of_pick.sizes()).to(of_pick.scalar_type()));
+    }
+  }
+  return all;
+}
+
 Check RouterProver::ids_of_slots() const {
   constexpr const char* kWhat = "ids";
   if (const std::string why = why_no_ids(); !why.empty()) return not_shown(kWhat, why);
@@ -46,7 +63,8 @@ Check RouterProver::ids_of_slots() const {
       weights[token][static_cast<int64_t>(slot)] = call().weights[token][from];
     }
     const TwinRun by_logits = run(both(twin_.with_logits(logits), twin_.with_weights(weights)));
-    const TwinRun by_ids = run(both(twin_.with_selected(expected), twin_.with_weights_kept()));
+    const TwinRun by_ids =
+        run(both(with_same_picks(twin_.with_selected(expected), by_logits), twin_.with_weights_kept()));
     for (const TwinRun* each : {&by_logits, &by_ids}) {
       if (!each->ran()) return not_shown(kWhat, fmt::format("the model failed: {}", each->error));
     }
@@ -98,7 +116,7 @@ Check RouterProver::ids_of_dense_weights() const {
     if (const auto all_ids = twin_.slots()) {
       at::Tensor other_ids = all_ids->clone();
       other_ids[token] = at::where(other_ids[token].eq(ids.front()), others.front(), other_ids[token]);
-      weights = both(weights, twin_.with_slots(other_ids));
+      weights = both(weights, with_same_picks(twin_.with_slots(other_ids), by_logits));
     }
     const TwinRun by_weights = run(weights);
     for (const TwinRun* each : {&by_logits, &by_weights}) {

@@ -23,7 +23,17 @@ bool holds_only(const at::Tensor& tensor, const at::Tensor& numbers) {
 
 }  // namespace
 
-const hooks::WeightedValue* RouterProver::applied(const TwinRun& zero, const TwinRun& twice) const {
+const RouterProver::ScaledRuns& RouterProver::scaled() const {
+  if (!scaled_) {
+    const auto times = [this](double factor) {
+      return run(both(twin_.with_weights_times(factor), twin_.with_ids_kept()));
+    };
+    scaled_ = ScaledRuns{times(0), times(2)};
+  }
+  return *scaled_;
+}
+
+const hooks::WeightedValue* RouterProver::applied() const {
   const auto has_width = [&](const at::Tensor& value, int64_t width) {
     return value.defined() && value.is_floating_point() && value.dim() > 0 && value.size(-1) == width;
   };
@@ -32,7 +42,8 @@ const hooks::WeightedValue* RouterProver::applied(const TwinRun& zero, const Twi
   if (!added.defined() || added.dim() == 0) return nullptr;
   const hooks::WeightedValue* first = nullptr;
   for (const hooks::WeightedValue& value : router_.from_weights) {
-    const at::Tensor once = base_.first(value.probe), none = zero.first(value.probe), two = twice.first(value.probe);
+    const at::Tensor once = base_.first(value.probe), none = scaled().zero.first(value.probe),
+                     two = scaled().twice.first(value.probe);
     if (!has_width(once, added.size(-1)) || !none.defined() || same_bits(none, once)) continue;
     // What only depends on which weights are zero is where they say which tokens an expert gets.
     if (!two.defined() || !same_bits(two, once)) return &value;
@@ -45,11 +56,11 @@ Check RouterProver::weights() const {
   constexpr const char* kWhat = "weights";
   if (!call().weights.defined()) return not_shown(kWhat, "none are captured");
   if (!call().weights.is_floating_point()) return not_shown(kWhat, "they are no floating point numbers");
-  const TwinRun zero = run(twin_.with_weights_times(0)), twice = run(twin_.with_weights_times(2));
+  const auto& [zero, twice] = scaled();
   for (const TwinRun* each : {&zero, &twice}) {
     if (!each->ran()) return not_shown(kWhat, fmt::format("the model failed: {}", each->error));
   }
-  const auto* value = applied(zero, twice);
+  const auto* value = applied();
   if (value == nullptr) {
     const bool changes_nothing = zero.output->is_floating_point() && same_bits(*zero.output, *base_.output);
     return changes_nothing ? refuted(kWhat, "zeroing them changes nothing")
@@ -92,12 +103,12 @@ const hooks::WeightedValue* RouterProver::weighted_value(int64_t probe) const {
 Check RouterProver::factor() const {
   constexpr const char* kWhat = "factor";
   if (!call().weights.defined() || !call().weights.is_floating_point()) return not_shown(kWhat, "none are captured");
-  const TwinRun zero = run(twin_.with_weights_times(0)), twice = run(twin_.with_weights_times(2));
-  const auto* last = zero.ran() && twice.ran() ? applied(zero, twice) : nullptr;
+  const auto& [zero, twice] = scaled();
+  const auto* last = zero.ran() && twice.ran() ? applied() : nullptr;
   if (last == nullptr) return not_shown(kWhat, "what the weights are applied to is not known");
   const at::Tensor captured = twin_.weights_as_numbers();
   const auto is_proportional = [&](int64_t probe) {
-    const at::Tensor once = base_.first(probe), two = twice.first(probe);
+    const at::Tensor once = base_.first(probe), two = scaled().twice.first(probe);
     return once.defined() && two.defined() && once.is_floating_point() && almost_equal(two, once * 2) &&
            !same_bits(two, once);
   };

@@ -54,14 +54,22 @@ class RouterProver {
   void move_logit(int64_t token, int64_t expert, int best, bool to_select, Moves& moves) const;
 
   std::string why_no_ids() const;
+  /// Other ids also in the place of those of picks that hold the same ones, both in the base forward and in `moved`,
+  /// where other experts are selected: the experts may get those.
+  Overrides with_same_picks(Overrides ids, const TwinRun& moved) const;
   Check ids_of_slots() const;
   Check ids_of_dense_weights() const;
   /// A token that has a dense weight of an expert that is not among its ids.
   std::optional<int64_t> weighs_beside_ids(const at::Tensor& dense) const;
 
+  /// All weights doubled, and all zero. The ids stay: a threshold on the weights may make them.
+  struct ScaledRuns {
+    TwinRun zero, twice;
+  };
+  const ScaledRuns& scaled() const;
   /// The first value of the stream's width that changes with the weights: what they were applied to. A norm may
   /// follow, or the experts themselves, which take weighted inputs.
-  const hooks::WeightedValue* applied(const TwinRun& zero, const TwinRun& twice) const;
+  const hooks::WeightedValue* applied() const;
   const hooks::WeightedValue* weighted_value(int64_t probe) const;
   bool is_weights(int64_t probe) const;
 
@@ -71,6 +79,7 @@ class RouterProver {
   const uint64_t seed_;
   const TwinRun& base_;
   const TwinRouter twin_;
+  mutable std::optional<ScaledRuns> scaled_;
 };
 
 /// The ids of one token.

@@ -12,7 +12,7 @@ using Step = hooks::ReportStep;
 at::Tensor first_of(const TwinRun& run, int64_t probe) {
   const auto seen = run.seen.find(probe);
   TORCH_CHECK(seen != run.seen.end(), "a value of the router was not made in this forward");
-  return seen->second.front();
+  return seen->second;
 }
 
 /// What the report does to a tensor of the source's shape.
@@ -60,14 +60,7 @@ std::vector<at::Tensor> reported_of(const Values& values) {
 }  // namespace
 
 TwinRouter::Value TwinRouter::value_of(const hooks::ProbedValue& probed, const TwinRun& run) {
-  Value value{first_of(run, probed.reported), probed.source ? first_of(run, *probed.source) : at::Tensor(), probed};
-  for (const int64_t probe : probed.same) {
-    const at::Tensor other = run.first(probe);
-    const bool is_same = other.defined() && other.numel() == value.source.numel() &&
-                         same_bits(other.reshape({-1}), value.source.reshape({-1}));
-    if (is_same) value.same.emplace_back(probe, other);
-  }
-  return value;
+  return {first_of(run, probed.reported), probed.source ? first_of(run, *probed.source) : at::Tensor(), probed};
 }
 
 TwinRouter::TwinRouter(const hooks::ProbedRouter& router, const TwinRun& run) : router_(router) {
@@ -118,9 +111,7 @@ Overrides TwinRouter::written(const std::vector<Value>& values, const at::Tensor
   int64_t first = 0;
   for (const Value& value : values) {
     const int64_t count = value.source.numel();
-    const at::Tensor written = all.narrow(0, first, count);
-    overrides[*value.probed.source] = written.reshape(value.source.sizes()).clone();
-    for (const auto& [probe, same] : value.same) overrides[probe] = written.reshape(same.sizes()).clone();
+    overrides[*value.probed.source] = all.narrow(0, first, count).reshape(value.source.sizes()).clone();
     first += count;
   }
   return overrides;
@@ -166,6 +157,14 @@ Overrides TwinRouter::with_weights_times(double factor) const {
   for (const Value& weights : weights_) {
     TORCH_CHECK(weights.source.defined(), "the weights are computed for the report alone");
     overrides[*weights.probed.source] = factor == 0 ? at::zeros_like(weights.source) : weights.source * factor;
+  }
+  return overrides;
+}
+
+Overrides TwinRouter::with_ids_kept() const {
+  Overrides overrides;
+  for (const Value& ids : selected_) {
+    if (ids.source.defined()) overrides[*ids.probed.source] = ids.source;
   }
   return overrides;
 }

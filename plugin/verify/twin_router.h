@@ -3,7 +3,6 @@
 #include <ATen/core/Tensor.h>
 
 #include <optional>
-#include <utility>
 #include <vector>
 
 #include "hooks/probe.h"
@@ -36,8 +35,9 @@ class TwinRouter {
   Overrides with_slots(const at::Tensor& ids) const;
   /// All weights multiplied, in the model's own tensors.
   Overrides with_weights_times(double factor) const;
-  /// The weights as they are, whatever the rest of the model says.
+  /// The weights, or the ids, as they are, whatever the rest of the model says.
   Overrides with_weights_kept() const { return with_weights_times(1); }
+  Overrides with_ids_kept() const;
   /// As `with_weights`, over all experts: [T, E]; only for the forms "dense" and "variable" with one tensor.
   Overrides with_dense_weights(const at::Tensor& weights) const;
   std::optional<at::Tensor> dense_weights() const;
@@ -52,7 +52,6 @@ class TwinRouter {
   struct Value {
     at::Tensor reported, source;  // source undefined: computed for the report
     hooks::ProbedValue probed;
-    std::vector<std::pair<int64_t, at::Tensor>> same = {};  // by probe: what holds the same numbers
   };
 
   static Value value_of(const hooks::ProbedValue& probed, const TwinRun& run);

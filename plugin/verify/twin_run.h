@@ -17,16 +17,16 @@ using Overrides = std::map<int64_t, at::Tensor>;
 
 /// One forward of a model, plain or probed.
 struct TwinRun {
-  std::optional<at::Tensor> output;                 // the first tensor of the output
-  std::vector<at::Tensor> outputs;                  // all tensors of the output
-  std::map<int64_t, std::vector<at::Tensor>> seen;  // by probe: what the model made, call by call, before an override
-  std::string error;                                // one line; empty: it ran
+  std::optional<at::Tensor> output;    // the first tensor of the output
+  std::vector<at::Tensor> outputs;     // all tensors of the output
+  std::map<int64_t, at::Tensor> seen;  // by probe: what the model made first, before an override
+  std::string error;                   // one line; empty: it ran
 
   bool ran() const { return error.empty(); }
   /// What the probe saw first; undefined if it saw nothing.
   at::Tensor first(int64_t probe) const {
     const auto found = seen.find(probe);
-    return found == seen.end() ? at::Tensor() : found->second.front();
+    return found == seen.end() ? at::Tensor() : found->second;
   }
 };
 

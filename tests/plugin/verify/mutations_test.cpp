@@ -204,6 +204,46 @@ TEST(SlotMutations, ASlotShortIsRefuted) {
   expect_refuted(proof, "weights");
 }
 
+/// kSlots with another pick, which the output does not depend on.
+std::string with_another_pick(const std::string& from) {
+  std::string block = kSlots;
+  block.insert(block.find("        unscaled, ids"), "        other, same = torch.topk(" + from + ", 2, -1)\n");
+  return block + "        out = out + 0.0 * torch.sum(same).to(h.dtype)\n";
+}
+
+// Another pick, of another tensor of the same order, holds the ids that the experts get.
+TEST(SlotMutations, IdsOfAPickOfTheSameNumbersAreNotRefuted) {
+  for (const char* from : {"total", "torch.sigmoid(total)", "torch.softmax(total * 2.0, -1).double()"}) {
+    HookedModel model{verified_model(with_another_pick(from))};
+    model.report(kSelected, "same");
+    const Proof proof = model.prove();
+    EXPECT_EQ(verdict(proof, "ids"), Verdict::kProven) << from << ": " << proof.at("ids").why;
+  }
+  HookedModel model{verified_model(with_another_pick("plain"))};
+  model.report(kSelected, "same");
+  expect_refuted(model.prove(), "logits");
+}
+
+// Where small weights take their slots out, doubling the weights must not bring these back.
+TEST(SlotMutations, WeightsThatDecideWhichSlotsAreUsedAreProven) {
+  for (const char* drop :
+       {"ids = picked.masked_fill(weights < 0.25, -1)", "ids = picked.masked_fill_(weights < 0.25, -1)"}) {
+    HookedModel model{verified_model(R"(
+        total = torch.linear(h, self.gate) * 0.2
+        weights, picked = torch.topk(torch.softmax(total, -1), 2, -1)
+        )" + std::string(drop) + R"(
+        out = torch.zeros_like(h)
+        for e in range(6):
+            share = torch.sum(weights * (ids == e).to(h.dtype), -1, True)
+            out = out + share * torch.matmul(h, self.experts[e])
+)")};
+    const Proof proof = model.prove();
+    for (const char* what : {"weights", "factor"}) {
+      EXPECT_EQ(verdict(proof, what), Verdict::kProven) << drop << ": " << what << ": " << proof.at(what).why;
+    }
+  }
+}
+
 // What is added to the logits before the selection looks like a bias: the lead of a few does not decide, which proves
 // nothing, and refutes nothing.
 TEST(SlotMutations, LogitsBeforeAnAddendAreNotProvenByTheirMargin) {
