@@ -81,7 +81,8 @@ void RouterObserver::measure_call(int64_t hook_id, const ReportedRouter& reporte
   if (checked) {
     try {
       check(reported, canonical, router);
-    } catch (const std::exception&) {  // such as one that tells that the device is full
+    } catch (const std::exception&) {                         // such as one that tells that the device is full
+      checks_.came_back(hook_id, call.selected.size(0), {});  // else each later call would be tried, too
       if (forward_.notice) forward_.notice("the numbers of a hook could not be checked", hook.name);
     }
   }
@@ -142,11 +143,11 @@ void RouterObserver::check(const ReportedRouter& reported, CanonicalRouter& cano
     checks_.came_back(hook, canonical.call.selected.size(0), analysis::judge(misfits));
     return;
   }
-  router.misfits = misfits;
   at::Tensor& weights = canonical.call.weights;
   if (weights.defined()) {
     weights = at::where(analysis::weights_fit(misfits), weights, analysis::placeholder_weights(canonical.call));
   }
+  router.misfits = misfits;  // last: with a verdict on it, the weights are taken for replaced
 }
 
 void RouterObserver::abandon(c10::Device device) noexcept {

@@ -88,9 +88,10 @@ QueryTokens ForwardRecorder::query_tokens() const {
 
 void ForwardRecorder::router(int64_t hook, const ReportedRouter& reported) {
   try {
-    if (binding_->stopped(hook)) return;
-    if (binding_->call(hook)) binding_->recording().hook_called();
-    routers_.observe(hook, reported);
+    if (!binding_->stopped(hook)) {
+      if (binding_->call(hook)) binding_->recording().hook_called();
+      routers_.observe(hook, reported);
+    }
   } catch (const std::exception& error) {
     binding_->recording().hook_failed(*binding_, hook, one_line(error));
     if (binding_->recording().config().strict) {
@@ -101,7 +102,7 @@ void ForwardRecorder::router(int64_t hook, const ReportedRouter& reported) {
   if (!binding_->recording().config().strict) return;
   const std::string reason = binding_->router_checks().reason(hook);
   // This forward will not be recorded: what does not fit is told by a record of its own.
-  if (!reason.empty()) binding_->recording().tell_unverified(*binding_);
+  if (!reason.empty()) binding_->recording().tell_unverified(binding_->model(), binding_->routers()->checks);
   TORCH_CHECK(reason.empty(), "hook \"", binding_->model()->hooks.at(static_cast<size_t>(hook)).name, "\": ", reason);
 }
 

@@ -28,6 +28,7 @@ ModelBinding::ModelBinding(std::shared_ptr<Recording> recording, std::shared_ptr
       model_(std::move(model)),
       called_(model_->hooks.size()),
       routers_(std::make_shared<RouterState>(*model_, recording_->config().check_every)) {
+  recording_->add_checks(model_, routers_->checks);
   const Config& config = recording_->config();
   for (const auto& [method, names] : model_->method_arguments) {
     text_arguments_[method] = find_text_arguments(

@@ -179,13 +179,17 @@ void Recording::hook_failed(ModelBinding& binding, int64_t hook, const std::stri
   notice(hook_failed_notice(hooks[static_cast<size_t>(hook)].name), reason);
 }
 
-void Recording::tell_unverified(const ModelBinding& binding) {
-  if (!accepts()) return;
+void Recording::add_checks(std::shared_ptr<const ModelDescription> model, std::shared_ptr<RouterChecks> checks) {
+  const std::lock_guard lock(mutex_);
+  checks_.push_back({std::move(model), std::move(checks)});
+}
+
+void Recording::tell_unverified(std::shared_ptr<const ModelDescription> model, std::shared_ptr<RouterChecks> checks) {
+  if (!in_own_process() || checks->untold().empty()) return;
   auto findings = std::make_unique<PendingForward>();
   findings->record.values_only = true;
-  findings->record.model = binding.model();
-  findings->reports.push_back(
-      std::make_unique<PendingRouters>(binding.model(), binding.routers()->probed, binding.routers()->checks));
+  findings->record.model = model;
+  findings->reports.push_back(std::make_unique<PendingRouters>(std::move(model), nullptr, std::move(checks)));
   queue_.push(std::move(findings), ForwardQueue::WhenFull::kWait, [](PendingForward&) {});
 }
 
@@ -246,6 +250,12 @@ void Recording::close(RunEnd end) {
     return;
   }
   record_replays();
+  std::vector<ModelChecks> all_checks;
+  {
+    const std::lock_guard checks_lock(mutex_);
+    all_checks = checks_;
+  }
+  for (const auto& [model, checks] : all_checks) tell_unverified(model, checks);
   writer_.finish(end);
 }
 

@@ -69,8 +69,11 @@ class Recording {
   /// Stops the hook, counts it and tells the user, once for each hook.
   void hook_failed(ModelBinding& binding, int64_t hook, const std::string& reason);
 
-  /// Hands over what the checks of the model's hooks have found, without a forward.
-  void tell_unverified(const ModelBinding& binding);
+  /// Hands over what the checks of the model's hooks have found and no record has told, without a forward.
+  void tell_unverified(std::shared_ptr<const ModelDescription> model, std::shared_ptr<RouterChecks> checks);
+
+  /// The checks of a model's hooks: what they find in a forward that is not recorded is told by `close`.
+  void add_checks(std::shared_ptr<const ModelDescription> model, std::shared_ptr<RouterChecks> checks);
 
   /// Tells the user something: counts `what`, and prints it with `detail` the first time. `what` is one of a few fixed
   /// texts; whatever varies from forward to forward belongs in `detail`.
@@ -111,6 +114,11 @@ class Recording {
   int64_t next_forward_ = 0;
   int64_t next_sample_ = 0;
   std::vector<std::shared_ptr<GraphReplays>> replays_;  // of all captured graphs
+  struct ModelChecks {
+    std::shared_ptr<const ModelDescription> model;
+    std::shared_ptr<RouterChecks> checks;
+  };
+  std::vector<ModelChecks> checks_;
 
   ForwardQueue queue_;
   WriterThread writer_;
