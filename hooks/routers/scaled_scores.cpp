@@ -133,6 +133,7 @@ bool ScaledScores::made_of_scores(const jit::Value* value, bool exactly) {
     case OpKind::kConcatenate:
       return all_hold(node.input(0), exactly);
     case OpKind::kMaskedFill:
+      if (!exactly && constant_number(graph_, node.input(2)) == 0.0) taken_.add_unused(node.input(1));
       return takes_out(node.input(2)) && holds(node.input(0), exactly);
     case OpKind::kWhere:
       return (holds(node.input(1), exactly) && takes_out(node.input(2))) ||

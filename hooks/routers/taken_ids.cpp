@@ -39,7 +39,7 @@ bool TakenIds::hold(const jit::Value* ids) const {
     case OpKind::kMaskedFill:
     case OpKind::kIndexWrite:
       // What is done in place is a change of the ids before.
-      return (is_in_place(node) || is_no_expert(fill_of(node))) && hold(node.input(0));
+      return (is_in_place(node) || fills_unused(node)) && hold(node.input(0));
     case OpKind::kWhere:
       return (hold(node.input(1)) && is_no_expert(node.input(2))) ||
              (is_no_expert(node.input(1)) && hold(node.input(2)));
@@ -58,12 +58,17 @@ bool TakenIds::is_no_expert(const jit::Value* id) const {
   return numbers && (numbers->largest < 0 || (router_.num_experts && numbers->least >= *router_.num_experts));
 }
 
+// Takes slots out, or changes those that are.
+bool TakenIds::fills_unused(const jit::Node& node) const {
+  return is_no_expert(fill_of(node)) || (op_kind(node) == OpKind::kMaskedFill && unused_.contains(node.input(1)));
+}
+
 // Other experts are written over them, or over a view.
 bool TakenIds::is_changed(const jit::Value* ids) const {
   return std::any_of(ids->uses().begin(), ids->uses().end(), [this](const jit::Use& use) {
     if (use.offset != 0) return false;
     if (may_be_view(*use.user)) return is_changed(use.user->outputs()[0]);
-    return is_in_place(*use.user) && (!is_no_expert(fill_of(*use.user)) || is_changed(use.user->outputs()[0]));
+    return is_in_place(*use.user) && (!fills_unused(*use.user) || is_changed(use.user->outputs()[0]));
   });
 }
 

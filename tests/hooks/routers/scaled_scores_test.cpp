@@ -92,6 +92,13 @@ TEST_F(ScaledScores, AreAtTheIdsThatAreReported) {
   EXPECT_TRUE(of("    ids[weights < 0.2] = -1\n"));
   EXPECT_TRUE(of("    ids = torch.where(weights < 0.2, torch.full_like(ids, -1), ids)\n"));
   EXPECT_TRUE(of("    weights = scores.gather(-1, ids.unsqueeze(-1).squeeze(-1))\n"));
+  for (const std::string mask : {"dropped", "weights > 0.2"}) {
+    const bool is_same =
+        of("    dropped = ids == 3\n    weights = weights.masked_fill(dropped, 0.0)\n"
+           "    ids = ids.masked_fill(" +
+           mask + ", 0)\n");
+    EXPECT_EQ(is_same, mask == "dropped");
+  }
   EXPECT_FALSE(of("    ids = ids.masked_fill(weights < 0.2, 0)\n"));
   EXPECT_FALSE(of("    ids.masked_fill_(weights < 0.2, 0)\n"));
   EXPECT_FALSE(of("    ids[weights < 0.2] = 0\n"));
