@@ -400,7 +400,10 @@ void RouterFlow::follow_mask(jit::Node* node, OpKind kind) {
   }
   const Fact own = self != nullptr ? *self : *other;
   Fact result = derived(own, node, own.role);
-  if (other != nullptr && self != nullptr) merge(result, *other);
+  if (other != nullptr && self != nullptr) {
+    merge(result, *other);
+    result.unsure_slots = result.unsure_slots || other->unsure_slots || self->num_slots != other->num_slots;
+  }
   if (mask != nullptr) {
     if (own.role != Role::kIds) merge(result, remembered(*mask));
     if (own.role == Role::kIds) result.picks.insert(mask->picks.begin(), mask->picks.end());

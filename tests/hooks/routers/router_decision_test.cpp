@@ -52,6 +52,18 @@ TEST_F(Decision, NamesTheScoringOfTheScoresWhateverIsPickedFrom) {
   }
 }
 
+// One slot is broadcast over two.
+TEST_F(Decision, KnowsNoNumberOfSlotsThatAreChosenFromSeveral) {
+  for (const char* chosen :
+       {"torch.where(weights < 0.4, picked[:, :1], picked)", "torch.where(weights < 0.4, picked, picked[:, :1])"}) {
+    const RouterDecision found = decision(
+        "    weights, picked = torch.topk(torch.softmax(logits, -1), 2, -1)\n    ids = " + std::string(chosen) + "\n" +
+        kApply);
+    ASSERT_TRUE(found.router.has_value());
+    EXPECT_EQ(found.router->top_k, std::nullopt);
+  }
+}
+
 TEST_F(Decision, TellsTheForms) {
   const RouterDecision dense = decision(R"(
     weights, ids = torch.topk(torch.softmax(logits, -1), 2, -1)
