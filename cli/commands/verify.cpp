@@ -82,7 +82,7 @@ ModelProof prove(const VerifyOptions& options, const ModelFile& file, const Mode
   ModelProof proof;
   for (const hooks::HookPoint& hook : model.description.hooks) {
     if (hook.method != options.method) continue;
-    proof.hooks.push_back({hook, {plugin::not_shown(kForward, "no input reaches it")}});
+    proof.hooks.push_back({hook, {{kForward, plugin::Verdict::kNotShown, "no input reaches it"}}});
   }
   for (size_t i = 0; i < files.size(); ++i) {
     const auto arguments = read_input_file(files[i], plain.function().getSchema(), device);

@@ -4,6 +4,8 @@
 
 #include <algorithm>
 
+#include "plugin/process/error_text.h"
+
 namespace moetap::plugin {
 
 const char* to_string(Verdict verdict) {
@@ -18,16 +20,30 @@ const char* to_string(Verdict verdict) {
   return "not shown";
 }
 
-Check proven(const char* what) {
-  return {what, Verdict::kProven};
+Finding proven() {
+  return {Verdict::kProven};
 }
 
-Check refuted(const char* what, std::string why) {
-  return {what, Verdict::kRefuted, std::move(why)};
+Finding refuted(std::string why) {
+  return {Verdict::kRefuted, std::move(why)};
 }
 
-Check not_shown(const char* what, std::string why) {
-  return {what, Verdict::kNotShown, std::move(why)};
+Finding not_shown(std::string why) {
+  return {Verdict::kNotShown, std::move(why)};
+}
+
+std::vector<Check> run_checks(std::span<const char* const> names, const std::function<Finding(size_t)>& make) {
+  std::vector<Check> checks;
+  for (size_t i = 0; i < names.size(); ++i) {
+    Finding finding;
+    try {
+      finding = make(i);
+    } catch (const std::exception& error) {
+      finding = not_shown(one_line(error));
+    }
+    checks.push_back({names[i], finding.verdict, std::move(finding.why)});
+  }
+  return checks;
 }
 
 void HookProof::add(const std::vector<Check>& others) {

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <array>
+#include <functional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -17,6 +19,16 @@ const char* to_string(Verdict verdict);
 inline constexpr std::array kRouterChecks = {"logits", "margin", "ids", "weights", "factor"};
 inline constexpr std::array kTokenChecks = {"samples", "positions", "padding"};
 
+/// What an intervention has shown.
+struct Finding {
+  Verdict verdict = Verdict::kNotShown;
+  std::string why = {};  // of what is not proven
+};
+
+Finding proven();
+Finding refuted(std::string why);
+Finding not_shown(std::string why);
+
 /// What one kind of intervention says of a hook.
 struct Check {
   std::string what;
@@ -24,9 +36,8 @@ struct Check {
   std::string why = {};  // of what is not proven
 };
 
-Check proven(const char* what);
-Check refuted(const char* what, std::string why);
-Check not_shown(const char* what, std::string why);
+/// One check for each name, in order: `make` is given its place. Not shown where it throws.
+std::vector<Check> run_checks(std::span<const char* const> names, const std::function<Finding(size_t)>& make);
 
 /// What the checks of one hook say.
 struct HookProof {

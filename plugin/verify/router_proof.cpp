@@ -6,7 +6,6 @@
 #include <array>
 #include <set>
 
-#include "plugin/process/error_text.h"
 #include "plugin/verify/router_prover.h"
 
 namespace moetap::plugin {
@@ -61,27 +60,13 @@ bool ran_in(const hooks::ProbedRouter& router, const TwinRun& run) {
 
 std::vector<Check> prove_router(const hooks::ProbedRouter& router, const torch::jit::Method& method,
                                 const std::vector<c10::IValue>& arguments, uint64_t seed, const TwinRun& base) {
-  std::vector<Check> checks;
-  const std::pair<const char*, Check (RouterProver::*)() const> kinds[] = {{"logits", &RouterProver::logits},
-                                                                           {"margin", &RouterProver::margin},
-                                                                           {"ids", &RouterProver::ids},
-                                                                           {"weights", &RouterProver::weights},
-                                                                           {"factor", &RouterProver::factor}};
+  static constexpr std::array<Finding (RouterProver::*)() const, kRouterChecks.size()> kMembers = {
+      &RouterProver::logits, &RouterProver::margin, &RouterProver::ids, &RouterProver::weights, &RouterProver::factor};
   std::optional<RouterProver> prover;
-  std::string why;
-  try {
-    prover.emplace(router, method, arguments, seed, base);
-  } catch (const std::exception& error) {
-    why = one_line(error);
-  }
-  for (const auto& [what, check] : kinds) {
-    try {
-      checks.push_back(prover ? ((*prover).*check)() : not_shown(what, why));
-    } catch (const std::exception& error) {
-      checks.push_back(not_shown(what, one_line(error)));
-    }
-  }
-  return checks;
+  return run_checks(kRouterChecks, [&](size_t i) {
+    if (!prover) prover.emplace(router, method, arguments, seed, base);
+    return ((*prover).*kMembers[i])();
+  });
 }
 
 }  // namespace moetap::plugin

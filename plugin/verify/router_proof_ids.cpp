@@ -31,9 +31,8 @@ Overrides RouterProver::with_same_picks(Overrides ids, const TwinRun& moved) con
   return all;
 }
 
-Check RouterProver::ids_of_slots() const {
-  constexpr const char* kWhat = "ids";
-  if (const std::string why = why_no_ids(); !why.empty()) return not_shown(kWhat, why);
+Finding RouterProver::ids_of_slots() const {
+  if (const std::string why = why_no_ids(); !why.empty()) return not_shown(why);
   std::string last = "every expert is selected";
   for (const int64_t token : some_tokens()) {
     const auto others = unselected(token);
@@ -66,21 +65,22 @@ Check RouterProver::ids_of_slots() const {
     const TwinRun by_ids =
         run(both(with_same_picks(twin_.with_selected(expected), by_logits), twin_.with_weights_kept()));
     for (const TwinRun* each : {&by_logits, &by_ids}) {
-      if (!each->ran()) return not_shown(kWhat, fmt::format("the model failed: {}", each->error));
+      if (!each->ran()) return not_shown(fmt::format("the model failed: {}", each->error));
     }
     if (!differs(by_logits) && !differs(by_ids)) {
       last = "other experts give the same output";
       continue;
     }
-    if (almost_equal(*by_logits.output, *by_ids.output)) return proven(kWhat);
+    if (almost_equal(*by_logits.output, *by_ids.output)) return proven();
     if (!differs(by_ids)) {
-      return refuted(kWhat, fmt::format("the experts do not get these ids: nothing changes with expert {} in the place "
-                                        "of expert {} for token {}",
-                                        others.front(), row_of(call().selected, token).back(), token));
+      return refuted(
+          fmt::format("the experts do not get these ids: nothing changes with expert {} in the place "
+                      "of expert {} for token {}",
+                      others.front(), row_of(call().selected, token).back(), token));
     }
     last = "other ids do something else than logits that select them: both may reach more than the choice";
   }
-  return not_shown(kWhat, last);
+  return not_shown(last);
 }
 
 std::optional<int64_t> RouterProver::weighs_beside_ids(const at::Tensor& dense) const {
@@ -91,13 +91,12 @@ std::optional<int64_t> RouterProver::weighs_beside_ids(const at::Tensor& dense) 
   return tokens.numel() == 0 ? std::nullopt : std::optional(tokens[0][0].item<int64_t>());
 }
 
-Check RouterProver::ids_of_dense_weights() const {
-  constexpr const char* kWhat = "ids";
-  if (const std::string why = why_no_ids(); !why.empty()) return not_shown(kWhat, why);
+Finding RouterProver::ids_of_dense_weights() const {
+  if (const std::string why = why_no_ids(); !why.empty()) return not_shown(why);
   const auto dense = twin_.dense_weights();
-  if (!dense) return not_shown(kWhat, fmt::format("they have the form {}", router_.form));
+  if (!dense) return not_shown(fmt::format("they have the form {}", router_.form));
   if (const auto token = weighs_beside_ids(*dense)) {
-    return refuted(kWhat, fmt::format("token {} has weights of experts that are not among its ids", *token));
+    return refuted(fmt::format("token {} has weights of experts that are not among its ids", *token));
   }
   std::string last = "every expert is selected";
   for (const int64_t token : some_tokens()) {
@@ -120,7 +119,7 @@ Check RouterProver::ids_of_dense_weights() const {
     }
     const TwinRun by_weights = run(weights);
     for (const TwinRun* each : {&by_logits, &by_weights}) {
-      if (!each->ran()) return not_shown(kWhat, fmt::format("the model failed: {}", each->error));
+      if (!each->ran()) return not_shown(fmt::format("the model failed: {}", each->error));
     }
     const auto seen = TwinRouter(router_, by_logits).dense_weights();
     if (!seen || !almost_equal(*seen, exchanged(*dense))) {
@@ -128,12 +127,12 @@ Check RouterProver::ids_of_dense_weights() const {
     } else if (!differs(by_logits) && !differs(by_weights)) {
       last = "other experts give the same output";
     } else if (almost_equal(*by_logits.output, *by_weights.output)) {
-      return proven(kWhat);
+      return proven();
     } else {
       last = "exchanged weights do something else than exchanged logits: more than the weights chooses experts";
     }
   }
-  return not_shown(kWhat, last);
+  return not_shown(last);
 }
 
 }  // namespace moetap::plugin

@@ -88,27 +88,25 @@ RouterProver::Moves RouterProver::move_logits(int best) const {
   return moves;
 }
 
-Check RouterProver::logits() const {
-  constexpr const char* kWhat = "logits";
-  if (!call().logits.defined()) return not_shown(kWhat, "none are captured");
+Finding RouterProver::logits() const {
+  if (!call().logits.defined()) return not_shown("none are captured");
   const Moves moves = move_logits(/*best=*/1);
-  if (moves.tried == 0) return not_shown(kWhat, "every expert is selected");
-  if (moves.failed == 0) return proven(kWhat);
+  if (moves.tried == 0) return not_shown("every expert is selected");
+  if (moves.failed == 0) return proven();
   if (call().scores.defined() && !moves.reach_scores && same_order(call())) {
-    return not_shown(kWhat, "the scores have their order, but are computed from another tensor");
+    return not_shown("the scores have their order, but are computed from another tensor");
   }
   // Scores that do not follow the logits: something comes between them. Masks and biases behind the scores are right.
-  if (!moves.contradiction.empty()) return refuted(kWhat, moves.contradiction);
-  if (moves.selected > 0) return not_shown(kWhat, moves.failure + ": something else takes part in the selection");
-  if (const Moves smallest = move_logits(/*best=*/-1); smallest.failed == 0) return proven(kWhat);
-  return refuted(kWhat, moves.failure + ", nor any other that was tried");
+  if (!moves.contradiction.empty()) return refuted(moves.contradiction);
+  if (moves.selected > 0) return not_shown(moves.failure + ": something else takes part in the selection");
+  if (const Moves smallest = move_logits(/*best=*/-1); smallest.failed == 0) return proven();
+  return refuted(moves.failure + ", nor any other that was tried");
 }
 
-Check RouterProver::margin() const {
-  constexpr const char* kWhat = "margin";
-  if (!call().logits.defined()) return not_shown(kWhat, "none are captured");
-  if (router_.form == "variable") return not_shown(kWhat, "how many experts a token gets depends on their scores");
-  if (router_.form == "expert_choice") return not_shown(kWhat, "experts choose tokens");
+Finding RouterProver::margin() const {
+  if (!call().logits.defined()) return not_shown("none are captured");
+  if (router_.form == "variable") return not_shown("how many experts a token gets depends on their scores");
+  if (router_.form == "expert_choice") return not_shown("experts choose tokens");
   int tries = 0;
   for (const int64_t token : some_tokens()) {
     const at::Tensor row = call().logits[token].to(at::kDouble), finite = row.isfinite();
@@ -133,12 +131,13 @@ Check RouterProver::margin() const {
       return now == leading;
     };
     if (!decides(lead) && !decides(-lead)) {  // the smallest may be selected
-      return not_shown(kWhat, fmt::format("for token {} the experts whose logits lead a little are not the selected "
-                                          "ones: a bias, a limit or something that is added takes part",
-                                          token));
+      return not_shown(
+          fmt::format("for token {} the experts whose logits lead a little are not the selected "
+                      "ones: a bias, a limit or something that is added takes part",
+                      token));
     }
   }
-  return tries > 0 ? proven(kWhat) : not_shown(kWhat, "every expert is selected");
+  return tries > 0 ? proven() : not_shown("every expert is selected");
 }
 
 }  // namespace moetap::plugin

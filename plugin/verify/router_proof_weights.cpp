@@ -52,41 +52,39 @@ const hooks::WeightedValue* RouterProver::applied() const {
   return first;
 }
 
-Check RouterProver::weights() const {
-  constexpr const char* kWhat = "weights";
-  if (!call().weights.defined()) return not_shown(kWhat, "none are captured");
-  if (!call().weights.is_floating_point()) return not_shown(kWhat, "they are no floating point numbers");
+Finding RouterProver::weights() const {
+  if (!call().weights.defined()) return not_shown("none are captured");
+  if (!call().weights.is_floating_point()) return not_shown("they are no floating point numbers");
   const auto& [zero, twice] = scaled();
   for (const TwinRun* each : {&zero, &twice}) {
-    if (!each->ran()) return not_shown(kWhat, fmt::format("the model failed: {}", each->error));
+    if (!each->ran()) return not_shown(fmt::format("the model failed: {}", each->error));
   }
   const auto* value = applied();
   if (value == nullptr) {
     const bool changes_nothing = zero.output->is_floating_point() && same_bits(*zero.output, *base_.output);
-    return changes_nothing ? refuted(kWhat, "zeroing them changes nothing")
-                           : not_shown(kWhat, "what the block gives is not added to anything");
+    return changes_nothing ? refuted("zeroing them changes nothing")
+                           : not_shown("what the block gives is not added to anything");
   }
   const at::Tensor once = base_.first(value->probe), none = zero.first(value->probe), two = twice.first(value->probe);
   if (!two.defined() || none.sizes() != once.sizes() || two.sizes() != once.sizes()) {
-    return not_shown(kWhat, "with other weights the model goes another way");
+    return not_shown("with other weights the model goes another way");
   }
   if (!almost_equal(two, once * 2)) {
-    return refuted(kWhat, almost_equal(two, once) ? "doubling them changes nothing: they are normalised afterwards"
-                                                  : "doubling them does not double what they are applied to");
+    return refuted(almost_equal(two, once) ? "doubling them changes nothing: they are normalised afterwards"
+                                           : "doubling them does not double what they are applied to");
   }
-  if (none.count_nonzero().item<int64_t>() > 0) return refuted(kWhat, "something is left although all are zero");
+  if (none.count_nonzero().item<int64_t>() > 0) return refuted("something is left although all are zero");
   if (router_.form == "slots" && twin_.has_own_ids()) {
     const at::Tensor used = call().selected.ge(0);
     const at::Tensor ids = at::where(used, call().num_experts - 1 - call().selected, call().selected);
     const TwinRun others = run(both(twin_.with_selected(ids), twin_.with_weights_times(0)));
-    if (!others.ran()) return not_shown(kWhat, fmt::format("the model failed: {}", others.error));
+    if (!others.ran()) return not_shown(fmt::format("the model failed: {}", others.error));
     if (!almost_equal(*others.output, *zero.output)) {
       // The block may weigh shared experts by what the ids leave over, so this refutes nothing.
-      return not_shown(kWhat,
-                       "with zero weights other ids still change the output: something else is computed from them");
+      return not_shown("with zero weights other ids still change the output: something else is computed from them");
     }
   }
-  return proven(kWhat);
+  return proven();
 }
 
 bool RouterProver::is_weights(int64_t probe) const {
@@ -100,12 +98,11 @@ const hooks::WeightedValue* RouterProver::weighted_value(int64_t probe) const {
   return found == router_.from_weights.end() ? nullptr : &*found;
 }
 
-Check RouterProver::factor() const {
-  constexpr const char* kWhat = "factor";
-  if (!call().weights.defined() || !call().weights.is_floating_point()) return not_shown(kWhat, "none are captured");
+Finding RouterProver::factor() const {
+  if (!call().weights.defined() || !call().weights.is_floating_point()) return not_shown("none are captured");
   const auto& [zero, twice] = scaled();
   const auto* last = zero.ran() && twice.ran() ? applied() : nullptr;
-  if (last == nullptr) return not_shown(kWhat, "what the weights are applied to is not known");
+  if (last == nullptr) return not_shown("what the weights are applied to is not known");
   const at::Tensor captured = twin_.weights_as_numbers();
   const auto is_proportional = [&](int64_t probe) {
     const at::Tensor once = base_.first(probe), two = scaled().twice.first(probe);
@@ -129,12 +126,12 @@ Check RouterProver::factor() const {
       // Hidden states make more numbers of the weights; a factor makes as many others.
       const bool is_factor = result.sizes() == operand.sizes() && operand.numel() <= captured.numel();
       if (is_factor && !holds_only(result, captured)) {
-        return refuted(kWhat, "what the experts' outputs are multiplied by holds other numbers than the weights");
+        return refuted("what the experts' outputs are multiplied by holds other numbers than the weights");
       }
       is_applied = true;
     }
   }
-  return is_applied ? proven(kWhat) : not_shown(kWhat, "what the weights are applied to is not known");
+  return is_applied ? proven() : not_shown("what the weights are applied to is not known");
 }
 
 }  // namespace moetap::plugin

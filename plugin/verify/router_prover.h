@@ -21,11 +21,11 @@ class RouterProver {
   RouterProver(const hooks::ProbedRouter& router, const torch::jit::Method& method,
                const std::vector<c10::IValue>& arguments, uint64_t seed, const TwinRun& base);
 
-  Check logits() const;
-  Check margin() const;
-  Check ids() const { return router_.form == "slots" ? ids_of_slots() : ids_of_dense_weights(); }
-  Check weights() const;
-  Check factor() const;
+  Finding logits() const;
+  Finding margin() const;
+  Finding ids() const { return router_.form == "slots" ? ids_of_slots() : ids_of_dense_weights(); }
+  Finding weights() const;
+  Finding factor() const;
 
  private:
   /// What moving single logits did.
@@ -57,8 +57,8 @@ class RouterProver {
   /// Other ids also in the place of those of picks that hold the same ones, both in the base forward and in `moved`,
   /// where other experts are selected: the experts may get those.
   Overrides with_same_picks(Overrides ids, const TwinRun& moved) const;
-  Check ids_of_slots() const;
-  Check ids_of_dense_weights() const;
+  Finding ids_of_slots() const;
+  Finding ids_of_dense_weights() const;
   /// A token that has a dense weight of an expert that is not among its ids.
   std::optional<int64_t> weighs_beside_ids(const at::Tensor& dense) const;
 

@@ -4,9 +4,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <set>
-
-#include "plugin/process/error_text.h"
 
 namespace moetap::plugin {
 namespace {
@@ -86,71 +85,61 @@ TokenProver::TokenProver(const ModelDescription& model, const std::string& metho
   tokens_.read(arguments_.text(), tensors, /*keep_ids=*/true, copies_, [](const auto&, const auto&) {});
 }
 
+TokenProver::Rows TokenProver::rows_of(const hooks::ProbedRouter& router) {
+  TwinRouter twin(router, base_);
+  const TextOfComponent text = tokens_.text_of_hook(router.hook.id, router.hook.component);
+  const c10::Device device = twin.call().selected.device();
+  auto group = tokens_.group_of({text, twin.canonical().token_sizes, device, nullptr, &router.hook.tokens}, &copies_);
+  Rows rows{router, std::move(twin), std::move(group), text};
+  const at::Tensor& valid = rows.group->valid;
+  rows.valid = valid.defined() ? valid : at::ones({rows.count()}, at::TensorOptions().dtype(at::kBool).device(device));
+  return rows;
+}
+
 std::vector<Check> TokenProver::prove(const hooks::ProbedRouter& router) {
-  std::vector<Check> checks;
-  const std::pair<const char*, Check (TokenProver::*)(const Rows&)> kinds[] = {
-      {"samples", &TokenProver::samples}, {"positions", &TokenProver::positions}, {"padding", &TokenProver::padding}};
+  static constexpr std::array<Finding (TokenProver::*)(const Rows&), kTokenChecks.size()> kMembers = {
+      &TokenProver::samples, &TokenProver::positions, &TokenProver::padding};
   std::optional<Rows> rows;
-  std::string why;
-  try {
-    TwinRouter twin(router, base_);
-    const TextOfComponent text = tokens_.text_of_hook(router.hook.id, router.hook.component);
-    const c10::Device device = twin.call().selected.device();
-    auto group = tokens_.group_of({text, twin.canonical().token_sizes, device, nullptr, &router.hook.tokens}, &copies_);
-    rows.emplace(Rows{router, std::move(twin), std::move(group), text});
-    rows->valid = rows->group->valid.defined()
-                      ? rows->group->valid
-                      : at::ones({rows->count()}, at::TensorOptions().dtype(at::kBool).device(device));
-  } catch (const std::exception& error) {
-    why = one_line(error);
-  }
-  for (const auto& [what, check] : kinds) {
-    try {
-      checks.push_back(rows ? (this->*check)(*rows) : not_shown(what, why));
-    } catch (const std::exception& error) {
-      checks.push_back(not_shown(what, one_line(error)));
-    }
-  }
-  return checks;
+  return run_checks(kTokenChecks, [&](size_t i) {
+    if (!rows) rows.emplace(rows_of(router));
+    return (this->*kMembers[i])(*rows);
+  });
 }
 
-Check TokenProver::samples(const Rows& rows) {
-  constexpr const char* kWhat = "samples";
+Finding TokenProver::samples(const Rows& rows) {
   const Attribution& attribution = rows.group->attribution;
-  if (!attribution.attributed) return not_shown(kWhat, "samples of its rows are not known");
+  if (!attribution.attributed) return not_shown("samples of its rows are not known");
   const at::Tensor labels = row_column(attribution, rows.count());
-  const Check check = labelled(kWhat, rows, labels, attribution.num_rows, Change::kSample);
-  if (check.verdict != Verdict::kNotShown || attribution.num_rows < 2) return check;
+  const Finding finding = labelled(rows, labels, attribution.num_rows, Change::kSample);
+  if (finding.verdict != Verdict::kNotShown || attribution.num_rows < 2) return finding;
   // Ids that mark places, for an image say, stay where they are in the ids of another sample.
-  const Check other = labelled(kWhat, rows, labels, attribution.num_rows, Change::kSampleAsNeighbour);
-  return other.verdict == Verdict::kNotShown ? check : other;
+  const Finding other = labelled(rows, labels, attribution.num_rows, Change::kSampleAsNeighbour);
+  return other.verdict == Verdict::kNotShown ? finding : other;
 }
 
-Check TokenProver::positions(const Rows& rows) {
-  constexpr const char* kWhat = "positions";
+Finding TokenProver::positions(const Rows& rows) {
   const Attribution& attribution = rows.group->attribution;
   if (!attribution.attributed || attribution.position != PositionOf::kSequence) {
-    return not_shown(kWhat, "positions of its rows are not known");
+    return not_shown("positions of its rows are not known");
   }
-  return labelled(kWhat, rows, position_column(attribution, rows.count()).to(at::kLong), attribution.num_positions,
+  return labelled(rows, position_column(attribution, rows.count()).to(at::kLong), attribution.num_positions,
                   Change::kPosition);
 }
 
-Check TokenProver::labelled(const char* what, const Rows& rows, const at::Tensor& labels_on_cpu, int64_t count,
-                            Change change) {
+Finding TokenProver::labelled(const Rows& rows, const at::Tensor& labels_on_cpu, int64_t count, Change change) {
   const char* one = change == Change::kPosition ? "position" : "sample";
-  if (count < 2) return not_shown(what, fmt::format("the input has one {}", one));
+  if (count < 2) return not_shown(fmt::format("the input has one {}", one));
   const at::Tensor labels = labels_on_cpu.to(rows.valid.device());
   std::map<int64_t, at::Tensor> changed;  // by label: bool [N]
   std::set<int64_t> next = {0, 1, count - 1};
-  std::optional<Check> open;
+  std::optional<Finding> open;
   while (!next.empty()) {
     const int64_t label = *next.begin();
     next.erase(next.begin());
     const TwinRun& other = run({change, label, count, rows.text});
-    if (!other.ran()) return not_shown(what, other.error);
+    if (!other.ran()) return not_shown(other.error);
     changed[label] = rows.changed_in(other);
-    if (!changed[label].defined()) return not_shown(what, fmt::format("another {} gives other rows", one));
+    if (!changed[label].defined()) return not_shown(fmt::format("another {} gives other rows", one));
     const at::Tensor elsewhere = changed[label].logical_and(labels.ne(label));
     // What these rows do when their own arguments change tells whose they are.
     if (const auto row = first_row(elsewhere)) {
@@ -163,21 +152,20 @@ Check TokenProver::labelled(const char* what, const Rows& rows, const at::Tensor
     for (const auto& [own, rows_of_own] : changed) {
       const at::Tensor others = rows_of_label.logical_and(labels.eq(own)).logical_and(rows_of_own.logical_not());
       if (const auto row = first_row(others)) {
-        return refuted(what, fmt::format("row {} is given to {} {}, but changes with {} {} and not with its own", *row,
-                                         one, own, one, label));
+        return refuted(fmt::format("row {} is given to {} {}, but changes with {} {} and not with its own", *row, one,
+                                   own, one, label));
       }
     }
     if (const auto row = first_row(is_own.logical_and(rows.valid).logical_and(rows_of_label.logical_not()))) {
-      open = not_shown(what, fmt::format("row {} of {} {} does not change with it", *row, one, label));
+      open = not_shown(fmt::format("row {} of {} {} does not change with it", *row, one, label));
     }
     // Attention that looks back only is no reason against the order of positions.
     const at::Tensor mixed = change == Change::kPosition ? labels.lt(label) : is_own.logical_not();
     if (first_row(rows_of_label.logical_and(mixed))) {
-      open = not_shown(what,
-                       fmt::format("rows of other {}s change with {} {}, too: the model mixes them", one, one, label));
+      open = not_shown(fmt::format("rows of other {}s change with {} {}, too: the model mixes them", one, one, label));
     }
   }
-  return open ? *open : proven(what);
+  return open ? *open : proven();
 }
 
 std::optional<TextTokens> TokenProver::text_of(TextOfComponent text) const {
@@ -188,34 +176,31 @@ std::optional<TextTokens> TokenProver::text_of(TextOfComponent text) const {
   return of_decoder ? tokens_.query_text() : tokens_.text();
 }
 
-Check TokenProver::padding(const Rows& rows) {
-  constexpr const char* kWhat = "padding";
+Finding TokenProver::padding(const Rows& rows) {
   const auto text = text_of(rows.text);
-  if (!text || !rows.group->attribution.text) return not_shown(kWhat, "no mask is known for its rows");
-  if (!text->valid.defined()) return not_shown(kWhat, "the input has no mask");
-  if (text->valid.all().item<bool>()) return not_shown(kWhat, "the input has no padding");
+  if (!text || !rows.group->attribution.text) return not_shown("no mask is known for its rows");
+  if (!text->valid.defined()) return not_shown("the input has no mask");
+  if (text->valid.all().item<bool>()) return not_shown("the input has no padding");
   const TwinRun& other = run({Change::kPadding, 0, 0, rows.text});
-  if (!other.ran()) return not_shown(kWhat, other.error);
+  if (!other.ran()) return not_shown(other.error);
   const at::Tensor reached = rows.changed_in(other);
-  if (!reached.defined()) return not_shown(kWhat, "other padding gives other rows");
+  if (!reached.defined()) return not_shown("other padding gives other rows");
   const auto row = first_row(reached);
-  if (!row && !same_numbers(rows.numbers_in(other), rows.numbers)) return proven(kWhat);
+  if (!row && !same_numbers(rows.numbers_in(other), rows.numbers)) return proven();
   // What the same change does where the mask calls these places tokens.
   const TwinRun& as_tokens = run({Change::kNoPadding, 0, 0, rows.text});
   const TwinRun& other_tokens = run({Change::kPaddingAsTokens, 0, 0, rows.text});
   const at::Tensor from = rows.numbers_in(as_tokens), to = rows.numbers_in(other_tokens);
-  if (!from.defined() || !to.defined()) return not_shown(kWhat, "the mask cannot be changed to tell what it does");
+  if (!from.defined() || !to.defined()) return not_shown("the mask cannot be changed to tell what it does");
   if (!row) {
-    return same_numbers(from, to) ? not_shown(kWhat, "nothing changes with the arguments at the places of padding")
-                                  : proven(kWhat);
+    return same_numbers(from, to) ? not_shown("nothing changes with the arguments at the places of padding") : proven();
   }
   const at::Tensor reached_as_tokens = rows.changed_between(from, other_tokens);
   const bool heeds_it = reached_as_tokens.defined() && !first_row(reached_as_tokens);
-  return heeds_it
-             ? refuted(kWhat, fmt::format("row {} changes with what the mask is said to mark as padding, and would "
-                                          "not if it was marked as tokens",
-                                          *row))
-             : not_shown(kWhat, "the model lets padding change other rows");
+  return heeds_it ? refuted(fmt::format("row {} changes with what the mask is said to mark as padding, and would "
+                                        "not if it was marked as tokens",
+                                        *row))
+                  : not_shown("the model lets padding change other rows");
 }
 
 std::optional<ChangedArguments::Values> TokenProver::changed(const ChangeKey& key,

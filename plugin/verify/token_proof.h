@@ -52,10 +52,12 @@ class TokenProver {
   };
   struct Rows;
 
-  Check labelled(const char* what, const Rows& rows, const at::Tensor& labels, int64_t count, Change change);
-  Check samples(const Rows& rows);
-  Check positions(const Rows& rows);
-  Check padding(const Rows& rows);
+  /// Throws c10::Error where the capture would refuse the report.
+  Rows rows_of(const hooks::ProbedRouter& router);
+  Finding labelled(const Rows& rows, const at::Tensor& labels, int64_t count, Change change);
+  Finding samples(const Rows& rows);
+  Finding positions(const Rows& rows);
+  Finding padding(const Rows& rows);
   /// The forward over changed arguments; without an output if they cannot be changed so, or the model fails.
   const TwinRun& run(const ChangeKey& key);
   std::optional<ChangedArguments::Values> changed(const ChangeKey& key, ChangedArguments::Exchange exchange) const;
