@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "analysis/routers/router_sums.h"
@@ -16,9 +17,13 @@ namespace {
 enum class Wrong { kNothing, kWeights, kLogits, kIds };
 
 /// Forwards of one router with a wrong tensor.
-Reports reports(Wrong wrong, uint64_t seed) {
+Reports reports(Wrong wrong, uint64_t seed, int64_t num_experts = kExperts) {
   Reports reports(2, 30, 1, seed);
   ReportedRouter& router = reports.routers[0];
+  if (num_experts != kExperts) {
+    router.logits = at::randn({60, num_experts});
+    std::tie(router.weights[0], router.selected[0]) = router.logits.softmax(1).topk(2, 1);
+  }
   router.scores = router.logits.softmax(1);
   router.choice = router.scores;
   if (wrong == Wrong::kWeights) router.weights[0] = router.weights[0].roll(1, 0);
@@ -255,7 +260,7 @@ TEST(HookChecksOnTheCpu, ThatFailAreNotTriedForEver) {
 }
 
 /// LibTorch operators of a call on a device, after the first calls.
-int64_t operators_of_a_call(int64_t check_every, bool factors_of_experts) {
+int64_t operators_of_a_call(int64_t check_every, bool factors_of_experts, int64_t num_experts = kExperts) {
   Config config;
   config.probe_tokens = 0;
   config.check_every = check_every;
@@ -263,7 +268,7 @@ int64_t operators_of_a_call(int64_t check_every, bool factors_of_experts) {
   ModelDescription description = gates(1);
   description.hooks[0].weights_have_factors_of_experts = factors_of_experts;
   const std::string model = run.bind(description);
-  const Reports call = on(reports(Wrong::kNothing, 0), at::Device(kType, 0));
+  const Reports call = on(reports(Wrong::kNothing, 0, num_experts), at::Device(kType, 0));
   fake_device::Counts counts;
   for (int64_t i = 0; i <= RouterChecks::kMostFirstCalls; ++i) {
     fake_device::reset_counts();
@@ -289,6 +294,7 @@ TEST(HookChecksOnADevice, CostSomeOperatorsAndThenNone) {
   EXPECT_EQ(operators_of_a_call(0, true), unchecked);
   EXPECT_LE(operators_of_a_call(1, false) - unchecked, 520);
   EXPECT_LE(operators_of_a_call(1, true) - unchecked, 850);
+  EXPECT_LE(operators_of_a_call(1, true, 256) - unchecked, 1600);
 }
 
 // A right call keeps its columns, however late it is written.
