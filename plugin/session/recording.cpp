@@ -234,6 +234,10 @@ void Recording::flush() {
     return;
   }
   record_replays();
+  flush_queue();
+}
+
+void Recording::flush_queue() {
   try {
     queue_.request_flush().get();
   } catch (const std::future_error&) {
@@ -255,6 +259,7 @@ void Recording::close(RunEnd end) {
     const std::lock_guard checks_lock(mutex_);
     all_checks = checks_;
   }
+  flush_queue();  // what is in it tells its own
   for (const auto& [model, checks] : all_checks) tell_unverified(model, checks);
   writer_.finish(end);
 }

@@ -98,6 +98,8 @@ class Recording {
   enum class Fate { kEnded, kAborted };
   /// Hands over what the replays of all graphs added; those that the closed queue refuses are counted as dropped.
   void record_replays();
+  /// Waits until the writer has written what is in the queue.
+  void flush_queue();
   void take_samples(ForwardRecord& record, int64_t num_samples, const SampleSource& source, Fate fate);
 
   const Config config_;

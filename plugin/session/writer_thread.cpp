@@ -130,8 +130,6 @@ void WriterThread::write(PendingForward& forward) {
       const std::lock_guard lock(mutex_);
       record.unwritten_before = counted_.unwritten;
     }
-    // An earlier record has told what this one was to tell.
-    if (record.values_only && record.custom.empty() && record.unverified.empty()) return;
     if (!error() && give_to_sink(record)) {
       forward.recorded(record);
       tell(record.unverified, *record.model);
