@@ -3,6 +3,8 @@ include(CMakePackageConfigHelpers)
 
 # What plugin/session.h includes, directly or not. tests/build/test_install.py compares the two.
 set(MOETAP_PUBLIC_HEADERS
+  analysis/routers/host_call.h
+  analysis/routers/router_call.h
   analysis/routers/router_column.h
   analysis/routers/router_sums_layout.h
   analysis/routers/router_sums_values.h
@@ -13,6 +15,7 @@ set(MOETAP_PUBLIC_HEADERS
   plugin/records/counters.h
   plugin/records/export.h
   plugin/records/forward_record.h
+  plugin/records/held_router.h
   plugin/records/model_description.h
   plugin/records/record_sink.h
   plugin/session.h
