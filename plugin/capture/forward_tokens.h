@@ -3,6 +3,7 @@
 #include <ATen/core/List.h>
 #include <ATen/core/Tensor.h>
 #include <c10/core/Event.h>
+#include <c10/util/SmallVector.h>
 
 #include <cstdint>
 #include <functional>
@@ -35,7 +36,7 @@ struct TokenGroup {
 /// What one call shows of its tokens.
 struct CallTokens {
   TextOfComponent text = TextOfComponent::kNone;
-  std::vector<int64_t> sizes;  // of the model's tensor, in token order: see CanonicalRouter
+  at::IntArrayRef sizes;  // of the model's tensor, in token order: see CanonicalRouter
   c10::Device device = c10::kCPU;
   HostCopies* columns = nullptr;               // copies the columns to the host; null: the host does not need them
   const hooks::TokenLayout* layout = nullptr;  // of the router; null: not known
@@ -95,7 +96,7 @@ class ForwardTokens {
   TextArguments arguments_;
   ArgumentSizes sizes_;  // of the arguments
   TextTokens text_, decoder_text_;
-  std::vector<KnownGroup> groups_;
+  c10::SmallVector<KnownGroup, 2> groups_;
 };
 
 }  // namespace moetap::plugin

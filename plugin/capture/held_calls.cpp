@@ -28,13 +28,13 @@ int64_t HeldCalls::bytes() const {
 std::optional<size_t> HeldCalls::find_tokens(const TokenKey& key) const {
   for (size_t place = 0; place < tokens_.size(); ++place) {
     const Tokens& known = tokens_[place];
-    if (known.text == key.text && known.layout == key.layout && key.sizes == known.sizes) return place;
+    if (known.text == key.text && known.layout == key.layout && key.sizes == at::IntArrayRef(known.sizes)) return place;
   }
   return std::nullopt;
 }
 
 size_t HeldCalls::add_tokens(const TokenKey& key, std::shared_ptr<const TokenGroup> tokens) {
-  Tokens added{key.text, key.layout, key.sizes.vec(), std::move(tokens), nullptr, false};
+  Tokens added{key.text, key.layout, at::DimVector(key.sizes), std::move(tokens), nullptr, false};
   added.can_be_held = has_even_rows(*added.group);
   const at::Tensor& valid = added.group->rows.valid;
   if (added.can_be_held && valid.defined()) {

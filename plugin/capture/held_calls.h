@@ -1,5 +1,7 @@
 #pragma once
 
+#include <ATen/core/DimVector.h>
+
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -49,7 +51,7 @@ class HeldCalls {
   struct Tokens {
     TextOfComponent text;
     int64_t layout;
-    std::vector<int64_t> sizes;
+    at::DimVector sizes;
     std::shared_ptr<const TokenGroup> group;
     const bool* valid;  // null: all
     bool can_be_held;

@@ -29,7 +29,7 @@ RouterObserver::RouterObserver(ForwardContext forward, const RouterValues& value
       values_(values),
       state_(std::move(state)),
       checks_(*state_->checks),
-      calls_(forward_.model->hooks.size()),
+      calls_(forward_.model->hooks.size(), 0),
       measured_(forward_.model, state_->probed, state_->checks),
       replayed_(forward_.model, state_->probed, state_->checks) {}
 
@@ -53,7 +53,7 @@ bool RouterObserver::hold(int64_t hook, const ReportedRouter& reported) {
   if (!held_) held_ = state_->held.take();
   std::optional<size_t> tokens = held_->find_tokens(key);
   if (!tokens) {
-    const CallTokens call_tokens{key.text, key.sizes.vec(), at::kCPU, nullptr, &point.tokens};
+    const CallTokens call_tokens{key.text, key.sizes, at::kCPU, nullptr, &point.tokens};
     tokens = held_->add_tokens(key, forward_.tokens->group_of(call_tokens, forward_.copies.get()));
   }
   int32_t& calls = calls_.at(static_cast<size_t>(hook));

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <c10/util/SmallVector.h>
+
 #include <cstdint>
 #include <memory>
 #include <mutex>
@@ -75,8 +77,8 @@ class RouterObserver {
 
   std::mutex mutex_;  // guards what follows
   bool ended_ = false;
-  std::vector<int32_t> calls_;       // by hook
-  std::shared_ptr<HeldCalls> held_;  // null: none so far
+  c10::SmallVector<int32_t, 64> calls_;  // by hook
+  std::shared_ptr<HeldCalls> held_;      // null: none so far
   PendingRouters measured_;
   PendingRouters replayed_;  // of the graph that is being captured
 };

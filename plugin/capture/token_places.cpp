@@ -47,7 +47,7 @@ namespace {
 
 std::optional<TokenPlaces> place_by(const hooks::TokenLayout& layout, const ArgumentSizes& sizes, int64_t num_tokens,
                                     SizeFrom from) {
-  std::vector<std::optional<int64_t>> found;
+  c10::SmallVector<std::optional<int64_t>, 4> found;
   int64_t known = 1;
   size_t runs_of_unknown = 0;
   for (size_t i = 0; i < layout.dims.size(); ++i) {

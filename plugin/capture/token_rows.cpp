@@ -9,7 +9,7 @@
 namespace moetap::plugin {
 namespace {
 
-int64_t count_tokens(const std::vector<int64_t>& token_sizes) {
+int64_t count_tokens(at::IntArrayRef token_sizes) {
   return std::accumulate(token_sizes.begin(), token_sizes.end(), int64_t{1}, std::multiplies<>());
 }
 
@@ -75,11 +75,10 @@ Attribution attribute_tokens(const TokenPlaces& places, const TextTokens* text, 
   return attribution;
 }
 
-Attribution attribute_tokens(const std::vector<int64_t>& token_sizes, const TextTokens* text,
-                             std::optional<int64_t> batch) {
+Attribution attribute_tokens(at::IntArrayRef token_sizes, const TextTokens* text, std::optional<int64_t> batch) {
   const int64_t num_tokens = count_tokens(token_sizes);
   if (text != nullptr && text->batch > 0 && num_tokens == text->batch * text->length) {
-    const bool has_both = token_sizes == std::vector<int64_t>{text->length, text->batch};
+    const bool has_both = token_sizes == at::IntArrayRef({text->length, text->batch});
     if (has_both && text->length == text->batch && text->batch > 1) return not_attributed(PositionOf::kNone);
     const bool sequence_first = has_both && text->batch > 1;
     TokenPlaces places;
@@ -100,7 +99,7 @@ Attribution attribute_tokens(const std::vector<int64_t>& token_sizes, const Text
                                                                                   : not_attributed(PositionOf::kCall);
 }
 
-std::optional<int64_t> batch_of_router(const std::vector<int64_t>& token_sizes) {
+std::optional<int64_t> batch_of_router(at::IntArrayRef token_sizes) {
   return token_sizes.size() >= 2 && token_sizes.front() > 0 ? std::optional<int64_t>(token_sizes.front())
                                                             : std::nullopt;
 }

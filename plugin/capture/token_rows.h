@@ -47,12 +47,11 @@ Attribution attribute_tokens(const TokenPlaces& places, const TextTokens* text, 
 
 /// By sizes alone, where the layout is not known; what fits in two ways is not attributed. `token_sizes`: see
 /// CanonicalRouter.
-Attribution attribute_tokens(const std::vector<int64_t>& token_sizes, const TextTokens* text,
-                             std::optional<int64_t> batch);
+Attribution attribute_tokens(at::IntArrayRef token_sizes, const TextTokens* text, std::optional<int64_t> batch);
 
 /// The number of samples of a forward whose arguments do not show it, from a router's `token_sizes`: the first of two
 /// or more sizes; empty with fewer.
-std::optional<int64_t> batch_of_router(const std::vector<int64_t>& token_sizes);
+std::optional<int64_t> batch_of_router(at::IntArrayRef token_sizes);
 
 /// [num_tokens]: the entries of the text's tensor [B, columns.length], in the order of the tokens of the call; `fill`
 /// where it has none.

@@ -55,6 +55,7 @@ void Recording::take_samples(ForwardRecord& record, int64_t num_samples, const S
     record.samples = follower->samples();
     record.generation = true;
   }
+  record.samples.reserve(static_cast<size_t>(num_samples));
   while (static_cast<int64_t>(record.samples.size()) < num_samples) {
     record.samples.push_back(next_sample_++);
   }
