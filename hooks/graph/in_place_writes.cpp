@@ -23,21 +23,6 @@ const jit::Value* alias_root(const jit::Value* value) {
 
 }  // namespace
 
-bool may_be_view(const jit::Node& node) {
-  if (is_in_place(node)) return false;
-  switch (op_kind(node)) {
-    case OpKind::kCopy:
-    case OpKind::kReshape:
-    case OpKind::kMoveAxis:
-    case OpKind::kSlice:
-    case OpKind::kSelect:
-    case OpKind::kRepeat:
-      return true;
-    default:
-      return false;
-  }
-}
-
 bool is_written(const jit::Value* value) {
   return std::any_of(value->uses().begin(), value->uses().end(), [](const jit::Use& use) {
     if (use.offset != 0) return false;

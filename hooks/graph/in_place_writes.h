@@ -7,9 +7,6 @@
 
 namespace moetap::hooks {
 
-/// True for operators whose first result may share the memory of their first input and holds no other elements.
-bool may_be_view(const torch::jit::Node& node);
-
 /// True if the value, or a view of it, is changed in place.
 bool is_written(const torch::jit::Value* value);
 

@@ -7,6 +7,9 @@
 
 namespace moetap::hooks {
 
+/// What models write over scores that are not to be selected, or add to them: this, or less.
+inline constexpr double kClosedScore = -1e4;
+
 /// Bounds of integers, both included.
 struct NumberRange {
   int64_t least = 0;

@@ -140,6 +140,39 @@ bool is_in_place(const jit::Node& node) {
   return name.size() > 1 && name.back() == '_' && name[name.size() - 2] != '_';
 }
 
+bool may_be_view(const jit::Node& node) {
+  switch (op_kind(node)) {
+    case OpKind::kCopy:
+    case OpKind::kReshape:
+    case OpKind::kMoveAxis:
+    case OpKind::kSlice:
+    case OpKind::kSelect:
+    case OpKind::kRepeat:
+      return !is_in_place(node);
+    default:
+      return false;
+  }
+}
+
+bool is_made_by_comparison(const jit::Value* value) {
+  for (int steps = 0; steps < 8 && !value->node()->inputs().empty(); ++steps) {
+    switch (op_kind(*value->node())) {
+      case OpKind::kCompare:
+      case OpKind::kLogical:
+      case OpKind::kOneHot:
+        return true;
+      case OpKind::kCopy:
+      case OpKind::kReshape:
+      case OpKind::kRepeat:
+        value = value->node()->input(0);
+        break;
+      default:
+        return false;
+    }
+  }
+  return false;
+}
+
 std::string base_name(const jit::Node& node) {
   std::string name = node.kind().toUnqualString();
   if (is_in_place(node)) name.pop_back();

@@ -51,4 +51,11 @@ bool is_tensor(const torch::jit::Value* value);
 /// True for operators that change their first input and return it.
 bool is_in_place(const torch::jit::Node& node);
 
+/// True for operators whose result holds elements of their first input and may share its memory: `view`, `slice`,
+/// `expand`, a `to` that changes nothing. What is written into one may be in the other.
+bool may_be_view(const torch::jit::Node& node);
+
+/// True for zeros and ones that a comparison or a one-hot made, cast or in another shape: no hidden state.
+bool is_made_by_comparison(const torch::jit::Value* value);
+
 }  // namespace moetap::hooks

@@ -17,8 +17,6 @@ namespace jit = torch::jit;
 
 namespace {
 
-constexpr double kClosed = -1e4;  // what models write over scores that are not to be selected: this, or less
-
 // The tensor of indices that `index`, `index_select` and `embedding` choose by: the last of several.
 const jit::Value* index_of(const jit::Node& node) {
   const jit::Value* index = node.inputs().back();
@@ -80,7 +78,7 @@ class ScaledScores {
   // Takes a slot out: before a softmax over the slots, or behind it.
   bool takes_out(const jit::Value* value) const {
     const auto constant = constant_number(graph_, value);
-    if (constant) return *constant == 0 || *constant <= kClosed;
+    if (constant) return *constant == 0 || *constant <= kClosedScore;
     return base_name(*value->node()).starts_with("zeros") || base_name(*value->node()) == "new_zeros";
   }
 

@@ -59,6 +59,27 @@ TEST_F(OpTraits, SeeInPlaceOperators) {
   EXPECT_EQ(op_kind(logical), OpKind::kLogical);
 }
 
+TEST_F(OpTraits, TellWhatMayShareMemory) {
+  EXPECT_TRUE(may_be_view(node("%a : Tensor", "aten::select(%x, %k, %k)")));
+  EXPECT_TRUE(may_be_view(node("%a : Tensor", "aten::expand_as(%x, %y)")));
+  EXPECT_TRUE(may_be_view(node("%a : Tensor", "aten::contiguous(%x, %k)")));
+  EXPECT_FALSE(may_be_view(node("%a : Tensor", "aten::relu(%x)")));
+  EXPECT_FALSE(may_be_view(node("%a : Tensor", "aten::squeeze_(%x)"))) << "its result is its input";
+}
+
+TEST_F(OpTraits, SeeMasksBehindCopies) {
+  graph_ = std::make_shared<jit::Graph>();
+  jit::parseIR(R"(graph(%x : Tensor, %y : Tensor, %k : int):
+  %equal : Tensor = aten::eq(%x, %y)
+  %mask : Tensor = aten::unsqueeze(%equal, %k)
+  %sum : Tensor = aten::add(%mask, %y, %k)
+  return (%mask, %sum)
+)",
+               graph_.get());
+  EXPECT_TRUE(is_made_by_comparison(graph_->outputs()[0]));
+  EXPECT_FALSE(is_made_by_comparison(graph_->outputs()[1]));
+}
+
 TEST_F(OpTraits, TensorsAreNoListsAndNotOptional) {
   node("%a : Tensor", "aten::relu(%x)");
   const auto inputs = graph_->inputs();
