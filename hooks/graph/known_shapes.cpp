@@ -10,8 +10,34 @@ namespace jit = torch::jit;
 KnownShape KnownShapes::of(const jit::Value* value) {
   const auto [found, fresh] = known_.try_emplace(value);  // unknown while it is looked for: loops end here
   if (!fresh) return found->second;
-  const KnownShape shape = find(value);
+  KnownShape shape = find(value);
+  complete_by_uses(value, shape);
   return known_[value] = shape;
+}
+
+// What a value is used for tells its shape, too: what a parameter projects or a norm is over is as wide as these, and
+// `b, s, d = x.shape` has three dimensions.
+void KnownShapes::complete_by_uses(const jit::Value* value, KnownShape& shape) const {
+  if (!is_tensor(value)) return;
+  for (const jit::Use& use : value->uses()) {
+    if (use.offset != 0) continue;
+    const jit::Node& user = *use.user;
+    const std::string name = base_name(user);
+    if (!shape.last && (name == "linear" || name == "matmul" || name == "mm")) {
+      const auto weight = graph_.constant(user.input(1));
+      if (!weight || !weight->isTensor() || !weight->toTensor().defined() || weight->toTensor().dim() != 2) continue;
+      shape.last = weight->toTensor().size(name == "linear" ? 1 : 0);
+    } else if (!shape.last && name == "layer_norm") {
+      const auto sizes = graph_.constant_ints(user.input(1));
+      if (sizes && !sizes->empty()) shape.last = sizes->back();
+    } else if (!shape.rank && user.kind() == jit::aten::size && user.inputs().size() == 1) {
+      for (const jit::Use& of_sizes : user.output()->uses()) {
+        if (of_sizes.user->kind() == jit::prim::ListUnpack) {
+          shape.rank = static_cast<int64_t>(of_sizes.user->outputs().size());
+        }
+      }
+    }
+  }
 }
 
 KnownShape KnownShapes::find(const jit::Value* value) {
@@ -26,6 +52,11 @@ KnownShape KnownShapes::find(const jit::Value* value) {
     return outer == nullptr ? KnownShape{} : of(outer);
   }
   if (node.inputs().empty()) return {};
+  if (node.kind() == jit::prim::ListUnpack) return of_list_element(*node.input()->node(), value->offset());
+  if (node.kind() == jit::aten::__getitem__ && !is_tensor(node.input(0))) {
+    const auto place = graph_.constant_int(node.input(1));
+    return place && *place >= 0 ? of_list_element(*node.input(0)->node(), *place) : KnownShape{};
+  }
   const std::string name = base_name(node);
   switch (op_kind(node)) {
     case OpKind::kCopy:
@@ -54,11 +85,19 @@ KnownShape KnownShapes::find(const jit::Value* value) {
       return of_reduction(node);
     case OpKind::kPick: {
       const KnownShape source = of(node.input(0));
-      if (name == "topk") return {source.rank, graph_.constant_int(node.input(1))};
       if (name.find("sort") != std::string::npos) return source;
-      const auto keeps = node.inputs().size() > 2 ? graph_.constant(node.input(2)) : std::nullopt;
-      if (!keeps || !keeps->isBool() || !source.rank) return {};
-      return {keeps->toBool() ? *source.rank : *source.rank - 1, std::nullopt};
+      const bool top = name == "topk";
+      const size_t at = top || name == "kthvalue" ? 2 : 1;
+      if (node.inputs().size() <= at) return {};
+      const auto dim = graph_.constant_int(node.input(at));
+      if (!dim) return {};
+      const bool last = is_last(dim, source), other = !last && (*dim < 0 || source.rank);
+      const auto kept = other ? source.last : std::nullopt;
+      if (top) return {source.rank, last ? graph_.constant_int(node.input(1)) : kept};
+      const auto keeps = node.inputs().size() > at + 1 ? graph_.constant(node.input(at + 1)) : std::nullopt;
+      if (!keeps || !keeps->isBool()) return {};
+      if (keeps->toBool()) return {source.rank, last ? std::optional<int64_t>(1) : kept};
+      return {source.rank ? std::optional(*source.rank - 1) : std::nullopt, kept};
     }
     case OpKind::kContract:
       return of_contraction(node);
@@ -101,12 +140,63 @@ bool KnownShapes::is_last(std::optional<int64_t> dim, const KnownShape& shape) c
   return dim.has_value() && (*dim == -1 || (shape.rank.has_value() && *dim == *shape.rank - 1));
 }
 
+// The parts that `split`, `chunk` and `unbind` give, by their place.
+KnownShape KnownShapes::of_list_element(const jit::Node& list, size_t place) {
+  if (list.kind() == jit::prim::ListConstruct) {
+    return place < list.inputs().size() && is_tensor(list.input(place)) ? of(list.input(place)) : KnownShape{};
+  }
+  if (op_kind(list) != OpKind::kSplit) return {};
+  const std::string name = base_name(list);
+  const KnownShape source = of(list.input(0));
+  const auto dim = graph_.constant_int(list.inputs().back());
+  if (!dim) return {};
+  if (name == "unbind") {
+    const bool keeps = source.rank && !is_last(dim, source);
+    return {source.rank ? std::optional(*source.rank - 1) : std::nullopt, keeps ? source.last : std::nullopt};
+  }
+  if (!is_last(dim, source)) return {source.rank, *dim < 0 || source.rank ? source.last : std::nullopt};
+  const bool chunks = name.ends_with("chunk");
+  if (list.inputs().size() < 3 || (!chunks && !name.ends_with("split") && name != "split_with_sizes")) {
+    return {source.rank, std::nullopt};
+  }
+  const auto sizes = graph_.constant_ints(list.input(1));
+  if (!sizes || sizes->empty() || name == "tensor_split") return {source.rank, std::nullopt};
+  if (list.input(1)->type()->kind() == c10::TypeKind::ListType) {
+    return {source.rank, place < sizes->size() ? (*sizes)[place] : std::nullopt};
+  }
+  auto size = sizes->front();
+  if (!size || *size <= 0) return {source.rank, std::nullopt};
+  if (chunks) size = source.last ? std::optional((*source.last + *size - 1) / *size) : std::nullopt;
+  if (!size) return {source.rank, std::nullopt};
+  if (!source.last) return {source.rank, place == 0 ? size : std::nullopt};  // the last part may be smaller
+  const int64_t left = *source.last - static_cast<int64_t>(place) * *size;
+  return {source.rank, std::min(*size, left)};
+}
+
+// `x.size(-1)`, or the last of `b, s, d = x.shape`.
+std::optional<int64_t> KnownShapes::last_of_size(const jit::Value* size) {
+  const jit::Node& node = *size->node();
+  if (node.kind() == jit::aten::size && node.inputs().size() == 2) {
+    const KnownShape shape = of(node.input(0));
+    return is_last(graph_.constant_int(node.input(1)), shape) ? shape.last : std::nullopt;
+  }
+  if (node.kind() == jit::prim::ListUnpack && node.input()->node()->kind() == jit::aten::size &&
+      size->offset() + 1 == node.outputs().size() && node.input()->node()->inputs().size() == 1) {
+    return of(node.input()->node()->input(0)).last;
+  }
+  return std::nullopt;
+}
+
 // The sizes of a list; -1 keeps the size of `expanded`.
 KnownShape KnownShapes::of_sizes(const jit::Value* list, const jit::Value* expanded) {
   const auto sizes = graph_.constant_ints(list);
   if (!sizes || list->type()->kind() == c10::TypeKind::IntType) return {};
   KnownShape shape{static_cast<int64_t>(sizes->size()), sizes->empty() ? 1 : sizes->back()};
   if (shape.last == -1) shape.last = expanded == nullptr ? std::nullopt : of(expanded).last;
+  const jit::Node& made = *list->node();
+  if (!shape.last && made.kind() == jit::prim::ListConstruct && !made.inputs().empty()) {
+    if (const jit::Value* last = made.inputs().back(); !graph_.constant_int(last)) shape.last = last_of_size(last);
+  }
   return shape;
 }
 
@@ -139,7 +229,11 @@ KnownShape KnownShapes::of_part(const jit::Node& node) {
     const auto rank = source.rank ? std::optional(*source.rank - 1) : std::nullopt;
     return {rank, dim && source.rank && !is_last(dim, source) ? source.last : std::nullopt};
   }
-  if (base_name(node) != "slice" || !dim) return {source.rank, std::nullopt};
+  if (!dim) return {source.rank, std::nullopt};
+  if (base_name(node) == "narrow") {
+    if (is_last(dim, source)) return {source.rank, graph_.constant_int(node.input(3))};
+    return {source.rank, source.rank ? source.last : std::nullopt};
+  }
   const auto start = graph_.constant(node.input(2)), end = graph_.constant(node.input(3));
   const bool from_start = start && (start->isNone() || (start->isInt() && start->toInt() == 0));
   const bool to_end = end && (end->isNone() || (end->isInt() && end->toInt() == INT64_MAX));

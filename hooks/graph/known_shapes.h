@@ -26,6 +26,9 @@ class KnownShapes {
 
  private:
   KnownShape find(const torch::jit::Value* value);
+  void complete_by_uses(const torch::jit::Value* value, KnownShape& shape) const;
+  KnownShape of_list_element(const torch::jit::Node& list_user, size_t place);
+  std::optional<int64_t> last_of_size(const torch::jit::Value* size);
   KnownShape of_view(const torch::jit::Node& node);
   KnownShape of_part(const torch::jit::Node& node);
   KnownShape of_reduction(const torch::jit::Node& node);

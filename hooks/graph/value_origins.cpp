@@ -1,5 +1,7 @@
 #include "hooks/graph/value_origins.h"
 
+#include <torch/csrc/jit/ir/constants.h>
+
 #include <algorithm>
 
 #include "hooks/graph/op_traits.h"
@@ -153,7 +155,39 @@ bool is_weight_first(const Projection& projection) {
   return (name == "mm" || name == "matmul" || name == "bmm") && projection.node->input(0) == projection.parameter;
 }
 
+namespace {
+
+// `(h.unsqueeze(1) * weight).sum(-1)`: a matrix product written out.
+bool match_summed_product(jit::Node* node, const ValueOrigins& origins, Projection& projection) {
+  if (base_name(*node) != "sum" || node->inputs().size() < 3) return false;
+  std::optional<int64_t> dim;
+  if (const auto dims = jit::constant_as<c10::List<int64_t>>(node->input(1)); dims && dims->size() == 1) {
+    dim = dims->get(0);
+  } else if (node->input(1)->node()->kind() == jit::prim::ListConstruct &&
+             node->input(1)->node()->inputs().size() == 1) {
+    dim = jit::constant_as<int64_t>(node->input(1)->node()->input(0));
+  }
+  const bool keeps = jit::constant_as<bool>(node->input(2)).value_or(true);
+  const jit::Node* product = node->input(0)->node();
+  if ((dim != -1 && dim != 2) || keeps || op_kind(*product) != OpKind::kMultiply || product->inputs().size() != 2) {
+    return false;
+  }
+  for (int side = 0; side < 2; ++side) {
+    jit::Value* parameter = const_cast<jit::Value*>(product->input(1 - side));
+    jit::Value* activation = const_cast<jit::Value*>(product->input(side));
+    if (!origins.is_parameter(parameter) || !origins.is_activation(activation)) continue;
+    if (op_kind(*activation->node()) != OpKind::kReshape) return false;  // no dimension for the experts
+    while (op_kind(*parameter->node()) == OpKind::kReshape) parameter = parameter->node()->input(0);
+    projection = {node, parameter, activation};
+    return true;
+  }
+  return false;
+}
+
+}  // namespace
+
 bool match_projection(jit::Node* node, const ValueOrigins& origins, Projection& projection) {
+  if (match_summed_product(node, origins, projection)) return true;
   if (op_kind(*node) != OpKind::kContract || node->outputs().empty()) return false;
   std::vector<jit::Value*> operands;
   const std::string name = base_name(*node);

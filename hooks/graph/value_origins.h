@@ -43,7 +43,7 @@ struct Projection {
 /// tokens.
 bool is_weight_first(const Projection& projection);
 
-/// True if `node` projects activations by a parameter, and fills `projection`.
+/// True if `node` projects activations by a parameter, also by a product that is summed, and fills `projection`.
 bool match_projection(torch::jit::Node* node, const ValueOrigins& origins, Projection& projection);
 
 }  // namespace moetap::hooks

@@ -18,6 +18,8 @@ const char* to_string(SkipReason reason) {
       return "sums what it picked, applies no single expert";
     case SkipReason::kSelectsNoExpert:
       return "what it picks selects no expert";
+    case SkipReason::kFindsThreshold:
+      return "leaves experts out by a threshold that is computed from its scores (sparsemax, entmax)";
     case SkipReason::kPicksFromPicked:
       return "picks from what was picked (product keys)";
     case SkipReason::kPicksInGroups:
@@ -25,9 +27,13 @@ const char* to_string(SkipReason reason) {
     case SkipReason::kChangesSortedWeights:
       return "its weights are computed with after they were put into another order";
     case SkipReason::kTakesFirstTokens:
-      return "each expert takes the first of its tokens only, and no tensor tells which were left out";
+      return "each expert takes the first of its tokens only, and no tensor [tokens, experts] tells which were left "
+             "out";
     case SkipReason::kWeighsPairs:
       return "weighs pairs of tokens and experts, and no tensor over the experts holds their weights";
+    case SkipReason::kUnsureFactor:
+      return "its weights are multiplied by what may be a factor or a hidden state: the graph does not tell how wide "
+             "it is";
     case SkipReason::kSharesProjection:
       return "several routers share one projection";
     case SkipReason::kUnknownNumExperts:

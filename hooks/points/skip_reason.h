@@ -12,11 +12,13 @@ enum class SkipReason {
   kSamples,               // what was picked is only sampled from
   kLooksUpValues,         // the picked parameters are summed, and multiply no hidden state
   kSelectsNoExpert,       // the ids reach nothing that looks like an expert
+  kFindsThreshold,        // weights of the scores above a number that is computed of them
   kPicksFromPicked,       // product keys
   kPicksInGroups,         // each group of scores has picks of its own
   kChangesSortedWeights,  // the weights that are applied stand in another order than the ids
   kTakesFirstTokens,      // an expert sees only the first of the tokens that chose it
   kWeighsPairs,           // (token, expert) above a threshold, in a list
+  kUnsureFactor,          // its weights meet two activations, of which either may be a factor
   kSharesProjection,      // several routers read parts of one projection
   kUnknownNumExperts,     // hash routing whose number of experts is no constant
   kHasNoProjection,       // a top-k whose scores no parameter gave

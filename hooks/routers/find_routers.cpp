@@ -36,7 +36,7 @@ std::optional<int64_t> projected_size(const MethodGraph& graph, const Projection
   const std::string name = base_name(*projection.node);
   if (name == "einsum" || name == "tensordot" || name == "bilinear") return std::nullopt;
   const bool rows_are_experts = is_weight_first(projection) || name == "linear" || name == "cdist" || name == "inner" ||
-                                name.rfind("conv", 0) == 0 || name == "_convolution";
+                                name == "sum" || name.rfind("conv", 0) == 0 || name == "_convolution";
   if (rows_are_experts) return transposed ? weight.size(-1) : weight.size(0);
   return transposed ? weight.size(-2) : weight.size(-1);
 }

@@ -19,6 +19,7 @@ struct FoundRouter {
   std::string component;  // the same
   torch::jit::Value* logits = nullptr;
   torch::jit::Value* scores = nullptr;
+  bool scores_of_other_logits = false;  // the selection reads masked or noisy ones: `scores` are not made of `logits`
   torch::jit::Value* choice = nullptr;  // what the pick reads that gives `selected`; null: not known
   std::vector<torch::jit::Value*> selected;
   std::vector<torch::jit::Value*> weights;

@@ -1,5 +1,10 @@
 // Transfer functions of RouterFlow for arithmetic on a followed value: norms, scoring functions, elementwise operators.
 // See Note [Following a projection].
+#include <torch/csrc/jit/ir/constants.h>
+
+#include <algorithm>
+
+#include "hooks/routers/later_products.h"
 #include "hooks/routers/router_flow.h"
 
 namespace moetap::hooks {
@@ -20,26 +25,6 @@ bool are_picked(const jit::Value* value) {
       case OpKind::kMoveAxis:
       case OpKind::kSlice:
       case OpKind::kSelect:
-        value = value->node()->input(0);
-        break;
-      default:
-        return false;
-    }
-  }
-  return false;
-}
-
-// True for zeros and ones that comparisons make, and for what was counted or left over of them: no hidden state.
-bool is_mask(const jit::Value* value) {
-  for (int steps = 0; steps < 8 && !value->node()->inputs().empty(); ++steps) {
-    switch (op_kind(*value->node())) {
-      case OpKind::kCompare:
-      case OpKind::kLogical:
-      case OpKind::kOneHot:
-        return true;
-      case OpKind::kCopy:
-      case OpKind::kReshape:
-      case OpKind::kRepeat:
         value = value->node()->input(0);
         break;
       default:
@@ -79,7 +64,60 @@ bool adds_up(const jit::Value* product) {
   return product->uses().empty();
 }
 
+// True for a value that may have got a dimension of size 1 since it was picked or gathered: with it a hidden state
+// makes a wider product, whatever the last dimension is. A product has one only if all its operands may.
+bool may_be_thin(const jit::Value* value) {
+  const jit::Node& node = *value->node();
+  const auto all_thin = [&](size_t first) {
+    for (const jit::Value* input : node.inputs().slice(first)) {
+      if (is_tensor(input) && !may_be_thin(input)) return false;
+    }
+    return true;
+  };
+  switch (op_kind(node)) {
+    case OpKind::kPick:
+    case OpKind::kGather:
+    case OpKind::kScatter:
+    case OpKind::kContract:
+      return false;
+    case OpKind::kReduce:
+      return std::any_of(node.inputs().begin(), node.inputs().end(), [](const jit::Value* input) {
+        return input->type()->kind() == c10::TypeKind::BoolType && jit::constant_as<bool>(input).value_or(true);
+      });
+    case OpKind::kElementwise:
+    case OpKind::kMultiply:
+      return all_thin(0);
+    case OpKind::kWhere:
+      return all_thin(1);
+    case OpKind::kCopy:
+    case OpKind::kScoring:
+    case OpKind::kMaskedFill:
+    case OpKind::kIndexWrite:
+      return may_be_thin(node.input(0));
+    default:
+      return true;
+  }
+}
+
 }  // namespace
+
+// Note [A factor or a hidden state]
+// Weights that are multiplied by a gate of each token are weights still, weights that meet a hidden state have been
+// applied. The widths tell where the graph fixes them: only a hidden state makes the product wider. Several slots side
+// by side meet no wider value in their last dimension, so that the other's width need not be known there. Where nothing
+// fixes a width, the later use of the product decides (later_product): weights that were applied meet no other hidden
+// state. If they do, and got no dimension for it, either may be the factor: the router is refused by name.
+RouterFlow::ProductWidth RouterFlow::product_width(const jit::Value* value, const jit::Value* partner) {
+  const auto own = shapes_.of(value).last, other = shapes_.of(partner).last;
+  if (other == 1) return ProductWidth::kSame;
+  if (own && *own > 1 && !may_be_thin(value)) {
+    return !other || *other == *own ? ProductWidth::kSame : ProductWidth::kWider;
+  }
+  if (!own || !other) return ProductWidth::kUnknown;
+  // Weights that got a dimension of size 1 are wider behind a product with what has none.
+  const auto unsqueezed = [](const jit::Value* of) { return base_name(*of->node()) == "unsqueeze"; };
+  return *own == *other && (!unsqueezed(value) || unsqueezed(partner)) ? ProductWidth::kSame : ProductWidth::kWider;
+}
 
 // A norm over the experts: new logits. Hidden states are normalised, too; those end at the next projection.
 void RouterFlow::follow_norm(jit::Node* node) {
@@ -138,17 +176,29 @@ void RouterFlow::follow_elementwise(jit::Node* node, OpKind kind) {
   if (found == nullptr) return;
   const Fact own = *found;
   const jit::Value* partner = operands.size() > 1 ? operands[left != nullptr ? 1 : 0] : nullptr;
-  const bool hidden = partner != nullptr && origins_.is_activation(partner) && !is_mask(partner);
+  const bool hidden = partner != nullptr && origins_.is_activation(partner) && !is_made_by_comparison(partner);
   if (ends_at(node, own, partner)) return;
   const bool carries = own.role == Role::kSlot || own.role == Role::kScore || own.role == Role::kMask;
-  const bool narrow = hidden && carries && keeps_width(operands[left != nullptr ? 0 : 1], partner);
+  ProductWidth width = ProductWidth::kWider;
+  if (hidden && carries) width = product_width(operands[left != nullptr ? 0 : 1], partner);
+  bool unsure = false;
+  if (width == ProductWidth::kUnknown && kind == OpKind::kMultiply && carries_weights(own)) {
+    const LaterProduct later = later_product(node->output(), origins_, shapes_);
+    if (later == LaterProduct::kSpread) width = ProductWidth::kSame;
+    unsure = later == LaterProduct::kAnother;
+  }
+  const bool narrow = width == ProductWidth::kSame;
   if (hidden && kind == OpKind::kMultiply) {
     const bool before_pick = own.role == Role::kScore && !carries_weights(own);
     const bool similarity = own.role == Role::kChosen && own.own;
     // Experts' outputs are added up. Channels of which some are left out are not.
     const bool over_experts = own.role == Role::kScore && !own.picks.empty() && !own.column && !own.per_expert;
     const bool channels = over_experts && !precedes_projection(partner) && !adds_up(node->output());
-    if ((!narrow || before_pick) && !similarity && !channels) meet(node, own, partner);
+    if ((!narrow || before_pick) && !similarity && !channels) {
+      const size_t first = events_.size();
+      meet(node, own, partner);
+      for (size_t i = first; i < events_.size(); ++i) events_[i].unsure = unsure;
+    }
     // Scores that scale or are scaled by hidden states before any pick may still be logits (a learned temperature).
     if (!narrow && !similarity && !(before_pick && own.score == nullptr)) return;
   }
@@ -184,7 +234,7 @@ void RouterFlow::follow_elementwise(jit::Node* node, OpKind kind) {
       }
       break;
     case Role::kSlot:
-      if (hidden && name != "div" && !narrow) return;
+      if (hidden && name != "div" && width == ProductWidth::kWider) return;
       if (!own.aligned) {
         lose_alignment(result);
         result.changed = true;

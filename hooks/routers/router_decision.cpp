@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "hooks/routers/logits_of_selection.h"
 #include "hooks/routers/selection_source.h"
 
 namespace moetap::hooks {
@@ -16,6 +17,14 @@ bool is_strong(EventKind kind) {
 bool has(const RouterFlow& flow, EventKind kind) {
   return std::any_of(flow.events().begin(), flow.events().end(),
                      [&](const Event& event) { return event.kind == kind; });
+}
+
+// Where weights met what may be a factor or a hidden state; null if they did not.
+const jit::Node* unsure_application(const RouterFlow& flow) {
+  const auto found = std::find_if(flow.events().begin(), flow.events().end(), [](const Event& event) {
+    return event.kind == EventKind::kAppliesWeights && event.unsure;
+  });
+  return found == flow.events().end() ? nullptr : found->node;
 }
 
 const jit::Node* last_node(const RouterFlow& flow, EventKind kind) {
@@ -259,7 +268,9 @@ void leave_fork(const RouterFlow& flow, FoundRouter& router) {
 
 }  // namespace
 
-RouterDecision decide(const MethodGraph& graph, const RouterFlow& flow) {
+namespace {
+
+RouterDecision decide_by_events(const MethodGraph& graph, const RouterFlow& flow) {
   RouterDecision decision;
   auto skip = [&](const jit::Node* node, SkipReason reason) {
     decision.skipped = SkippedNode{node, flow.projection().node, reason};
@@ -314,7 +325,10 @@ RouterDecision decide(const MethodGraph& graph, const RouterFlow& flow) {
       return decision;
     if (has(flow, EventKind::kSamples)) return skip(last.node, SkipReason::kSamples);
     if (has(flow, EventKind::kLooksUp)) return skip(last.node, SkipReason::kLooksUpValues);
-    return skip(last.node, SkipReason::kSelectsNoExpert);
+    const bool finds_threshold = std::any_of(flow.events().begin(), flow.events().end(), [](const Event& event) {
+      return event.kind == EventKind::kAppliesWeights && event.what.threshold && event.what.by_sign;
+    });
+    return skip(last.node, finds_threshold ? SkipReason::kFindsThreshold : SkipReason::kSelectsNoExpert);
   }
   FoundRouter router;
   router.projection = flow.projection();
@@ -336,9 +350,8 @@ RouterDecision decide(const MethodGraph& graph, const RouterFlow& flow) {
   for (const Event& event : flow.events()) {
     if (event.what.cut) return skip(last.node, SkipReason::kTakesFirstTokens);
     if (event.what.joined && is_strong(event.kind)) return skip(last.node, SkipReason::kPicksFromPicked);
-    if (event.kind == EventKind::kAppliesWeights && event.what.changed) {
-      return skip(last.node, SkipReason::kChangesSortedWeights);
-    }
+    if (event.kind != EventKind::kAppliesWeights) continue;
+    if (event.what.changed) return skip(last.node, SkipReason::kChangesSortedWeights);
   }
   const Pick* pick = nullptr;
   for (int place : final_picks) {
@@ -383,6 +396,7 @@ RouterDecision decide(const MethodGraph& graph, const RouterFlow& flow) {
   if (!router.weights_of_other_arms.empty()) router.scoring = "other";
   router.logits_dim = source.logits != nullptr ? source.logits_dim : pick->source.logits_dim;
   router.scores_dim = plain_scores ? source.score_dim : pick->source.score_dim;
+  if (final_picks.size() == 1) take_logits_of_selection(graph, flow, *pick, router);
   router.num_experts = pick->source.num_experts;
   router.null_experts = flow.count_null_experts(pick->source);
   if (selected.size() == 1) {
@@ -413,6 +427,16 @@ RouterDecision decide(const MethodGraph& graph, const RouterFlow& flow) {
   return decision;
 }
 
+}  // namespace
+
+RouterDecision decide(const MethodGraph& graph, const RouterFlow& flow) {
+  RouterDecision decision = decide_by_events(graph, flow);
+  const jit::Node* unsure = decision.router ? unsure_application(flow) : nullptr;
+  if (unsure == nullptr) return decision;
+  const jit::Node* node = flow.picks().empty() ? unsure : flow.picks().back().node;
+  return {std::nullopt, SkippedNode{node, flow.projection().node, SkipReason::kUnsureFactor}};
+}
+
 RouterDecision decide_hash(const MethodGraph& graph, const RouterFlow& flow, const HashIds& hash) {
   RouterDecision decision;
   // A remainder may mean anything. It means experts if ids are compared with numbers one by one, or choose parameters
@@ -427,6 +451,10 @@ RouterDecision decide_hash(const MethodGraph& graph, const RouterFlow& flow, con
   if (meetings.size() < 2 || selected.size() != 1) return decision;
   if (!hash.num_experts.has_value()) {
     decision.skipped = SkippedNode{hash.ids->node(), hash.ids->node(), SkipReason::kUnknownNumExperts};
+    return decision;
+  }
+  if (unsure_application(flow) != nullptr) {
+    decision.skipped = SkippedNode{hash.ids->node(), hash.ids->node(), SkipReason::kUnsureFactor};
     return decision;
   }
   FoundRouter router;

@@ -211,16 +211,6 @@ bool RouterFlow::ends_at(const jit::Node* node, const Fact& own, const jit::Valu
   });
 }
 
-// True if the product of the two is no wider than `value`: weights that are scaled by a gate of each token are weights
-// still, weights that meet a hidden state are not.
-bool RouterFlow::keeps_width(const jit::Value* value, const jit::Value* partner) {
-  const auto own = shapes_.of(value).last, other = shapes_.of(partner).last;
-  if (!other.has_value()) return false;
-  // Weights that got a dimension of size 1 are wider behind a product with what has none.
-  const auto unsqueezed = [](const jit::Value* of) { return base_name(*of->node()) == "unsqueeze"; };
-  return *other == 1 || (own.has_value() && *own == *other && (!unsqueezed(value) || unsqueezed(partner)));
-}
-
 // Ancestors are looked for from the projection back, only as far as the value: what comes before is the whole model.
 bool RouterFlow::computes_activation(const jit::Value* value) {
   const auto reach = [this](const jit::Value* ancestor) {
@@ -405,7 +395,7 @@ void RouterFlow::visit_structure(jit::Node* node) {
         piece.place = static_cast<int>(i);
         if (piece.role == Role::kScore && piece.picks.empty()) {
           piece.part = static_cast<int>(i);
-          piece.num_experts.reset();
+          piece.num_experts = piece.expert_dim == -1 ? shapes_.of(node->output(i)).last : std::nullopt;
           if (piece.score == nullptr) {
             piece.logits = node->output(i);
             piece.base = node->output(i);

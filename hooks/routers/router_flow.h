@@ -43,6 +43,7 @@ struct Event {
   torch::jit::Node* node;
   Fact what;              // that met something else
   bool on_input = false;  // it met a hidden state from before the projection
+  bool unsure = false;    // it may have met a factor instead: see Note [A factor or a hidden state]
 };
 
 /// A pick among the followed scores.
@@ -79,6 +80,7 @@ class RouterFlow {
   RouterFlow(const MethodGraph& graph, const ValueOrigins& origins, KnownShapes& shapes, const HashIds& hash);
 
   const Projection& projection() const { return projection_; }
+  const ValueOrigins& origins() const { return origins_; }
   const std::vector<Pick>& picks() const { return picks_; }
   const std::vector<Event>& events() const { return events_; }
   const Fact* fact(const torch::jit::Value* value) const;
@@ -127,12 +129,14 @@ class RouterFlow {
 
   void meet(torch::jit::Node* node, const Fact& fact, const torch::jit::Value* hidden);
   std::optional<Fact> combine(torch::jit::Node* node, const Fact& left, const Fact& right, OpKind kind);
+  std::optional<Fact> contract_scores(torch::jit::Node* node, const Fact& left, const Fact& right);
   std::optional<Fact> contract(torch::jit::Node* node, const Fact& first, const Fact& second) const;
   Fact derived(const Fact& from, torch::jit::Node* node, Role role) const;
   Fact mask_of(const Fact& from, torch::jit::Node* node) const;
   void change_scores(Fact& result, const Fact& from, torch::jit::Value* output) const;
   bool ends_at(const torch::jit::Node* node, const Fact& own, const torch::jit::Value* partner) const;
-  bool keeps_width(const torch::jit::Value* value, const torch::jit::Value* partner);
+  enum class ProductWidth { kSame, kWider, kUnknown };
+  ProductWidth product_width(const torch::jit::Value* value, const torch::jit::Value* partner);
   bool precedes_projection(const torch::jit::Value* value);
   bool computes_activation(const torch::jit::Value* value);
 

@@ -112,8 +112,13 @@ void RouterFlow::follow_part(jit::Node* node, OpKind kind) {
     set(node->output(), result);
     return;
   }
-  result.column = true;
   const bool slots = result.role == Role::kSlot || result.role == Role::kIds;
+  if (kind == OpKind::kSelect && slots && result.aligned && result.num_slots == 1 &&
+      selects_slot(graph_, *node, result, shapes_)) {
+    set(node->output(), result);  // the one slot of each token without its dimension
+    return;
+  }
+  result.column = true;
   if (kind == OpKind::kSlice && result.aligned) {
     const std::string name = base_name(*node);
     const auto start = graph_.constant(node->input(2));

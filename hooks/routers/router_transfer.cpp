@@ -27,6 +27,13 @@ bool joins_experts(const MethodGraph& graph, const jit::Node& node, const Fact& 
   return first < last && first <= experts && experts <= last;
 }
 
+// True for a `squeeze` of the last dimension, of size 1, of logits with the experts before it.
+bool drops_last_dimension(const MethodGraph& graph, const jit::Node& node, const Fact& fact) {
+  if (base_name(node) != "squeeze" || node.inputs().size() < 2 || fact.expert_dim >= -1) return false;
+  const auto dim = graph.constant_int(node.input(1));
+  return dim && from_end(*dim, fact.rank) == -1 && fact.picks.empty() && fact.score == nullptr && fact.aligned;
+}
+
 // The dimension that a reduction is over, where it is over one.
 std::optional<int64_t> only_dimension(const MethodGraph& graph, const jit::Node& node) {
   const auto dims = node.inputs().size() > 1 ? graph.constant_ints(node.input(1)) : std::nullopt;
@@ -182,6 +189,11 @@ void RouterFlow::follow_same(jit::Node* node, OpKind kind) {
         if (result.aligned) result.base = node->output();
       }
       result.grouped = false;
+    } else if (drops_last_dimension(graph_, *node, result)) {
+      result.rank = result.rank ? std::optional(*result.rank - 1) : std::nullopt;
+      ++result.expert_dim;
+      result.base = node->output();
+      change_scores(result, *found, node->output());
     } else if (name == "unsqueeze" || name == "squeeze" || name == "unflatten" || name == "view_as" ||
                name == "reshape_as") {
       result.rank.reset();

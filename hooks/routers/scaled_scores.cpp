@@ -222,6 +222,7 @@ bool ScaledScores::is_factor(const jit::Value* value) {
 }  // namespace
 
 bool scores_are_plain(const MethodGraph& graph, const FoundRouter& router) {
+  if (router.scores_of_other_logits) return false;
   const jit::Value* value = router.scores;
   while (value != nullptr && !is_written(value) && may_be_view(*value->node()) &&
          op_kind(*value->node()) != OpKind::kSlice) {

@@ -39,6 +39,41 @@ std::vector<BlockVariant> weight_variants() {
     gates = gates * torch.sigmoid(torch.linear(h, self.one_gate))
 )" + kDense);
 
+  // The graph does not tell how many dimensions `z` has: slots side by side tell that these are factors.
+  const std::string kUnknownRank = kPick + R"(
+    z = h.flatten(0, 0)
+)";
+  add("TimesASliceOfTheToken", kUnknownRank + R"(
+    weights = weights * torch.sigmoid(z[:, :1])
+)" + kApply);
+  add("TimesANarrowSliceInPlace", kUnknownRank + R"(
+    weights.mul_(z.narrow(1, 0, 1))
+)" + kApply);
+  add("TimesASplitOfTheTokenNormalised", kUnknownRank + R"(
+    share = torch.split(z, [1, 7], 1)[0]
+    weights = torch.sigmoid(share) * weights * torch.sigmoid(z.mean(1, keepdim=True))
+    weights = weights / weights.sum(-1, keepdim=True) * torch.abs(z[:, 2:3])
+)" + kApply);
+  add("PlusAShareOfTheToken", kUnknownRank + R"(
+    weights = weights + torch.sigmoid(z[:, :1])
+)" + kApply);
+  add("TimesAShareByEinsum", kUnknownRank + R"(
+    weights = torch.einsum("tk,t->tk", [weights, torch.sigmoid(z[:, 0])])
+)" + kApply);
+  add("DenseTimesASliceOfTheToken", kUnknownRank + R"(
+    gates = (torch.one_hot(ids, 6) * weights.unsqueeze(-1)).sum(1) * torch.sigmoid(z[:, :1])
+)" + kDense);
+  add("OneSlotTimesAPlaceOfTheToken", kScores + R"(
+    best, ids = torch.max(scores, -1)
+    z = h.flatten(0, 0)
+    share = best * torch.sigmoid(z[:, 0])
+    out = torch.zeros_like(h)
+    for e in range(6):
+        out = out + (ids == e).unsqueeze(-1).to(h.dtype) * torch.matmul(h, self.expert_weights[e])
+    return x + (out * share.unsqueeze(-1)).view_as(x)
+)")
+      .top_k = 1;
+
   // Weights of an expert that does nothing.
   add("ZeroWhereTheExpertIsNone", kPick + R"(
     weights = torch.where(ids == 5, torch.zeros_like(weights), weights)
@@ -287,6 +322,15 @@ std::vector<BlockVariant> weight_variants() {
     combine = torch.einsum("te,tc->tec", [weights[:, 0].unsqueeze(1) * one, at_one])
     combine = combine + torch.einsum("te,tc->tec", [weights[:, 1].unsqueeze(1) * two, at_two])
     sent = (combine > 0).to(h.dtype)
+)" + kCombine);
+
+  add("CombineOfBooleanPlaces", kPick + R"(
+    hot = torch.one_hot(ids, 6)
+    place = (hot.view(-1, 6).cumsum(0) - 1).view(-1, 2, 6)
+    inside = (hot > 0).__and__(place < 3)
+    slot = (torch.one_hot(place.clamp(0, 2), 3) > 0).__and__(inside.unsqueeze(-1))
+    combine = (weights.unsqueeze(-1).unsqueeze(-1) * slot).sum(1)
+    sent = slot.any(1).to(h.dtype)
 )" + kCombine);
 
   // Weights that do not tell which tokens a capacity leaves out.

@@ -151,6 +151,12 @@ INSTANTIATE_TEST_SUITE_P(RouterDecision, Skipped,
     changed = changed + weights.reshape(-1)[order]
     return outputs * changed.unsqueeze(-1)
 )"},
+                                           SkippedCase{"FactorOrHiddenState", SkipReason::kUnsureFactor, R"(
+    weights, ids = torch.topk(torch.softmax(logits, -1), 1, -1)
+    weights = weights * torch.sigmoid(input[:, :1])
+    chosen = self.expert_weights[ids.reshape(-1)]
+    return torch.bmm(x.unsqueeze(1), chosen).squeeze(1) * weights
+)"},
                                            SkippedCase{"TwoRouters", SkipReason::kSharesProjection, R"(
     first, second = torch.chunk(logits, 2, -1)
     weights, ids = torch.topk(torch.softmax(first, -1), 1, -1)
