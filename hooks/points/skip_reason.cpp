@@ -19,7 +19,7 @@ const char* to_string(SkipReason reason) {
     case SkipReason::kSelectsNoExpert:
       return "what it picks selects no expert";
     case SkipReason::kFindsThreshold:
-      return "leaves experts out by a threshold that is computed from its scores (sparsemax, entmax)";
+      return "its scores meet what was computed from picks of them in a way that is not followed (sparsemax, entmax)";
     case SkipReason::kPicksFromPicked:
       return "picks from what was picked (product keys)";
     case SkipReason::kPicksInGroups:

@@ -12,7 +12,7 @@ enum class SkipReason {
   kSamples,               // what was picked is only sampled from
   kLooksUpValues,         // the picked parameters are summed, and multiply no hidden state
   kSelectsNoExpert,       // the ids reach nothing that looks like an expert
-  kFindsThreshold,        // weights of the scores above a number that is computed of them
+  kFindsThreshold,        // the scores, with a number that was found by sorting or searching them
   kPicksFromPicked,       // product keys
   kPicksInGroups,         // each group of scores has picks of its own
   kChangesSortedWeights,  // the weights that are applied stand in another order than the ids

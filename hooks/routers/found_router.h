@@ -36,11 +36,12 @@ struct FoundRouter {
   // Where `selected` holds ids of shared experts beside the slots: the slots alone, and whether they stand behind.
   torch::jit::Value* slots_alone = nullptr;
   bool slots_behind = false;
-  bool weights_have_shared = false;   // so do the weights
-  bool selects_all = false;           // no ids: every token gets every expert, by `weights`
-  bool weights_have_places = false;   // weights [.., expert, place in its queue], to be summed over the places
-  bool kept_has_places = false;       // mask [.., experts, places], to be summed over the places
-  bool unused_where_zero = false;     // expert choice: a choice with the weight 0 is none
+  bool weights_have_shared = false;            // so do the weights
+  torch::jit::Value* weights_order = nullptr;  // flat weights stand in this order of all slots
+  bool selects_all = false;                    // no ids: every token gets every expert, by `weights`
+  bool weights_have_places = false;            // weights [.., expert, place in its queue], to be summed over the places
+  bool kept_has_places = false;                // mask [.., experts, places], to be summed over the places
+  bool unused_where_zero = false;              // expert choice: a choice with the weight 0 is none
   torch::jit::Value* kept = nullptr;  // mask [.., experts]: where the weights do not tell that a token is dropped
   // The weights of the other arms, where each arm of a branch makes its own and applies them there.
   std::vector<torch::jit::Value*> weights_of_other_arms;

@@ -27,8 +27,16 @@ jit::Value* ids_by_weight(jit::Graph& graph, const FoundRouter& router) {
                        jit::NamedValue("descending", true)});
 }
 
+// Flat weights in the order of tokens and slots, from another one.
+jit::Value* put_back(jit::Graph& graph, jit::Value* weights, jit::Value* order) {
+  jit::Value* flat = graph.insert(jit::aten::reshape, {weights, std::vector<int64_t>{-1}});
+  jit::Value* zeros = graph.insert(jit::aten::zeros_like, {flat});
+  return graph.insert(jit::aten::scatter, {zeros, 0, order, flat});
+}
+
 // The weights as the operator takes them: over slots or experts, tokens before.
 jit::Value* weights_as_reported(jit::Graph& graph, const FoundRouter& router, jit::Value* weights) {
+  if (router.weights_order != nullptr) return put_back(graph, weights, router.weights_order);
   if (router.weights_have_places) {
     jit::Value* dense = graph.insert(jit::aten::sum, {weights, std::vector<int64_t>{router.weights_dim + 1}});
     return with_experts_at(dense, router.weights_dim + 1, router.expert_dim);

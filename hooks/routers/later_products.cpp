@@ -1,6 +1,7 @@
 #include "hooks/routers/later_products.h"
 
 #include <algorithm>
+#include <string>
 #include <unordered_map>
 #include <vector>
 
@@ -84,9 +85,11 @@ void LaterProducts::follow(const jit::Node& user, size_t operand, bool spread) {
     return;
   }
   if (user.kind() == jit::aten::append) return reach(user.input(0), spread);
+  const std::string name = base_name(user);
+  if (operand == 0 && name.starts_with("add") && name != "add") return;  // `addcmul`, `addmm`: another product is added
   switch (op_kind(user)) {
     case OpKind::kReshape: {
-      const bool thin = base_name(user) == "unsqueeze" || shapes_.of(user.output()).last == 1;
+      const bool thin = name == "unsqueeze" || shapes_.of(user.output()).last == 1;
       return reach(user.output(), spread || thin);
     }
     case OpKind::kCopy:

@@ -136,7 +136,7 @@ void RouterFlow::follow_scoring(jit::Node* node) {
   Fact result = derived(*found, node, found->role);
   if (!found->aligned) {
     lose_alignment(result);
-    result.changed = result.changed || carries_weights(*found);
+    if (carries_weights(*found)) change_in_order(result, node->output());
   }
   if (found->role == Role::kScore) {
     if (result.score == nullptr && result.scoring.empty()) {
@@ -218,7 +218,7 @@ void RouterFlow::follow_elementwise(jit::Node* node, OpKind kind) {
       if (own.picks.empty() && name == "threshold") result.threshold = true;
       if (!own.aligned) {
         lose_alignment(result);
-        result.changed = result.changed || !own.picks.empty();
+        if (!own.picks.empty()) change_in_order(result, node->output());
       }
       if (own.score == nullptr) {
         change_scores(result, own, node->output());
@@ -237,7 +237,7 @@ void RouterFlow::follow_elementwise(jit::Node* node, OpKind kind) {
       if (hidden && name != "div" && width == ProductWidth::kWider) return;
       if (!own.aligned) {
         lose_alignment(result);
-        result.changed = true;
+        change_in_order(result, node->output());
       }
       break;
     case Role::kIds:

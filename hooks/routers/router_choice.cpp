@@ -132,6 +132,19 @@ void RouterFlow::follow_pick(jit::Node* node) {
   set(pick.indices, indices);
 }
 
+// True if `index` puts all slots of flat weights into the order of their sorted ids: it takes each of them once.
+bool RouterFlow::puts_in_order(const jit::Value* source, const Fact& slots, const jit::Value* index) {
+  const auto is_flat = [this](const jit::Value* value, const Fact& fact) {
+    return fact.aligned && (fact.flat || shapes_.of(value).rank == 1);
+  };
+  while (op_kind(*index->node()) == OpKind::kCopy) index = index->node()->input(0);
+  const jit::Node& sort = *index->node();
+  const std::string name = base_name(sort);
+  if ((name != "sort" && name != "argsort") || index != sort.outputs().back()) return false;
+  const Fact* ids = fact(sort.input(0));
+  return ids != nullptr && ids->role == Role::kIds && is_flat(sort.input(0), *ids) && is_flat(source, slots);
+}
+
 void RouterFlow::follow_gather(jit::Node* node, jit::Value* source, const std::vector<jit::Value*>& indices) {
   const Fact* from = fact(source);
   const Fact* index = nullptr;
@@ -153,6 +166,7 @@ void RouterFlow::follow_gather(jit::Node* node, jit::Value* source, const std::v
     } else if (own.role == Role::kSlot || own.role == Role::kIds || own.role == Role::kOrder || !own.picks.empty()) {
       Fact part = own;
       lose_alignment(part);
+      part.in_pieces = true;
       set(node->output(), part);
     } else if (own.role == Role::kScore) {
       Fact part = derived(own, node, Role::kScore);  // some tokens' scores
@@ -188,6 +202,12 @@ void RouterFlow::follow_gather(jit::Node* node, jit::Value* source, const std::v
       Fact part = own;
       merge(part, by);
       lose_alignment(part);
+      if (own.role == Role::kSlot && own.aligned && indices.size() == 1 && puts_in_order(source, own, indices[0])) {
+        part.permuted = node->output();
+        part.order = indices[0];
+      } else {
+        part.in_pieces = true;
+      }
       const bool of_scores = own.role == Role::kScore && own.picks.empty();
       part.pairs = own.pairs || (of_scores && by.role == Role::kOrder && by.threshold);
       // Places of the tokens that fit in: no weight tells which these are.
@@ -247,7 +267,10 @@ void RouterFlow::follow_scatter(jit::Node* node, jit::Value* target, const Fact*
   const Fact* into = fact(target);
   const Fact* what = fact(source);
   if (index == nullptr) {
-    if (into != nullptr) set(node->output(), derived(*into, node, into->role));
+    if (into == nullptr) return;
+    Fact result = derived(*into, node, into->role);
+    if (into->order != nullptr) change_in_order(result, node->output());
+    set(node->output(), result);
     return;
   }
   const Fact by = remembered(*index);
@@ -259,6 +282,7 @@ void RouterFlow::follow_scatter(jit::Node* node, jit::Value* target, const Fact*
     if (into->role == Role::kIds && what == nullptr) note_written_ids(source);
     Fact result = derived(*into, node, into->role);
     if (result.role == Role::kIds) result.ids = {node->output()};
+    if (into->order != nullptr) change_in_order(result, node->output());
     set(node->output(), result);
     return;
   }
@@ -438,8 +462,10 @@ void RouterFlow::follow_mask(jit::Node* node, OpKind kind) {
       lose_alignment(result);
     else if (own.role == Role::kIds)
       result.ids = {node->output()};
+    if (own.order != nullptr) change_in_order(result, node->output());
     if (where && self != nullptr && mask != nullptr && mask->per_expert && own.role == Role::kSlot) {
       Fact part = own;
+      part.in_pieces = true;
       lose_alignment(part);
       part.per_expert = true;
       result = part;

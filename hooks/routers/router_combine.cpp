@@ -15,6 +15,7 @@ Fact routed(const Fact& weights, const Fact& mask, jit::Value* value) {
   merge(result, remembered(mask));
   result.role = Role::kRouted;
   result.dropped = weights.dropped || mask.dropped;
+  result.permuted = result.order = nullptr;
   result.expert_dim = -2;  // the places in their queues lie behind the experts
   result.rank.reset();
   result.base = value;
@@ -113,7 +114,9 @@ std::optional<Fact> RouterFlow::combine(jit::Node* node, const Fact& left, const
       if (base_name(*node) == "add" && left.score != nullptr) result.biased = true;
     } else if (left.role == Role::kSlot && (!left.aligned || !right.aligned)) {
       lose_alignment(result);
-      result.changed = true;
+      if (left.order != right.order) result.permuted = result.order = nullptr;
+      result.in_pieces = left.in_pieces || right.in_pieces;
+      change_in_order(result, node->output());
     } else if (left.role == Role::kMask) {
       // A product keeps what both set; a sum of one-hots sets several places.
       result.per_expert = left.per_expert || right.per_expert;
@@ -155,8 +158,10 @@ std::optional<Fact> RouterFlow::combine(jit::Node* node, const Fact& left, const
     result.dropped = slot.dropped || mask.dropped;
     if (result.place < 0) result.place = mask.place;
     if (!slot.aligned) lose_alignment(result);
+    if (slot.order != nullptr) change_in_order(result, node->output());
     if (mask.per_expert) {
       Fact part = slot;
+      part.in_pieces = true;
       lose_alignment(part);
       part.ids = mask.ids;
       part.joined = part.joined || mask.joined;
@@ -166,7 +171,7 @@ std::optional<Fact> RouterFlow::combine(jit::Node* node, const Fact& left, const
     if (mask.one_hot) {  // weights spread over the experts
       result.role = Role::kScore;
       result.expert_dim = -1;
-      result.parent = nullptr;
+      result.parent = result.permuted = result.order = nullptr;
       merge(result, remembered(mask));
       result.ids = mask.ids;
       return result;
@@ -186,7 +191,7 @@ std::optional<Fact> RouterFlow::combine(jit::Node* node, const Fact& left, const
     Fact result = derived(slot, node, Role::kSlot);
     if (!slot.aligned) {
       lose_alignment(result);
-      result.changed = true;
+      change_in_order(result, node->output());
     }
     return result;
   }
@@ -194,6 +199,7 @@ std::optional<Fact> RouterFlow::combine(jit::Node* node, const Fact& left, const
     const Fact& slot = of_role(Role::kSlot);
     Fact result = derived(slot, node, Role::kSlot);
     if (!slot.aligned) lose_alignment(result);
+    if (slot.order != nullptr) change_in_order(result, node->output());
     result.nested = slot.nested;
     event(EventKind::kLooksUp, node, remembered(slot));
     return result;
@@ -254,7 +260,7 @@ void RouterFlow::follow_contract(jit::Node* node) {
     Fact product = derived(facts[0], node, facts[0].role);
     if (!facts[0].aligned) {
       lose_alignment(product);
-      product.changed = true;
+      change_in_order(product, node->output());
     }
     set(node->output(), product);
     return;
@@ -351,6 +357,7 @@ void RouterFlow::follow_concatenate(jit::Node* node) {
   }
   if (first == nullptr) return;
   Fact result = derived(remembered(*first), node, first->role);
+  result.permuted = result.order = nullptr;
   // One tensor for each slot, put before the tokens.
   const bool of_slots = first->role == Role::kIds || first->role == Role::kSlot;
   if (of_slots && base_name(*node) == "stack" && graph_.constant_int(node->input(1)) == 0) {

@@ -141,6 +141,25 @@ std::vector<jit::Value*> applied_weights(const MethodGraph& graph, const RouterF
   return weights;
 }
 
+bool has_changed_weights(const RouterFlow& flow) {
+  return std::any_of(flow.events().begin(), flow.events().end(),
+                     [](const Event& event) { return event.kind == EventKind::kAppliesWeights && event.what.changed; });
+}
+
+// What was applied, where that are the same weights in one order everywhere, from which they can be put back: see
+// Note [Weights in another order]. Null where it is not.
+const Fact* only_permuted_weights(const RouterFlow& flow) {
+  const Fact* only = nullptr;
+  for (const Event& event : flow.events()) {
+    if (event.kind != EventKind::kAppliesWeights) continue;
+    const Fact& what = event.what;
+    if (!what.changed || what.order == nullptr || what.role != Role::kSlot) return nullptr;
+    if (only != nullptr && (what.permuted != only->permuted || what.order != only->order)) return nullptr;
+    only = &what;
+  }
+  return only;
+}
+
 // One name for each of PyTorch's spellings of a scoring function.
 std::string plain_scoring(const std::string& name) {
   if (name == "_softmax" || name == "special_softmax" || name == "log_softmax" || name == "_log_softmax" ||
@@ -297,10 +316,7 @@ RouterDecision decide_by_events(const MethodGraph& graph, const RouterFlow& flow
   }
   const Pick& last = flow.picks().back();
   if (chooses_tokens_for_experts(flow)) {
-    const bool changed = std::any_of(flow.events().begin(), flow.events().end(), [](const Event& event) {
-      return event.kind == EventKind::kAppliesWeights && event.what.changed;
-    });
-    if (changed) return skip(last.node, SkipReason::kChangesSortedWeights);
+    if (has_changed_weights(flow)) return skip(last.node, SkipReason::kChangesSortedWeights);
     decision.router = expert_choice(graph, flow);
     return decision;
   }
@@ -325,10 +341,7 @@ RouterDecision decide_by_events(const MethodGraph& graph, const RouterFlow& flow
       return decision;
     if (has(flow, EventKind::kSamples)) return skip(last.node, SkipReason::kSamples);
     if (has(flow, EventKind::kLooksUp)) return skip(last.node, SkipReason::kLooksUpValues);
-    const bool finds_threshold = std::any_of(flow.events().begin(), flow.events().end(), [](const Event& event) {
-      return event.kind == EventKind::kAppliesWeights && event.what.threshold && event.what.by_sign;
-    });
-    return skip(last.node, finds_threshold ? SkipReason::kFindsThreshold : SkipReason::kSelectsNoExpert);
+    return skip(last.node, flow.ends_at_own_picks() ? SkipReason::kFindsThreshold : SkipReason::kSelectsNoExpert);
   }
   FoundRouter router;
   router.projection = flow.projection();
@@ -350,8 +363,13 @@ RouterDecision decide_by_events(const MethodGraph& graph, const RouterFlow& flow
   for (const Event& event : flow.events()) {
     if (event.what.cut) return skip(last.node, SkipReason::kTakesFirstTokens);
     if (event.what.joined && is_strong(event.kind)) return skip(last.node, SkipReason::kPicksFromPicked);
-    if (event.kind != EventKind::kAppliesWeights) continue;
-    if (event.what.changed) return skip(last.node, SkipReason::kChangesSortedWeights);
+  }
+  if (has_changed_weights(flow)) {
+    const Fact* sorted = only_permuted_weights(flow);
+    if (sorted == nullptr) return skip(last.node, SkipReason::kChangesSortedWeights);
+    router.weights = {sorted->permuted};
+    router.weights_order = sorted->order;
+    weights = flow.fact(sorted->permuted);
   }
   const Pick* pick = nullptr;
   for (int place : final_picks) {

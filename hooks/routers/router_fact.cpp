@@ -32,6 +32,15 @@ void lose_alignment(Fact& fact) {
   fact.base = nullptr;
 }
 
+// Note [Weights in another order]
+// Flat weights that a sort by expert has put into another order can be put back, whatever is done to each of them: by
+// the order itself. That holds as long as all of them are there; what is computed with some of them is lost.
+void change_in_order(Fact& fact, jit::Value* now) {
+  fact.changed = true;
+  if (fact.in_pieces) fact.permuted = fact.order = nullptr;
+  if (fact.order != nullptr) fact.permuted = now;
+}
+
 Fact remembered(Fact fact) {
   if (fact.aligned && fact.base != nullptr) {
     if (fact.role == Role::kIds) fact.ids = {fact.base};

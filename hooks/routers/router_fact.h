@@ -66,10 +66,15 @@ struct Fact {
   int place = -1;  // of a piece of the slots, which one
   // Of a mask that says which tokens an expert sees within its capacity: the mask over all experts.
   torch::jit::Value* kept = nullptr;
-  bool one_hot = false;       // mask [..., slot, expert] with one place set
-  bool placed = false;        // mask over the places in an expert's queue
-  bool flat = false;          // tokens and slots share one dimension
-  bool changed = false;       // changed after it was put into another order: `weights` are not what is applied
+  bool one_hot = false;  // mask [..., slot, expert] with one place set
+  bool placed = false;   // mask over the places in an expert's queue
+  bool flat = false;     // tokens and slots share one dimension
+  bool changed = false;  // changed after it was put into another order: `weights` are not what is applied
+  // Of flat weights that were sorted by expert: all of them in that order, as they are now, and the order. `changed` on
+  // the way, they are still told apart by it. See Note [Weights in another order].
+  torch::jit::Value* permuted = nullptr;
+  torch::jit::Value* order = nullptr;
+  bool in_pieces = false;     // some of them
   bool unsure_slots = false;  // the arms of a branch pick different numbers
   int part = 0;               // of a projection that is cut in parts, which one; 0: the whole or the first
   int mixed_at = -1;          // concatenated with other values: place of the slots among the parts
@@ -91,6 +96,10 @@ bool carries_weights(const Fact& fact);
 /// Says that the value is no longer in the order of tokens and slots. The value that still was is kept in `ids` or
 /// `weights`.
 void lose_alignment(Fact& fact);
+
+/// Notes that the value has been computed with in another order than that of tokens and slots. `now` is what it is
+/// then.
+void change_in_order(Fact& fact, torch::jit::Value* now);
 
 /// The fact as an event or a mask keeps it: an aligned value itself stands in `ids` or `weights`.
 Fact remembered(Fact fact);

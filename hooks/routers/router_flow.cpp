@@ -203,12 +203,38 @@ void RouterFlow::change_scores(Fact& result, const Fact& from, jit::Value* outpu
 
 // A flow ends where its scores, which have been picked from, come into those of another projection: a router that is
 // given what the layer before computed. The result is the other's.
-bool RouterFlow::ends_at(const jit::Node* node, const Fact& own, const jit::Value* partner) const {
+bool RouterFlow::ends_at(const jit::Node* node, const Fact& own, const jit::Value* partner) {
   if (own.role != Role::kScore || !own.picks.empty()) return false;
   if (partner == nullptr || !origins_.is_activation(partner)) return false;
-  return std::any_of(picks_.begin(), picks_.end(), [&](const Pick& pick) {
+  const bool ends = std::any_of(picks_.begin(), picks_.end(), [&](const Pick& pick) {
     return pick.source.role == Role::kScore && graph_.order(pick.node) < graph_.order(node);
   });
+  // What is left above a threshold are weights, which meet the experts' outputs.
+  if (own.threshold && !own.relative) return false;
+  if (ends && (own.threshold || is_made_of_picks(partner))) ends_at_own_picks_ = true;
+  return ends;
+}
+
+// True for what arithmetic and indices have made of picked values: the threshold of a sparse softmax.
+bool RouterFlow::is_made_of_picks(const jit::Value* value) const {
+  std::vector<const jit::Value*> values = {value};
+  std::unordered_set<const jit::Value*> seen;
+  for (size_t i = 0; i < values.size() && i < 200; ++i) {
+    const Fact* known = fact(values[i]);
+    if (known != nullptr && !known->picks.empty()) return true;
+    const jit::Node& node = *values[i]->node();
+    const OpKind kind = op_kind(node);
+    if (kind == OpKind::kContract || kind == OpKind::kMixOther || base_name(node) == "embedding") continue;
+    for (const jit::Value* input : node.inputs()) {
+      if (seen.insert(input).second) values.push_back(input);
+    }
+    for (const jit::Block* block : node.blocks()) {
+      for (const jit::Value* output : block->outputs()) {
+        if (seen.insert(output).second) values.push_back(output);
+      }
+    }
+  }
+  return false;
 }
 
 // Ancestors are looked for from the projection back, only as far as the value: what comes before is the whole model.

@@ -85,6 +85,9 @@ class RouterFlow {
   const std::vector<Event>& events() const { return events_; }
   const Fact* fact(const torch::jit::Value* value) const;
 
+  /// True if the flow ended where scores meet what was computed from picks of them, in a way that is not followed.
+  bool ends_at_own_picks() const { return ends_at_own_picks_; }
+
   /// How many ids stand for no routed expert, where experts are picked from `scores`: see Note [Ids beyond the
   /// experts].
   int64_t count_null_experts(const Fact& scores) const;
@@ -118,6 +121,7 @@ class RouterFlow {
   void follow_scatter(torch::jit::Node* node, torch::jit::Value* target, const Fact* index, torch::jit::Value* source);
   void follow_mask(torch::jit::Node* node, OpKind kind);
   void follow_move(torch::jit::Node* node, Fact result);
+  bool puts_in_order(const torch::jit::Value* source, const Fact& slots, const torch::jit::Value* index);
   bool pools_tokens(const torch::jit::Node& node, Fact& fact);
   bool is_only_piece(const torch::jit::Node* node) const;
   bool is_own_parameter(const torch::jit::Value* value) const;
@@ -134,7 +138,8 @@ class RouterFlow {
   Fact derived(const Fact& from, torch::jit::Node* node, Role role) const;
   Fact mask_of(const Fact& from, torch::jit::Node* node) const;
   void change_scores(Fact& result, const Fact& from, torch::jit::Value* output) const;
-  bool ends_at(const torch::jit::Node* node, const Fact& own, const torch::jit::Value* partner) const;
+  bool ends_at(const torch::jit::Node* node, const Fact& own, const torch::jit::Value* partner);
+  bool is_made_of_picks(const torch::jit::Value* value) const;
   enum class ProductWidth { kSame, kWider, kUnknown };
   ProductWidth product_width(const torch::jit::Value* value, const torch::jit::Value* partner);
   bool precedes_projection(const torch::jit::Value* value);
@@ -149,6 +154,7 @@ class RouterFlow {
   std::unordered_map<const torch::jit::Node*, int> visits_;
   std::map<int64_t, torch::jit::Node*> queue_;  // by order of execution
   std::vector<Pick> picks_;
+  bool ends_at_own_picks_ = false;
   std::vector<Event> events_;
   std::vector<NumberRange> written_ids_;                    // over those that were picked
   std::unordered_set<const torch::jit::Value*> ancestors_;  // of the projection's activation, as far as was looked

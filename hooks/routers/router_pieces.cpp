@@ -118,7 +118,7 @@ void RouterFlow::follow_part(jit::Node* node, OpKind kind) {
     set(node->output(), result);  // the one slot of each token without its dimension
     return;
   }
-  result.column = true;
+  result.column = result.in_pieces = true;
   if (kind == OpKind::kSlice && result.aligned) {
     const std::string name = base_name(*node);
     const auto start = graph_.constant(node->input(2));

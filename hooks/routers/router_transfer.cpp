@@ -138,6 +138,7 @@ void RouterFlow::follow_same(jit::Node* node, OpKind kind) {
     return;
   }
   Fact result = *found;
+  result.in_pieces = result.in_pieces || kind == OpKind::kRepeat;
   if (kind == OpKind::kCopy) {
     if (result.role == Role::kScore && result.logits == result.base) {
       result.logits = node->output();
@@ -209,6 +210,7 @@ void RouterFlow::follow_same(jit::Node* node, OpKind kind) {
 
 // Values that are laid out in another way. Where the tokens keep their order only the experts' axis moves.
 void RouterFlow::follow_move(jit::Node* node, Fact result) {
+  result.in_pieces = true;
   if (const auto rank = shapes_.of(node->input(0)).rank) result.rank = rank;
   if (result.role == Role::kRouted && result.aligned) {
     move_axis(graph_, *node, result);
@@ -271,6 +273,7 @@ void RouterFlow::follow_reduce(jit::Node* node, OpKind kind) {
       if (!own.aligned) {
         result = own;  // one expert's share of each token
         lose_alignment(result);
+        result.in_pieces = true;
       }
       break;
     case Role::kMask: {

@@ -228,6 +228,26 @@ std::vector<BlockVariant> weight_variants() {
     outputs = outputs * shares[order].unsqueeze(-1)
     return x + torch.zeros_like(h).index_add(0, tokens[order], outputs).view_as(x)
 )");
+  const std::string kSorted = kPick + R"(
+    flat, order = torch.sort(ids.reshape(-1))
+    tokens = torch.div(order, 2, rounding_mode="floor")
+    shares = weights.reshape(-1)[order]
+)";
+  const std::string kApplySorted = R"(
+    outputs = torch.bmm(h[tokens].unsqueeze(1), self.expert_weights[flat]).squeeze(1) * shares.unsqueeze(-1)
+    return x + torch.zeros_like(h).index_add(0, tokens, outputs).view_as(x)
+)";
+  add("CapacityOfSortedSlots", kSorted + R"(
+    place = torch.arange(flat.size(0)) - torch.searchsorted(flat, torch.arange(6))[flat]
+    shares = shares * (place < 3).to(h.dtype)
+)" + kApplySorted);
+  add("CapacityFilledInSortedSlots", kSorted + R"(
+    place = torch.arange(flat.size(0)) - torch.searchsorted(flat, torch.arange(6))[flat]
+    shares.masked_fill_(place >= 3, 0.0)
+)" + kApplySorted);
+  add("FactorsOfSortedSlots", kSorted + R"(
+    shares = torch.pow(shares, 2.0) * torch.abs(self.noise[0])[flat]
+)" + kApplySorted);
   add("RowsOfABufferByPlacesThatWereSearched", kPick + R"(
     chosen = ids.reshape(-1)
     order = torch.argsort(chosen)

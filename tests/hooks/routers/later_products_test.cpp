@@ -48,8 +48,10 @@ INSTANTIATE_TEST_SUITE_P(
         LaterUse{"Normalised", LaterProduct::kNone, "    return product / product.sum(-1, keepdim=True)"},
         LaterUse{"TimesItsOwnSum", LaterProduct::kNone, "    return product * product.sum(-1, keepdim=True)"},
         LaterUse{"TimesAMask", LaterProduct::kNone, "    return product * (z > 0).to(6)"},
+        LaterUse{"AddedToAnotherProduct", LaterProduct::kNone, "    return torch.addcmul(product, y, z)"},
         LaterUse{"TimesAnother", LaterProduct::kAnother, "    return product * y"},
         LaterUse{"NormalisedTimesAnother", LaterProduct::kAnother, "    return (product / product.sum(-1)).to(6) * y"},
+        LaterUse{"TimesAnotherAndAdded", LaterProduct::kAnother, "    return torch.addcmul(x, product, z)"},
         LaterUse{"Contracted", LaterProduct::kAnother, "    return torch.matmul(product, y)"},
         LaterUse{"ContractedByEinsum", LaterProduct::kAnother, "    return torch.einsum(\"td,td->t\", [product, y])"},
         LaterUse{"InABranch", LaterProduct::kAnother, R"(

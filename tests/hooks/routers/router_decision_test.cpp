@@ -85,6 +85,23 @@ TEST_F(Decision, TellsTheForms) {
   EXPECT_EQ(choice.router->top_k, std::nullopt);
 }
 
+// Flat weights that are sorted by expert and changed are put back by the order.
+TEST_F(Decision, KnowsTheOrderOfChangedWeights) {
+  const RouterDecision found = decision(R"(
+    weights, ids = torch.topk(torch.softmax(logits, -1), 2, -1)
+    order = torch.argsort(ids.reshape(-1))
+    rows = torch.div(order, 2, rounding_mode="floor")
+    sorted_ids = ids.reshape(-1)[order]
+    outputs = torch.bmm(x[rows].unsqueeze(1), self.expert_weights[sorted_ids]).squeeze(1)
+    doubled = weights.reshape(-1)[order] * 2.0
+    changed = doubled + weights.reshape(-1)[order]
+    return outputs * changed.unsqueeze(-1)
+)");
+  ASSERT_TRUE(found.router.has_value());
+  EXPECT_EQ(found.router->weights, std::vector<jit::Value*>{value("changed")});
+  EXPECT_EQ(found.router->weights_order, value("order"));
+}
+
 struct SkippedCase {
   const char* name;
   SkipReason reason;
@@ -146,9 +163,8 @@ INSTANTIATE_TEST_SUITE_P(RouterDecision, Skipped,
     order = torch.argsort(ids.reshape(-1))
     rows = torch.div(order, 2, rounding_mode="floor")
     sorted_ids = ids.reshape(-1)[order]
-    outputs = torch.bmm(x[rows].unsqueeze(1), self.expert_weights[sorted_ids]).squeeze(1)
-    changed = weights.reshape(-1)[order] * 2.0
-    changed = changed + weights.reshape(-1)[order]
+    outputs = torch.bmm(x[rows[1:]].unsqueeze(1), self.expert_weights[sorted_ids[1:]]).squeeze(1)
+    changed = weights.reshape(-1)[order][1:] * 2.0
     return outputs * changed.unsqueeze(-1)
 )"},
                                            SkippedCase{"FactorOrHiddenState", SkipReason::kUnsureFactor, R"(
