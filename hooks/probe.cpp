@@ -63,7 +63,8 @@ Reported follow_back(jit::Value* value, const InPlaceWrites& writes) {
     const jit::Node* node = reported.source->node();
     const auto step = step_of(node);
     if (!step) {
-      if (node->kind() == argsort) reported.source = nullptr;
+      // Ids by weight, and weights that are put back from another order, are computed for the report.
+      if (node->kind() == argsort || node->kind() == jit::aten::scatter) reported.source = nullptr;
       break;
     }
     reported.steps.insert(reported.steps.begin(), *step);

@@ -61,6 +61,8 @@ bool LaterProducts::is_other(const jit::Value* value) const {
     if (spread_.contains(value)) return false;
     const jit::Node& node = *value->node();
     const OpKind kind = op_kind(node);
+    const bool picked = kind == OpKind::kIndex || kind == OpKind::kGather;
+    if (picked && origins_.of(node.input(0)) <= Origin::kParameter) return false;  // parameters of an expert
     if (node.inputs().empty() || !(may_be_view(node) || kind == OpKind::kReduce || kind == OpKind::kElementwise)) break;
     value = node.input(0);
   }

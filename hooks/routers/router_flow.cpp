@@ -209,8 +209,6 @@ bool RouterFlow::ends_at(const jit::Node* node, const Fact& own, const jit::Valu
   const bool ends = std::any_of(picks_.begin(), picks_.end(), [&](const Pick& pick) {
     return pick.source.role == Role::kScore && graph_.order(pick.node) < graph_.order(node);
   });
-  // What is left above a threshold are weights, which meet the experts' outputs.
-  if (own.threshold && !own.relative) return false;
   if (ends && (own.threshold || is_made_of_picks(partner))) ends_at_own_picks_ = true;
   return ends;
 }
