@@ -6,6 +6,7 @@
 #include <ATen/ATen.h>
 #include <benchmark/benchmark.h>
 
+#include "analysis/routers/host_call.h"
 #include "analysis/routers/observe_paths.h"
 #include "analysis/routers/router_sums.h"
 #include "analysis/routers/token_outputs.h"
@@ -63,15 +64,38 @@ void observe_loops_tokens(benchmark::State& state) {
   count_tokens(state);
 }
 
+/// The same tokens, in plain memory and added to sums that are there.
+void observe_memory(benchmark::State& state) {
+  const RouterCall call = make_call(state);
+  const auto plane = [](const at::Tensor& tensor) {
+    return HostPlane{tensor.const_data_ptr(), tensor.scalar_type(), tensor.stride(0)};
+  };
+  HostRouterCall host;
+  host.num_tokens = call.selected.size(0);
+  host.num_experts = call.num_experts;
+  host.top_k = call.selected.size(1);
+  host.logits = plane(call.logits);
+  host.selected = plane(call.selected);
+  host.weights = plane(call.weights);
+  RouterSums sums = empty_router_sums(call.num_experts, host.top_k, kRows);
+  const HostSums host_sums{sums.words.mutable_data_ptr<int64_t>(), sums.layout(), sums.has_pairs};
+  for (auto _ : state) {
+    observe_host(host, host_sums);
+    benchmark::ClobberMemory();
+  }
+  count_tokens(state);
+}
+
 void router_softmax(benchmark::State& state) {
   const RouterCall call = make_call(state);
   for (auto _ : state) benchmark::DoNotOptimize(at::softmax(call.logits, 1).const_data_ptr());
   count_tokens(state);
 }
 
-const std::vector<std::vector<int64_t>> kSizes = {{1, 64, 1024, 8192}, {8, 64, 128, 256}};
+const std::vector<std::vector<int64_t>> kSizes = {{1, 16, 64, 1024, 8192}, {8, 64, 128, 256}};
 
 BENCHMARK(observe_loops)->ArgsProduct(kSizes)->ArgNames({"T", "E"})->UseRealTime()->Unit(benchmark::kMicrosecond);
+BENCHMARK(observe_memory)->ArgsProduct(kSizes)->ArgNames({"T", "E"})->UseRealTime()->Unit(benchmark::kMicrosecond);
 BENCHMARK(observe_operations)->ArgsProduct(kSizes)->ArgNames({"T", "E"})->UseRealTime()->Unit(benchmark::kMicrosecond);
 BENCHMARK(router_softmax)->ArgsProduct(kSizes)->ArgNames({"T", "E"})->UseRealTime()->Unit(benchmark::kMicrosecond);
 BENCHMARK(observe_loops_tokens)

@@ -4,12 +4,17 @@
 
 namespace moetap::analysis {
 
-/// Tokens are measured one by one in double precision. The values of a token lie in a buffer of `padded_size(n)`
-/// doubles: the first n are the values, and the kernels overwrite the rest.
+/// Tokens are measured in double precision, a few at once: see Note [Tokens side by side]. The values of a token lie in
+/// `padded_size(n)` doubles: the first n are the values, and the kernels overwrite the rest. Those of the next token
+/// follow.
 inline constexpr int64_t kLanes = 8;
+inline constexpr int64_t kMaxGroup = 4;  // tokens at once, at most
 constexpr int64_t padded_size(int64_t n) {
   return (n + kLanes - 1) / kLanes * kLanes;
 }
+
+/// How the values of a call are stored.
+enum class RealFormat { kFloat, kDouble, kHalf, kBFloat16 };
 
 struct SoftmaxTerms {
   // False: a logit was NaN or +inf, or all were -inf; the other fields and the values mean nothing.
@@ -20,21 +25,27 @@ struct SoftmaxTerms {
 };
 
 struct EntropyTerms {
-  bool in_range = false;  // false: a value was negative, infinite or NaN
-  int64_t largest = 0;    // index of the largest value, ties to the lower
+  bool in_range = false;  // false: a value was negative, above the limit, infinite or NaN
   double entropy = 0;     // 0 if all values are 0
 };
 
-/// The loops over the experts of one token. H(v) is -sum q ln(q + 1e-9) with q = v / sum(v), the formula of LibMoE, in
-/// nats; it is clamped at 0, which the 1e-9 would undercut.
+/// The loops over the experts of tokens. H(v) is -sum q ln(q + 1e-9) with q = v / sum(v), the formula of LibMoE, in
+/// nats; it is clamped at 0, which the 1e-9 would undercut. `count`: tokens, 1 to kMaxGroup; what a token gives does
+/// not depend on the tokens beside it.
 struct TokenKernels {
+  /// Reads the n values of one token; the padding is left alone.
+  void (*widen)(const void* from, RealFormat format, int64_t n, double* values);
   /// Replaces logits by their softmax.
-  SoftmaxTerms (*softmax)(double* values, int64_t n);
-  EntropyTerms (*entropy)(double* values, int64_t n);
-  /// Replaces logits by their sigmoid; NaN stays NaN.
+  void (*softmax)(double* values, int64_t n, int64_t count, SoftmaxTerms* terms);
+  void (*entropy)(double* values, int64_t n, int64_t count, double limit, EntropyTerms* terms);
+  /// The index of the largest of n values, none of which is NaN or infinite; ties to the lower.
+  int64_t (*largest)(double* values, int64_t n);
+  /// Replaces logits of one token by their sigmoid; NaN stays NaN.
   void (*sigmoid)(double* values, int64_t n);
-  /// Adds each value, rounded to fixed point in units of 2^-40, to sums[i]. |value| < 2^10.
-  void (*add_fixed_point)(const double* values, int64_t n, int64_t* sums);
+  /// Adds the values of each token, rounded to fixed point in units of 2^-40, to sums[i]. |value| < 2^10.
+  void (*add_fixed_point)(const double* values, int64_t n, int64_t count, int64_t* sums);
+  /// to_fixed_point of n values of one token. Of a value that is not in range the limbs mean nothing.
+  void (*to_limbs)(const double* values, int64_t n, int64_t* high, int64_t* low);
 };
 
 /// The kernels for the widest vectors of this processor. They give the same bits on every processor.
@@ -50,5 +61,10 @@ struct TokenKernelChoices {
   int64_t size;
 };
 TokenKernelChoices available_token_kernels();
+
+/// Of one instruction set each, whether this processor has it or not.
+TokenKernels baseline_token_kernels();
+TokenKernels avx2_token_kernels();
+TokenKernels avx512_token_kernels();
 
 }  // namespace moetap::analysis

@@ -8,6 +8,7 @@
 #include "analysis/numbers/fixed_point.h"
 #include "analysis/numbers/token_ranges.h"
 #include "analysis/routers/host_call.h"
+#include "analysis/routers/host_planes.h"
 #include "analysis/routers/observe_paths.h"
 #include "analysis/routers/router_sums.h"
 #include "analysis/routers/token_meter.h"
@@ -62,18 +63,34 @@ class HostTokens {
   /// Adds tokens to the rows from `first_row` on, and to the pairs if there are any.
   void add(int64_t begin, int64_t end, const RouterSumsLayout& layout, int64_t first_row, int64_t* rows,
            int64_t* pairs) const {
-    TokenMeter meter(call_, layout, thread_memory().meter);
+    TokenMeter meter(call_, layout, pairs, thread_memory().meter);
+    MeteredToken group[kMaxGroup];
+    int64_t count = 0;
+    const auto add_group = [&] {
+      TokenSlots slots[kMaxGroup];
+      meter.add(group, count, slots);
+      for (int64_t i = 0; i < count; ++i) write_ranked(slots[i], group[i].token);
+      count = 0;
+    };
     for (int64_t token = begin; token < end; ++token) {
       write_slots(call_, token, outputs_);
       const int64_t row = row_of(token);
-      TokenSlots slots;  // of a masked token: none
-      if (is_row(row)) slots = meter.add(token, rows + (row - first_row) * layout.row_words(), pairs);
-      outputs_.first_slot[token] = slots.first;
-      if (outputs_.margins != nullptr) outputs_.margins[token] = slots.recorded_margin();
+      if (!is_row(row)) {
+        write_ranked({}, token);
+        continue;
+      }
+      group[count++] = {token, rows + (row - first_row) * layout.row_words()};
+      if (count == kMaxGroup) add_group();
     }
+    if (count > 0) add_group();
   }
 
  private:
+  void write_ranked(const TokenSlots& slots, int64_t token) const {
+    outputs_.first_slot[token] = slots.first;
+    if (outputs_.margins != nullptr) outputs_.margins[token] = slots.recorded_margin();
+  }
+
   const HostRouterCall& call_;
   HostTokenOutputs outputs_;
   int64_t tokens_of_row_;

@@ -14,14 +14,19 @@ void check_on_host(const char* function, const RouterSums& sums) {
   TORCH_CHECK(sums.words.is_cpu(), function, ": sums must be on the host, got ", sums.words.device());
 }
 
-/// Normalizes `count` sums, whose limbs are high[i] and low[i].
+/// Normalizes `count` sums, whose limbs are high[i] and low[i]. As `normalize` of fixed_point.h, without a branch.
 void normalize_limbs(int64_t* high, int64_t* low, int64_t count) {
+  constexpr uint64_t kSign = uint64_t{1} << 63;
+  uint64_t overflows = 0;
   for (int64_t i = 0; i < count; ++i) {
-    FixedPoint sum{high[i], low[i]};
-    TORCH_CHECK(analysis::normalize(sum), "router sums: a sum is beyond what 64-bit limbs hold (5.7e17)");
-    high[i] = sum.hi;
-    low[i] = sum.lo;
+    // low >> kLimbBits, rounded down; vectors of 64-bit words have no arithmetic shift.
+    const uint64_t carry = ((static_cast<uint64_t>(low[i]) ^ kSign) >> kLimbBits) - (kSign >> kLimbBits);
+    const uint64_t before = static_cast<uint64_t>(high[i]), after = before + carry;
+    overflows |= (before ^ after) & (carry ^ after);
+    high[i] = static_cast<int64_t>(after);
+    low[i] &= kLimbMask;
   }
+  TORCH_CHECK((overflows & kSign) == 0, "router sums: a sum is beyond what 64-bit limbs hold (5.7e17)");
 }
 
 void normalize_row(const RouterSumsLayout& layout, int64_t* row) {

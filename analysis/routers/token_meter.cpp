@@ -1,210 +1,265 @@
 #include "analysis/routers/token_meter.h"
 
-#include <c10/util/BFloat16.h>
-#include <c10/util/Exception.h>
-#include <c10/util/Half.h>
-
 #include <algorithm>
-#include <cmath>
 #include <limits>
 
 #include "analysis/numbers/fixed_point.h"
+#include "analysis/routers/host_planes.h"
 
 namespace moetap::analysis {
 namespace {
 
-template <typename From, typename To>
-void read_as(const HostPlane& plane, int64_t token, int64_t columns, To* out) {
-  std::copy_n(static_cast<const From*>(plane.data) + token * plane.row_stride, columns, out);
-}
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
-/// The values of a token; float32 is exact for half precision.
-template <typename Real>
-void read(const HostPlane& plane, int64_t token, int64_t columns, Real* out) {
-  switch (plane.dtype) {
-    case c10::ScalarType::Float:
-      return read_as<float>(plane, token, columns, out);
-    case c10::ScalarType::Double:
-      return read_as<double>(plane, token, columns, out);
-    case c10::ScalarType::Half:
-      return read_as<c10::Half>(plane, token, columns, out);
-    case c10::ScalarType::BFloat16:
-      return read_as<c10::BFloat16>(plane, token, columns, out);
-    default:
-      TORCH_INTERNAL_ASSERT(false, "a host plane of ", plane.dtype);
-  }
-}
-
-void read_ids(const HostPlane& plane, int64_t token, int64_t columns, int64_t* out) {
-  if (plane.dtype == c10::ScalarType::Int) return read_as<int32_t>(plane, token, columns, out);
-  read_as<int64_t>(plane, token, columns, out);
+void count_term(int64_t* row, RowScalarSum which, bool in_range, int64_t count = 1) {
+  row[RouterSumsLayout::scalar_sum(which) + (in_range ? kTermsAdded : kTermsOutOfRange)] += count;
 }
 
 }  // namespace
 
-TokenMeter::TokenMeter(const HostRouterCall& call, const RouterSumsLayout& layout, MeterMemory& memory)
-    : call_(call), layout_(layout), kernels_(token_kernels()), memory_(memory) {
+TokenMeter::TokenMeter(const HostRouterCall& call, const RouterSumsLayout& layout, int64_t* pairs, MeterMemory& memory)
+    : call_(call),
+      layout_(layout),
+      pairs_(pairs),
+      kernels_(token_kernels()),
+      memory_(memory),
+      experts_size_(padded_size(layout.num_experts)),
+      slots_size_(padded_size(layout.top_k)) {
   const auto grow = [](auto& values, int64_t size) {
     if (static_cast<int64_t>(values.size()) < size) values.resize(size);
   };
-  grow(memory.experts, padded_size(layout.num_experts));
-  grow(memory.weights, padded_size(layout.top_k));
-  grow(memory.used_weights, padded_size(layout.top_k));
-  grow(memory.ids, layout.top_k);
-  memory.chosen.reserve(layout.top_k);
+  grow(memory.seen, layout.num_experts / 64 + 1);
+  grow(memory.experts, kMaxGroup * experts_size_);
+  for (std::vector<int64_t>* of_slots : {&memory.high, &memory.low, &memory.experts_of}) {
+    grow(*of_slots, kMaxGroup * slots_size_);
+  }
+  grow(memory.weights, kMaxGroup * slots_size_);
+  for (std::vector<int64_t>* of_token : {&memory.ids, &memory.chosen, &memory.pairs_of}) grow(*of_token, layout.top_k);
 }
 
-TokenSlots TokenMeter::add(int64_t token, int64_t* row, int64_t* pairs) {
-  row_ = row;
-  ++row_[RouterSumsLayout::counter(kTokens)];
-  add_probabilities(token);
-  add_scores(token);
-  return add_slots(token, pairs);
+void TokenMeter::add(const MeteredToken* tokens, int64_t count, TokenSlots* slots) {
+  tokens_ = tokens;
+  count_ = count;
+  for (int64_t token = 0; token < count; ++token) ++tokens[token].row[RouterSumsLayout::counter(kTokens)];
+  add_probabilities();
+  add_scores();
+  add_slots(slots);
+  add_terms();
 }
 
-void TokenMeter::count_term(RowScalarSum which, bool in_range) {
-  ++row_[RouterSumsLayout::scalar_sum(which) + (in_range ? kTermsAdded : kTermsOutOfRange)];
-}
-
-void TokenMeter::add_term(RowScalarSum which, bool in_range, double value) {
+void TokenMeter::set_term(int64_t token, RowScalarSum which, bool in_range, double value) {
   in_range = in_range && analysis::in_range(value);
-  count_term(which, in_range);
-  if (!in_range) return;
-  const FixedPoint term = to_fixed_point(value);
-  row_[RouterSumsLayout::scalar_sum(which) + kHighLimb] += term.hi;
-  row_[RouterSumsLayout::scalar_sum(which) + kLowLimb] += term.lo;
+  terms_[which][token] = {in_range ? value : 0, true, in_range};
 }
 
-void TokenMeter::add_probabilities(int64_t token) {
+void TokenMeter::add_terms() {
+  double values[kNumTerms * kMaxGroup];
+  int64_t high[kNumTerms * kMaxGroup], low[kNumTerms * kMaxGroup];
+  for (int64_t i = 0; i < kNumTerms * kMaxGroup; ++i) values[i] = terms_[i / kMaxGroup][i % kMaxGroup].value;
+  kernels_.to_limbs(values, kNumTerms * kMaxGroup, high, low);
+  for (int64_t which = 0; which < kNumTerms; ++which) {
+    for (int64_t token = 0; token < count_; ++token) {
+      Term& term = terms_[which][token];
+      if (!term.is_asked) continue;
+      int64_t* sum = tokens_[token].row + RouterSumsLayout::scalar_sum(static_cast<RowScalarSum>(which));
+      sum[kHighLimb] += high[which * kMaxGroup + token];
+      sum[kLowLimb] += low[which * kMaxGroup + token];
+      ++sum[term.in_range ? kTermsAdded : kTermsOutOfRange];
+    }
+  }
+}
+
+void TokenMeter::add_probabilities() {
   double* values = memory_.experts.data();
   const int64_t num_experts = layout_.num_experts;
+  const auto read = [&](const HostPlane& plane) {
+    const RealFormat format = format_of(plane);
+    for (int64_t token = 0; token < count_; ++token) {
+      kernels_.widen(values_of(plane, tokens_[token].token), format, num_experts, values + token * experts_size_);
+    }
+  };
   if (call_.logits.defined()) {
-    read(call_.logits, token, layout_.num_experts, values);
-    const SoftmaxTerms softmax = kernels_.softmax(values, num_experts);
-    add_term(kLseSquared, softmax.in_range, softmax.log_sum_exp * softmax.log_sum_exp);
-    if (!call_.probabilities.defined()) add_distribution(softmax.in_range, softmax.entropy, softmax.largest);
+    SoftmaxTerms softmax[kMaxGroup];
+    read(call_.logits);
+    kernels_.softmax(values, num_experts, count_, softmax);
+    for (int64_t token = 0; token < count_; ++token) {
+      const SoftmaxTerms& terms = softmax[token];
+      set_term(token, kLseSquared, terms.in_range, terms.log_sum_exp * terms.log_sum_exp);
+      if (!call_.probabilities.defined()) add_distribution(token, terms.in_range, terms.entropy, terms.largest);
+    }
+    if (!call_.probabilities.defined()) add_experts();
   }
   if (call_.probabilities.defined()) {
-    read(call_.probabilities, token, layout_.num_experts, values);
-    const bool fit = std::all_of(values, values + num_experts, [](double p) { return p >= 0 && p <= kMaxProbability; });
-    const EntropyTerms terms = fit ? kernels_.entropy(values, num_experts) : EntropyTerms{};
-    if (terms.in_range)
-      read(call_.probabilities, token, layout_.num_experts, values);  // the kernel may have scaled them
-    add_distribution(terms.in_range, terms.entropy, terms.largest);
+    EntropyTerms entropies[kMaxGroup];
+    read(call_.probabilities);
+    kernels_.entropy(values, num_experts, count_, kMaxProbability, entropies);
+    for (int64_t token = 0; token < count_; ++token) {
+      const EntropyTerms& terms = entropies[token];
+      const int64_t top = terms.in_range ? kernels_.largest(values + token * experts_size_, num_experts) : 0;
+      add_distribution(token, terms.in_range, terms.entropy, top);
+    }
+    add_experts();
   }
 }
 
-void TokenMeter::add_distribution(bool in_range, double entropy, int64_t top) {
-  add_term(kEntropyAll, in_range, entropy);
-  count_term(kProbability, in_range);
-  if (!in_range) return;
-  kernels_.add_fixed_point(memory_.experts.data(), layout_.num_experts, vector(kProbabilityLow));
-  ++vector(kTopProbability)[top];
+void TokenMeter::add_distribution(int64_t token, bool in_range, double entropy, int64_t top) {
+  set_term(token, kEntropyAll, in_range, entropy);
+  count_term(tokens_[token].row, kProbability, in_range);
+  has_distribution_[token] = in_range;
+  if (in_range) ++vector(token, kTopProbability)[top];
 }
 
-void TokenMeter::add_scores(int64_t token) {
+/// Adds the probabilities of the tokens at hand, of neighbours in one row together.
+void TokenMeter::add_experts() {
+  for (int64_t begin = 0, end = 0; begin < count_; begin = end) {
+    end = begin + 1;
+    if (!has_distribution_[begin]) continue;
+    while (end < count_ && has_distribution_[end] && tokens_[end].row == tokens_[begin].row) ++end;
+    kernels_.add_fixed_point(memory_.experts.data() + begin * experts_size_, layout_.num_experts, end - begin,
+                             vector(begin, kProbabilityLow));
+  }
+}
+
+void TokenMeter::add_scores() {
   if (!call_.sigmoid_scores || !(call_.scores.defined() || call_.logits.defined())) return;
-  if (call_.scores.defined()) {
-    read(call_.scores, token, layout_.num_experts, memory_.experts.data());
-  } else {
-    read(call_.logits, token, layout_.num_experts, memory_.experts.data());
-    kernels_.sigmoid(memory_.experts.data(), layout_.num_experts);
+  double* values = memory_.experts.data();
+  const HostPlane& plane = call_.scores.defined() ? call_.scores : call_.logits;
+  for (int64_t token = 0; token < count_; ++token) {
+    double* of_token = values + token * experts_size_;
+    kernels_.widen(values_of(plane, tokens_[token].token), format_of(plane), layout_.num_experts, of_token);
+    if (!call_.scores.defined()) kernels_.sigmoid(of_token, layout_.num_experts);
   }
-  const EntropyTerms terms = kernels_.entropy(memory_.experts.data(), layout_.num_experts);
-  add_term(kScoreEntropy, terms.in_range, terms.entropy);
+  EntropyTerms entropies[kMaxGroup];
+  kernels_.entropy(values, layout_.num_experts, count_, kInfinity, entropies);
+  for (int64_t token = 0; token < count_; ++token) {
+    set_term(token, kScoreEntropy, entropies[token].in_range, entropies[token].entropy);
+  }
 }
 
-TokenSlots TokenMeter::add_slots(int64_t token, int64_t* pairs) {
-  const int64_t top_k = layout_.top_k;
-  int64_t* ids = memory_.ids.data();
-  read_ids(call_.selected, token, top_k, ids);
-  double* weights = memory_.weights.data();
-  double* used_weights = memory_.used_weights.data();
-  std::vector<int64_t>& chosen = memory_.chosen;
-  const bool weighted = call_.weights.defined();
-  if (weighted) read(call_.weights, token, top_k, weights);
+void TokenMeter::add_slots(TokenSlots* slots) {
+  for (int64_t token = 0; token < count_; ++token) slots[token] = rank_slots(token);
+  if (call_.weights.defined()) {
+    double* weights = memory_.weights.data();
+    kernels_.to_limbs(weights, count_ * slots_size_, memory_.high.data(), memory_.low.data());
+    EntropyTerms entropies[kMaxGroup];
+    kernels_.entropy(weights, layout_.top_k, count_, kInfinity, entropies);
+    for (int64_t token = 0; token < count_; ++token) {
+      set_term(token, kEntropyTopk, entropies[token].in_range, entropies[token].entropy);
+      if (layout_.top_k > 1) set_term(token, kMargin, true, slots[token].margin());
+    }
+  }
+  for (int64_t token = 0; token < count_; ++token) add_selections(token, slots[token]);
+}
 
-  int64_t num_used = 0;
-  TokenSlots slots;
-  chosen.clear();
+/// Finds the slots that hold an expert, and the first two of them.
+TokenSlots TokenMeter::rank_slots(int64_t token) {
+  const int64_t top_k = layout_.top_k;
+  const bool weighted = call_.weights.defined();
+  int64_t* experts = memory_.experts_of.data() + token * slots_size_;
+  double* weights = memory_.weights.data() + token * slots_size_;
+  int64_t* ids = memory_.ids.data();
+  read_ids(call_.selected, tokens_[token].token, top_k, ids);
+  if (weighted)
+    kernels_.widen(values_of(call_.weights, tokens_[token].token), format_of(call_.weights), top_k, weights);
+
+  int64_t num_used = 0, num_invalid = 0;
   for (int64_t slot = 0; slot < top_k; ++slot) {
-    const int64_t id = ids[slot];
-    if (id < 0 || id >= layout_.num_experts) {
-      if (id != -1) ++row_[RouterSumsLayout::counter(kInvalidIds)];
-      continue;
-    }
-    if (!weighted) {
-      if (slots.first == kNoSlot) slots.first = static_cast<int32_t>(id);
-      ++vector(kSelected)[id];
-      chosen.push_back(id);
-      continue;
-    }
-    const double weight = weights[slot];
-    const double rank = std::isnan(weight) ? -std::numeric_limits<double>::infinity() : weight;
+    const bool is_used = is_expert(ids[slot], layout_.num_experts);
+    experts[num_used] = ids[slot];
+    if (weighted) weights[num_used] = weights[slot];
+    num_used += is_used;
+    num_invalid += !is_used && ids[slot] != -1;
+  }
+  tokens_[token].row[RouterSumsLayout::counter(kInvalidIds)] += num_invalid;
+  num_used_[token] = num_used;
+  TokenSlots slots;
+  if (num_used > 0) slots.first = static_cast<int32_t>(experts[0]);
+  if (!weighted) return slots;
+
+  std::fill(weights + num_used, weights + slots_size_, 0.0);  // adds nothing to an entropy
+  const auto rank = [&](int64_t i) { return weights[i] == weights[i] ? weights[i] : -kInfinity; };
+  if (num_used > 0) slots.largest = rank(0);
+  if (num_used > 1) slots.second = -kInfinity;
+  for (int64_t i = 1; i < num_used; ++i) {
+    const double weight = rank(i);
     // The second weight is the largest of all other slots, whether they hold the same expert or not.
-    if (slots.first == kNoSlot || rank > slots.largest || (rank == slots.largest && id < slots.first)) {
-      slots.second = slots.largest;
-      slots.largest = rank;
-      slots.first = static_cast<int32_t>(id);
-    } else if (num_used == 1 || rank > slots.second) {
-      slots.second = rank;
-    }
-    used_weights[num_used++] = weight;
-    if (weight == 0) {
-      ++vector(kZeroWeight)[id];
-      continue;
-    }
-    ++vector(kSelected)[id];
-    chosen.push_back(id);
-    add_weight(id, weight);
+    const bool is_first = weight > slots.largest || (weight == slots.largest && experts[i] < slots.first);
+    slots.second = is_first ? slots.largest : weight > slots.second ? weight : slots.second;
+    slots.largest = is_first ? weight : slots.largest;
+    slots.first = is_first ? static_cast<int32_t>(experts[i]) : slots.first;
   }
-  if (slots.first != kNoSlot) ++vector(kFirstSlot)[slots.first];
-  if (chosen.empty()) ++row_[RouterSumsLayout::counter(kDroppedTokens)];
-  if (weighted) {
-    const EntropyTerms terms = kernels_.entropy(used_weights, num_used);
-    add_term(kEntropyTopk, terms.in_range, terms.entropy);
-    if (top_k > 1) add_term(kMargin, true, slots.margin());
-  }
-  if (pairs) add_pairs(pairs);
   return slots;
 }
 
-void TokenMeter::add_weight(int64_t id, double weight) {
-  count_term(kWeight, analysis::in_range(weight));
-  if (!analysis::in_range(weight)) return;
-  const FixedPoint term = to_fixed_point(weight);
-  vector(kWeightHigh)[id] += term.hi;
-  vector(kWeightLow)[id] += term.lo;
-}
-
-void TokenMeter::add_pairs(int64_t* pairs) {
-  std::vector<int64_t>& chosen = memory_.chosen;
-  std::sort(chosen.begin(), chosen.end());
-  chosen.erase(std::unique(chosen.begin(), chosen.end()), chosen.end());
-  for (size_t i = 0; i < chosen.size(); ++i) {
-    for (size_t j = i + 1; j < chosen.size(); ++j) ++pairs[layout_.pair_index(chosen[i], chosen[j])];
-  }
-}
-
-void write_slots(const HostRouterCall& call, int64_t token, const HostTokenOutputs& outputs) {
-  const int64_t begin = token * call.top_k;
-  if (outputs.selected != nullptr) {
-    const auto write = [&](const auto* ids) {
-      for (int64_t slot = 0; slot < call.top_k; ++slot) {
-        const bool used = ids[slot] >= 0 && ids[slot] < call.num_experts;
-        outputs.selected[begin + slot] = used ? static_cast<int32_t>(ids[slot]) : -1;
+void TokenMeter::add_selections(int64_t token, TokenSlots& slots) {
+  const int64_t* experts = memory_.experts_of.data() + token * slots_size_;
+  int64_t* chosen = memory_.chosen.data();
+  int64_t* selected = vector(token, kSelected);
+  int64_t num_chosen = 0;
+  if (!call_.weights.defined()) {
+    for (; num_chosen < num_used_[token]; ++num_chosen) {
+      chosen[num_chosen] = experts[num_chosen];
+      ++selected[experts[num_chosen]];
+    }
+  } else {
+    const double* weights = memory_.weights.data() + token * slots_size_;
+    const int64_t* high = memory_.high.data() + token * slots_size_;
+    const int64_t* low = memory_.low.data() + token * slots_size_;
+    int64_t* sum_high = vector(token, kWeightHigh);
+    int64_t* sum_low = vector(token, kWeightLow);
+    int64_t num_in_range = 0;
+    for (int64_t i = 0; i < num_used_[token]; ++i) {
+      const int64_t id = experts[i];
+      if (weights[i] == 0) {
+        ++vector(token, kZeroWeight)[id];
+        continue;
       }
-    };
-    const int64_t place = token * call.selected.row_stride;
-    if (call.selected.dtype == c10::ScalarType::Int) {
-      write(static_cast<const int32_t*>(call.selected.data) + place);
-    } else {
-      write(static_cast<const int64_t*>(call.selected.data) + place);
+      ++selected[id];
+      chosen[num_chosen++] = id;
+      if (!analysis::in_range(weights[i])) continue;
+      ++num_in_range;
+      sum_high[id] += high[i];
+      sum_low[id] += low[i];
+    }
+    count_term(tokens_[token].row, kWeight, true, num_in_range);
+    count_term(tokens_[token].row, kWeight, false, num_chosen - num_in_range);
+  }
+  if (slots.first != kNoSlot) ++vector(token, kFirstSlot)[slots.first];
+  if (num_chosen == 0) ++tokens_[token].row[RouterSumsLayout::counter(kDroppedTokens)];
+  if (pairs_ != nullptr) add_pairs(num_chosen);
+}
+
+/// Adds the pairs of the chosen experts, each expert once.
+void TokenMeter::add_pairs(int64_t num_chosen) {
+  int64_t* chosen = memory_.chosen.data();
+  if (has_twins(num_chosen)) {
+    std::sort(chosen, chosen + num_chosen);
+    num_chosen = std::unique(chosen, chosen + num_chosen) - chosen;
+  }
+  int64_t* first_pair = memory_.pairs_of.data();  // where pair_index(chosen[i], 0) would be
+  for (int64_t i = 0; i < num_chosen; ++i) first_pair[i] = layout_.pair_index(chosen[i], 0);
+  for (int64_t i = 1; i < num_chosen; ++i) {
+    const int64_t one = chosen[i], first_pair_of_one = first_pair[i];
+    for (int64_t j = 0; j < i; ++j) {
+      // The order of the two is a toss, so there must be no branch.
+      const int64_t other = chosen[j], one_is_less = -static_cast<int64_t>(one < other);
+      ++pairs_[((first_pair_of_one + other) & one_is_less) | ((first_pair[j] + one) & ~one_is_less)];
     }
   }
-  if (outputs.weights != nullptr && call.weights.defined()) {
-    read(call.weights, token, call.top_k, outputs.weights + begin);
+}
+
+/// True if an expert was chosen twice.
+bool TokenMeter::has_twins(int64_t num_chosen) {
+  const int64_t* chosen = memory_.chosen.data();
+  uint64_t* seen = memory_.seen.data();  // a bit an expert, all 0
+  uint64_t twins = 0;
+  for (int64_t i = 0; i < num_chosen; ++i) {
+    const uint64_t bit = uint64_t{1} << (chosen[i] & 63);
+    twins |= seen[chosen[i] >> 6] & bit;
+    seen[chosen[i] >> 6] |= bit;
   }
+  for (int64_t i = 0; i < num_chosen; ++i) seen[chosen[i] >> 6] = 0;
+  return twins != 0;
 }
 
 }  // namespace moetap::analysis

@@ -20,43 +20,67 @@ struct TokenSlots {
   float recorded_margin() const { return static_cast<float>(largest) - static_cast<float>(second); }
 };
 
-/// Memory of a thread for measuring, which grows to the largest call and is used again.
-struct MeterMemory {
-  std::vector<double> experts;       // values of the token at hand, one an expert
-  std::vector<double> weights;       // its gate weights, one a slot
-  std::vector<double> used_weights;  // those of slots that hold an expert
-  std::vector<int64_t> ids;          // its ids, one a slot
-  std::vector<int64_t> chosen;       // experts with nonzero weight
+/// A token and the row of sums that it is added to.
+struct MeteredToken {
+  int64_t token = 0;
+  int64_t* row = nullptr;
 };
 
-/// Measures tokens of a call, each in double precision, and adds them to sums.
+/// Memory of a thread for measuring, which grows to the largest call and is used again.
+struct MeterMemory {
+  std::vector<double> experts;      // values of the tokens at hand, padded_size(num_experts) each
+  std::vector<double> weights;      // their gate weights, of slots that hold an expert, padded_size(top_k) each
+  std::vector<int64_t> high, low;   // the limbs of `weights`
+  std::vector<int64_t> experts_of;  // of `weights`
+  std::vector<int64_t> ids;         // of one token, one a slot
+  std::vector<int64_t> chosen;      // experts of one token with nonzero weight
+  std::vector<int64_t> pairs_of;    // of `chosen`: see `add_pairs`
+  std::vector<uint64_t> seen;       // see `has_twins`
+};
+
+/// Measures tokens of a call, a few at once, each in double precision, and adds them to sums.
 class TokenMeter {
  public:
-  TokenMeter(const HostRouterCall& call, const RouterSumsLayout& layout, MeterMemory& memory);
+  /// `pairs`: the table that pairs are added to; null where there is none.
+  TokenMeter(const HostRouterCall& call, const RouterSumsLayout& layout, int64_t* pairs, MeterMemory& memory);
 
-  /// Adds a token to the row and pairs at these addresses; returns its first slots. `pairs` is null where there is no
-  /// table.
-  TokenSlots add(int64_t token, int64_t* row, int64_t* pairs);
+  /// Adds up to kMaxGroup tokens to their rows, which may be the same; gives their first slots.
+  void add(const MeteredToken* tokens, int64_t count, TokenSlots* slots);
 
  private:
-  int64_t* vector(RowVector which) const { return row_ + layout_.vector(which); }
-  void count_term(RowScalarSum which, bool in_range);
-  void add_term(RowScalarSum which, bool in_range, double value);
-  void add_probabilities(int64_t token);
-  void add_distribution(bool in_range, double entropy, int64_t top);
-  void add_scores(int64_t token);
-  TokenSlots add_slots(int64_t token, int64_t* pairs);
-  void add_weight(int64_t id, double weight);
-  void add_pairs(int64_t* pairs);
+  /// Terms of the tokens at hand for the scalar sums that have limbs of their own.
+  struct Term {
+    double value = 0;
+    bool is_asked = false, in_range = false;
+  };
+  static constexpr int64_t kNumTerms = kScoreEntropy + 1;
+
+  int64_t* vector(int64_t token, RowVector which) const { return tokens_[token].row + layout_.vector(which); }
+  void set_term(int64_t token, RowScalarSum which, bool in_range, double value);
+  void add_terms();
+  void add_probabilities();
+  void add_distribution(int64_t token, bool in_range, double entropy, int64_t top);
+  void add_experts();
+  void add_scores();
+  void add_slots(TokenSlots* slots);
+  TokenSlots rank_slots(int64_t token);
+  void add_selections(int64_t token, TokenSlots& slots);
+  void add_pairs(int64_t num_chosen);
+  bool has_twins(int64_t num_chosen);
 
   const HostRouterCall& call_;
   const RouterSumsLayout layout_;
+  int64_t* const pairs_;
   const TokenKernels& kernels_;
   MeterMemory& memory_;
-  int64_t* row_ = nullptr;
-};
+  const int64_t experts_size_, slots_size_;  // values of a token, padded
 
-/// Writes the ids and weights of a token as they are recorded.
-void write_slots(const HostRouterCall& call, int64_t token, const HostTokenOutputs& outputs);
+  // The tokens at hand.
+  const MeteredToken* tokens_ = nullptr;
+  int64_t count_ = 0;
+  Term terms_[kNumTerms][kMaxGroup];
+  bool has_distribution_[kMaxGroup] = {};
+  int64_t num_used_[kMaxGroup] = {};  // slots that hold an expert
+};
 
 }  // namespace moetap::analysis
