@@ -66,6 +66,20 @@ class FirstPlaces {
   Lanes places_;  // of the next eight values
 };
 
+template <int kCount>
+MOETAP_ALWAYS_INLINE void logarithms(const double* of_tokens, double* out) {
+  if constexpr (kCount == 1) {
+    *out = log_positive(*of_tokens);
+  } else {
+    double values[kLanes] = {1, 1, 1, 1, 1, 1, 1, 1};
+    for (int token = 0; token < kCount; ++token) values[token] = of_tokens[token];
+    Lanes lanes;
+    load(values, 0, lanes);
+    store(log_positive(lanes), values, 0);
+    for (int token = 0; token < kCount; ++token) out[token] = values[token];
+  }
+}
+
 template <typename Group>
 MOETAP_ALWAYS_INLINE void softmax_of(double* values, int64_t n, SoftmaxTerms* terms) {
   constexpr int kCount = kTokensOf<Group>;
@@ -100,11 +114,8 @@ MOETAP_ALWAYS_INLINE void softmax_of(double* values, int64_t n, SoftmaxTerms* te
     products = products + q * log_positive(q + kEpsilon);
   }
   join(products, Sum(), entropies);
-  double logs[kLanes] = {1, 1, 1, 1, 1, 1, 1, 1};
-  for (int token = 0; token < kCount; ++token) logs[token] = sums[token];
-  Lanes sums_of_tokens;
-  load(logs, 0, sums_of_tokens);
-  store(log_positive(sums_of_tokens), logs, 0);
+  double logs[kCount];
+  logarithms<kCount>(sums, logs);
   for (int token = 0; token < kCount; ++token) {
     // The largest logit adds 1, so a smaller sum comes from a NaN: a logit's, or that of inf - inf.
     terms[token] = SoftmaxTerms{sums[token] >= 1, places[token], largest[token] + logs[token],

@@ -28,13 +28,13 @@ TokenMeter::TokenMeter(const HostRouterCall& call, const RouterSumsLayout& layou
   const auto grow = [](auto& values, int64_t size) {
     if (static_cast<int64_t>(values.size()) < size) values.resize(size);
   };
-  grow(memory.seen, layout.num_experts / 64 + 1);
-  grow(memory.experts, kMaxGroup * experts_size_);
+  grow(memory.is_chosen, layout.num_experts / 64 + 1);
+  grow(memory.experts, kMaxGroup * experts_size_ / kLanes);
   for (std::vector<int64_t>* of_slots : {&memory.high, &memory.low, &memory.experts_of}) {
     grow(*of_slots, kMaxGroup * slots_size_);
   }
-  grow(memory.weights, kMaxGroup * slots_size_);
-  for (std::vector<int64_t>* of_token : {&memory.ids, &memory.chosen, &memory.pairs_of}) grow(*of_token, layout.top_k);
+  grow(memory.weights, std::max<int64_t>(1, kMaxGroup * slots_size_ / kLanes));
+  for (std::vector<int64_t>* of_token : {&memory.ids, &memory.chosen}) grow(*of_token, layout.top_k);
 }
 
 void TokenMeter::add(const MeteredToken* tokens, int64_t count, TokenSlots* slots) {
@@ -70,18 +70,17 @@ void TokenMeter::add_terms() {
 }
 
 void TokenMeter::add_probabilities() {
-  double* values = memory_.experts.data();
   const int64_t num_experts = layout_.num_experts;
   const auto read = [&](const HostPlane& plane) {
     const RealFormat format = format_of(plane);
     for (int64_t token = 0; token < count_; ++token) {
-      kernels_.widen(values_of(plane, tokens_[token].token), format, num_experts, values + token * experts_size_);
+      kernels_.widen(values_of(plane, tokens_[token].token), format, num_experts, experts(token));
     }
   };
   if (call_.logits.defined()) {
     SoftmaxTerms softmax[kMaxGroup];
     read(call_.logits);
-    kernels_.softmax(values, num_experts, count_, softmax);
+    kernels_.softmax(experts(0), num_experts, count_, softmax);
     for (int64_t token = 0; token < count_; ++token) {
       const SoftmaxTerms& terms = softmax[token];
       set_term(token, kLseSquared, terms.in_range, terms.log_sum_exp * terms.log_sum_exp);
@@ -92,10 +91,10 @@ void TokenMeter::add_probabilities() {
   if (call_.probabilities.defined()) {
     EntropyTerms entropies[kMaxGroup];
     read(call_.probabilities);
-    kernels_.entropy(values, num_experts, count_, kMaxProbability, entropies);
+    kernels_.entropy(experts(0), num_experts, count_, kMaxProbability, entropies);
     for (int64_t token = 0; token < count_; ++token) {
       const EntropyTerms& terms = entropies[token];
-      const int64_t top = terms.in_range ? kernels_.largest(values + token * experts_size_, num_experts) : 0;
+      const int64_t top = terms.in_range ? kernels_.largest(experts(token), num_experts) : 0;
       add_distribution(token, terms.in_range, terms.entropy, top);
     }
     add_experts();
@@ -115,22 +114,19 @@ void TokenMeter::add_experts() {
     end = begin + 1;
     if (!has_distribution_[begin]) continue;
     while (end < count_ && has_distribution_[end] && tokens_[end].row == tokens_[begin].row) ++end;
-    kernels_.add_fixed_point(memory_.experts.data() + begin * experts_size_, layout_.num_experts, end - begin,
-                             vector(begin, kProbabilityLow));
+    kernels_.add_fixed_point(experts(begin), layout_.num_experts, end - begin, vector(begin, kProbabilityLow));
   }
 }
 
 void TokenMeter::add_scores() {
   if (!call_.sigmoid_scores || !(call_.scores.defined() || call_.logits.defined())) return;
-  double* values = memory_.experts.data();
   const HostPlane& plane = call_.scores.defined() ? call_.scores : call_.logits;
   for (int64_t token = 0; token < count_; ++token) {
-    double* of_token = values + token * experts_size_;
-    kernels_.widen(values_of(plane, tokens_[token].token), format_of(plane), layout_.num_experts, of_token);
-    if (!call_.scores.defined()) kernels_.sigmoid(of_token, layout_.num_experts);
+    kernels_.widen(values_of(plane, tokens_[token].token), format_of(plane), layout_.num_experts, experts(token));
+    if (!call_.scores.defined()) kernels_.sigmoid(experts(token), layout_.num_experts);
   }
   EntropyTerms entropies[kMaxGroup];
-  kernels_.entropy(values, layout_.num_experts, count_, kInfinity, entropies);
+  kernels_.entropy(experts(0), layout_.num_experts, count_, kInfinity, entropies);
   for (int64_t token = 0; token < count_; ++token) {
     set_term(token, kScoreEntropy, entropies[token].in_range, entropies[token].entropy);
   }
@@ -139,10 +135,9 @@ void TokenMeter::add_scores() {
 void TokenMeter::add_slots(TokenSlots* slots) {
   for (int64_t token = 0; token < count_; ++token) slots[token] = rank_slots(token);
   if (call_.weights.defined()) {
-    double* weights = memory_.weights.data();
-    kernels_.to_limbs(weights, count_ * slots_size_, memory_.high.data(), memory_.low.data());
+    kernels_.to_limbs(weights(0), count_ * slots_size_, memory_.high.data(), memory_.low.data());
     EntropyTerms entropies[kMaxGroup];
-    kernels_.entropy(weights, layout_.top_k, count_, kInfinity, entropies);
+    kernels_.entropy(weights(0), layout_.top_k, count_, kInfinity, entropies);
     for (int64_t token = 0; token < count_; ++token) {
       set_term(token, kEntropyTopk, entropies[token].in_range, entropies[token].entropy);
       if (layout_.top_k > 1) set_term(token, kMargin, true, slots[token].margin());
@@ -156,9 +151,8 @@ TokenSlots TokenMeter::rank_slots(int64_t token) {
   const int64_t top_k = layout_.top_k;
   const bool weighted = call_.weights.defined();
   int64_t* experts = memory_.experts_of.data() + token * slots_size_;
-  double* weights = memory_.weights.data() + token * slots_size_;
-  int64_t* ids = memory_.ids.data();
-  read_ids(call_.selected, tokens_[token].token, top_k, ids);
+  double* weights = this->weights(token);
+  const int64_t* ids = read_ids(call_.selected, tokens_[token].token, top_k, memory_.ids.data());
   if (weighted)
     kernels_.widen(values_of(call_.weights, tokens_[token].token), format_of(call_.weights), top_k, weights);
 
@@ -202,7 +196,7 @@ void TokenMeter::add_selections(int64_t token, TokenSlots& slots) {
       ++selected[experts[num_chosen]];
     }
   } else {
-    const double* weights = memory_.weights.data() + token * slots_size_;
+    const double* weights = this->weights(token);
     const int64_t* high = memory_.high.data() + token * slots_size_;
     const int64_t* low = memory_.low.data() + token * slots_size_;
     int64_t* sum_high = vector(token, kWeightHigh);
@@ -231,35 +225,27 @@ void TokenMeter::add_selections(int64_t token, TokenSlots& slots) {
 
 /// Adds the pairs of the chosen experts, each expert once.
 void TokenMeter::add_pairs(int64_t num_chosen) {
-  int64_t* chosen = memory_.chosen.data();
-  if (has_twins(num_chosen)) {
-    std::sort(chosen, chosen + num_chosen);
-    num_chosen = std::unique(chosen, chosen + num_chosen) - chosen;
-  }
-  int64_t* first_pair = memory_.pairs_of.data();  // where pair_index(chosen[i], 0) would be
-  for (int64_t i = 0; i < num_chosen; ++i) first_pair[i] = layout_.pair_index(chosen[i], 0);
-  for (int64_t i = 1; i < num_chosen; ++i) {
-    const int64_t one = chosen[i], first_pair_of_one = first_pair[i];
-    for (int64_t j = 0; j < i; ++j) {
-      // The order of the two is a toss, so there must be no branch.
-      const int64_t other = chosen[j], one_is_less = -static_cast<int64_t>(one < other);
-      ++pairs_[((first_pair_of_one + other) & one_is_less) | ((first_pair[j] + one) & ~one_is_less)];
-    }
+  num_chosen = sort_chosen(num_chosen);
+  const int64_t* chosen = memory_.chosen.data();
+  for (int64_t i = 0; i + 1 < num_chosen; ++i) {
+    int64_t* pairs_of_one = pairs_ + layout_.pair_index(chosen[i], 0);
+    for (int64_t j = i + 1; j < num_chosen; ++j) ++pairs_of_one[chosen[j]];
   }
 }
 
-/// True if an expert was chosen twice.
-bool TokenMeter::has_twins(int64_t num_chosen) {
-  const int64_t* chosen = memory_.chosen.data();
-  uint64_t* seen = memory_.seen.data();  // a bit an expert, all 0
-  uint64_t twins = 0;
-  for (int64_t i = 0; i < num_chosen; ++i) {
-    const uint64_t bit = uint64_t{1} << (chosen[i] & 63);
-    twins |= seen[chosen[i] >> 6] & bit;
-    seen[chosen[i] >> 6] |= bit;
+/// Sorts the chosen experts and returns how many there are, each counted once. By a set of bits: the order of a token's
+/// slots is a toss, and comparing them would mispredict many branches.
+int64_t TokenMeter::sort_chosen(int64_t num_chosen) {
+  int64_t* chosen = memory_.chosen.data();
+  uint64_t* words = memory_.is_chosen.data();
+  for (int64_t i = 0; i < num_chosen; ++i) words[chosen[i] >> 6] |= uint64_t{1} << (chosen[i] & 63);
+  int64_t num_sorted = 0;
+  for (int64_t word = 0; word * 64 < layout_.num_experts; ++word) {
+    uint64_t bits = words[word];
+    words[word] = 0;
+    for (; bits != 0; bits &= bits - 1) chosen[num_sorted++] = word * 64 + __builtin_ctzll(bits);
   }
-  for (int64_t i = 0; i < num_chosen; ++i) seen[chosen[i] >> 6] = 0;
-  return twins != 0;
+  return num_sorted;
 }
 
 }  // namespace moetap::analysis

@@ -26,16 +26,20 @@ struct MeteredToken {
   int64_t* row = nullptr;
 };
 
+/// Eight values, aligned as the widest vectors want them.
+struct alignas(64) EightValues {
+  double values[kLanes];
+};
+
 /// Memory of a thread for measuring, which grows to the largest call and is used again.
 struct MeterMemory {
-  std::vector<double> experts;      // values of the tokens at hand, padded_size(num_experts) each
-  std::vector<double> weights;      // their gate weights, of slots that hold an expert, padded_size(top_k) each
-  std::vector<int64_t> high, low;   // the limbs of `weights`
-  std::vector<int64_t> experts_of;  // of `weights`
-  std::vector<int64_t> ids;         // of one token, one a slot
-  std::vector<int64_t> chosen;      // experts of one token with nonzero weight
-  std::vector<int64_t> pairs_of;    // of `chosen`: see `add_pairs`
-  std::vector<uint64_t> seen;       // see `has_twins`
+  std::vector<EightValues> experts;  // values of the tokens at hand, padded_size(num_experts) each
+  std::vector<EightValues> weights;  // their gate weights, of slots that hold an expert, padded_size(top_k) each
+  std::vector<int64_t> high, low;    // the limbs of `weights`
+  std::vector<int64_t> experts_of;   // of `weights`
+  std::vector<int64_t> ids;          // of one token, one a slot
+  std::vector<int64_t> chosen;       // experts of one token with nonzero weight
+  std::vector<uint64_t> is_chosen;   // a bit an expert, all 0: see `sort_chosen`
 };
 
 /// Measures tokens of a call, a few at once, each in double precision, and adds them to sums.
@@ -55,6 +59,8 @@ class TokenMeter {
   };
   static constexpr int64_t kNumTerms = kScoreEntropy + 1;
 
+  double* experts(int64_t token) const { return memory_.experts.data()->values + token * experts_size_; }
+  double* weights(int64_t token) const { return memory_.weights.data()->values + token * slots_size_; }
   int64_t* vector(int64_t token, RowVector which) const { return tokens_[token].row + layout_.vector(which); }
   void set_term(int64_t token, RowScalarSum which, bool in_range, double value);
   void add_terms();
@@ -66,7 +72,7 @@ class TokenMeter {
   TokenSlots rank_slots(int64_t token);
   void add_selections(int64_t token, TokenSlots& slots);
   void add_pairs(int64_t num_chosen);
-  bool has_twins(int64_t num_chosen);
+  int64_t sort_chosen(int64_t num_chosen);
 
   const HostRouterCall& call_;
   const RouterSumsLayout layout_;
