@@ -154,6 +154,14 @@ bool may_be_view(const jit::Node& node) {
   }
 }
 
+const jit::Value* index_of(const jit::Node& node) {
+  const jit::Value* index = node.inputs().back();
+  if (base_name(node) == "index_select" || base_name(node) == "gather") index = node.input(2);
+  if (base_name(node) == "embedding") index = node.input(1);
+  const bool listed = index->node()->kind() == jit::prim::ListConstruct && !index->node()->inputs().empty();
+  return listed ? index->node()->inputs().back() : index;
+}
+
 bool is_made_by_comparison(const jit::Value* value) {
   for (int steps = 0; steps < 8 && !value->node()->inputs().empty(); ++steps) {
     switch (op_kind(*value->node())) {

@@ -55,6 +55,9 @@ bool is_in_place(const torch::jit::Node& node);
 /// `expand`, a `to` that changes nothing. What is written into one may be in the other.
 bool may_be_view(const torch::jit::Node& node);
 
+/// The tensor of indices that `index`, `index_select`, `gather` and `embedding` choose by: the last of several.
+const torch::jit::Value* index_of(const torch::jit::Node& node);
+
 /// True for zeros and ones that a comparison or a one-hot made, cast or in another shape: no hidden state.
 bool is_made_by_comparison(const torch::jit::Value* value);
 

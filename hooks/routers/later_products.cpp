@@ -54,6 +54,12 @@ class LaterProducts {
   LaterProduct found_ = LaterProduct::kNone;
 };
 
+// An argument of the model, in whatever shape.
+bool is_input(const jit::Value* value) {
+  while (may_be_view(*value->node())) value = value->node()->input(0);
+  return value->node()->kind() == jit::prim::Param;
+}
+
 // An activation that is not made of the product: `w / w.sum(-1)` meets no other.
 bool LaterProducts::is_other(const jit::Value* value) const {
   if (!is_tensor(value) || !origins_.is_activation(value) || is_made_by_comparison(value)) return false;
@@ -62,7 +68,11 @@ bool LaterProducts::is_other(const jit::Value* value) const {
     const jit::Node& node = *value->node();
     const OpKind kind = op_kind(node);
     const bool picked = kind == OpKind::kIndex || kind == OpKind::kGather;
-    if (picked && origins_.of(node.input(0)) <= Origin::kParameter) return false;  // parameters of an expert
+    if (picked && origins_.of(node.input(0)) <= Origin::kParameter) {
+      // Parameters that computed ids choose are those of an expert, others an embedding: of tokens or positions.
+      const jit::Value* index = index_of(node);
+      return is_input(index) || !origins_.is_activation(index);
+    }
     if (node.inputs().empty() || !(may_be_view(node) || kind == OpKind::kReduce || kind == OpKind::kElementwise)) break;
     value = node.input(0);
   }

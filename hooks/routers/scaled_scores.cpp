@@ -17,15 +17,6 @@ namespace jit = torch::jit;
 
 namespace {
 
-// The tensor of indices that `index`, `index_select` and `embedding` choose by: the last of several.
-const jit::Value* index_of(const jit::Node& node) {
-  const jit::Value* index = node.inputs().back();
-  if (base_name(node) == "index_select") index = node.input(2);
-  if (base_name(node) == "embedding") index = node.input(1);
-  const bool listed = index->node()->kind() == jit::prim::ListConstruct && !index->node()->inputs().empty();
-  return listed ? index->node()->inputs().back() : index;
-}
-
 class ScaledScores {
  public:
   ScaledScores(const MethodGraph& graph, const FoundRouter& router)

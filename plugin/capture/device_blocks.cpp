@@ -8,6 +8,7 @@
 #include <algorithm>
 
 #include "plugin/capture/device_stream.h"
+#include "plugin/capture/tensor_alias.h"
 
 namespace moetap::plugin {
 namespace {
@@ -39,7 +40,7 @@ at::Tensor DeviceBlock::take(at::IntArrayRef sizes, at::ScalarType dtype) {
   const int64_t begin = asked_.fetch_add(bytes_for(sizes, dtype), std::memory_order_relaxed);
   const int64_t bytes = c10::multiply_integers(sizes) * static_cast<int64_t>(c10::elementSize(dtype));
   if (begin + bytes > capacity()) return {};
-  return bytes_.narrow(0, begin, bytes).view(dtype).view(sizes);
+  return alias_in(bytes_, begin, sizes, dtype);
 }
 
 int64_t DeviceBlock::used() const {
@@ -47,17 +48,17 @@ int64_t DeviceBlock::used() const {
 }
 
 void DeviceBlock::copy_to_host(const at::Tensor& host) const {
-  host.narrow(0, 0, used()).copy_(bytes_.narrow(0, 0, used()), /*non_blocking=*/true);
+  alias_in(host, 0, {used()}, at::kByte).copy_(alias_in(bytes_, 0, {used()}, at::kByte), /*non_blocking=*/true);
 }
 
 void DeviceBlock::reset() {
-  bytes_.narrow(0, 0, used()).zero_();
+  alias_in(bytes_, 0, {used()}, at::kByte).zero_();
   reset_.record(current_stream(bytes_.device()));
 }
 
 at::Tensor DeviceBlock::on_host(const at::Tensor& piece, const at::Tensor& host) const {
   const int64_t begin = piece.storage_offset() * static_cast<int64_t>(piece.element_size());
-  return host.narrow(0, begin, static_cast<int64_t>(piece.nbytes())).view(piece.scalar_type()).view(piece.sizes());
+  return alias_in(host, begin, piece.sizes(), piece.scalar_type());
 }
 
 void DeviceBlock::spoil() noexcept {
@@ -112,7 +113,8 @@ at::Tensor BlockPool::take_host(int64_t bytes) {
     found = at::empty({std::max(bytes, capacity_)}, at::TensorOptions().dtype(at::kByte).pinned_memory(true));
     host_blocks_.push_back(found);
   }
-  return found.alias();  // a tensor of its own, so that it counts as a user of the storage
+  // A tensor of its own, so that it counts as a user of the storage.
+  return alias_in(found, 0, found.sizes(), at::kByte);
 }
 
 void BlockPool::asked(int64_t bytes) {

@@ -82,7 +82,7 @@ void HostCopies::mark(c10::Device device) {
     origins_.push_back({stream, c10::Event(device.type())});
     origin = std::prev(origins_.end());
   }
-  origin->computed.record(stream);
+  origin->is_recorded = false;
 }
 
 void HostCopies::wait_for_marked(c10::Device device) {
@@ -91,9 +91,12 @@ void HostCopies::wait_for_marked(c10::Device device) {
   join(device, current_stream(device));
 }
 
-void HostCopies::join(c10::Device device, c10::Stream stream) const {
-  for (const auto& origin : origins_) {
-    if (origin.stream.device() == device && origin.stream != stream) origin.computed.block(stream);
+void HostCopies::join(c10::Device device, c10::Stream stream) {
+  for (Origin& origin : origins_) {
+    if (origin.stream.device() != device || origin.stream == stream) continue;
+    if (!origin.is_recorded) origin.computed.record(origin.stream);
+    origin.is_recorded = true;
+    origin.computed.block(stream);
   }
 }
 

@@ -40,7 +40,7 @@ class HostCopies {
   void wrote_too_late(c10::Device device);
 
   /// Call it after computing a tensor: marks the device's current stream, so that the copy waits for what it has
-  /// enqueued so far.
+  /// enqueued so far, or later. Records no event: that is done where another stream has to wait.
   void mark_stream(c10::Device device);
   /// Makes the device's current stream wait for the marks on the device's other streams.
   void wait_for_marked(c10::Device device);
@@ -62,6 +62,7 @@ class HostCopies {
   struct Origin {
     c10::Stream stream;
     c10::Event computed;
+    bool is_recorded = false;  // no mark since `computed` was recorded
   };
   /// What the forward holds on a device.
   struct OnDevice {
@@ -78,7 +79,7 @@ class HostCopies {
   // The caller holds mutex_.
   OnDevice& on(c10::Device device);
   void mark(c10::Device device);
-  void join(c10::Device device, c10::Stream stream) const;
+  void join(c10::Device device, c10::Stream stream);
   c10::Stream copy_stream(const OnDevice& place) const;
   void begin_copies(OnDevice& place);
 

@@ -6,6 +6,8 @@
 #include <numeric>
 #include <optional>
 
+#include "plugin/capture/tensor_alias.h"
+
 namespace moetap::plugin {
 namespace {
 
@@ -27,12 +29,12 @@ TokenLayout layout_of(const at::Tensor& experts_last) {
 at::Tensor move_experts_last(const at::Tensor& tensor, int64_t expert_dim, const char* name) {
   TORCH_CHECK(tensor.dim() >= 1 && expert_dim >= -tensor.dim() && expert_dim < tensor.dim(), name,
               " must have a dimension ", expert_dim, " of experts, got ", tensor.sizes());
-  return tensor.movedim(expert_dim, -1);
+  return expert_dim == -1 || expert_dim == tensor.dim() - 1 ? tensor : tensor.movedim(expert_dim, -1);
 }
 
 /// -> [num_tokens, size of the last dimension]
 at::Tensor flatten_tokens(const at::Tensor& experts_last) {
-  return experts_last.reshape({layout_of(experts_last).num_tokens, experts_last.size(-1)});
+  return in_shape(experts_last, {layout_of(experts_last).num_tokens, experts_last.size(-1)});
 }
 
 /// True if what is left without the last dimension, of size 1, may fit.
@@ -57,7 +59,7 @@ at::Tensor over_experts(const at::Tensor& tensor, const TokenLayout& layout, int
 /// A tensor of slots, or of one slot without a dimension for it: [num_tokens, number of slots].
 at::Tensor over_slots(const at::Tensor& tensor, const TokenLayout& layout, int64_t expert_dim, const char* name) {
   if (tensor.sizes() == at::IntArrayRef(layout.sizes) || (tensor.dim() == 1 && tensor.numel() == layout.num_tokens)) {
-    return tensor.reshape({layout.num_tokens, 1});
+    return in_shape(tensor, {layout.num_tokens, 1});
   }
   if (tensor.dim() == static_cast<int64_t>(layout.sizes.size()) + 1) {
     const auto slots_last = move_experts_last(tensor, expert_dim, name);
@@ -86,7 +88,7 @@ at::Tensor over_slots(at::TensorList tensors, const TokenLayout& layout, int64_t
 at::Tensor checked_ids(const at::Tensor& reported, int64_t limit, const char* name, const char* of_what) {
   TORCH_CHECK(at::isIntegralType(reported.scalar_type(), /*includeBool=*/false), name, " must hold integers, got ",
               reported.scalar_type());
-  const auto ids = reported.to(at::kLong);
+  const auto ids = reported.scalar_type() == at::kLong ? reported : reported.to(at::kLong);
   if (!ids.device().is_cpu() || ids.numel() == 0) return ids;
   const auto [lowest, highest] = at::aminmax(ids);
   TORCH_CHECK(lowest.item<int64_t>() >= -1 && highest.item<int64_t>() < limit, name, " must hold ", of_what, " in [0, ",
@@ -184,10 +186,12 @@ void gather_dense_weights(const ReportedRouter& reported, const TokenLayout& lay
 ReportedRouter detached(const ReportedRouter& reported) {
   ReportedRouter result = reported;
   for (at::Tensor* tensor : {&result.logits, &result.scores, &result.choice}) {
-    if (tensor->defined()) *tensor = tensor->detach();
+    if (tensor->requires_grad()) *tensor = tensor->detach();
   }
   for (SlotTensors* tensors : {&result.selected, &result.weights}) {
-    for (at::Tensor& tensor : *tensors) tensor = tensor.detach();
+    for (at::Tensor& tensor : *tensors) {
+      if (tensor.requires_grad()) tensor = tensor.detach();
+    }
   }
   return result;
 }

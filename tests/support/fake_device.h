@@ -35,6 +35,7 @@ struct Counts {
   int64_t fills = 0;
   int64_t kernels = 0;     // `enqueue`, and calls of moetap's kernels
   int64_t operations = 0;  // of LibTorch, which run on the CPU
+  int64_t events = 0;      // records of events
 };
 
 /// Makes the device known to LibTorch, and moetap's kernels known for it. Once a process.

@@ -145,6 +145,7 @@ struct GuardImpl final : c10::impl::DeviceGuardImplInterface {
               c10::EventFlag /*flag*/) const override {
     const std::lock_guard lock(state().mutex);
     if (*event == nullptr) *event = new Event;
+    ++state().counts.events;
     static_cast<Event*>(*event)->last = push_record(stream);
   }
   void block(void* event, const c10::Stream& stream) const override {
