@@ -174,6 +174,16 @@ TextTokens ForwardTokens::query_text() const {
   return decoder_text_.batch > 0 ? decoder_text_ : text_;
 }
 
+bool ForwardTokens::texts_are_on_cpu() const {
+  const std::lock_guard lock(mutex_);
+  for (const TextTokens* text : {&text_, &decoder_text_}) {
+    for (const at::Tensor* tensor : {&text->ids, &text->mask}) {
+      if (tensor->defined() && !tensor->is_cpu()) return false;
+    }
+  }
+  return true;
+}
+
 bool ForwardTokens::in_captured_graph() const {
   const std::lock_guard lock(mutex_);
   return (text_.valid.defined() && is_capturing(text_.valid.device())) ||

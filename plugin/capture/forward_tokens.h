@@ -74,6 +74,8 @@ class ForwardTokens {
   TextTokens text() const;
   /// The text whose length is that of the forward itself: the decoder's if there is one.
   TextTokens query_text() const;
+  /// True if no text of the forward lies on a device.
+  bool texts_are_on_cpu() const;
   /// True if a graph is being captured on the current stream of a device that the forward's tokens are on.
   bool in_captured_graph() const;
 

@@ -9,7 +9,8 @@
 namespace moetap::plugin {
 namespace {
 
-constexpr size_t kChunkBytes = size_t{64} << 10;  // a call has fewer: see HeldForms
+constexpr size_t kChunkBytes = size_t{16} << 10;  // or what does not fit into one
+constexpr size_t kMostIdle = 16;                  // that a pool keeps, when it has more than are in use
 constexpr size_t kAlignment = 16;
 
 /// Rows that are one after the other or interleaved, each with as many tokens.
@@ -22,7 +23,9 @@ bool has_even_rows(const TokenGroup& tokens) {
 }  // namespace
 
 int64_t HeldCalls::bytes() const {
-  return static_cast<int64_t>(chunk_ * kChunkBytes + used_ + calls_.size() * sizeof(Call));
+  size_t bytes = calls_.size() * sizeof(Call);
+  for (const Chunk& chunk : chunks_) bytes += chunk.size;
+  return static_cast<int64_t>(bytes);
 }
 
 std::optional<size_t> HeldCalls::find_tokens(const TokenKey& key) const {
@@ -78,13 +81,15 @@ analysis::HostPlane HeldCalls::copy(const analysis::HostPlane& plane, int64_t nu
 
 void* HeldCalls::allocate(size_t bytes) {
   bytes = (bytes + kAlignment - 1) / kAlignment * kAlignment;
-  if (chunks_.empty()) chunks_.push_back(std::make_unique<std::byte[]>(kChunkBytes));
-  if (used_ + bytes > kChunkBytes) {
+  while (chunk_ < chunks_.size() && used_ + bytes > chunks_[chunk_].size) {
     ++chunk_;
     used_ = 0;
-    if (chunk_ == chunks_.size()) chunks_.push_back(std::make_unique<std::byte[]>(kChunkBytes));
   }
-  return chunks_[chunk_].get() + std::exchange(used_, used_ + bytes);
+  if (chunk_ == chunks_.size()) {
+    const size_t size = std::max(kChunkBytes, bytes);
+    chunks_.push_back({std::make_unique_for_overwrite<std::byte[]>(size), size});
+  }
+  return chunks_[chunk_].memory.get() + std::exchange(used_, used_ + bytes);
 }
 
 void HeldCalls::sort() {
@@ -104,15 +109,22 @@ void HeldCalls::clear() {
 
 std::shared_ptr<HeldCalls> HeldCallsPool::take() {
   const std::lock_guard lock(mutex_);
-  const auto unused = std::find_if(all_.begin(), all_.end(), [](const auto& calls) { return calls.use_count() == 1; });
-  if (unused != all_.end()) {
-    // What the last user did with it happened before it let go.
-    std::atomic_thread_fence(std::memory_order_acquire);
-    (*unused)->clear();
-    return *unused;
+  const auto is_idle = [](const auto& calls) { return calls.use_count() == 1; };
+  const auto found = std::find_if(all_.begin(), all_.end(), is_idle);
+  if (found == all_.end()) {
+    all_.push_back(std::make_shared<HeldCalls>());
+    return all_.back();
   }
-  all_.push_back(std::make_shared<HeldCalls>());
-  return all_.back();
+  // What the last user did with it happened before it let go.
+  std::atomic_thread_fence(std::memory_order_acquire);
+  const std::shared_ptr<HeldCalls> taken = *found;
+  taken->clear();
+  // After a time in which many waited to be written.
+  if (all_.size() > kMostIdle) {
+    size_t idle = 0;
+    std::erase_if(all_, [&](const auto& calls) { return is_idle(calls) && ++idle > kMostIdle; });
+  }
+  return taken;
 }
 
 }  // namespace moetap::plugin

@@ -26,7 +26,7 @@ class HeldCalls {
 
   bool empty() const { return calls_.empty(); }
   const std::vector<Call>& calls() const { return calls_; }
-  /// Bytes that are held.
+  /// Bytes of memory, used or not.
   int64_t bytes() const;
 
   /// Which tokens a call sees: calls that have all of this in common see the same.
@@ -62,7 +62,11 @@ class HeldCalls {
 
   std::vector<Call> calls_;
   std::vector<Tokens> tokens_;
-  std::vector<std::unique_ptr<std::byte[]>> chunks_;
+  struct Chunk {
+    std::unique_ptr<std::byte[]> memory;
+    size_t size = 0;
+  };
+  std::vector<Chunk> chunks_;
   size_t chunk_ = 0, used_ = 0;  // what was allocated last: its chunk, its end there
 };
 

@@ -53,6 +53,7 @@ bool HeldForms::fits(const Form& form, const ReportedRouter& reported, analysis:
   const at::Tensor& selected = reported.selected.front();
   const at::Tensor* weights = reported.weights.empty() ? nullptr : &reported.weights.front();
   const int64_t num_experts = form.num_experts;
+  if (form.has_scores != reported.scores.defined()) return false;
   if (!form.logits.fits(logits) || !form.selected.fits(selected) || form.weights.defined != (weights != nullptr) ||
       (weights != nullptr && !form.weights.fits(*weights)) || logits.size(-1) != num_experts ||
       !is_last_dim(reported.expert_dim, logits.dim())) {
@@ -95,7 +96,7 @@ void HeldForms::learn(int64_t hook, const ReportedRouter& reported, const Canoni
   const auto place = static_cast<size_t>(hook);
   if (reported.form != "slots" || reported.selected.size() != 1 || reported.weights.size() > 1 ||
       !reported.logits.defined() || has_null_experts_[place] || canonical.out_of_range.defined() ||
-      call.probabilities.defined() || call.selected.size(1) == 0) {
+      call.probabilities.defined() || call.selected.size(1) == 0 || call.num_experts == 0) {
     return;
   }
   const at::Tensor& selected = reported.selected.front();
@@ -107,8 +108,9 @@ void HeldForms::learn(int64_t hook, const ReportedRouter& reported, const Canoni
   const bool measures_scores = call.sigmoid_scores && call.scores.defined();
   if (!lies || (measures_scores && !lies_as_reported(call.scores, reported.scores))) return;
   const auto form_of = [](const at::Tensor& tensor) { return TensorForm{true, tensor.scalar_type(), tensor.dim()}; };
-  Form form{form_of(reported.logits), {}, form_of(selected), {}, call.num_experts, call.selected.size(1),
-            call.sigmoid_scores};
+  Form form{
+      form_of(reported.logits), {}, form_of(selected), {}, call.num_experts, call.selected.size(1), call.sigmoid_scores,
+      reported.scores.defined()};
   if (measures_scores) form.scores = form_of(reported.scores);
   if (has_weights) form.weights = form_of(reported.weights.front());
   for (const TensorForm* real : {&form.logits, &form.scores, &form.weights}) {

@@ -42,7 +42,7 @@ class HeldForms {
   struct Form {
     TensorForm logits, scores, selected, weights;  // scores: only those that are measured
     int64_t num_experts = 0, top_k = 0;
-    bool sigmoid_scores = false;
+    bool sigmoid_scores = false, has_scores = false;  // the second: reported, whether they are measured or not
 
     bool operator==(const Form&) const = default;
   };

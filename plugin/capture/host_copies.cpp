@@ -82,7 +82,8 @@ void HostCopies::mark(c10::Device device) {
     origins_.push_back({stream, c10::Event(device.type())});
     origin = std::prev(origins_.end());
   }
-  origin->is_recorded = false;
+  origin->is_recorded = origin != origins_.begin();
+  if (origin->is_recorded) origin->computed.record(stream);
 }
 
 void HostCopies::wait_for_marked(c10::Device device) {

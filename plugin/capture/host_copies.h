@@ -40,7 +40,8 @@ class HostCopies {
   void wrote_too_late(c10::Device device);
 
   /// Call it after computing a tensor: marks the device's current stream, so that the copy waits for what it has
-  /// enqueued so far, or later. Records no event: that is done where another stream has to wait.
+  /// enqueued so far. For the first stream that is marked, that of the forward, an event is recorded only where another
+  /// stream has to wait for it.
   void mark_stream(c10::Device device);
   /// Makes the device's current stream wait for the marks on the device's other streams.
   void wait_for_marked(c10::Device device);

@@ -53,6 +53,7 @@ bool RouterObserver::hold(int64_t hook, const ReportedRouter& reported) {
   if (!held_) held_ = state_->held.take();
   std::optional<size_t> tokens = held_->find_tokens(key);
   if (!tokens) {
+    if (!forward_.tokens->texts_are_on_cpu()) return false;
     const CallTokens call_tokens{key.text, key.sizes, at::kCPU, nullptr, &point.tokens};
     tokens = held_->add_tokens(key, forward_.tokens->group_of(call_tokens, forward_.copies.get()));
   }

@@ -176,6 +176,10 @@ void PendingRouters::prepare(HostCopies& copies) {
     router.transition_counts = count_from_first_slots(*from, router, router.tokens->rows).counts;
     copies.mark_stream(device);
   }
+  // Held calls join the others in `finish`: one of them may stand between two that are on a device.
+  if (held_ && !held_->empty()) {
+    for (MeasuredRouter& router : routers_) router.first_slot_stays = false;
+  }
   for (MeasuredRouter& router : routers_) {
     if (router.first_slot_stays) router.first_slot = at::Tensor();
     if (tells_of_single_tokens(router)) columns_of(router);

@@ -64,8 +64,7 @@ TextTokens read_text(const at::Tensor& ids, const at::Tensor& mask, bool keep_id
   }
   text.mask_columns = batch_mask.size(1);
   text.mask = read_mask(batch_mask, reading.mask_means);
-  const bool has_cache = text.mask_columns > text.length;
-  text.valid = has_cache ? text.mask.narrow(1, text.mask_columns - text.length, text.length) : text.mask;
+  text.valid = text.mask.narrow(1, text.mask_columns - text.length, text.length);
   return text;
 }
 

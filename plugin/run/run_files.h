@@ -79,7 +79,10 @@ class RunFiles final : public RecordSink {
   void count(const Counters& counters) override;
   void add_model(std::shared_ptr<const ModelDescription> model) override;
   void write(const ForwardRecord& record) override;
-  void begin_batch() override { journal_.begin_batch(); }
+  /// A dump's shards are finished only once the journal has the forwards of their rows.
+  void begin_batch() override {
+    if (state_->config.dump == Dump::kNone) journal_.begin_batch();
+  }
   void end_batch() override;
   void flush() override;
   void leave_unfinished() override { unfinished_ = true; }

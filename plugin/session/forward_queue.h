@@ -30,6 +30,8 @@ class ForwardQueue {
 
   explicit ForwardQueue(int64_t capacity_bytes) : capacity_bytes_(capacity_bytes) {}
 
+  int64_t capacity_bytes() const { return capacity_bytes_; }
+
   /// Calls `number` with the forward once it is certain that it is taken: in the order of the queue, under its lock. If
   /// `number` throws, the forward is not taken.
   Pushed push(std::unique_ptr<PendingForward> forward, WhenFull when_full,

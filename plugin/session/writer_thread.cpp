@@ -3,6 +3,7 @@
 #include <pthread.h>
 #include <signal.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "analysis/routers/router_columns.h"
@@ -58,13 +59,14 @@ void WriterThread::run() {
     ForwardQueue::Item item;
     const bool has_batch = batch_bytes_ > 0;
     const auto popped = queue_.pop(item, has_batch ? ForwardQueue::Deadline(kNoWait) : next_sync_);
-    if (has_batch && (!item.forward || batch_bytes_ > kMostBytesOfABatch)) end_batch();
+    if (has_batch && (!item.forward || batch_bytes_ > std::min(kMostBytesOfABatch, queue_.capacity_bytes() / 4)))
+      end_batch();
     if (popped == ForwardQueue::Popped::kClosed) {
       break;
     }
     if (popped == ForwardQueue::Popped::kDeadline && has_batch) continue;
     if (item.forward) {
-      if (batch_bytes_ == 0) sink_->begin_batch();
+      if (batch_bytes_ == 0) begin_batch();
       write(*item.forward);
       item.forward.reset();  // frees its memory before its bytes are free in the queue
       batch_bytes_ += item.bytes;
@@ -83,6 +85,15 @@ void WriterThread::run() {
   }
   if (end_) {
     complete_sink();
+  }
+}
+
+void WriterThread::begin_batch() {
+  if (error()) return;
+  try {
+    sink_->begin_batch();
+  } catch (const std::exception& error) {
+    failed(one_line(error));
   }
 }
 

@@ -43,6 +43,7 @@ class WriterThread {
  private:
   void run();
   void write(PendingForward& forward);
+  void begin_batch();
   void end_batch();
   /// False if the sink failed for good; throws RecordError if only this record is lost.
   bool give_to_sink(const ForwardRecord& record);

@@ -46,9 +46,6 @@ INSTANTIATE_TEST_SUITE_P(
         LaterUse{"AddedToTheEmbeddingOfTokens", LaterProduct::kNone, R"(
     stream = torch.embedding(self.w, rows).to(6) + product.unsqueeze(-1)
     return stream * torch.rsqrt(stream.pow(2).mean(-1, True)) * z)"},
-        LaterUse{"AddedToTheEmbeddingOfPositions", LaterProduct::kNone, R"(
-    stream = product.unsqueeze(-1) + torch.index_select(self.w, 0, torch.arange(8))
-    return stream * z)"},
         LaterUse{"ScaledByAParameterOfTheExpert", LaterProduct::kAnother, R"(
     return product * self.w[torch.argmax(h, -1)] * y)"},
         LaterUse{"SummedOverSlots", LaterProduct::kNone, "    return product.sum(1) * z"},

@@ -141,6 +141,42 @@ TEST_F(FrameLogTest, AFrameThatDoesNotFitOnTheDiskIsTakenBack) {
   expect_frames(2);
 }
 
+TEST_F(FrameLogTest, ABatchIsWrittenAtItsEnd) {
+  FrameLog log(path_);
+  log.append(1, payloads_[0]);
+  log.begin_batch();
+  const int64_t second = log.next_payload();
+  log.append(2, payloads_[1]);
+  const int64_t third = log.next_payload();
+  log.append(3, payloads_[2]);
+  EXPECT_EQ(third, end_of_[2] + static_cast<int64_t>(kHeadBytes));
+  expect_frames(1);  // what a killed process leaves
+  EXPECT_EQ(log.gathered_from(end_of_[0] + static_cast<int64_t>(kHeadBytes)), "");
+  EXPECT_EQ(log.gathered_from(third), payloads_[2]);
+  EXPECT_EQ(log.gathered_from(second).size(), kHeadBytes + payloads_[2].size());
+  log.end_batch();
+  expect_frames(3);
+  EXPECT_EQ(log.gathered_from(third), "");
+  log.append(4, payloads_[0]);  // no batch goes on
+  EXPECT_EQ(read_all(path_).frames.size(), 4u);
+}
+
+TEST_F(FrameLogTest, ABatchThatDoesNotFitOnTheDiskIsTakenBackAsAWhole) {
+  FrameLog log(path_);
+  log.append(1, payloads_[0]);
+  log.begin_batch();
+  {
+    const FileSizeLimit limit(100);
+    log.append(2, payloads_[1]);
+    log.append(3, payloads_[2]);
+    EXPECT_EQ(error_of([&] { log.end_batch(); }), "cannot write " + path_ + ": File too large");
+  }
+  expect_frames(1);
+  EXPECT_EQ(log.next_payload(), end_of_[1] + static_cast<int64_t>(kHeadBytes));
+  log.append(2, payloads_[1]);
+  expect_frames(2);
+}
+
 TEST_F(FrameLogTest, SyncNoticesThatTheFileIsGone) {
   FrameLog log(path_);
   log.append(1, payloads_[0]);

@@ -60,6 +60,7 @@ struct Spelling {
 
 ReportedRouter router_report(const Spelling& of) {
   std::vector<int64_t> sizes = {of.batch, of.length, of.experts};
+  if (of.sequence_first) sizes = {of.length, of.batch, of.experts};
   if (of.flat) sizes = {of.batch * of.length, of.experts};
   const at::Tensor logits = at::randn(sizes).to(of.dtype);
   const at::Tensor scores = of.scoring == "sigmoid" ? logits.sigmoid() : logits.to(at::kFloat).softmax(-1);
@@ -117,6 +118,7 @@ std::vector<Spelling> spellings() {
       {.name = "three tokens a sample", .length = 3},
       {.name = "padding", .batch = 4, .length = 2, .padded = true},
       {.name = "flattened", .batch = 4, .flat = true},
+      {.name = "sequence first", .batch = 3, .length = 2, .padded = true, .sequence_first = true},
       {.name = "bfloat16", .dtype = at::kBFloat16},
       {.name = "half", .dtype = at::kHalf},
       {.name = "double", .dtype = at::kDouble},

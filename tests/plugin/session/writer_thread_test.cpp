@@ -31,6 +31,7 @@ struct Seen {
   // Called by `write`, and by `add_model`; may throw.
   std::function<void(const ForwardRecord&)> on_write = [](const ForwardRecord&) {};
   std::function<void()> on_model = [] {};
+  std::function<void()> on_begin = [] {}, on_end = [] {};  // of a batch
 };
 
 class SeeingSink final : public RecordSink {
@@ -44,6 +45,8 @@ class SeeingSink final : public RecordSink {
     seen_->on_write(record);
     ++seen_->written;
   }
+  void begin_batch() override { seen_->on_begin(); }
+  void end_batch() override { seen_->on_end(); }
   void count(const Counters& counters) override { seen_->dropped = counters.dropped; }
   void flush() override { ++seen_->flushed; }
   void close(const Counters&, const RunTimes&) override { ++seen_->closed; }
@@ -70,6 +73,9 @@ class WriterThreadTest : public ::testing::Test {
 
   /// A forward, not only values.
   void push_forward(int64_t index, std::vector<PendingValue> values = {}) {
+    push_forward(index, std::move(values), queue_);
+  }
+  static void push_forward(int64_t index, std::vector<PendingValue> values, ForwardQueue& queue) {
     auto forward = std::make_unique<PendingForward>();
     forward->record.model = std::make_shared<const ModelDescription>();
     forward->record.index = index;
@@ -77,7 +83,7 @@ class WriterThreadTest : public ::testing::Test {
     forward->record.out_of_range = 2;
     forward->record.unattributed = 1;
     forward->values = std::move(values);
-    queue_.push(std::move(forward), ForwardQueue::WhenFull::kWait, [](PendingForward&) {});
+    queue.push(std::move(forward), ForwardQueue::WhenFull::kWait, [](PendingForward&) {});
   }
 
   Counters counted() const {
@@ -191,6 +197,26 @@ TEST_F(WriterThreadTest, AModelThatTheSinkRefusesIsOfferedAgain) {
   EXPECT_EQ(seen_->models, 1);
   EXPECT_EQ(seen_->written, 2);
   EXPECT_EQ(counted().unwritten, 1);
+}
+
+// Its records count as written only once it is.
+TEST_F(WriterThreadTest, ABatchThatCannotBeWrittenIsLostAsAWhole) {
+  for (const bool at_its_begin : {false, true}) {
+    const auto seen = std::make_shared<Seen>();
+    (at_its_begin ? seen->on_begin : seen->on_end) = [] { throw std::runtime_error("journal.bin: no space left"); };
+    ForwardQueue queue(1 << 20);
+    WriterThread writer(std::make_unique<SeeingSink>(seen), queue, [] { return Counters(); });
+    testing::internal::CaptureStderr();
+    for (int64_t index = 0; index < 3; ++index) push_forward(index, {}, queue);
+    writer.finish(RunEnd::kDone);
+    EXPECT_EQ(testing::internal::GetCapturedStderr(),
+              "moetap: journal.bin: no space left; nothing more is recorded, the model runs on\n");
+    Counters counters;
+    writer.add_to(counters);
+    EXPECT_EQ(counters.unwritten, 3);
+    EXPECT_EQ(counters.tokens, 0);
+    EXPECT_EQ(seen->closed, 1);
+  }
 }
 
 TEST_F(WriterThreadTest, AnErrorOfTheDiskEndsTheRecording) {
