@@ -37,7 +37,8 @@ inline constexpr const char* kRouterSchema =
 
 // The same for one tensor of ids and one or none of weights, which most routers have: no list is made for each call.
 inline constexpr const char* kRouterOfOneSchema =
-    "moetap::router.one(Tensor(a!) forward, int hook, Tensor? logits, Tensor? scores, Tensor selected, Tensor? weights, "
+    "moetap::router.one(Tensor(a!) forward, int hook, Tensor? logits, Tensor? scores, Tensor selected, Tensor? "
+    "weights, "
     "int expert_dim, str form, Tensor? choice=None) -> ()";
 
 // A value that the model itself reports by `torch.ops.moetap.log(name, value)`, with the forward and the layer added.
