@@ -203,6 +203,10 @@ void install_operators() {
   operations.impl("set_.source_Storage_storage_offset", TORCH_FN(set_storage));
   operations.impl("set_.source_Tensor", TORCH_FN(set_tensor));
   operations.impl("_has_compatible_shallow_copy_type", TORCH_FN(may_be_exchanged));
+  // LibTorch 2.8 asks for it with gradients, too.
+  static torch::Library with_gradients(torch::Library::IMPL, "aten", c10::DispatchKey::AutogradPrivateUse1, __FILE__,
+                                       __LINE__);
+  with_gradients.impl("_has_compatible_shallow_copy_type", TORCH_FN(may_be_exchanged));
   static torch::Library rest(torch::Library::IMPL, "_", c10::DispatchKey::PrivateUse1, __FILE__, __LINE__);
   rest.fallback(torch::CppFunction::makeFromBoxedFunction<&run_on_cpu>());
 }
