@@ -48,13 +48,13 @@ class FrameLog {
   void check_in_place() const;
 
  private:
-  std::string path_;
-  int descriptor_ = -1;
   void write();
 
+  std::string path_;
+  int descriptor_ = -1;
   int64_t written_bytes_ = 0;
   bool in_batch_ = false;
-  std::string gathered_;
+  std::string gathered_;  // frames behind these bytes that are not written yet
 };
 
 struct Frame {
