@@ -3,8 +3,9 @@
 
 namespace moetap::hooks {
 
-Discovery discover(const torch::jit::Module& module, const std::vector<std::string>& methods, const HookSpec& spec) {
-  return find_sites(module, methods, spec).discovery;
+Discovery discover(const torch::jit::Module& module, const std::vector<std::string>& methods, const HookSpec& spec,
+                   HookKinds kinds) {
+  return find_sites(module, methods, spec, kinds).discovery;
 }
 
 }  // namespace moetap::hooks

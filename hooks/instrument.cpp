@@ -6,6 +6,7 @@
 #include <set>
 #include <stdexcept>
 
+#include "hooks/attention/insert_attention.h"
 #include "hooks/graph/in_place_writes.h"
 #include "hooks/graph/replace_graph.h"
 #include "hooks/points/forward_handle.h"
@@ -61,18 +62,19 @@ void insert_hook(const MethodSites& sites, const Site& site, const InPlaceWrites
     case HookKind::kRouter:
       return insert_router(sites.routers[site.place], site.hook, writes, handle);
     case HookKind::kAttention:
-      break;
+      return insert_attention(sites.attentions[site.place], site.hook, writes, handle);
   }
   TORCH_INTERNAL_ASSERT(false, "no operator is known for hook ", site.hook.name);
 }
 
-// A model's own `moetap::log` gets the forward, and component and layer of the last hook before it.
+// A model's own `moetap::log` gets the forward, and component and layer of the last router before it.
 void rewrite_logs(const MethodSites& sites, ForwardHandle& handle) {
   static const jit::Symbol log = symbol("moetap::log");
   for (jit::Node* node : sites.graph->nodes()) {
     if (node->kind() != log) continue;
     const HookPoint* owner = nullptr;
     for (const Site& site : sites.sites) {
+      if (site.hook.kind != HookKind::kRouter) continue;
       const bool before = sites.graph->order(site.anchor) < sites.graph->order(node);
       if (before || owner == nullptr) owner = &site.hook;
     }
@@ -117,10 +119,10 @@ std::string model_description(const jit::Module& module) {
 }
 
 Instrumented instrument(const jit::Module& module, const DescribeModel& describe,
-                        const std::vector<std::string>& methods, const HookSpec& spec) {
+                        const std::vector<std::string>& methods, const HookSpec& spec, HookKinds kinds) {
   if (is_instrumented(module)) throw std::invalid_argument("the module is instrumented already");
   jit::Module twin = module.clone(/*inplace=*/true);
-  ModelSites model = find_sites(twin, methods, spec);
+  ModelSites model = find_sites(twin, methods, spec, kinds);
   const std::string description = describe(model.discovery);
   // A forward is what a method with hooks does: others are not recorded, and use up no sample numbers.
   const bool none = model.discovery.hooks.empty();

@@ -1,5 +1,6 @@
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -34,9 +35,11 @@ void print_table(const hooks::Discovery& discovery) {
   fmt::print("{:>4}  {:>12}  {:<9}  {:<{}}  {:>7}  {:>5}  {:<12}  {:<{}}  {}\n", "id", "layer", "kind", "component",
              component_width, "experts", "top-k", "scoring", "name", name_width, "method");
   for (const auto& hook : discovery.hooks) {
+    const bool router = hook.kind == hooks::HookKind::kRouter;
     fmt::print("{:>4}  {:>12}  {:<9}  {:<{}}  {:>7}  {:>5}  {:<12}  {:<{}}  {}\n", hook.id, hook.layer,
-               hooks::to_string(hook.kind), hook.component, component_width, count(hook.num_experts), count(hook.top_k),
-               hook.scoring, hook.name, name_width, hook.method);
+               hooks::to_string(hook.kind), hook.component, component_width, router ? count(hook.num_experts) : "-",
+               router ? count(hook.top_k) : "-", router ? hook.scoring : hook.implementation, hook.name, name_width,
+               hook.method);
   }
   for (const auto& site : discovery.skipped) {
     fmt::print("skipped: {} ({})\n", site.node, site.reason);
@@ -46,7 +49,7 @@ void print_table(const hooks::Discovery& discovery) {
 int inspect(const InspectOptions& options) {
   const hooks::HookSpec spec = load_hook_spec(options.hooks);
   const ModelFile model = load_model_file(options.model, c10::Device(c10::kCPU));
-  const hooks::Discovery discovery = find_hooks(model, {}, spec);
+  const hooks::Discovery discovery = find_hooks(model, {}, spec, hooks::HookKinds::kRoutersAndAttention);
   if (options.json) {
     // Names may be invalid UTF-8.
     fmt::print("{}\n", plugin::inspect_json(discovery, options.model)
@@ -54,7 +57,9 @@ int inspect(const InspectOptions& options) {
   } else if (!discovery.hooks.empty()) {
     print_table(discovery);
   }
-  if (discovery.hooks.empty()) {
+  const bool has_router = std::any_of(discovery.hooks.begin(), discovery.hooks.end(),
+                                      [](const auto& hook) { return hook.kind == hooks::HookKind::kRouter; });
+  if (!has_router) {
     std::fflush(stdout);
     throw CommandError(no_router_line(model, discovery));
   }
@@ -65,7 +70,8 @@ int inspect(const InspectOptions& options) {
 
 Command add_inspect(CLI::App& program) {
   auto options = std::make_shared<InspectOptions>();
-  CLI::App* app = program.add_subcommand("inspect", "List the routers of a model, and what was skipped and why");
+  CLI::App* app =
+      program.add_subcommand("inspect", "List the routers and the attention of a model, and what was skipped and why");
   app->add_option("MODEL", options->model, "TorchScript file")->required();
   app->add_flag("--json", options->json, "Print JSON");
   app->add_option("--hooks", options->hooks, "Hook spec (JSON file) that names routers by hand")->type_name("FILE");

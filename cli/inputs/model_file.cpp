@@ -152,14 +152,14 @@ hooks::HookSpec load_hook_spec(const std::string& path) {
 }
 
 hooks::Discovery find_hooks(const ModelFile& model, const std::vector<std::string>& methods,
-                            const hooks::HookSpec& spec) {
+                            const hooks::HookSpec& spec, hooks::HookKinds kinds) {
   check_not_instrumented(model, spec);
   return with_model_errors(model, "its graph cannot be read", [&]() -> hooks::Discovery {
     if (hooks::is_instrumented(model.module)) {
       auto description = plugin::model_description_from_text(hooks::model_description(model.module));
       return {std::move(description.hooks), std::move(description.skipped)};
     }
-    return hooks::discover(model.module, methods, spec);
+    return hooks::discover(model.module, methods, spec, kinds);
   });
 }
 

@@ -22,11 +22,11 @@ struct ModelFile {
 /// directory, empty, truncated, another format, operators that are not registered.
 ModelFile load_model_file(const std::string& path, c10::Device device);
 
-/// Finds the routers of a model, without rewriting it. For an instrumented model it returns what was found when it was
-/// instrumented, since discovery would see the operators that were inserted. `methods` and errors are those of
-/// `instrument_model`, except that finding no router is no error.
+/// Finds the routers of a model, and its attention if `kinds` says so, without rewriting it. For an instrumented model
+/// it returns what was found when it was instrumented, since discovery would see the operators that were inserted.
+/// `methods` and errors are those of `instrument_model`, except that finding no router is no error.
 hooks::Discovery find_hooks(const ModelFile& model, const std::vector<std::string>& methods,
-                            const hooks::HookSpec& spec);
+                            const hooks::HookSpec& spec, hooks::HookKinds kinds = hooks::HookKinds::kRouters);
 
 /// Rewrites the model so that its routers report; a model that is instrumented already is returned as it is. `methods`
 /// are instrumented besides those that only a host calls. Throws CommandError if no router is found, if the hook spec

@@ -15,11 +15,15 @@ inline const char* to_string(HookKind kind) {
   return kind == HookKind::kRouter ? "router" : "attention";
 }
 
+/// The kinds of hooks that are looked for in a model.
+enum class HookKinds { kRouters, kRoutersAndAttention };
+
 /// A call site of the inlined graph of a method, at which the model reports. Plain data: safe to copy and share.
 struct HookPoint {
   int64_t id = 0;     // place in the order of execution over all methods
   std::string layer;  // layer id: decimal digits or "mm_projector"; unique in (method, component, kind)
-  std::string name;   // path of the module that owns the projection; `PATH#1` for a second call site
+  // Path of the module that owns the projection, or that computes the attention; `PATH#1` for a second call site.
+  std::string name;
   HookKind kind = HookKind::kRouter;
   std::string method;                  // exported method that reaches the site
   std::string component;               // "language_model", "vision_tower", ...
@@ -32,6 +36,12 @@ struct HookPoint {
   int64_t null_experts = 0;
   // What the graph shows, for the hook's check of itself; see hooks/routers/scaled_scores.h.
   bool scores_are_plain = false, weights_are_scaled_scores = false, weights_have_factors_of_experts = false;
+  // Of an attention; `tokens` are then its queries.
+  std::string implementation = {};  // "sdpa", "eager", "einsum", "mha", ...
+  TokenLayout key_tokens = {};
+  bool self_attention = false;                // its keys are made of the same tokens as its queries
+  std::optional<int64_t> num_heads = {};      // of queries; empty where the graph does not fix it
+  std::optional<int64_t> num_key_heads = {};  // the same
 };
 
 /// Something that looked like a router and was not hooked.

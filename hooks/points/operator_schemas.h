@@ -41,6 +41,21 @@ inline constexpr const char* kRouterOfOneSchema =
     "weights, "
     "int expert_dim, str form, Tensor? choice=None) -> ()";
 
+// hook: HookPoint::id of an attention. Two forms:
+//   probabilities are given (and scores, where the graph has them): what the softmax gives, as the model uses it,
+//   before dropout and without columns of sinks, and what the softmax read, of the same shape. query, key and mask are
+//   none. query and key are given (and a mask): what a fused operator gets, as it gets it. A boolean mask keeps,
+//   another one is added. scale: none is 1 / sqrt(size of a head). causal: query i sees keys j <= i. Fewer heads in key
+//   than in query are shared in groups: query head h uses key head h / (heads of query / heads of key).
+// num_heads: of queries, where they lie in one dimension with the batch (the batch varies slowest); else 0.
+// layout: a letter for each dimension of the probabilities, or of query and key without their last: b batch, h heads,
+// m batch and heads in one, g heads of keys, r the queries' heads of each of these (head g * R + r), q queries, k keys.
+// For query and key q is their sequence, and k stands for the last dimension. What is missing has the size 1.
+// output: what the attention gives, where a fused operator gives it.
+inline constexpr const char* kAttentionSchema =
+    "moetap::attention(Tensor(a!) forward, int hook, Tensor? query, Tensor? key, Tensor? mask, Tensor? probabilities, "
+    "Tensor? scores, Tensor? output, float? scale, bool causal, int num_heads, str layout) -> ()";
+
 // A value that the model itself reports by `torch.ops.moetap.log(name, value)`, with the forward and the layer added.
 inline constexpr const char* kLogInForwardSchema =
     "moetap::log_in_forward(Tensor(a!) forward, str component, str layer, str name, Any value) -> ()";

@@ -40,6 +40,14 @@ const char* to_string(SkipReason reason) {
       return "ids of the arguments choose experts, and the graph does not tell how many there are";
     case SkipReason::kHasNoProjection:
       return "its scores come from no projection by a parameter";
+    case SkipReason::kAttendsToParameters:
+      return "attention whose queries or keys are parameters, not tokens";
+    case SkipReason::kAttendsToLayers:
+      return "attention over the outputs of several layers, not over tokens";
+    case SkipReason::kSumsOverOthers:
+      return "its softmax is not over what sums hidden states, as that of attention is";
+    case SkipReason::kUnknownScores:
+      return "attention whose scores the graph does not show as [batch, heads, queries, keys]";
     case SkipReason::kSkippedByHookSpec:
       return "skipped by the hook spec";
     case SkipReason::kSharesClass:

@@ -4,7 +4,8 @@
 
 namespace moetap::hooks {
 
-/// Why something that looks like a hook point has no hook. docs/routers.md tells users what each means and what to do.
+/// Why something that looks like a hook point has no hook. docs/routers.md and
+/// docs/attention.md tell users what each means and what to do.
 enum class SkipReason {
   kWeighsEverything,      // dense mixtures: there is no pick
   kPicksTokens,           // expert choice in a layout that cannot be reported
@@ -22,6 +23,10 @@ enum class SkipReason {
   kSharesProjection,      // several routers read parts of one projection
   kUnknownNumExperts,     // hash routing whose number of experts is no constant
   kHasNoProjection,       // a top-k whose scores no parameter gave
+  kAttendsToParameters,   // attention whose queries or keys are parameters: a memory, learned queries
+  kAttendsToLayers,       // attention whose keys are the outputs of several layers
+  kSumsOverOthers,        // a softmax of a product whose result does not sum hidden states over the same dimension
+  kUnknownScores,         // attention whose scores cannot be laid out as [batch, heads, queries, keys]
   kSkippedByHookSpec,     // the user said so
   kSharesClass,           // a method whose code other modules run too; the last, see kNumSkipReasons
 };

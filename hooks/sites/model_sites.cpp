@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "hooks/attention/find_attention.h"
 #include "hooks/graph/entry_methods.h"
 #include "hooks/graph/value_origins.h"
 #include "hooks/points/hook_names.h"
@@ -18,9 +19,19 @@ namespace jit = torch::jit;
 namespace {
 
 // What is particular to a kind: one line each here and in `list_sites`.
-void find_kinds(MethodSites& sites) {
+void find_kinds(MethodSites& sites, HookKinds kinds) {
   const ValueOrigins origins(*sites.graph);
   sites.routers = find_routers(*sites.graph, origins, sites.skipped);
+  if (kinds == HookKinds::kRouters) return;
+  sites.attentions = find_attention(*sites.graph, origins, sites.skipped);
+}
+
+// A frozen model has lost its paths: the name says that only the order is known.
+template <typename Found>
+void name_by_order(std::vector<Found>& found, int64_t& unnamed) {
+  for (Found& one : found) {
+    if (one.owner.empty()) one.owner = "order." + std::to_string(unnamed++);
+  }
 }
 
 template <typename Found>
@@ -46,10 +57,12 @@ TokenLayout router_tokens(const FoundRouter& router, const TokenLayouts& layouts
 
 void list_sites(MethodSites& sites) {
   add_sites(sites.routers, sites);
+  add_sites(sites.attentions, sites);
   if (!sites.routers.empty()) {
     const ValueOrigins origins(*sites.graph);
     const TokenLayouts layouts(*sites.graph, origins);
     for (Site& site : sites.sites) {
+      if (site.hook.kind != HookKind::kRouter) continue;
       const FoundRouter& router = sites.routers[site.place];
       site.hook.tokens = router_tokens(router, layouts);
       site.hook.scores_are_plain = scores_are_plain(*sites.graph, router);
@@ -75,22 +88,22 @@ SkippedSite shared_class(const EntryMethod& entry) {
 
 }  // namespace
 
-ModelSites find_sites(const jit::Module& module, const std::vector<std::string>& methods, const HookSpec& spec) {
+ModelSites find_sites(const jit::Module& module, const std::vector<std::string>& methods, const HookSpec& spec,
+                      HookKinds kinds) {
   ModelSites model;
   std::vector<SkippedSite> shared;
-  int64_t unnamed_routers = 0;
-  const auto calls = spec.empty() ? CallsOfModules::kForgotten : CallsOfModules::kKept;
+  int64_t unnamed_routers = 0, unnamed_attentions = 0;
+  const bool plain = spec.empty() && kinds == HookKinds::kRouters;
+  const auto calls = plain ? CallsOfModules::kForgotten : CallsOfModules::kKept;
   for (const auto& entry : entry_methods(module, methods)) {
     MethodSites sites;
     sites.graph = std::make_unique<MethodGraph>(entry.module, entry.method, entry.path, calls);
-    find_kinds(sites);
-    for (auto& router : sites.routers) {
-      // A frozen model has lost its paths: the name says that only the order is known.
-      if (router.owner.empty()) router.owner = "order." + std::to_string(unnamed_routers++);
-    }
+    find_kinds(sites, kinds);
+    name_by_order(sites.routers, unnamed_routers);
+    name_by_order(sites.attentions, unnamed_attentions);
     const bool one_of_several = !entry.path.empty() && !entry.class_sharers.empty();
     if (one_of_several) {
-      if (sites.routers.empty()) continue;
+      if (sites.routers.empty() && sites.attentions.empty()) continue;
       shared.push_back(shared_class(entry));
       if (std::find(methods.begin(), methods.end(), entry.name()) != methods.end()) {
         throw MethodError(fmt::format("method {} cannot be recorded: {}", entry.name(), shared.back().reason));

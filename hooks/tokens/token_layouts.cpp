@@ -13,6 +13,15 @@ bool is_named(const AxisSymbols& symbols, const Factor& factor) {
   return !factor.is_constant() && symbols[factor.symbol].kind != AxisSymbol::Kind::kFresh;
 }
 
+// Takes the constant factors at the end of an axis off, if they are of that size.
+bool take_constant(Axis& axis, int64_t size) {
+  while (size > 1 && !axis.empty() && axis.back().is_constant() && size % axis.back().size == 0) {
+    size /= axis.back().size;
+    axis.pop_back();
+  }
+  return size == 1;
+}
+
 bool is_argument(const AxisSymbols& symbols, const Factor& factor) {
   return !factor.is_constant() && symbols[factor.symbol].kind == AxisSymbol::Kind::kArgument;
 }
@@ -155,6 +164,10 @@ MaskDims TokenLayouts::mask_dims(int64_t argument, int batch, const Factor* sequ
 }
 
 TokenLayout TokenLayouts::of(const jit::Value* tensor, std::optional<int64_t> without) const {
+  return of(tensor, without ? std::vector<LeftOutDim>{{*without}} : std::vector<LeftOutDim>());
+}
+
+TokenLayout TokenLayouts::of(const jit::Value* tensor, const std::vector<LeftOutDim>& without) const {
   const AxisSymbols& symbols = flow_.symbols();
   TokenLayout layout;
   const AxisFact& fact = flow_.of(tensor);
@@ -162,9 +175,14 @@ TokenLayout TokenLayouts::of(const jit::Value* tensor, std::optional<int64_t> wi
   const auto rank = static_cast<int64_t>(fact.axes->size());
   std::vector<Factor> factors;
   for (int64_t i = 0; i < rank; ++i) {
-    if (without && (*without < 0 ? *without + rank : *without) == i) continue;
-    const Axis& axis = (*fact.axes)[static_cast<size_t>(i)];
-    factors.insert(factors.end(), axis.begin(), axis.end());
+    Axis axis = (*fact.axes)[static_cast<size_t>(i)];
+    bool kept = true;
+    for (const LeftOutDim& out : without) {
+      if ((out.dim < 0 ? out.dim + rank : out.dim) != i) continue;
+      kept = out.size != 0 && take_constant(axis, out.size);
+      if (out.size != 0 && !kept) return layout;
+    }
+    if (kept) factors.insert(factors.end(), axis.begin(), axis.end());
   }
   std::vector<int> classes;
   for (const Factor& factor : factors) {

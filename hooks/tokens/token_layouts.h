@@ -11,6 +11,12 @@
 
 namespace moetap::hooks {
 
+/// A dimension of a tensor that is none of its tokens' (negative: from the end): experts, slots, heads, features.
+struct LeftOutDim {
+  int64_t dim = 0;
+  int64_t size = 0;  // not 0: only a constant of this size, which varies fastest there: heads beside the batch
+};
+
 /// What the rows of the tensors of a method graph are.
 class TokenLayouts {
  public:
@@ -19,6 +25,10 @@ class TokenLayouts {
   /// The layout of a tensor's dimensions but `without` (negative: from the end), which holds experts or slots; empty:
   /// all are the tokens'.
   TokenLayout of(const torch::jit::Value* tensor, std::optional<int64_t> without) const;
+  /// The same with several dimensions left out.
+  TokenLayout of(const torch::jit::Value* tensor, const std::vector<LeftOutDim>& without) const;
+
+  const TokenFlow& flow() const { return flow_; }
 
  private:
   std::vector<ArgumentDim> arguments_of(int symbol) const;

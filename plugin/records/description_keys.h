@@ -34,6 +34,11 @@ inline constexpr JsonKey kWeightsAreScaledScores{
     "weights_are_scaled_scores", "bool: its weights are its scores times factors of tokens, slots and experts", ""};
 inline constexpr JsonKey kWeightsHaveFactorsOfExperts{"weights_have_factors_of_experts",
                                                       "bool: some of these factors are of experts or slots", ""};
+inline constexpr JsonKey kImplementation{"implementation", "text: sdpa, eager, einsum, mha", ""};
+inline constexpr JsonKey kNumHeads{"num_heads", "integer or null: heads of queries", ""};
+inline constexpr JsonKey kNumKeyHeads{"num_key_heads", "integer or null: heads of keys", ""};
+inline constexpr JsonKey kKeyTokens{"key_tokens", "object or null: the layout of an attention's keys", ""};
+inline constexpr JsonKey kSelfAttention{"self_attention", "bool: keys and queries are the same tokens", ""};
 inline constexpr JsonKey kRank{"rank", "integer", ""};
 
 }  // namespace moetap::plugin::keys

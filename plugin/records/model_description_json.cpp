@@ -63,6 +63,13 @@ hooks::HookPoint hook_from(const nlohmann::json& json) {
     hook.scores_are_plain = json.value(keys::kScoresArePlain.name, false);
     hook.weights_are_scaled_scores = json.value(keys::kWeightsAreScaledScores.name, false);
     hook.weights_have_factors_of_experts = json.value(keys::kWeightsHaveFactorsOfExperts.name, false);
+  } else {
+    hook.implementation = json.value(keys::kImplementation.name, "");
+    if (json.contains(keys::kNumHeads.name)) hook.num_heads = count_from(json.at(keys::kNumHeads.name));
+    if (json.contains(keys::kNumKeyHeads.name)) hook.num_key_heads = count_from(json.at(keys::kNumKeyHeads.name));
+    if (json.contains(keys::kTokens.name)) hook.tokens = token_layout_from_json(json.at(keys::kTokens.name));
+    if (json.contains(keys::kKeyTokens.name)) hook.key_tokens = token_layout_from_json(json.at(keys::kKeyTokens.name));
+    hook.self_attention = json.value(keys::kSelfAttention.name, false);
   }
   return hook;
 }
@@ -94,6 +101,7 @@ std::string identity_of_routers(const torch::jit::Module& module, const hooks::D
   constexpr int64_t kValuesOfAParameter = 64;
   std::string content;
   for (const auto& hook : discovery.hooks) {
+    if (hook.kind != hooks::HookKind::kRouter) continue;  // the same model, whether attention is looked for or not
     content += hook.name + '\n';
     for (const at::Tensor& parameter : parameters_at(module, hook.name)) {
       const at::Tensor values =
@@ -115,6 +123,10 @@ nlohmann::ordered_json hook_to_json(const hooks::HookPoint& hook) {
     if (hook.null_experts > 0) json[keys::kNullExperts.name] = hook.null_experts;
     json[keys::kTopK.name] = optional_count(hook.top_k);
     json[keys::kScoring.name] = hook.scoring;
+  } else {
+    json[keys::kImplementation.name] = hook.implementation;
+    json[keys::kNumHeads.name] = optional_count(hook.num_heads);
+    json[keys::kNumKeyHeads.name] = optional_count(hook.num_key_heads);
   }
   return json;
 }
@@ -184,6 +196,11 @@ std::string to_text(const ModelDescription& model) {
   auto hooks = hooks_to_json(model.hooks);
   for (size_t i = 0; i < model.hooks.size(); ++i) {
     hooks[i][keys::kTokens.name] = token_layout_to_json(model.hooks[i].tokens);
+    if (model.hooks[i].kind == hooks::HookKind::kAttention) {
+      hooks[i][keys::kKeyTokens.name] = token_layout_to_json(model.hooks[i].key_tokens);
+      hooks[i][keys::kSelfAttention.name] = model.hooks[i].self_attention;
+      continue;
+    }
     hooks[i][keys::kScoresArePlain.name] = model.hooks[i].scores_are_plain;
     hooks[i][keys::kWeightsAreScaledScores.name] = model.hooks[i].weights_are_scaled_scores;
     hooks[i][keys::kWeightsHaveFactorsOfExperts.name] = model.hooks[i].weights_have_factors_of_experts;

@@ -1,0 +1,367 @@
+#include "hooks/attention/attention_axes.h"
+
+#include <algorithm>
+
+#include "hooks/graph/op_traits.h"
+
+namespace moetap::hooks {
+namespace jit = torch::jit;
+
+namespace {
+
+constexpr int64_t kRankOfScores = 4;  // where the graph does not tell: [batch, heads, queries, keys]
+
+bool is_matrix_product(const std::string& name) {
+  return name == "matmul" || name == "mm" || name == "bmm" || name == "baddbmm";
+}
+
+// The first of the two factors among the inputs.
+size_t first_factor(const std::string& name) {
+  return name == "baddbmm" ? 1 : 0;
+}
+
+struct Equation {
+  std::string left, right, result;
+};
+
+// The letters of an einsum of two operands of so many dimensions; `...` becomes capital letters from the end of the
+// alphabet.
+std::optional<Equation> parsed(std::string text, std::optional<int64_t> left_rank, std::optional<int64_t> right_rank) {
+  std::erase(text, ' ');
+  const size_t arrow = text.find("->"), comma = text.find(',');
+  if (arrow == std::string::npos || comma == std::string::npos || comma > arrow) return std::nullopt;
+  Equation equation{text.substr(0, comma), text.substr(comma + 1, arrow - comma - 1), text.substr(arrow + 2)};
+  if (equation.right.find(',') != std::string::npos) return std::nullopt;
+  const auto dotted = [](const std::string& letters) { return letters.find("...") != std::string::npos; };
+  int64_t more = 0;  // dimensions that `...` stands for
+  if (dotted(equation.left)) {
+    if (!left_rank) return std::nullopt;
+    more = *left_rank - static_cast<int64_t>(equation.left.size()) + 3;
+  }
+  if (dotted(equation.right)) {
+    if (!right_rank) return std::nullopt;
+    const int64_t here = *right_rank - static_cast<int64_t>(equation.right.size()) + 3;
+    if (dotted(equation.left) && here != more) return std::nullopt;
+    more = here;
+  }
+  if (more < 0 || more > 4) return std::nullopt;
+  for (std::string* letters : {&equation.left, &equation.right, &equation.result}) {
+    const size_t dots = letters->find("...");
+    if (dots != std::string::npos) letters->replace(dots, 3, std::string("WXYZ").substr(0, static_cast<size_t>(more)));
+  }
+  return equation;
+}
+
+// How many sizes a view is given.
+std::optional<size_t> count_of_sizes(const MethodGraph& graph, const jit::Value* sizes) {
+  if (sizes->node()->kind() == jit::prim::ListConstruct) return sizes->node()->inputs().size();
+  const auto constant = graph.constant(sizes);
+  if (constant && constant->isIntList()) return constant->toIntVector().size();
+  return std::nullopt;
+}
+
+}  // namespace
+
+std::optional<int64_t> AttentionAxes::rank(const jit::Value* value) {
+  if (const auto& axes = flow_.of(value).axes) return static_cast<int64_t>(axes->size());
+  return shapes_.of(value).rank;
+}
+
+const Axis* AttentionAxes::axis(const jit::Value* value, size_t dim) const {
+  const auto& axes = flow_.of(value).axes;
+  return axes && dim < axes->size() ? &(*axes)[dim] : nullptr;
+}
+
+std::optional<size_t> AttentionAxes::dim(const jit::Value* value, size_t rank) const {
+  const auto found = graph_.constant_int(value);
+  if (!found) return std::nullopt;
+  const int64_t from_start = *found < 0 ? *found + static_cast<int64_t>(rank) : *found;
+  if (from_start < 0 || from_start >= static_cast<int64_t>(rank)) return std::nullopt;
+  return static_cast<size_t>(from_start);
+}
+
+std::optional<ScoreProduct> AttentionAxes::einsum(jit::Node* node) const {
+  const jit::Node* list = node->input(1)->node();
+  const auto text = graph_.constant(node->input(0));
+  if (list->kind() != jit::prim::ListConstruct || list->inputs().size() != 2 || !text || !text->isString()) {
+    return std::nullopt;
+  }
+  ScoreProduct product{node, const_cast<jit::Value*>(list->input(0)), const_cast<jit::Value*>(list->input(1)), {}};
+  auto* self = const_cast<AttentionAxes*>(this);
+  const auto equation = parsed(text->toStringRef(), self->rank(product.left), self->rank(product.right));
+  if (!equation) return std::nullopt;
+  for (const char letter : equation->result) {
+    const bool left = equation->left.find(letter) != std::string::npos;
+    const bool right = equation->right.find(letter) != std::string::npos;
+    product.places += left && right ? 's' : left ? 'x' : 'y';
+  }
+  return product;
+}
+
+std::optional<ScoreProduct> AttentionAxes::product(jit::Node* node) {
+  if (op_kind(*node) != OpKind::kContract) return std::nullopt;
+  const std::string name = base_name(*node);
+  if (name == "einsum") return einsum(node);
+  if (!is_matrix_product(name)) return std::nullopt;
+  const size_t first = first_factor(name);
+  ScoreProduct product{node, node->input(first), node->input(first + 1), {}};
+  int64_t dims = name == "mm" ? 2 : 3;
+  if (name == "matmul") {
+    const auto left = rank(product.left), right = rank(product.right), result = rank(node->output(0));
+    if ((left && *left < 2) || (right && *right < 2)) return std::nullopt;
+    dims = left || right ? std::max(left.value_or(0), right.value_or(0)) : result.value_or(kRankOfScores);
+  }
+  product.places = std::string(static_cast<size_t>(dims - 2), 's') + "xy";
+  return product;
+}
+
+bool AttentionAxes::sums_over(const jit::Node* product, const jit::Value* value, const Places& places, size_t summed) {
+  const std::string name = base_name(*product);
+  if (name == "einsum") {
+    const jit::Node* list = product->input(1)->node();
+    const auto text = graph_.constant(product->input(0));
+    if (list->inputs().size() != 2 || !text || !text->isString()) return false;
+    const auto equation = parsed(text->toStringRef(), rank(list->input(0)), rank(list->input(1)));
+    if (!equation) return false;
+    const std::string& own = list->input(0) == value ? equation->left : equation->right;
+    const std::string& other = list->input(0) == value ? equation->right : equation->left;
+    if (own.size() != places.size()) return false;
+    return equation->result.find(own[summed]) == std::string::npos && other.find(own[summed]) != std::string::npos;
+  }
+  if (!is_matrix_product(name) || places.size() < 2) return false;
+  const size_t first = first_factor(name);
+  if (product->input(first) == value) return summed == places.size() - 1;
+  return product->input(first + 1) == value && summed == places.size() - 2;
+}
+
+std::optional<Places> AttentionAxes::moved(const jit::Node* node, const Places& places) const {
+  const std::string name = base_name(*node);
+  Places result = places;
+  if (name == "transpose" || name == "swapaxes" || name == "swapdims") {
+    const auto a = dim(node->input(1), places.size()), b = dim(node->input(2), places.size());
+    if (!a || !b) return std::nullopt;
+    std::swap(result[*a], result[*b]);
+    return result;
+  }
+  if (name == "t" || name == "mT" || name == "numpy_T" || name == "adjoint" || name == "matrix_H") {
+    if (places.size() < 2 || (name == "numpy_T" && places.size() != 2)) return std::nullopt;
+    std::swap(result[places.size() - 1], result[places.size() - 2]);
+    return result;
+  }
+  if (name == "permute") {
+    const auto dims = graph_.constant_ints(node->input(1));
+    if (!dims || dims->size() != places.size()) return std::nullopt;
+    for (size_t i = 0; i < dims->size(); ++i) {
+      if (!(*dims)[i]) return std::nullopt;
+      const int64_t from = *(*dims)[i] < 0 ? *(*dims)[i] + static_cast<int64_t>(places.size()) : *(*dims)[i];
+      if (from < 0 || from >= static_cast<int64_t>(places.size())) return std::nullopt;
+      result[i] = places[static_cast<size_t>(from)];
+    }
+    return result;
+  }
+  if (name == "movedim" || name == "moveaxis") {
+    const auto from = dim(node->input(1), places.size()), to = dim(node->input(2), places.size());
+    if (!from || !to) return std::nullopt;
+    result.erase(*from, 1);
+    result.insert(*to, 1, places[*from]);
+    return result;
+  }
+  return std::nullopt;
+}
+
+namespace {
+
+struct Piece {
+  Factor factor;
+  char place;
+};
+
+// The factors of dimensions, each with the place that it is of. A constant beside queries or keys in one dimension is a
+// number of heads.
+std::vector<Piece> pieces_of(const std::vector<Axis>& axes, const Places& places) {
+  std::vector<Piece> pieces;
+  for (size_t i = 0; i < places.size(); ++i) {
+    const bool beside_tokens =
+        std::any_of(axes[i].begin(), axes[i].end(), [](const Factor& factor) { return !factor.is_constant(); });
+    for (const Factor& factor : axes[i]) {
+      pieces.push_back({factor, factor.is_constant() && beside_tokens ? 's' : places[i]});
+    }
+  }
+  return pieces;
+}
+
+// A view keeps the order of the factors of its dimensions: each new one is of the places that its factors were of.
+std::optional<Places> aligned(const std::vector<Axis>& before, const Places& places, const std::vector<Axis>& after,
+                              const AxisSymbols& symbols) {
+  std::vector<Piece> pieces = pieces_of(before, places);
+  Places result;
+  size_t at = 0;
+  for (const Axis& axis : after) {
+    char place = '1';
+    for (const Factor& factor : axis) {
+      if (at == pieces.size()) return std::nullopt;
+      Piece& piece = pieces[at];
+      const bool constants = piece.factor.is_constant() && factor.is_constant();
+      const bool cut = constants && piece.factor.size > factor.size && piece.factor.size % factor.size == 0;
+      if (!cut && !symbols.same_class(piece.factor, factor)) return std::nullopt;
+      const bool heads_join = place != '1' && place != piece.place;
+      if (heads_join && place != 's' && piece.place != 's') return std::nullopt;
+      place = heads_join ? (place == 's' ? piece.place : place) : piece.place;
+      if (cut) {
+        piece.factor.size /= factor.size;
+      } else {
+        ++at;
+      }
+    }
+    result += place;
+  }
+  return at == pieces.size() ? std::optional(result) : std::nullopt;
+}
+
+}  // namespace
+
+std::optional<Places> AttentionAxes::reshaped(const jit::Node* node, const Places& places) {
+  const std::string name = base_name(*node);
+  if (name == "unsqueeze") {
+    const auto at = dim(node->input(1), places.size() + 1);
+    if (!at) return std::nullopt;
+    return Places(places).insert(*at, 1, '1');
+  }
+  if (name == "squeeze") {
+    const auto at = node->inputs().size() == 2 ? dim(node->input(1), places.size()) : std::nullopt;
+    if (!at) return std::nullopt;
+    const Axis* squeezed = axis(node->input(0), *at);
+    if (places[*at] != '1' && (squeezed == nullptr || constant_size(*squeezed) != 1)) return std::nullopt;
+    return Places(places).erase(*at, 1);
+  }
+  const auto &before = flow_.of(node->input(0)).axes, &after = flow_.of(node->output(0)).axes;
+  if (before && after && before->size() == places.size()) {
+    if (const auto found = aligned(*before, places, *after, flow_.symbols())) return found;
+  }
+  std::optional<size_t> count;
+  if (name == "view" || name == "reshape" || name == "_unsafe_view" || name == "expand") {
+    count = count_of_sizes(graph_, node->input(1));
+  } else if (const auto known = rank(node->output(0))) {
+    count = static_cast<size_t>(*known);
+  }
+  if (!count) return std::nullopt;
+  if (*count == places.size()) return places;
+  // Batch and heads in one dimension, or in several: before queries and keys, which stay.
+  const Places last = places.substr(places.size() - 2);
+  if (std::min(*count, places.size()) < 3 || (last != "xy" && last != "yx")) return std::nullopt;
+  return Places(*count - 2, 's') + last;
+}
+
+std::optional<Places> AttentionAxes::through(const jit::Node* node, const jit::Value* from, const Places& places) {
+  switch (op_kind(*node)) {
+    case OpKind::kMoveAxis:
+      return moved(node, places);
+    case OpKind::kReshape:
+    case OpKind::kRepeat:
+      return node->input(0) == from ? reshaped(node, places) : std::nullopt;
+    default:
+      return places;
+  }
+}
+
+namespace {
+
+bool is_named(const AxisSymbols& symbols, const Axis& axis) {
+  return std::any_of(axis.begin(), axis.end(), [&](const Factor& factor) {
+    return !factor.is_constant() && symbols[factor.symbol].kind != AxisSymbol::Kind::kFresh;
+  });
+}
+
+bool has_symbol(const Axis& axis) {
+  return std::any_of(axis.begin(), axis.end(), [](const Factor& factor) { return !factor.is_constant(); });
+}
+
+bool has_constant(const Axis& axis) {
+  return std::any_of(axis.begin(), axis.end(), [](const Factor& factor) { return factor.is_constant(); });
+}
+
+// The letter of the only dimension before queries and keys, and the heads that lie in it beside the batch.
+std::optional<AttentionAxes::Layout> of_one_dimension(const Axis* axis) {
+  if (axis == nullptr) return std::nullopt;
+  if (!has_symbol(*axis)) return AttentionAxes::Layout{axis->empty() ? "b" : "h", 0};
+  if (!has_constant(*axis)) return AttentionAxes::Layout{"b", 0};
+  int64_t heads = 1;
+  bool behind = false;
+  for (const Factor& factor : *axis) {
+    if (!factor.is_constant() && behind) return std::nullopt;  // the heads vary slower than the batch
+    behind = behind || factor.is_constant();
+    if (factor.is_constant()) heads *= factor.size;
+  }
+  return AttentionAxes::Layout{"m", heads};
+}
+
+}  // namespace
+
+std::optional<AttentionAxes::Layout> AttentionAxes::layout(const jit::Value* value, const Places& places,
+                                                           size_t keys) const {
+  const char of_keys = places[keys], of_queries = of_keys == 'x' ? 'y' : 'x';
+  if (of_keys != 'x' && of_keys != 'y') return std::nullopt;
+  std::vector<size_t> queries, rest;
+  for (size_t i = 0; i < places.size(); ++i) {
+    if (i == keys) continue;
+    if (places[i] == of_keys) return std::nullopt;
+    (places[i] == of_queries ? queries : rest).push_back(i);
+  }
+  // Of several dimensions that the query alone has, one runs along tokens; the others are heads that share a key.
+  if (queries.size() > 1) {
+    std::vector<size_t> tokens;
+    for (const size_t i : queries) {
+      const Axis* own = axis(value, i);
+      if (own == nullptr) return std::nullopt;
+      if (has_symbol(*own)) tokens.push_back(i);
+    }
+    if (tokens.size() != 1) return std::nullopt;
+    for (const size_t i : queries) {
+      if (i != tokens[0]) rest.push_back(i);
+    }
+    queries = tokens;
+    std::sort(rest.begin(), rest.end());
+  }
+  if (queries.size() != 1) return std::nullopt;
+  if (const Axis* own = axis(value, queries[0]); own != nullptr && has_symbol(*own) && has_constant(*own)) {
+    return std::nullopt;  // queries and heads in one dimension
+  }
+  Layout layout{std::string(places.size(), '?'), 0};
+  layout.letters[queries[0]] = 'q';
+  layout.letters[keys] = 'k';
+  const auto of_query_alone = [&](size_t i) { return places[i] == of_queries; };
+  if (rest.size() == 1) {
+    const auto one = of_query_alone(rest[0]) ? Layout{"h", 0} : of_one_dimension(axis(value, rest[0]));
+    if (!one) return std::nullopt;
+    layout.letters[rest[0]] = one->letters[0];
+    layout.num_heads = one->num_heads;
+  } else if (rest.size() == 2) {
+    const Axis *first = axis(value, rest[0]), *second = axis(value, rest[1]);
+    const bool heads_first = of_query_alone(rest[0]) ||
+                             (first != nullptr && second != nullptr && !has_symbol(*first) && has_symbol(*second));
+    const Axis* heads = heads_first ? first : second;
+    if (heads != nullptr && is_named(flow_.symbols(), *heads)) return std::nullopt;
+    layout.letters[rest[0]] = heads_first ? 'h' : 'b';
+    layout.letters[rest[1]] = heads_first ? 'b' : 'h';
+  } else if (rest.size() == 3) {
+    for (const size_t i : {rest[1], rest[2]}) {
+      if (const Axis* own = axis(value, i); own != nullptr && is_named(flow_.symbols(), *own)) return std::nullopt;
+    }
+    const bool groups_last = of_query_alone(rest[1]) && !of_query_alone(rest[2]);
+    layout.letters[rest[0]] = 'b';
+    layout.letters[rest[1]] = groups_last ? 'r' : 'g';
+    layout.letters[rest[2]] = groups_last ? 'g' : 'r';
+  } else if (!rest.empty()) {
+    return std::nullopt;
+  }
+  return layout;
+}
+
+std::optional<AttentionAxes::Layout> AttentionAxes::fused_layout(const jit::Value* query) {
+  const int64_t dims = rank(query).value_or(kRankOfScores);
+  if (dims < 2) return std::nullopt;
+  const Places places = Places(static_cast<size_t>(dims - 2), 's') + "xy";
+  return layout(query, places, places.size() - 1);
+}
+
+}  // namespace moetap::hooks

@@ -1,0 +1,237 @@
+#include "hooks/attention/attention_tokens.h"
+
+#include <algorithm>
+#include <set>
+
+#include "hooks/attention/packed_projection.h"
+#include "hooks/graph/op_traits.h"
+
+namespace moetap::hooks {
+namespace jit = torch::jit;
+
+namespace {
+
+// The dimensions of a value whose letters are `letters` that are not the tokens at letter `tokens` ('q' or 'k').
+std::vector<LeftOutDim> all_but(const std::string& letters, char tokens, int64_t merged_heads) {
+  std::vector<LeftOutDim> out;
+  for (size_t i = 0; i < letters.size(); ++i) {
+    if (letters[i] == 'b' || letters[i] == tokens) continue;
+    out.push_back({static_cast<int64_t>(i), letters[i] == 'm' ? merged_heads : 0});
+  }
+  return out;
+}
+
+struct BothLayouts {
+  TokenLayout queries, keys;
+};
+
+BothLayouts layouts_of(const AttentionArm& arm, const TokenLayouts& layouts) {
+  if (arm.implementation == kPackedImplementation) return {layouts.of(arm.query, -1), layouts.of(arm.key, -1)};
+  if (arm.is_fused()) {
+    // The last letter is that of the size of a head, also of the key.
+    const auto out = all_but(arm.layout, 'q', arm.num_heads);
+    return {layouts.of(arm.query, out), layouts.of(arm.key, out)};
+  }
+  BothLayouts both;
+  for (const jit::Value* value : {arm.scores, arm.probabilities}) {
+    if (value == nullptr) continue;
+    if (!both.queries.known) both.queries = layouts.of(value, all_but(arm.layout, 'q', arm.num_heads));
+    if (!both.keys.known) both.keys = layouts.of(value, all_but(arm.layout, 'k', arm.num_heads));
+  }
+  return both;
+}
+
+const TokenDim* sequence_of(const TokenLayout& layout) {
+  const auto found = std::find_if(layout.dims.begin(), layout.dims.end(),
+                                  [](const TokenDim& dim) { return dim.role == TokenDimRole::kSequence; });
+  return !layout.known || found == layout.dims.end() ? nullptr : &*found;
+}
+
+bool share_argument(const TokenDim& a, const TokenDim& b) {
+  return std::any_of(a.arguments.begin(), a.arguments.end(), [&](const ArgumentDim& one) {
+    return std::find(b.arguments.begin(), b.arguments.end(), one) != b.arguments.end();
+  });
+}
+
+// Whether the sequences of two layouts are one: the same, or a cache with the queries at its end. Empty: not known.
+std::optional<bool> is_same_sequence(const TokenLayout& queries, const TokenLayout& keys) {
+  const TokenDim *query = sequence_of(queries), *key = sequence_of(keys);
+  if (query == nullptr || key == nullptr) return std::nullopt;
+  if (share_argument(*query, *key)) return true;
+  if (!query->parts.empty() && query->parts == key->parts) return true;
+  if (query->parts.empty() && !key->parts.empty()) return share_argument(*query, key->parts.back());
+  if (query->arguments.empty() || key->arguments.empty() || !query->parts.empty()) return std::nullopt;
+  return false;
+}
+
+/// The hidden states that a value is made of, back to where its module got them; without a module, back over so many
+/// projections.
+class Sources {
+ public:
+  Sources(int64_t from, int projections, const MethodGraph& graph, const ValueOrigins& origins)
+      : from_(from), projections_(projections), graph_(graph), origins_(origins) {}
+
+  std::set<const jit::Value*> of(const jit::Value* value) {
+    visit(value, projections_);
+    return std::move(sources_);
+  }
+
+ private:
+  void visit(const jit::Value* value, int projections) {
+    if (!origins_.is_activation(value) || !seen_.insert(value).second) return;
+    const jit::Node* node = value->node();
+    if (node->kind() == jit::prim::Param) {
+      const jit::Value* outer = graph_.outer_of(value);
+      if (outer != nullptr)
+        visit(outer, projections);
+      else
+        sources_.insert(value);
+      return;
+    }
+    if (from_ > 0 && graph_.order(node) < from_) {
+      sources_.insert(value);
+      return;
+    }
+    if (node->kind() == jit::prim::If) {
+      for (const jit::Block* block : node->blocks()) visit(block->outputs()[value->offset()], projections);
+      return;
+    }
+    Projection projection;
+    if (match_projection(const_cast<jit::Node*>(node), origins_, projection)) {
+      if (from_ == 0) sources_.insert(projection.activation);
+      if (from_ > 0 || projections > 1) visit(projection.activation, projections - 1);
+      return;
+    }
+    const OpKind kind = op_kind(*node);
+    const bool first_only = kind == OpKind::kElementwise || kind == OpKind::kMultiply;  // rotations, scales
+    for (const jit::Value* input : node->inputs()) {
+      const bool followed = origins_.is_activation(input);
+      visit(input, projections);
+      if (followed && first_only) break;
+    }
+  }
+
+  const int64_t from_;
+  const int projections_;
+  const MethodGraph& graph_;
+  const ValueOrigins& origins_;
+  std::set<const jit::Value*> seen_, sources_;
+};
+
+bool have_same_source(const AttentionArm& arm, int64_t from, const MethodGraph& graph, const ValueOrigins& origins) {
+  if (arm.query == arm.key) return true;
+  for (const int projections : {1, 2}) {
+    const auto queries = Sources(from, projections, graph, origins).of(arm.query);
+    const auto keys = Sources(from, projections, graph, origins).of(arm.key);
+    if (std::any_of(queries.begin(), queries.end(), [&](const jit::Value* one) { return keys.count(one) > 0; })) {
+      return true;
+    }
+  }
+  return false;
+}
+
+std::optional<int64_t> constant_at(const TokenFlow& flow, const jit::Value* value, size_t dim) {
+  const auto& axes = flow.of(value).axes;
+  return axes && dim < axes->size() ? constant_size((*axes)[dim]) : std::nullopt;
+}
+
+std::optional<int64_t> heads_of(const AttentionArm& arm, const jit::Value* value, const TokenFlow& flow) {
+  if (arm.num_heads > 0) return arm.num_heads;
+  int64_t heads = 1;
+  for (size_t i = 0; i < arm.layout.size(); ++i) {
+    if (std::string("hgr").find(arm.layout[i]) == std::string::npos) continue;
+    const auto size = constant_at(flow, value, i);
+    if (!size) return std::nullopt;
+    heads *= *size;
+  }
+  return heads;
+}
+
+// Heads of keys: those of the key before it was repeated for the heads of queries.
+std::optional<int64_t> key_heads_of(const AttentionArm& arm, const TokenFlow& flow) {
+  const jit::Value* value = arm.key;
+  while (!value->node()->inputs().empty() && is_tensor(value->node()->input(0))) {
+    const jit::Node* node = value->node();
+    const OpKind kind = op_kind(*node);
+    if (kind == OpKind::kRepeat) return constant_at(flow, node->input(0), 1);
+    if (kind != OpKind::kCopy && kind != OpKind::kReshape && kind != OpKind::kMoveAxis && kind != OpKind::kSlice) break;
+    value = node->input(0);
+  }
+  const size_t heads = arm.layout.find('h');
+  if (!arm.is_fused() || heads == std::string::npos) return std::nullopt;
+  return constant_at(flow, arm.key, heads);
+}
+
+}  // namespace
+
+void describe_tokens(FoundAttention& attention, int64_t from, const MethodGraph& graph, const ValueOrigins& origins,
+                     const TokenLayouts& layouts) {
+  for (const AttentionArm& arm : attention.arms) {
+    BothLayouts both = layouts_of(arm, layouts);
+    if (!attention.tokens.known) attention.tokens = std::move(both.queries);
+    if (!attention.key_tokens.known) attention.key_tokens = std::move(both.keys);
+    if (arm.implementation == kPackedImplementation) {
+      attention.num_heads = attention.num_key_heads = graph.constant_int(arm.node->namedInput("num_head"));
+    }
+    const TokenFlow& flow = layouts.flow();
+    if (!attention.num_heads) attention.num_heads = heads_of(arm, arm.is_fused() ? arm.query : arm.probabilities, flow);
+    if (!attention.num_key_heads) attention.num_key_heads = key_heads_of(arm, flow);
+  }
+  const auto same = is_same_sequence(attention.tokens, attention.key_tokens);
+  attention.self_attention = same ? *same : have_same_source(attention.arms[0], from, graph, origins);
+}
+
+bool keys_are_stacked(const AttentionArm& arm, const MethodGraph& graph, const TokenFlow& flow) {
+  const auto& axes = flow.of(arm.is_fused() ? arm.key : arm.probabilities).axes;
+  if (!axes || axes->size() != arm.layout.size() || arm.implementation == kPackedImplementation) return false;
+  const Axis& keys = (*axes)[arm.layout.find(arm.is_fused() ? 'q' : 'k')];
+  std::vector<const jit::Value*> open = {arm.key};
+  std::set<const jit::Value*> seen;
+  while (!open.empty()) {
+    const jit::Value* value = open.back();
+    open.pop_back();
+    const jit::Node* node = value->node();
+    if (!seen.insert(value).second || node->inputs().empty()) continue;
+    if (node->kind() == jit::aten::stack) {
+      const auto& stacked = flow.of(node->output()).axes;
+      const auto dim = graph.constant_int(node->input(1));
+      if (!stacked || !dim) continue;
+      const auto rank = static_cast<int64_t>(stacked->size());
+      const auto at = static_cast<size_t>(*dim < 0 ? *dim + rank : *dim);
+      if (at >= stacked->size() || (*stacked)[at] != keys || keys.empty()) continue;
+      // Outputs of layers have tokens of their own; those of time steps have none.
+      size_t named = 0;
+      for (size_t i = 0; i < stacked->size(); ++i) {
+        for (const Factor& factor : (*stacked)[i]) {
+          if (i != at && !factor.is_constant() && flow.symbols()[factor.symbol].kind != AxisSymbol::Kind::kFresh) {
+            ++named;
+          }
+        }
+      }
+      if (named > 1) return true;
+      continue;
+    }
+    switch (op_kind(*node)) {
+      case OpKind::kCopy:
+      case OpKind::kReshape:
+      case OpKind::kMoveAxis:
+      case OpKind::kSlice:
+      case OpKind::kRepeat:
+      case OpKind::kMixOther:
+        open.push_back(node->input(0));
+        break;
+      case OpKind::kElementwise:
+      case OpKind::kMultiply:
+      case OpKind::kContract:
+        for (const jit::Value* input : node->inputs()) {
+          if (is_tensor(input)) open.push_back(input);
+        }
+        break;
+      default:
+        break;
+    }
+  }
+  return false;
+}
+
+}  // namespace moetap::hooks

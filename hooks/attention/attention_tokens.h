@@ -1,0 +1,19 @@
+#pragma once
+
+#include "hooks/attention/found_attention.h"
+#include "hooks/graph/method_graph.h"
+#include "hooks/graph/value_origins.h"
+#include "hooks/tokens/token_layouts.h"
+
+namespace moetap::hooks {
+
+/// Fills what queries and keys of an attention are, whether they are the same tokens, and how many heads there are.
+/// `from` is the first place of MethodGraph::nodes() that belongs to the module that computes it.
+void describe_tokens(FoundAttention& attention, int64_t from, const MethodGraph& graph, const ValueOrigins& origins,
+                     const TokenLayouts& layouts);
+
+/// True if the keys of an arm are not places of a sequence but values that were put beside each other: the outputs of
+/// several layers.
+bool keys_are_stacked(const AttentionArm& arm, const MethodGraph& graph, const TokenFlow& flow);
+
+}  // namespace moetap::hooks

@@ -1,0 +1,153 @@
+#include "hooks/attention/find_attention.h"
+
+#include <algorithm>
+#include <map>
+#include <set>
+
+#include "hooks/attention/applied_probabilities.h"
+#include "hooks/attention/attention_arms.h"
+#include "hooks/attention/attention_tokens.h"
+#include "hooks/attention/fused_attention.h"
+#include "hooks/attention/score_path.h"
+#include "hooks/graph/op_traits.h"
+#include "hooks/tokens/token_layouts.h"
+
+namespace moetap::hooks {
+namespace jit = torch::jit;
+
+namespace {
+
+bool is_softmax(const jit::Node& node) {
+  const std::string name = base_name(node);
+  return op_kind(node) == OpKind::kScoring && (name == "softmax" || name == "_softmax" || name == "special_softmax");
+}
+
+/// Finds the attention of one method graph.
+class AttentionSearch {
+ public:
+  AttentionSearch(const MethodGraph& graph, const ValueOrigins& origins)
+      : graph_(graph), origins_(origins), layouts_(graph, origins), axes_(graph, layouts_.flow()) {}
+
+  void run() {
+    for (jit::Node* node : graph_.nodes()) {
+      if (is_fused_attention(*node)) {
+        take_fused(node);
+      } else if (is_softmax(*node)) {
+        take_softmax(node);
+      }
+    }
+  }
+
+  std::vector<FoundAttention> attentions() {
+    std::vector<FoundAttention> found;
+    for (CalledArms& called : join_arms(std::move(arms_), graph_, origins_)) {
+      FoundAttention attention;
+      attention.arms = std::move(called.arms);
+      int64_t from = 0;
+      if (called.call != nullptr) {
+        attention.owner = graph_.path_from_model(called.call->path);
+        from = called.call->path.empty() ? 0 : called.call->first;
+      }
+      describe_tokens(attention, from, graph_, origins_, layouts_);
+      found.push_back(std::move(attention));
+    }
+    return found;
+  }
+
+  const std::vector<SkippedNode>& skipped() const { return skipped_; }
+
+ private:
+  void skip(const jit::Node* node, SkipReason reason) { skipped_.push_back({node, node, reason}); }
+
+  void take_fused(jit::Node* node) {
+    auto arm = fused_arm(node, axes_);
+    if (!arm) return skip(node, SkipReason::kUnknownScores);
+    if (!origins_.is_activation(arm->query) || !origins_.is_activation(arm->key)) {
+      return skip(node, SkipReason::kAttendsToParameters);
+    }
+    take(std::move(*arm));
+  }
+
+  void take_softmax(jit::Node* node) {
+    jit::Value* result = node->output(0);
+    const auto path = find_score_path(node->input(0), origins_, axes_);
+    if (!path) {
+      if (is_applied_to_tokens(node)) skip(node, SkipReason::kAttendsToParameters);
+      return;
+    }
+    const auto keys = axes_.dim(node->input(1), path->places.size());
+    if (!keys || (path->places[*keys] != 'x' && path->places[*keys] != 'y')) {
+      return skip(node, SkipReason::kUnknownScores);
+    }
+    const auto applied = find_applied(result, path->places, *keys, origins_, axes_);
+    if (!applied) return skip(node, SkipReason::kSumsOverOthers);
+    if (has_sinks(*path) && !applied->sliced) return skip(node, SkipReason::kUnknownScores);
+    const jit::Value* last =
+        applied->behind_dropout.empty() ? applied->probabilities : applied->behind_dropout.back()->output(0);
+    const auto layout = axes_.layout(last, applied->places, applied->keys);
+    if (!layout) return skip(node, SkipReason::kUnknownScores);
+    AttentionArm arm;
+    arm.node = node;
+    arm.product = path->product.node;
+    arm.applied = applied->applied;
+    arm.implementation = base_name(*arm.product) == "einsum" ? "einsum" : "eager";
+    arm.layout = layout->letters;
+    arm.num_heads = layout->num_heads;
+    const bool key_is_right = path->places[*keys] == 'y';
+    arm.query = key_is_right ? path->product.left : path->product.right;
+    arm.key = key_is_right ? path->product.right : path->product.left;
+    arm.probabilities = applied->probabilities;
+    arm.behind_dropout = applied->behind_dropout;
+    if (applied->places == path->places) arm.scores = scores_before_sinks(*path);
+    take(std::move(arm));
+  }
+
+  // True for a softmax of scores that parameters gave, whose result sums hidden states: a memory, learned queries.
+  bool is_applied_to_tokens(jit::Node* node) {
+    const auto path = find_score_path(node->input(0), origins_, axes_, /*one_is_parameter=*/true);
+    if (!path) return false;
+    const auto keys = axes_.dim(node->input(1), path->places.size());
+    return keys && (path->places[*keys] == 'x' || path->places[*keys] == 'y') &&
+           find_applied(node->output(0), path->places, *keys, origins_, axes_).has_value();
+  }
+
+  void take(AttentionArm arm) {
+    if (keys_are_stacked(arm, graph_, layouts_.flow())) return skip(arm.node, SkipReason::kAttendsToLayers);
+    arms_.push_back(std::move(arm));
+  }
+
+  const MethodGraph& graph_;
+  const ValueOrigins& origins_;
+  const TokenLayouts layouts_;
+  AttentionAxes axes_;
+  std::vector<AttentionArm> arms_;
+  std::vector<SkippedNode> skipped_;
+};
+
+}  // namespace
+
+std::vector<FoundAttention> find_attention(const MethodGraph& graph, const ValueOrigins& origins,
+                                           std::vector<SkippedNode>& skipped) {
+  AttentionSearch search(graph, origins);
+  search.run();
+  skipped.insert(skipped.end(), search.skipped().begin(), search.skipped().end());
+  return search.attentions();
+}
+
+HookPoint hook_point(const FoundAttention& attention, const std::string& method) {
+  HookPoint hook;
+  hook.kind = HookKind::kAttention;
+  hook.method = method;
+  hook.name = attention.owner;
+  hook.layer = attention.layer;
+  hook.component = attention.component;
+  hook.implementation = attention.arms[0].implementation;
+  hook.tokens = attention.tokens;
+  hook.key_tokens = attention.key_tokens;
+  hook.self_attention = attention.self_attention;
+  hook.num_heads = attention.num_heads;
+  hook.num_key_heads = attention.num_key_heads;
+  return hook;
+}
+
+}  // namespace moetap::hooks

@@ -1,0 +1,74 @@
+#include "hooks/attention/insert_attention.h"
+
+#include <unordered_map>
+
+#include "hooks/attention/packed_projection.h"
+
+namespace moetap::hooks {
+namespace jit = torch::jit;
+
+namespace {
+
+// The probabilities without the dropout that stands between them and what is done to them.
+jit::Value* without_dropout(jit::Graph& graph, const AttentionArm& arm) {
+  std::unordered_map<const jit::Value*, jit::Value*> copies;
+  jit::Value* last = arm.probabilities;
+  for (const jit::Node* node : arm.behind_dropout) {
+    jit::Value* before = last;
+    bool first = true;
+    jit::Node* copy = graph.createClone(const_cast<jit::Node*>(node), [&](jit::Value* input) {
+      const bool replaced = first;
+      first = false;
+      return replaced ? before : input;
+    });
+    last = graph.insertNode(copy)->output(0);
+  }
+  return last;
+}
+
+void insert_arm(const AttentionArm& arm, const HookPoint& hook, const InPlaceWrites& writes, ForwardHandle& handle) {
+  jit::Node* after = arm.is_fused() ? arm.node : arm.probabilities->node();
+  if (!arm.behind_dropout.empty()) after = arm.behind_dropout.back();
+  jit::Graph& graph = *after->owningGraph();
+  jit::Value* forward = handle.in(&graph);
+  jit::WithInsertPoint here(after->next());
+  jit::Value* none = graph.insertConstant(c10::IValue());
+  const auto or_none = [&](jit::Value* value) { return value == nullptr ? none : value; };
+
+  jit::Value *query = none, *key = none, *mask = none, *probabilities = none, *scores = none;
+  jit::Value* causal = arm.causal;
+  if (arm.is_fused()) {
+    query = arm.query;
+    key = arm.key;
+    mask = or_none(arm.mask);
+    if (arm.implementation == kPackedImplementation) {
+      const PackedQueryAndKey made = insert_packed_projection(arm.node);
+      query = made.query;
+      key = made.key;
+      mask = made.mask;
+    }
+  } else {
+    probabilities = without_dropout(graph, arm);
+    if (arm.scores != nullptr && visible_from(arm.scores, after) && writes.is_as_read(arm.scores, after)) {
+      scores = arm.scores;
+    }
+  }
+  if (causal == nullptr) causal = graph.insertConstant(false);
+  static const jit::Symbol kind = jit::Symbol::fromQualString("moetap::attention");
+  jit::Value* id = graph.insertConstant(hook.id);
+  jit::Value* num_heads = graph.insertConstant(arm.num_heads);
+  jit::Value* layout = graph.insertConstant(arm.layout);
+  graph.insertNode(graph.create(kind,
+                                {forward, id, query, key, mask, probabilities, scores, or_none(arm.output),
+                                 or_none(arm.scale), causal, num_heads, layout},
+                                0));
+}
+
+}  // namespace
+
+void insert_attention(const FoundAttention& attention, const HookPoint& hook, const InPlaceWrites& writes,
+                      ForwardHandle& handle) {
+  for (const AttentionArm& arm : attention.arms) insert_arm(arm, hook, writes, handle);
+}
+
+}  // namespace moetap::hooks
