@@ -1,6 +1,7 @@
 #include "hooks/attention/attention_arms.h"
 
 #include <algorithm>
+#include <iterator>
 #include <set>
 
 #include "hooks/attention/packed_projection.h"
@@ -86,6 +87,28 @@ bool is_slow_path_of(const AttentionArm& slow, const AttentionArm& fast, const M
   return is_projected_by(slow.query, fast.node->namedInput("qkv_weight"), graph, origins);
 }
 
+// True if the arm is another way to compute what `others` compute: in all cases one of them runs.
+bool is_other_way(const AttentionArm& arm, const std::vector<AttentionArm>& others, const MethodGraph& graph,
+                  const ValueOrigins& origins) {
+  const auto is_slow_path = [&](const AttentionArm& one) { return is_slow_path_of(arm, one, graph, origins); };
+  if (std::any_of(others.begin(), others.end(), is_slow_path)) return true;
+  return std::all_of(others.begin(), others.end(), [&](const AttentionArm& one) {
+    return exclude_each_other(arm.node, one.node) || (!arm.is_fused() && arm.probabilities == one.probabilities);
+  });
+}
+
+bool exclude_slow_path(const std::vector<AttentionArm>& arms, const std::vector<AttentionArm>& packed) {
+  bool has_slow_path = false;
+  for (const AttentionArm& slow : packed) {
+    if (slow.implementation == kPackedImplementation) continue;
+    has_slow_path = true;
+    for (const AttentionArm& arm : arms) {
+      if (!exclude_each_other(arm.node, slow.node)) return false;
+    }
+  }
+  return has_slow_path;
+}
+
 }  // namespace
 
 std::vector<CalledArms> join_arms(std::vector<AttentionArm> arms, const MethodGraph& graph,
@@ -94,14 +117,7 @@ std::vector<CalledArms> join_arms(std::vector<AttentionArm> arms, const MethodGr
   for (AttentionArm& arm : arms) {
     const ModuleCall* call = call_of(arm, graph);
     const auto fits = [&](const CalledArms& other) {
-      if (other.call != call) return false;
-      if (std::any_of(other.arms.begin(), other.arms.end(),
-                      [&](const AttentionArm& one) { return is_slow_path_of(arm, one, graph, origins); })) {
-        return true;
-      }
-      return std::all_of(other.arms.begin(), other.arms.end(), [&](const AttentionArm& one) {
-        return exclude_each_other(arm.node, one.node) || (!arm.is_fused() && arm.probabilities == one.probabilities);
-      });
+      return other.call == call && is_other_way(arm, other.arms, graph, origins);
     };
     const auto place = std::find_if(joined.begin(), joined.end(), fits);
     if (place == joined.end()) {
@@ -116,6 +132,18 @@ std::vector<CalledArms> join_arms(std::vector<AttentionArm> arms, const MethodGr
     } else {
       same->scores = nullptr;  // those of either arm
     }
+  }
+  // An arm of the slow path whose projections are not those of the fast one excludes an arm whose are.
+  for (size_t i = 0; i < joined.size(); ++i) {
+    if (joined[i].arms[0].implementation != kPackedImplementation) continue;
+    for (size_t j = joined.size() - 1; j > i; --j) {
+      if (joined[j].call != joined[i].call || !exclude_slow_path(joined[j].arms, joined[i].arms)) continue;
+      std::move(joined[j].arms.begin(), joined[j].arms.end(), std::back_inserter(joined[i].arms));
+      joined.erase(joined.begin() + static_cast<std::ptrdiff_t>(j));
+    }
+    std::stable_sort(joined[i].arms.begin(), joined[i].arms.end(), [&](const AttentionArm& a, const AttentionArm& b) {
+      return graph.order(a.node) < graph.order(b.node);
+    });
   }
   return joined;
 }

@@ -53,13 +53,16 @@ bool share_argument(const TokenDim& a, const TokenDim& b) {
   });
 }
 
-// Whether the sequences of two layouts are one: the same, or a cache with the queries at its end. Empty: not known.
+// Whether the sequences of two layouts are one: the same, or the queries beside a cache. Empty: not known.
 std::optional<bool> is_same_sequence(const TokenLayout& queries, const TokenLayout& keys) {
   const TokenDim *query = sequence_of(queries), *key = sequence_of(keys);
   if (query == nullptr || key == nullptr) return std::nullopt;
   if (share_argument(*query, *key)) return true;
   if (!query->parts.empty() && query->parts == key->parts) return true;
-  if (query->parts.empty() && !key->parts.empty()) return share_argument(*query, key->parts.back());
+  if (query->parts.empty() && !key->parts.empty()) {
+    return std::any_of(key->parts.begin(), key->parts.end(),
+                       [&](const TokenDim& part) { return share_argument(*query, part); });
+  }
   if (query->arguments.empty() || key->arguments.empty() || !query->parts.empty()) return std::nullopt;
   return false;
 }
