@@ -1,0 +1,40 @@
+#pragma once
+
+#include <cstdint>
+
+#include "analysis/attention/attention_call.h"
+#include "analysis/attention/attention_rows.h"
+
+namespace moetap::analysis {
+
+/// The sizes of a call.
+struct AttentionShape {
+  int64_t num_sequences = 0;  // B
+  int64_t num_heads = 0;      // H
+  int64_t num_key_heads = 0;  // Hk; H where probabilities are given
+  int64_t num_queries = 0;    // Sq
+  int64_t num_keys = 0;       // Sk
+};
+
+/// Throws c10::Error, naming argument, expectation and actual value, unless the call and its tokens fit together.
+AttentionShape check_attention(const AttentionCall& call, const AttentionTokens& tokens);
+
+/// Lines of nothing: what all paths fill. `region`, `position`, `num_keys`, `length`, `weight` and which lines are
+/// queries (kRow, until more is known) are there already.
+AttentionRows prepare_rows(const AttentionShape& shape, const AttentionTokens& tokens, const AttentionOptions& options,
+                           at::Device device);
+
+/// uint8 [B, Sk]: the region of each key, 0 for padding.
+at::Tensor key_regions(const AttentionTokens& tokens);
+
+// The paths of `measure_attention`. Arguments are checked already. Both agree to the accuracy of float32.
+
+/// Reference, for any device: LibTorch operations in double precision on the current stream, over blocks of queries, no
+/// synchronisation, no shape that depends on data.
+AttentionRows measure_with_operations(const AttentionCall& call, const AttentionTokens& tokens,
+                                      const AttentionOptions& options);
+
+/// CPU tensors only: tiles in float32, with LibTorch's threads.
+AttentionRows measure_on_cpu(const AttentionCall& call, const AttentionTokens& tokens, const AttentionOptions& options);
+
+}  // namespace moetap::analysis
