@@ -9,6 +9,7 @@ namespace moetap::analysis {
 AttentionRows measure_attention(const AttentionCall& call, const AttentionTokens& tokens,
                                 const AttentionOptions& options) {
   check_attention(call, tokens);
+  if (tokens.query_position.is_cpu()) return measure_on_cpu(call, tokens, options);
   return measure_with_operations(call, tokens, options);
 }
 
