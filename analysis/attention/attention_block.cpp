@@ -52,8 +52,9 @@ void AttentionBlock::measure(const BlockRows& rows, const SequenceKeys& keys) {
   for (int64_t lane = 0; lane < num_rows_; ++lane) position_.of[lane] = static_cast<float>(rows.positions[lane]);
   scores_.start(rows, keys);
   clear();
-  if (!has_log_sums() || !measure_by_tiles()) {
-    clear();
+  const bool by_tiles = has_log_sums();
+  if (!by_tiles || !measure_by_tiles()) {
+    if (by_tiles) clear();
     measure_by_heads();
   }
   if (call_.scores.data != nullptr) read_largest_scores();

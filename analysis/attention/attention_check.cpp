@@ -1,9 +1,4 @@
 #include <ATen/core/Tensor.h>
-#include <ATen/ops/arange.h>
-#include <ATen/ops/full.h>
-#include <ATen/ops/ones.h>
-#include <ATen/ops/where.h>
-#include <ATen/ops/zeros.h>
 #include <c10/util/Exception.h>
 
 #include "analysis/attention/attention_paths.h"
@@ -84,18 +79,6 @@ AttentionShape shape_of_product(const AttentionCall& call) {
   return shape;
 }
 
-/// Number of keys of each sequence, int64 [B, 1].
-at::Tensor keys_of_sequences(const AttentionTokens& tokens) {
-  return (tokens.key_position >= 0).sum(1, true);
-}
-
-/// The part of `length` that each position is in: see AttentionTokens::query_region. uint8.
-at::Tensor part_of(const at::Tensor& position, const at::Tensor& length, int64_t num_regions) {
-  // Part r begins at floor(r * length / R); the last r for which that is <= s is ((s + 1) R - 1) div length.
-  const at::Tensor part = ((position.to(at::kLong) + 1) * num_regions - 1).floor_divide(length.clamp_min(1));
-  return part.clamp(0, num_regions - 1).to(at::kByte);
-}
-
 }  // namespace
 
 AttentionShape check_attention(const AttentionCall& call, const AttentionTokens& tokens) {
@@ -113,58 +96,6 @@ AttentionShape check_attention(const AttentionCall& call, const AttentionTokens&
   check_plane("key_region", tokens.key_region, keys, "[B, Sk]", at::kByte, device);
   check_plane("sampled", tokens.sampled, queries, "[B, Sq]", at::kBool, device);
   return shape;
-}
-
-AttentionRows prepare_rows(const AttentionShape& shape, const AttentionTokens& tokens, const AttentionOptions& options,
-                           at::Device device) {
-  AttentionRows rows;
-  rows.num_sequences = shape.num_sequences;
-  rows.num_queries = shape.num_queries;
-  rows.num_heads = shape.num_heads;
-  rows.num_regions = tokens.num_regions;
-  rows.self = tokens.self;
-  rows.sampled = tokens.sampled.defined();
-  const int64_t lines = rows.num_lines();
-  const auto on_device = at::TensorOptions().device(device);
-  rows.values = at::zeros({lines, rows.num_columns()}, on_device.dtype(at::kFloat));
-  rows.bins = at::zeros({lines, kNumAttentionBins}, on_device.dtype(at::kFloat));
-
-  const at::Tensor& position = tokens.query_position;
-  const at::Tensor num_keys = keys_of_sequences(tokens);
-  const at::Tensor length = tokens.self || shape.num_queries == 0 ? num_keys : position.amax(1, true).to(at::kLong) + 1;
-  const auto of_lines = [&](const at::Tensor& of_sequences) {
-    return of_sequences.to(at::kInt).expand({shape.num_sequences, shape.num_queries}).reshape({lines});
-  };
-  rows.position = position.reshape({lines});
-  rows.num_keys = of_lines(num_keys);
-  rows.length = of_lines(length);
-  rows.region = (tokens.query_region.defined() ? tokens.query_region.clamp_max(tokens.num_regions - 1)
-                                               : part_of(position, length, tokens.num_regions))
-                    .reshape({lines});
-
-  const at::Tensor is_query = position >= 0;
-  const at::Tensor is_row = tokens.sampled.defined() ? is_query.bitwise_and(tokens.sampled) : is_query;
-  rows.line = at::where(is_row, at::full({}, kRow, on_device.dtype(at::kByte)),
-                        at::where(is_query, at::full({}, kNotSampledRow, on_device.dtype(at::kByte)),
-                                  at::full({}, kNoRow, on_device.dtype(at::kByte))))
-                  .reshape({lines});
-  const at::Tensor measured = is_row.sum(1).to(at::kDouble);
-  rows.weight = at::where(measured > 0, is_query.sum(1).to(at::kDouble) / measured.clamp_min(1), 1.0);
-
-  rows.head_high = at::zeros({shape.num_sequences, shape.num_heads, kNumHeadSums}, on_device.dtype(at::kLong));
-  rows.head_low = at::zeros_like(rows.head_high);
-  rows.head_max_score = at::zeros({shape.num_sequences, shape.num_heads}, on_device.dtype(at::kLong));
-  if (options.matrix) {
-    rows.matrix = at::zeros({shape.num_sequences, shape.num_queries, shape.num_keys}, on_device.dtype(at::kFloat));
-  }
-  return rows;
-}
-
-at::Tensor key_regions(const AttentionTokens& tokens) {
-  const at::Tensor region = tokens.key_region.defined()
-                                ? tokens.key_region.clamp_max(tokens.num_regions - 1)
-                                : part_of(tokens.key_position, keys_of_sequences(tokens), tokens.num_regions);
-  return region.masked_fill(tokens.key_position < 0, 0);
 }
 
 }  // namespace moetap::analysis

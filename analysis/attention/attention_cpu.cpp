@@ -31,12 +31,16 @@ class HostMeasurement {
   HostMeasurement(const AttentionCall& call, const AttentionTokens& tokens, const AttentionShape& shape,
                   AttentionRows& rows)
       : call_(call, shape), rows_(rows), values_(rows.values.mutable_data_ptr<float>()) {
-    const at::Tensor positions = tokens.key_position.contiguous(), regions = key_regions(tokens).contiguous();
+    const at::Tensor positions = tokens.key_position.contiguous();
+    const at::Tensor regions = tokens.key_region.defined() ? tokens.key_region.contiguous() : at::Tensor();
+    keys_.reserve(static_cast<size_t>(shape.num_sequences));
     const auto* line = rows.line.const_data_ptr<uint8_t>();
     const auto* query_position = rows.position.const_data_ptr<int32_t>();
     for (int64_t sequence = 0; sequence < shape.num_sequences; ++sequence) {
-      keys_.emplace_back(positions.const_data_ptr<int32_t>() + sequence * shape.num_keys,
-                         regions.const_data_ptr<uint8_t>() + sequence * shape.num_keys, shape.num_keys);
+      const int64_t first_key = sequence * shape.num_keys;
+      keys_.emplace_back(positions.const_data_ptr<int32_t>() + first_key,
+                         regions.defined() ? regions.const_data_ptr<uint8_t>() + first_key : nullptr, shape.num_keys,
+                         tokens.num_regions);
       received_.emplace_back(static_cast<size_t>(keys_.back().num_valid()), 0);
       bool is_new = true;
       for (int64_t query = 0; query < shape.num_queries; ++query) {
@@ -155,9 +159,8 @@ class HostMeasurement {
 AttentionRows measure_on_cpu(const AttentionCall& call, const AttentionTokens& tokens,
                              const AttentionOptions& options) {
   const AttentionShape shape = check_attention(call, tokens);
-  AttentionRows rows = prepare_rows(shape, tokens, options, tokens.query_position.device());
+  AttentionRows rows = prepare_rows_on_cpu(shape, tokens, options);
   if (rows.num_lines() == 0) return rows;
-  rows.position = rows.position.contiguous();
   HostMeasurement(call, tokens, shape, rows).measure();
   return rows;
 }

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "analysis/attention/attention_columns.h"
+#include "analysis/attention/attention_paths.h"
 
 namespace moetap::analysis {
 namespace {
@@ -14,7 +15,7 @@ KeyTile& tile_with_room(std::vector<KeyTile>& tiles) {
 
 }  // namespace
 
-SequenceKeys::SequenceKeys(const int32_t* positions, const uint8_t* regions, int64_t num_keys) {
+SequenceKeys::SequenceKeys(const int32_t* positions, const uint8_t* regions, int64_t num_keys, int64_t num_regions) {
   for (int64_t key = 0; key < num_keys; ++key) {
     if (positions[key] >= 0) sorted_.push_back({positions[key], num_valid()});
   }
@@ -29,7 +30,8 @@ SequenceKeys::SequenceKeys(const int32_t* positions, const uint8_t* regions, int
     const auto place = static_cast<int64_t>(tile.places.size());
     const KeyRun run{place,
                      place + 1,
-                     regions[key],
+                     regions == nullptr ? part_of_position(position, n, num_regions)
+                                        : std::min<int64_t>(num_regions - 1, regions[key]),
                      std::min(kPatternBins - 1, kPatternBins * position / n),
                      position < kEndKeys,
                      position >= n - kEndKeys,

@@ -30,8 +30,8 @@ struct KeyTile {
 /// The keys of one sequence. Valid keys fill tiles of their own, so that a valid key's tile does not depend on padding.
 class SequenceKeys {
  public:
-  /// positions: int32 [num_keys], -1 for padding; regions: uint8 [num_keys].
-  SequenceKeys(const int32_t* positions, const uint8_t* regions, int64_t num_keys);
+  /// positions: int32 [num_keys], -1 for padding; regions: uint8 [num_keys]; null: parts of the positions.
+  SequenceKeys(const int32_t* positions, const uint8_t* regions, int64_t num_keys, int64_t num_regions);
 
   int64_t num_valid() const { return static_cast<int64_t>(sorted_.size()); }
   const std::vector<KeyTile>& valid() const { return valid_; }

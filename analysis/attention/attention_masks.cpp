@@ -51,6 +51,8 @@ MaskedTile BlockMasks::make(int64_t sequence, int64_t head, const std::vector<in
       std::fill_n(mask + j * pitch, sees, kMinusInfinity);
     }
   }
+  result.mask = mask;
+  if (plane_.data == nullptr) return result;
   bool is_zero = true, is_closed = true;
   result.largest = kMinusInfinity;
   for (int64_t j = 0; j < num_keys; ++j) {
@@ -64,9 +66,8 @@ MaskedTile BlockMasks::make(int64_t sequence, int64_t head, const std::vector<in
   result.closed = is_closed;
   if (is_zero || is_closed) {
     --used_;
-    return result;
+    result.mask = nullptr;
   }
-  result.mask = mask;
   return result;
 }
 

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 #include "analysis/attention/attention_call.h"
@@ -23,6 +24,18 @@ AttentionShape check_attention(const AttentionCall& call, const AttentionTokens&
 /// queries (kRow, until more is known) are there already.
 AttentionRows prepare_rows(const AttentionShape& shape, const AttentionTokens& tokens, const AttentionOptions& options,
                            at::Device device);
+
+/// The same for tensors on the CPU, in loops.
+AttentionRows prepare_rows_on_cpu(const AttentionShape& shape, const AttentionTokens& tokens,
+                                  const AttentionOptions& options);
+
+/// The part of `length` positions, of `num_regions`, that a position is in. Part r begins at floor(r * length / R), so
+/// the last one that begins at or before s is r = ((s + 1) R - 1) div length. Positions beyond are in the last part, -1
+/// in 0.
+inline int64_t part_of_position(int64_t position, int64_t length, int64_t num_regions) {
+  if (position < 0) return 0;
+  return std::min(num_regions - 1, ((position + 1) * num_regions - 1) / std::max<int64_t>(1, length));
+}
 
 /// uint8 [B, Sk]: the region of each key, 0 for padding.
 at::Tensor key_regions(const AttentionTokens& tokens);
