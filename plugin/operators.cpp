@@ -116,6 +116,27 @@ void router(const c10::OperatorHandle&, torch::jit::Stack* stack) {
   torch::jit::drop(*stack, 9);
 }
 
+/// Arguments: see kAttentionSchema.
+void attention(const c10::OperatorHandle&, torch::jit::Stack* stack) {
+  constexpr size_t kNumArguments = 12;
+  const auto arguments = torch::jit::last(*stack, kNumArguments);
+  if (ForwardRecorder* recorder = recorder_of(arguments[0].toTensor())) {
+    const OutsideTheModel outside;
+    ReportedAttention reported;
+    reported.query = tensor_or_none(arguments[2]);
+    reported.key = tensor_or_none(arguments[3]);
+    reported.mask = tensor_or_none(arguments[4]);
+    reported.probabilities = tensor_or_none(arguments[5]);
+    reported.scores = tensor_or_none(arguments[6]);
+    reported.scale = arguments[8].toOptional<double>();
+    reported.causal = arguments[9].toBool();
+    reported.num_heads = arguments[10].toInt();
+    reported.layout = arguments[11].toStringView();
+    recorder->attention(arguments[1].toInt(), reported);
+  }
+  torch::jit::drop(*stack, kNumArguments);
+}
+
 /// Boxed, since `Any` has no unboxed type. Arguments: forward, component, layer, name, value.
 void log_in_forward(const c10::OperatorHandle&, torch::jit::Stack* stack) {
   const auto arguments = torch::jit::pop(*stack, 5);
@@ -169,12 +190,14 @@ std::unique_ptr<torch::Library> register_operators() {
   library->def(torch::schema(hooks::kBeginSchema, as_written));
   library->def(torch::schema(hooks::kRouterSchema, as_written));
   library->def(torch::schema(hooks::kRouterOfOneSchema, as_written));
+  library->def(torch::schema(hooks::kAttentionSchema, as_written));
   library->def(torch::schema(hooks::kLogInForwardSchema, as_written));
   library->def(torch::schema(hooks::kEndSchema, as_written));
   library->def(torch::schema(hooks::kEndedSchema, side_effects));
   library->impl("begin", for_all(TORCH_FN(begin)));
   library->impl("router", for_all(torch::CppFunction::makeFromBoxedFunction<&router>()));
   library->impl("router.one", for_all(torch::CppFunction::makeFromBoxedFunction<&router>()));
+  library->impl("attention", for_all(torch::CppFunction::makeFromBoxedFunction<&attention>()));
   library->impl("log_in_forward", for_all(torch::CppFunction::makeFromBoxedFunction<&log_in_forward>()));
   library->impl("end", for_all(TORCH_FN(end)));
   library->impl("ended", for_all(TORCH_FN(ended)));

@@ -30,9 +30,8 @@ std::unique_ptr<RecordSink> open_run_files(const Config& config) {
   return std::make_unique<RunFiles>(config);
 }
 
-bool has_router(const std::vector<hooks::HookPoint>& hooks) {
-  return std::any_of(hooks.begin(), hooks.end(),
-                     [](const hooks::HookPoint& hook) { return hook.kind == hooks::HookKind::kRouter; });
+bool has_hook(const std::vector<hooks::HookPoint>& hooks, hooks::HookKind kind) {
+  return std::any_of(hooks.begin(), hooks.end(), [&](const hooks::HookPoint& hook) { return hook.kind == kind; });
 }
 
 /// A child process has copies of locks that its parent's threads may hold: destroying them could wait for ever.
@@ -93,18 +92,24 @@ torch::jit::Module Session::attach(const torch::jit::Module& module, const Attac
       description.model_file = options.model_file;
       description.sha256 = options.sha256;
     }
+    if (config().attention != Attention::kOff && !has_hook(description.hooks, hooks::HookKind::kAttention)) {
+      throw std::invalid_argument(
+          "the model was instrumented without attention: instrument it with --attention, or set attention to off");
+    }
     bind(std::move(description));
     return module;
   }
   ModelDescription description;
   const auto describe = [&](const hooks::Discovery& discovery) {
-    if (!has_router(discovery.hooks)) {
+    if (discovery.hooks.empty()) {
       throw std::invalid_argument(hooks::no_router_message(module, discovery));
     }
     description = describe_model(module, discovery, options.model_file, options.sha256);
     return to_text(description);
   };
-  auto instrumented = hooks::instrument(module, describe, options.methods, spec);
+  const auto kinds =
+      config().attention == Attention::kOff ? hooks::HookKinds::kRouters : hooks::HookKinds::kRoutersAndAttention;
+  auto instrumented = hooks::instrument(module, describe, options.methods, spec, kinds);
   bind(std::move(description));
   return instrumented.module;
 }

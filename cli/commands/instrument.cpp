@@ -52,16 +52,13 @@ void check_output(const std::string& output) {
 
 int instrument(const InstrumentOptions& options) {
   const hooks::HookSpec spec = load_hook_spec(options.hooks);
-  if (options.attention != "off") {
-    throw CommandError(fmt::format("--attention must be off, got {}: attention is not recorded yet", options.attention),
-                       kExitUsage);
-  }
+  const auto kinds = options.attention == "off" ? hooks::HookKinds::kRouters : hooks::HookKinds::kRoutersAndAttention;
   check_output(options.output);
   const ModelFile model = load_model_file(options.model, c10::Device(c10::kCPU));
   for (const auto& method : options.methods) {
     find_method(model, method);
   }
-  save(instrument_model(model, options.methods, spec), options.output);
+  save(instrument_model(model, options.methods, spec, kinds), options.output);
   fmt::print("wrote {}; it runs where libmoetap.so is loaded\n", options.output);
   return 0;
 }
@@ -77,7 +74,10 @@ Command add_instrument(CLI::App& program) {
   app->add_option("--method", options->methods,
                   "Method to record besides those that only a host calls: encode, encoder.forward; repeatable")
       ->allow_extra_args(false);
-  app->add_option("--attention", options->attention, "off; stats and full do not exist yet")->capture_default_str();
+  app->add_option("--attention", options->attention,
+                  "Whether its attention layers report as well; stats and full are the same here: a run decides")
+      ->check(CLI::IsMember({"off", "stats", "full"}))
+      ->capture_default_str();
   return {app, [options] { return instrument(*options); }};
 }
 

@@ -120,8 +120,10 @@ int run(const RunOptions& options) {
   const auto& schema = find_method(model, config.method).function().getSchema();
   check_argument_name(schema, "--token-ids", config.token_ids);
   check_argument_name(schema, "--token-mask", config.token_mask);
+  const auto kinds = config.attention == plugin::Attention::kOff ? hooks::HookKinds::kRouters
+                                                                 : hooks::HookKinds::kRoutersAndAttention;
   const int64_t num_hooks =
-      check_hooks(model, find_hooks(model, {config.method}, plugin::hook_spec_from_config(config.hooks)), config);
+      check_hooks(model, find_hooks(model, {config.method}, plugin::hook_spec_from_config(config.hooks), kinds), config);
   read_input_file(files.front(), schema, c10::Device(c10::kCPU));
   if (directory.resumes()) {
     check_same_run(directory, model, files);

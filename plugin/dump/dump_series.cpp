@@ -8,6 +8,7 @@
 #include <optional>
 #include <stdexcept>
 
+#include "plugin/dump/attention_series.h"
 #include "plugin/dump/dump_keys.h"
 #include "plugin/formats/random_access_file.h"
 #include "plugin/formats/safetensors.h"
@@ -129,7 +130,9 @@ void DumpSeries::finish() {
 
 std::set<std::string> DumpSeries::names_in(const std::string& dump_folder, const std::string& journal_folder) {
   std::set<std::string> names;
-  for (auto& file : series_files(dump_folder, kShardExtension)) names.insert(std::move(file.series));
+  for (auto& file : series_files(dump_folder, kShardExtension)) {
+    if (!AttentionSeries::is_name(file.series)) names.insert(std::move(file.series));
+  }
   for (auto& file : series_files(journal_folder, kRowsExtension)) names.insert(std::move(file.series));
   return names;
 }

@@ -11,6 +11,7 @@
 #include <nlohmann/json.hpp>
 #include <utility>
 
+#include "plugin/dump/attention_series.h"
 #include "plugin/dump/dump_keys.h"
 #include "plugin/formats/json_text.h"
 
@@ -240,7 +241,9 @@ std::map<std::string, int64_t> DumpWriter::restore() {
 
 int64_t DumpWriter::cut(const std::map<std::string, int64_t>& rows) {
   int64_t missing = 0;
-  for (const auto& [name, number] : rows) missing += series_of(name).cut(number);
+  for (const auto& [name, number] : rows) {
+    if (!AttentionSeries::is_name(name)) missing += series_of(name).cut(number);
+  }
   for (auto& [name, series] : series_) {
     if (!rows.contains(name)) series.cut(0);
   }

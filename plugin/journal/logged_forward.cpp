@@ -40,7 +40,7 @@ void add_held(std::vector<HeldRows>& all, const LogPart& part) {
 
 }  // namespace
 
-LoggedForward log_forward(const ForwardRecord& record, const LayerTable& layers, const Config& config) {
+LoggedForward log_forward(const ForwardRecord& record, const RunLayers& layers, const Config& config) {
   LoggedForward logged;
   logged.summary.forwards = record.num_forwards();
   logged.summary.generation = record.generation;
@@ -57,7 +57,7 @@ LoggedForward log_forward(const ForwardRecord& record, const LayerTable& layers,
     part.custom = record.custom;
     logged.parts.push_back(std::move(part));
   }
-  const auto place = [&](int64_t hook) { return layers.at(record.model->instance, hook); };
+  const auto place = [&](int64_t hook) { return layers.routers.at(record.model->instance, hook); };
   for (const RouterRecord& router : record.routers) {
     const size_t layer = place(router.hook);
     add_router(logged.summary.routers, RouterTotal{layer, sum_rows(router.sums)});
@@ -65,6 +65,20 @@ LoggedForward log_forward(const ForwardRecord& record, const LayerTable& layers,
     SplitRouter split = split_router(router, layer, num_parts, parts_are, config.log_per_token);
     for (size_t i = 0; i < split.parts.size(); ++i) add_router(logged.parts[i].routers, std::move(split.parts[i]));
     for (LoggedRouter& shared : split.shared) add_router(logged.shared.routers, std::move(shared));
+  }
+  for (const AttentionRecord& attention : record.attention) {
+    const size_t layer = layers.attention.at(record.model->instance, attention.hook);
+    add_attention(logged.summary.attention, AttentionTotal{layer, attention.num_key_heads, sum_rows(attention.sums)});
+    for (const ExpertAttentionRecord& experts : attention.experts) {
+      add_attention(logged.summary.attention_of_experts,
+                    ExpertAttentionTotal{layer, place(experts.router_hook), experts.sums});
+    }
+    if (num_parts == 0) continue;
+    SplitAttention split = split_attention(attention, layer, num_parts, parts_are);
+    for (size_t i = 0; i < split.parts.size(); ++i) {
+      add_attention(logged.parts[i].attention, std::move(split.parts[i]));
+    }
+    for (LoggedAttention& shared : split.shared) add_attention(logged.shared.attention, std::move(shared));
   }
   for (const HeldRouter& held : record.held) {
     const size_t layer = place(held.hook);
@@ -89,6 +103,7 @@ std::string encode(const LogPart& part) {
   bytes.real(part.duration_s);
   encode(bytes, part.routers);
   encode(bytes, part.held);
+  encode(bytes, part.attention);
   bytes.count(part.custom.size());
   for (const auto& [place, values] : part.custom) {
     bytes.text(place.first);
@@ -112,6 +127,7 @@ LogPart decode_log_part(std::string_view encoded) {
   part.duration_s = bytes.real();
   part.routers = decode_logged_routers(bytes);
   part.held = decode_held_rows(bytes);
+  part.attention = decode_logged_attention(bytes);
   for (uint64_t left = bytes.count(); left > 0; --left) {
     std::string component = bytes.text();
     std::string layer = bytes.text();
@@ -144,6 +160,8 @@ std::string encode(const SummaryPart& part) {
     const at::Tensor counts = transition.sums.counts.contiguous();
     bytes.sparse({counts.const_data_ptr<int64_t>(), static_cast<size_t>(counts.numel())});
   }
+  encode(bytes, part.attention);
+  encode(bytes, part.attention_of_experts);
   return bytes.take();
 }
 
@@ -171,6 +189,8 @@ SummaryPart decode_summary_part(std::string_view encoded, const LogPart& shared,
     bytes.sparse({sums.counts.mutable_data_ptr<int64_t>(), static_cast<size_t>(sums.counts.numel())});
     part.transitions.push_back(std::move(transition));
   }
+  part.attention = decode_attention_totals(bytes);
+  part.attention_of_experts = decode_expert_attention(bytes);
   return part;
 }
 

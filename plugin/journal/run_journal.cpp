@@ -99,7 +99,8 @@ RunJournal::ForwardFrames RunJournal::build(std::vector<NewFrame> effects, Logge
   std::string payload;
   append_part(payload, encode(forward.summary));
   append_part(payload, encode(tally));
-  const int64_t shared = forward.shared.routers.empty() ? -1 : begin + static_cast<int64_t>(payload.size());
+  const bool has_shared = !forward.shared.routers.empty() || !forward.shared.attention.empty();
+  const int64_t shared = !has_shared ? -1 : begin + static_cast<int64_t>(payload.size());
   append_part(payload, encode(forward.shared));
 
   Links links;

@@ -8,6 +8,7 @@
 
 #include "plugin/formats/json_text.h"
 #include "plugin/formats/whole_file.h"
+#include "plugin/records/attention_regions.h"
 #include "plugin/records/config_keys.h"
 #include "plugin/records/hook_spec_json.h"
 
@@ -98,7 +99,15 @@ const std::vector<ConfigKey>& config_keys() {
                 "Seed of the random numbers that a model draws in `moetap run`: forward N of the run, counted from 0, "
                 "begins with seed + N."),
       choice_key("attention", &Config::attention, {"off", "stats", "full"},
-                 "What is recorded of attention layers; only off so far."),
+                 "What is recorded of attention layers: nothing; sums over the attention of each token, which need no "
+                 "matrix of all pairs of tokens; or the probabilities as well, averaged over the heads."),
+      value_key("attention_regions", ConfigType::kText, &Config::attention_regions,
+                "Regions of a sequence that attention is counted between: parts:R, tokens:NAME=ID[,ID]...;... or "
+                "argument:NAME."),
+      value_key("attention_sample", ConfigType::kCount, &Config::attention_sample,
+                "Queries a sample and layer whose attention is measured, chosen by `seed`; 0: all."),
+      value_key("attention_limit_bytes", ConfigType::kCount, &Config::attention_limit_bytes,
+                "attention full: the most that one sample's probabilities may take, over all layers of a forward."),
       choice_key("dump", &Config::dump, {"none", "topk", "full"},
                  "Routing dump: none, ids and weights of each token, or logits and scores as well."),
       value_key("token_ids", ConfigType::kText, &Config::token_ids,
@@ -281,9 +290,7 @@ void Config::check() const {
   if (task == "results") {
     throw std::invalid_argument("task must not be \"results\": results.json is a file of its own");
   }
-  if (attention != Attention::kOff) {
-    throw std::invalid_argument("attention is not recorded yet; set attention to off");
-  }
+  AttentionRegions::from_text(attention_regions);
   hook_spec_from_config(hooks);
 }
 

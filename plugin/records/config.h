@@ -28,6 +28,9 @@ struct MOETAP_API Config {
   std::string device = "cpu";
   int64_t seed = 0;
   Attention attention = Attention::kOff;
+  std::string attention_regions = "parts:5";
+  int64_t attention_sample = 0;
+  int64_t attention_limit_bytes = int64_t{1} << 30;
   Dump dump = Dump::kNone;
   std::string token_ids;
   std::string token_mask;
@@ -72,9 +75,14 @@ struct MOETAP_API Config {
   /// session calls it when it opens, since its host may change the working directory later.
   void make_paths_absolute(const std::filesystem::path& directory);
 
-  /// Throws std::invalid_argument for what a session cannot do: a task that is no file name, attention other than off,
+  /// Throws std::invalid_argument for what a session cannot do: a task that is no file name, regions or
   /// a hook spec that cannot be read.
   void check() const;
 };
+
+/// Whether a run with this configuration has files of the dump.
+inline bool writes_dump(const Config& config) {
+  return config.dump != Dump::kNone || config.attention == Attention::kFull;
+}
 
 }  // namespace moetap::plugin

@@ -12,6 +12,7 @@
 
 #include "analysis/routers/router_column.h"
 #include "analysis/routers/router_sums_values.h"
+#include "plugin/records/attention_record.h"
 #include "plugin/records/held_router.h"
 #include "plugin/records/model_description.h"
 
@@ -77,6 +78,7 @@ struct ForwardRecord {
   // The same for calls that are held; empty where `routers` is not. Only a sink that takes held calls gets them.
   std::vector<HeldRouter> held;
   std::shared_ptr<const void> held_memory;
+  std::vector<AttentionRecord> attention;  // in order of hooks, then of calls
   std::vector<TransitionRecord> transitions;
   std::vector<UnverifiedColumn> unverified;  // what no earlier record of the model's session has told
   // (component, layer) -> name -> value; component "": the log's component

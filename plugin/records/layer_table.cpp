@@ -40,7 +40,7 @@ size_t LayerTable::at(const std::string& instance, int64_t hook) const {
 
 void LayerTable::add_silent(const ModelDescription& model, const std::string& method) {
   for (const hooks::HookPoint& hook : model.hooks) {
-    if (hook.kind == hooks::HookKind::kRouter && hook.method == method && !find(model.instance, hook.id)) {
+    if (hook.kind == kind_ && hook.method == method && !find(model.instance, hook.id)) {
       const auto same = std::find_if(layers_.begin(), layers_.end(), [&](const RunLayer& layer) {
         return layer.model == model.identity && layer.component == hook.component && layer.name == hook.name;
       });
@@ -65,7 +65,8 @@ size_t LayerTable::add(const ModelDescription& model, const hooks::HookPoint& ho
     if (is_number(layer.layer) && (largest.empty() || layer_id_less(largest, layer.layer))) largest = layer.layer;
   }
   if (taken) id = largest.empty() ? "0" : hooks::next_number(hooks::without_leading_zeros(largest));
-  layers_.push_back({model.identity, hook.component, id, hook.name, hook.scoring, num_experts, hook.top_k});
+  layers_.push_back({model.identity, hook.component, id, hook.name, hook.scoring, num_experts, hook.top_k,
+                     hook.implementation});
   users_.emplace(layers_.size() - 1, model.instance, hook.method);
   return layers_.size() - 1;
 }

@@ -19,28 +19,31 @@ namespace moetap::plugin {
 using hooks::is_layer_id;
 using hooks::is_number;
 
-/// A router as the files of a run know it.
+/// A router, or an attention layer, as the files of a run know it.
 struct RunLayer {
   std::string model;  // ModelDescription::identity
   std::string component;
   std::string layer;  // id, unique in the component over all models and methods of the run
   std::string name;   // path of the module
   std::string scoring;
-  int64_t num_experts = 0;  // 0: never seen running, and not fixed by the graph
+  int64_t num_experts = 0;  // 0: never seen running, and not fixed by the graph; attention
   std::optional<int64_t> top_k;
+  std::string implementation;  // of attention
 };
 
-/// Gives each hook of the run's models and methods its layer. A router that is found in two methods of a model, or in
+/// Gives each hook of one kind, of the run's models and methods, its layer. A router that is found in two methods of a model, or in
 /// two of its twins, is one layer, if component, name and number of experts are the same. Routers of different models
 /// are different layers. Layer ids are unique only within a method, so different routers may want the same id: the
 /// first that reports gets it, each later one gets the number after the component's largest. So the same records give
 /// the same table.
 class LayerTable {
  public:
+  explicit LayerTable(hooks::HookKind kind = hooks::HookKind::kRouter) : kind_(kind) {}
+
   /// The place in `layers()` of a hook that reported with `num_experts` experts; adds the layer if it is new.
   size_t place(const ModelDescription& model, int64_t hook, int64_t num_experts);
 
-  /// Adds the routers of a method that never reported, such as those in an arm that was never taken.
+  /// Adds the hooks of a method that never reported, such as those in an arm that was never taken.
   void add_silent(const ModelDescription& model, const std::string& method);
 
   /// The place of a hook that reported. Throws std::out_of_range if it never did.
@@ -65,6 +68,7 @@ class LayerTable {
  private:
   size_t add(const ModelDescription& model, const hooks::HookPoint& hook, int64_t num_experts);
 
+  hooks::HookKind kind_;
   std::vector<RunLayer> layers_;
   std::vector<Placement> placements_;
   std::set<std::tuple<size_t, std::string, std::string>> users_;  // (layer, instance, method)

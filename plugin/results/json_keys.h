@@ -7,7 +7,7 @@ namespace moetap::plugin {
 
 // The catalogue: every key of the log, the results, the summary, the manifest and the journal, once. Elsewhere are the
 // keys of models and hooks (description_keys.h), of counts (counters.h), of the dump (dump/dump_keys.h) and of metrics
-// (the tables of analysis/routers/router_metrics.h). E = experts; "or null": there was nothing to measure.
+// (the tables of analysis/routers/router_metrics.h and analysis/attention/attention_metrics.h). E = experts; "or null": there was nothing to measure.
 namespace keys {
 
 // <task>.json, as LibMoE's evaluation writes it.
@@ -35,7 +35,10 @@ inline constexpr JsonKey kModelArgs{"model_args", "text with the model's name as
 // summary.json
 inline constexpr JsonKey kForwards{"forwards", "integer", ""};
 inline constexpr JsonKey kComponents{"components", "{component: {layer: object}}", ""};
-inline constexpr JsonKey kAttention{"attention", "object", ""};
+inline constexpr JsonKey kAttention{"attention", "{component: {layer: object}}; in the log an object in a layer", ""};
+inline constexpr JsonKey kNumKeyHeads{"num_key_heads", "integer or null: never ran", "heads"};
+inline constexpr JsonKey kExperts{"experts", "object; a list of them where several routers go with a layer", ""};
+inline constexpr JsonKey kRouter{"router", "text: the name of the router", ""};
 inline constexpr JsonKey kTransition{"transition", "[E][E of the next layer] integers or null", "tokens"};
 inline constexpr JsonKey kPhases{"phases", "{prompt, generation: {forwards, components}}; where forwards generated",
                                  ""};
@@ -52,6 +55,7 @@ inline constexpr JsonKey kConfig{"config", "object", ""};
 inline constexpr JsonKey kWorldSize{"world_size", "integer", ""};
 inline constexpr JsonKey kReported{"reported", "true or false: the hook is in some recorded forward", ""};
 inline constexpr JsonKey kRunLayer{"run_layer", "text: the layer in the run's files; null: never reported", ""};
+inline constexpr JsonKey kRouters{"routers", "list of names: the routers that go with an attention layer", ""};
 inline constexpr JsonKey kUnverified{"unverified", "{column: reason}; absent: no check of the hook failed", ""};
 inline constexpr JsonKey kCounters{"counters", "object of integers: those of kCounters (counters.h), not_finite", ""};
 inline constexpr JsonKey kNotFinite{"not_finite", "integer", "values left out of the log"};

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "analysis/routers/router_metrics.h"
+#include "plugin/results/attention_json.h"
 #include "plugin/results/json_keys.h"
 
 namespace moetap::plugin {
@@ -21,7 +22,7 @@ std::string refusal(const std::string& name) {
     }
   }
   for (const analysis::LibMoeMetric& metric : analysis::kLibMoeMetrics) {
-    if (name == metric.name) {
+    if (name == metric.name || name == keys::kAttention.name) {
       return "the logged value \"" + name + "\" is left out of the log: moetap measures it itself";
     }
   }
@@ -93,6 +94,7 @@ void LogEntry::add(const LogPart& part) {
     if (layout_.config().log_forwards == LogForwards::kLast) {
       duration_s_ = 0;
       routers_.clear();
+      attention_.clear();
       values_.clear();
     }
     duration_s_ += part.duration_s;
@@ -108,6 +110,10 @@ void LogEntry::add_shared(const LogPart& shared) {
   for (const LoggedRouter& router : shared.routers) {
     const auto [known, is_new] = routers_.try_emplace(router.layer, router);
     if (!is_new) add_call(known->second, router);
+  }
+  for (const LoggedAttention& attention : shared.attention) {
+    const auto [known, is_new] = attention_.try_emplace(attention.layer, attention.sums);
+    if (!is_new) analysis::merge(known->second, attention.sums);
   }
 }
 
@@ -176,6 +182,10 @@ void LogEntry::write_to(ordered_json& entry, LogLosses& losses) const {
     for (const size_t layer : places) {
       if (layers.contains(layer)) all[component][layout_.layers().layers()[layer].layer] = std::move(layers.at(layer));
     }
+  }
+  for (const auto& [place, sums] : attention_) {
+    const RunLayer& layer = layout_.attention_layers().layers()[place];
+    all[layer.component][layer.layer][keys::kAttention.name] = logged_attention_json(sums);
   }
   entry[keys::kLogsMoe.name] = std::move(all);
 }

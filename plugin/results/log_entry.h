@@ -29,7 +29,7 @@ class LogEntry {
   explicit LogEntry(const LogLayout& layout) : layout_(layout) {}
 
   void add(const LogPart& part);
-  /// Adds the shared routers (Note [Whole-forward routers]) of the part that was added last.
+  /// Adds the shared hooks (Note [Whole-forward routers]) of the part that was added last.
   void add_shared(const LogPart& shared);
 
   /// Appends the metrics to `entry`, which holds the sample's fields. Adds to `losses` what is left out.
@@ -40,7 +40,8 @@ class LogEntry {
 
   const LogLayout& layout_;
   double duration_s_ = 0;
-  std::map<size_t, LoggedRouter> routers_;  // by layer
+  std::map<size_t, LoggedRouter> routers_;                 // by layer
+  std::map<size_t, analysis::AttentionSums> attention_;  // by attention layer
   // (component, layer) -> name -> value
   std::map<std::pair<std::string, std::string>, std::map<std::string, CustomValue>> values_;
 };

@@ -17,12 +17,16 @@ constexpr int kNumExpectedLayers = 10;
 
 }  // namespace
 
-LogLayout::LogLayout(const Config& config, const LayerTable& layers)
-    : config_(config), layers_(layers), components_(layers.by_component()), log_component_(choose_component()) {
+LogLayout::LogLayout(const Config& config, const RunLayers& layers)
+    : config_(config),
+      layers_(layers.routers),
+      attention_layers_(layers.attention),
+      components_(layers_.by_component()),
+      log_component_(choose_component()) {
   keys_.resize(layers.layers().size());
   if (components_.contains(log_component_) && log_component_ != keys::kMmProjector.name) {
     for (const size_t layer : components_.at(log_component_)) {
-      const std::string& id = layers.layers()[layer].layer;
+      const std::string& id = layers_.layers()[layer].layer;
       if (config.renumber_layers) {
         keys_[layer] = std::to_string(keyed_layers_.size());
       } else if (is_number(id)) {
@@ -38,7 +42,7 @@ LogLayout::LogLayout(const Config& config, const LayerTable& layers)
     // The key mm_projector has room for one router: the one whose layer id is the component's name, else the first.
     const auto& places = projector->second;
     const auto named = std::find_if(places.begin(), places.end(), [&](size_t layer) {
-      return layers.layers()[layer].layer == keys::kMmProjector.name;
+      return layers_.layers()[layer].layer == keys::kMmProjector.name;
     });
     const size_t layer = named == places.end() ? places.front() : *named;
     keys_[layer] = keys::kMmProjector.name;

@@ -7,19 +7,20 @@
 #include <vector>
 
 #include "plugin/records/config.h"
-#include "plugin/records/layer_table.h"
+#include "plugin/records/run_layers.h"
 
 namespace moetap::plugin {
 
-/// How the run's layers appear in the log. A layer is its place in the LayerTable. Keeps references to `config` and
-/// `layers`.
+/// How the run's layers appear in the log. A layer is its place in the LayerTable of the routers. Keeps references to
+/// `config` and what `layers` holds.
 class LogLayout {
  public:
   /// Throws std::runtime_error if `config.log_component` is no component of the run.
-  LogLayout(const Config& config, const LayerTable& layers);
+  LogLayout(const Config& config, const RunLayers& layers);
 
   const Config& config() const { return config_; }
   const LayerTable& layers() const { return layers_; }
+  const LayerTable& attention_layers() const { return attention_layers_; }
   const std::map<std::string, std::vector<size_t>>& components() const { return components_; }
 
   /// The component whose layers fill `logs_metrics_vision`; if no router ran, the configuration's key (may be "").
@@ -35,7 +36,8 @@ class LogLayout {
   std::string choose_component() const;
 
   const Config& config_;
-  const LayerTable& layers_;
+  const LayerTable& layers_;            // of the routers
+  const LayerTable& attention_layers_;
   std::map<std::string, std::vector<size_t>> components_;
   std::string log_component_;
   std::vector<std::optional<std::string>> keys_;  // by layer

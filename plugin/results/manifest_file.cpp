@@ -48,19 +48,28 @@ std::vector<Models> distinct_models(const Models& models) {
 }
 
 // `same`: the instances of one model.
-void add_model(ordered_json& json, const Models& same, const LayerTable& layers, const UnverifiedHooks& unverified) {
+void add_model(ordered_json& json, const Models& same, const Manifest& manifest) {
   const ModelDescription& model = *same.front();
   json[keys::kModel.name] = model.model_file;
   json[keys::kSha256.name] = model.sha256;
   ordered_json hooks = hooks_to_json(model.hooks);
   for (size_t i = 0; i < hooks.size(); ++i) {
+    const bool is_router = model.hooks[i].kind == hooks::HookKind::kRouter;
+    const LayerTable& layers = is_router ? manifest.layers : manifest.attention_layers;
     std::optional<size_t> place;
     for (size_t n = 0; n < same.size() && !place; ++n) place = layers.find(same[n]->instance, model.hooks[i].id);
     hooks[i][keys::kReported.name] = place.has_value();
+    if (!is_router && place) {
+      ordered_json routers = ordered_json::array();
+      for (const size_t router : manifest.summary.routers_of(*place)) {
+        routers.push_back(manifest.layers.layers()[router].name);
+      }
+      hooks[i][keys::kRouters.name] = std::move(routers);
+    }
     hooks[i][keys::kRunLayer.name] = place ? ordered_json(layers.layers()[*place].layer) : ordered_json(nullptr);
     for (const auto& instance : same) {
-      const auto found = unverified.find({instance->instance, model.hooks[i].id});
-      if (found == unverified.end()) continue;
+      const auto found = manifest.unverified.find({instance->instance, model.hooks[i].id});
+      if (found == manifest.unverified.end()) continue;
       for (const auto& [column, reason] : found->second) hooks[i][keys::kUnverified.name][column] = reason;
     }
   }
@@ -80,10 +89,10 @@ ordered_json counters_json(const Counters& counters, const LogLosses& losses) {
 void write_manifest_file(const std::string& path, const Manifest& manifest) {
   ordered_json json = {{keys::kSchemaVersion.name, kSchemaVersionOfManifest}};
   const std::vector<Models> models = distinct_models(manifest.models);
-  if (!models.empty()) add_model(json, models.front(), manifest.layers, manifest.unverified);
+  if (!models.empty()) add_model(json, models.front(), manifest);
   ordered_json others = ordered_json::array();
   for (size_t i = 1; i < models.size(); ++i) {
-    add_model(others.emplace_back(ordered_json::object()), models[i], manifest.layers, manifest.unverified);
+    add_model(others.emplace_back(ordered_json::object()), models[i], manifest);
   }
   if (!others.empty()) json[keys::kOtherModels.name] = std::move(others);
   json[keys::kVersions.name] = {{keys::kMoetap.name, MOETAP_VERSION}, {keys::kLibTorch.name, TORCH_VERSION}};

@@ -3,10 +3,12 @@
 #include <fmt/format.h>
 
 #include <nlohmann/json.hpp>
+#include <set>
 #include <vector>
 
 #include "plugin/formats/atomic_file.h"
 #include "plugin/formats/json_text.h"
+#include "plugin/results/attention_json.h"
 #include "plugin/results/json_keys.h"
 #include "plugin/results/router_json.h"
 
@@ -27,6 +29,28 @@ void RunSummary::add(const SummaryPart& part) {
     analysis::merge(phase.transitions[{transition.from, transition.to}], transition.sums);
   }
   phase.add(part.held);
+  for (const AttentionTotal& attention : part.attention) phase.add(attention);
+  for (const ExpertAttentionTotal& experts : part.attention_of_experts) phase.add(experts);
+}
+
+void RunSummary::Phase::add(const AttentionTotal& total) {
+  const auto [known, is_new] = attention.try_emplace(total.layer, total);
+  if (!is_new) analysis::merge(known->second.sums, total.sums);
+}
+
+void RunSummary::Phase::add(const ExpertAttentionTotal& total) {
+  const auto [known, is_new] = attention_of_experts.try_emplace({total.layer, total.router}, total);
+  if (!is_new) analysis::merge(known->second.sums, total.sums);
+}
+
+std::vector<size_t> RunSummary::routers_of(size_t attention_layer) const {
+  std::set<size_t> routers;
+  for (const Phase* phase : {&prompt_, &generation_}) {
+    for (const auto& [place, total] : phase->attention_of_experts) {
+      if (place.first == attention_layer) routers.insert(place.second);
+    }
+  }
+  return {routers.begin(), routers.end()};
 }
 
 void RunSummary::Phase::add(const std::vector<HeldRows>& held) {
@@ -46,9 +70,12 @@ void RunSummary::Phase::merge(const Phase& other) {
   forwards += other.forwards;
   for (const auto& [layer, added] : other.sums) add_sums(sums[layer], added);
   for (const auto& [pair, added] : other.transitions) analysis::merge(transitions[pair], added);
+  for (const auto& [layer, total] : other.attention) add(total);
+  for (const auto& [pair, total] : other.attention_of_experts) add(total);
 }
 
-void RunSummary::write(const std::string& path, const std::string& task, const LayerTable& layers) const {
+void RunSummary::write(const std::string& path, const std::string& task, const RunLayers& layers,
+                       const AttentionRegions& regions) const {
   AtomicFile file(path);
   file.write(fmt::format("{{{}: {}, {}: {}, {}: {}, {}: {{", quoted_text(keys::kSchemaVersion.name),
                          kSchemaVersionOfSummary, quoted_text(keys::kTask.name), quoted_text(task),
@@ -56,8 +83,10 @@ void RunSummary::write(const std::string& path, const std::string& task, const L
   Phase whole;
   whole.merge(prompt_);
   whole.merge(generation_);
-  write_components(file, whole, layers);
-  file.write(fmt::format("\n }}, {}: {{}}", quoted_text(keys::kAttention.name)));
+  write_components(file, whole, layers.routers);
+  file.write(fmt::format("\n }}, {}: {{", quoted_text(keys::kAttention.name)));
+  write_attention(file, whole, layers, regions);
+  file.write("}");
   if (generation_.forwards > 0) {
     file.write(fmt::format(", {}: {{", quoted_text(keys::kPhases.name)));
     const char* separator = "";
@@ -65,8 +94,14 @@ void RunSummary::write(const std::string& path, const std::string& task, const L
          {std::pair(&keys::kPrompt, &prompt_), std::pair(&keys::kGeneration, &generation_)}) {
       file.write(fmt::format("{}\n {}: {{{}: {}, {}: {{", separator, quoted_text(key->name),
                              quoted_text(keys::kForwards.name), phase->forwards, quoted_text(keys::kComponents.name)));
-      write_components(file, *phase, layers);
-      file.write("\n }}");
+      write_components(file, *phase, layers.routers);
+      file.write("\n }");
+      if (!layers.attention.layers().empty()) {
+        file.write(fmt::format(", {}: {{", quoted_text(keys::kAttention.name)));
+        write_attention(file, *phase, layers, regions);
+        file.write("}");
+      }
+      file.write("}");
       separator = ",";
     }
     file.write("}");
@@ -87,6 +122,29 @@ void RunSummary::write_components(AtomicFile& file, const Phase& phase, const La
       const auto sums = phase.sums.find(places[i]);
       const auto json =
           router_json(layer, sums == phase.sums.end() ? nullptr : &sums->second, phase.next_of(places, i));
+      file.write(fmt::format("{}{}: {}", layer_separator, quoted_text(layer.layer), compact_text(json)));
+      layer_separator = ",\n  ";
+    }
+    file.write("}");
+  }
+}
+
+void RunSummary::write_attention(AtomicFile& file, const Phase& phase, const RunLayers& layers,
+                                 const AttentionRegions& regions) {
+  const char* component_separator = "\n ";
+  for (const auto& [component, places] : layers.attention.by_component()) {
+    file.write(fmt::format("{}{}: {{", component_separator, quoted_text(component)));
+    component_separator = ",\n ";
+    const char* layer_separator = "\n  ";
+    for (const size_t place : places) {
+      const auto total = phase.attention.find(place);
+      std::vector<const ExpertAttentionTotal*> experts;
+      for (const auto& [pair, of_experts] : phase.attention_of_experts) {
+        if (pair.first == place) experts.push_back(&of_experts);
+      }
+      const RunLayer& layer = layers.attention.layers()[place];
+      const auto json = attention_json(layer, total == phase.attention.end() ? nullptr : &total->second, experts,
+                                       layers.routers, regions);
       file.write(fmt::format("{}{}: {}", layer_separator, quoted_text(layer.layer), compact_text(json)));
       layer_separator = ",\n  ";
     }

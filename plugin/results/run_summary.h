@@ -9,6 +9,7 @@
 #include "analysis/routers/transition_sums.h"
 #include "plugin/formats/atomic_file.h"
 #include "plugin/journal/logged_forward.h"
+#include "plugin/records/attention_regions.h"
 #include "plugin/records/layer_table.h"
 
 namespace moetap::plugin {
@@ -20,14 +21,20 @@ class RunSummary {
   void add(const SummaryPart& part);
   int64_t forwards() const { return prompt_.forwards + generation_.forwards; }
 
-  /// Writes `summary.json`: every layer of the table, by component; where forwards generated, the same by phase. Throws
+  /// Writes `summary.json`: every layer of the tables, by component; where forwards generated, the same by phase. Throws
   /// std::runtime_error if it cannot be written.
-  void write(const std::string& path, const std::string& task, const LayerTable& layers) const;
+  void write(const std::string& path, const std::string& task, const RunLayers& layers,
+             const AttentionRegions& regions) const;
+
+  /// The routers that went with an attention layer, by their places in the table.
+  std::vector<size_t> routers_of(size_t attention_layer) const;
 
  private:
   struct Phase {
     void merge(const Phase& other);
     void add(const std::vector<HeldRows>& held);
+    void add(const AttentionTotal& total);
+    void add(const ExpertAttentionTotal& total);
     /// The transitions from the layer `places[from]` to the next one in `places` that ran; null: none. `places`: a
     /// component's layers in order.
     const analysis::TransitionSums* next_of(const std::vector<size_t>& places, size_t from) const;
@@ -35,8 +42,12 @@ class RunSummary {
     int64_t forwards = 0;
     std::map<size_t, analysis::RouterSums> sums;                                // by layer; one row with pairs
     std::map<std::pair<size_t, size_t>, analysis::TransitionSums> transitions;  // from layer, to layer
+    std::map<size_t, AttentionTotal> attention;                                 // by layer
+    std::map<std::pair<size_t, size_t>, ExpertAttentionTotal> attention_of_experts;  // by layer, router
   };
   static void write_components(AtomicFile& file, const Phase& phase, const LayerTable& layers);
+  static void write_attention(AtomicFile& file, const Phase& phase, const RunLayers& layers,
+                              const AttentionRegions& regions);
 
   Phase prompt_, generation_;
 };

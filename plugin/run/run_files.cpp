@@ -80,7 +80,7 @@ void check_same_config(const Config& config, const RunStart& start, const std::s
   }
 }
 
-// True if the table knows every hook of the record.
+// True if the table knows every router of the record.
 bool knows_hooks(const LayerTable& layers, const ForwardRecord& record) {
   const auto knows = [&](int64_t hook) { return layers.find(record.model->instance, hook).has_value(); };
   return std::all_of(record.routers.begin(), record.routers.end(),
@@ -90,6 +90,19 @@ bool knows_hooks(const LayerTable& layers, const ForwardRecord& record) {
          std::all_of(record.transitions.begin(), record.transitions.end(), [&](const TransitionRecord& transition) {
            return knows(transition.from_hook) && knows(transition.to_hook);
          });
+}
+
+// The same for attention layers.
+bool knows_attention(const LayerTable& layers, const ForwardRecord& record) {
+  return std::all_of(record.attention.begin(), record.attention.end(), [&](const AttentionRecord& attention) {
+    return layers.find(record.model->instance, attention.hook).has_value();
+  });
+}
+
+void place_attention(LayerTable& layers, const ForwardRecord& record) {
+  for (const AttentionRecord& attention : record.attention) {
+    layers.place(*record.model, attention.hook, /*num_experts=*/0);
+  }
 }
 
 void place_hooks(LayerTable& layers, const ForwardRecord& record) {
@@ -129,7 +142,8 @@ RunState::RunState(Config run_config, ProcessRank process_rank, const RunPaths& 
     : config(std::move(run_config)),
       rank(process_rank),
       probe(config.probe_tokens),
-      dump(config.dump, {paths.dump.string(), paths.journal.string(), rank.rank}) {}
+      dump(config.dump, {paths.dump.string(), paths.journal.string(), rank.rank}),
+      attention_dump({paths.dump.string(), paths.journal.string(), rank.rank}) {}
 
 void RunState::add_model(std::shared_ptr<const ModelDescription> model, RunJournal& journal) {
   journal.add(kModelAdded, to_text(*model));
@@ -143,9 +157,10 @@ void RunState::add_model(std::shared_ptr<const ModelDescription> model, RunJourn
 
 /// What one record changes.
 struct RunState::Change {
-  std::optional<LayerTable> layers;  // empty: it did not change
+  std::optional<LayerTable> layers, attention_layers;  // empty: it did not change
   std::string probed;                // from ProbeFile::encode
   DumpWriter::ForwardRows rows;
+  AttentionDump::ForwardMatrices matrices;
   SummaryPart summary;
   RunJournal::ForwardFrames frames;
   std::optional<std::pair<std::string, std::string>> new_method;  // that ran; empty: the state knows it
@@ -158,7 +173,11 @@ RunState::Change RunState::prepare(const ForwardRecord& record, const RunJournal
   std::vector<NewFrame> effects;
   if (!knows_hooks(layers, record)) place_hooks(change.layers.emplace(layers), record);
   const LayerTable& table = change.layers ? *change.layers : layers;
-  LoggedForward logged = log_forward(record, table, config);
+  if (!knows_attention(attention_layers, record)) {
+    place_attention(change.attention_layers.emplace(attention_layers), record);
+  }
+  const LayerTable& attention_table = change.attention_layers ? *change.attention_layers : attention_layers;
+  LoggedForward logged = log_forward(record, {table, attention_table}, config);
   change.summary = logged.summary;
   ForwardTally tally;
   tally.index = record.index;
@@ -171,9 +190,15 @@ RunState::Change RunState::prepare(const ForwardRecord& record, const RunJournal
     tally.dump_rows = change.rows.num_rows;
     if (!change.rows.layout_text.empty()) effects.push_back({kDumpLayout, change.rows.layout_text});
   }
-  for (size_t i = layers.placements().size(); i < table.placements().size(); ++i) {
-    effects.push_back({kHookPlaced, hook_placed_text(table, table.placements()[i])});
-  }
+  const auto add_new_places = [&](const LayerTable& known, const LayerTable& now) {
+    for (size_t i = known.placements().size(); i < now.placements().size(); ++i) {
+      effects.push_back({kHookPlaced, hook_placed_text(now, now.placements()[i])});
+    }
+  };
+  change.matrices = attention_dump.prepare(record, attention_table, config);
+  tally.dump_rows.insert(change.matrices.num_matrices.begin(), change.matrices.num_matrices.end());
+  add_new_places(layers, table);
+  add_new_places(attention_layers, attention_table);
   change.probed = probe.encode(record, table);
   if (!change.probed.empty()) effects.push_back({kProbe, change.probed});
   std::pair method(record.model->instance, record.method);
@@ -192,8 +217,10 @@ RunState::Change RunState::prepare(const ForwardRecord& record, const RunJournal
 
 void RunState::apply(Change change, RunJournal& journal) {
   if (config.dump != Dump::kNone) dump.add(std::move(change.rows));
+  attention_dump.add(change.matrices);
   journal.add(std::move(change.frames));
   if (change.layers) layers = std::move(*change.layers);
+  if (change.attention_layers) attention_layers = std::move(*change.attention_layers);
   probe.add(change.probed);
   summary.add(change.summary);
   for (UnverifiedColumn& column : change.unverified) {
@@ -205,6 +232,7 @@ void RunState::apply(Change change, RunJournal& journal) {
 
 void RunState::write(const ForwardRecord& record, RunJournal& journal) {
   dump.settle();
+  attention_dump.settle();
   Change change;
   try {
     change = prepare(record, journal);
@@ -308,6 +336,7 @@ void RunFiles::flush() {
     add_counters();
     // The dump rows first: a forward whose frame is on the disk should have its dump rows there, too.
     state_->dump.sync();
+    state_->attention_dump.sync();
     journal_.sync();
   });
 }

@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "plugin/dump/attention_dump.h"
 #include "plugin/dump/dump_writer.h"
 #include "plugin/journal/run_journal.h"
 #include "plugin/process/process_rank.h"
@@ -39,13 +40,19 @@ struct RunState {
   void write(const ForwardRecord& record, RunJournal& journal);
   void add_model(std::shared_ptr<const ModelDescription> model, RunJournal& journal);
 
+  const LayerTable& layers_of(hooks::HookKind kind) const {
+    return kind == hooks::HookKind::kRouter ? layers : attention_layers;
+  }
+
   Config config;
   ProcessRank rank;
   std::chrono::system_clock::time_point opened;
-  LayerTable layers;
+  LayerTable layers;  // of the routers
+  LayerTable attention_layers{hooks::HookKind::kAttention};
   RunSummary summary;
   ProbeFile probe;
   DumpWriter dump;
+  AttentionDump attention_dump;
   std::vector<std::shared_ptr<const ModelDescription>> models;
   std::set<std::pair<std::string, std::string>> methods_that_ran;  // (instance, method)
   UnverifiedHooks unverified;
@@ -74,14 +81,14 @@ class RunFiles final : public RecordSink {
   ResumedRun resumed() const override { return resumed_; }
   /// The dump wants columns, and an entry of several samples the sums of each.
   bool takes_held_calls() const override {
-    return state_->config.dump == Dump::kNone && state_->config.log_entries == LogEntries::kRow;
+    return !writes_dump(state_->config) && state_->config.log_entries == LogEntries::kRow;
   }
   void count(const Counters& counters) override;
   void add_model(std::shared_ptr<const ModelDescription> model) override;
   void write(const ForwardRecord& record) override;
   /// A dump's shards are finished only once the journal has the forwards of their rows.
   void begin_batch() override {
-    if (state_->config.dump == Dump::kNone) journal_.begin_batch();
+    if (!writes_dump(state_->config)) journal_.begin_batch();
   }
   void end_batch() override;
   void flush() override;

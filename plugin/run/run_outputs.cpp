@@ -52,7 +52,9 @@ void write_run_outputs(RunState& state, const RunPaths& paths, const RunJournal&
                        const Counters& counters, const RunTimes& times, const std::optional<RecoveryNote>& recovery) {
   for (const auto& model : state.models) {
     for (const auto& [instance, method] : state.methods_that_ran) {
-      if (instance == model->instance) state.layers.add_silent(*model, method);
+      if (instance != model->instance) continue;
+      state.layers.add_silent(*model, method);
+      state.attention_layers.add_silent(*model, method);
     }
   }
   std::string first_error;
@@ -68,10 +70,14 @@ void write_run_outputs(RunState& state, const RunPaths& paths, const RunJournal&
   const SilentHooks silent = find_silent_hooks(state, counters);
   attempt([&] { std::filesystem::create_directories(paths.about); });
   attempt([&] { state.dump.finish(); });
+  attempt([&] { state.attention_dump.finish(); });
   attempt([&] { state.probe.write((paths.about / "probe.safetensors").string(), state.layers); });
-  attempt([&] { state.summary.write((paths.about / "summary.json").string(), state.config.task, state.layers); });
   attempt([&] {
-    const LogLayout layout(state.config, state.layers);
+    state.summary.write((paths.about / "summary.json").string(), state.config.task, {state.layers, state.attention_layers},
+                        AttentionRegions::from_text(state.config.attention_regions));
+  });
+  attempt([&] {
+    const LogLayout layout(state.config, {state.layers, state.attention_layers});
     losses = write_log_file((paths.log / (state.config.task + ".json")).string(), month_day_hour_minute(times.opened),
                             counters, layout, journal, samples);
     if (!journal.entries().empty()) readers_notice = layout.readers_notice();
@@ -84,7 +90,7 @@ void write_run_outputs(RunState& state, const RunPaths& paths, const RunJournal&
     std::vector<std::string> notices{readers_notice, silent.notice()};
     std::erase(notices, "");
     write_manifest_file((paths.about / "manifest.json").string(),
-                        {state.config, state.models, state.layers, state.unverified, state.rank, counters, losses,
+                        {state.config, state.models, state.layers, state.attention_layers, state.summary, state.unverified, state.rank, counters, losses,
                          std::move(notices), times, state.times_resumed, recovery});
   });
   if (!readers_notice.empty() && log_is_for_libmoe(state.config)) notify(readers_notice);

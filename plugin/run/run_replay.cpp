@@ -16,7 +16,7 @@ using nlohmann::json;
 using nlohmann::ordered_json;
 using std::chrono::system_clock;
 
-constexpr int kSchemaVersionOfJournal = 4;
+constexpr int kSchemaVersionOfJournal = 5;
 
 int64_t microseconds(system_clock::time_point time) {
   return std::chrono::duration_cast<std::chrono::microseconds>(time.time_since_epoch()).count();
@@ -116,6 +116,7 @@ ReplayedRun JournalReplay::run() {
   const std::string path = journal_.frames_path();
   journal_.forget_entries();
   available_rows_ = run_.state->dump.restore();
+  available_rows_.merge(run_.state->attention_dump.restore());
   FrameReader frames(path);
   try {
     while (auto frame = frames.next()) {
@@ -128,7 +129,7 @@ ReplayedRun JournalReplay::run() {
   }
   end_process();
   run_.lost_bytes = frames.size_bytes() - run_.end_bytes;
-  run_.missing_dump_rows = run_.state->dump.cut(dump_rows_);
+  run_.missing_dump_rows = run_.state->dump.cut(dump_rows_) + run_.state->attention_dump.cut(dump_rows_);
   auto& samples = run_.resumed.samples;
   std::sort(samples.begin(), samples.end());
   samples.erase(std::unique(samples.begin(), samples.end()), samples.end());
@@ -243,7 +244,9 @@ void JournalReplay::place_hook(const json& placed) {
   if (hook < 0 || hook >= static_cast<int64_t>(model.hooks.size())) {
     throw std::runtime_error(journal_.frames_path() + ": a frame places a hook that no model in the journal has");
   }
-  const size_t place = state.layers.place(model, hook, placed.at(keys::kNumExperts.name).get<int64_t>());
+  const bool is_router = model.hooks[static_cast<size_t>(hook)].kind == hooks::HookKind::kRouter;
+  LayerTable& layers = is_router ? state.layers : state.attention_layers;
+  const size_t place = layers.place(model, hook, placed.at(keys::kNumExperts.name).get<int64_t>());
   if (place != placed.at(keys::kPlace.name).get<size_t>()) {
     throw std::runtime_error(journal_.frames_path() + ": layer " + placed.at(keys::kLayer.name).get<std::string>() +
                              " gets another place than when it was recorded; use the moetap that wrote the journal");

@@ -34,7 +34,7 @@ SilentHooks find_silent_hooks(const RunState& state, const Counters& counters) {
       if (!state.methods_that_ran.contains({model->instance, hook.method})) continue;
       Key key(model->identity, hook.method, hook.name);
       const auto [place, is_new] = reported.try_emplace(key, false);
-      place->second = place->second || state.layers.find(model->instance, hook.id).has_value();
+      place->second = place->second || state.layers_of(hook.kind).find(model->instance, hook.id).has_value();
       if (is_new) order.push_back(std::move(key));
     }
   }

@@ -15,9 +15,11 @@ namespace {
 
 RouterValues router_values(const Recording& recording) {
   const Config& config = recording.config();
-  return {config.log_per_token || config.dump != Dump::kNone, config.dump == Dump::kFull, config.probe_tokens,
-          recording.records_held_calls()};
+  const bool by_expert = config.attention != Attention::kOff;  // needs ids and weights of each token
+  return {config.log_per_token || config.dump != Dump::kNone || by_expert, config.dump == Dump::kFull,
+          config.probe_tokens, recording.records_held_calls() && !by_expert};
 }
+
 
 }  // namespace
 
@@ -28,11 +30,15 @@ ForwardRecorder::ForwardRecorder(std::shared_ptr<ModelBinding> binding, std::str
       host_values_(std::make_shared<ForwardValues>(binding_->shared_recording())),
       copies_(std::make_shared<HostCopies>(binding_->block_pools())),
       routers_(context(), router_values(binding_->recording()), binding_->routers()) {
+  if (binding_->records_attention()) {
+    attention_ = std::make_unique<AttentionObserver>(context(), attention_values(arguments));
+  }
   pending_ = std::make_unique<PendingForward>(copies_);
   begin_on_this_thread();
   Recording& recording = binding_->recording();
   try {
-    tokens_->read(binding_->text_arguments(method_), arguments, recording.config().dump != Dump::kNone, *copies_,
+    tokens_->read(binding_->text_arguments(method_), arguments, recording.config().dump != Dump::kNone || binding_->attention_needs_ids(),
+                  *copies_,
                   [&](const std::string& what, const std::string& detail) { recording.notice(what, detail); });
   } catch (const std::exception& error) {
     if (recording.config().strict) {
@@ -40,6 +46,27 @@ ForwardRecorder::ForwardRecorder(std::shared_ptr<ModelBinding> binding, std::str
     }
     recording.notice("token ids and mask were not understood", one_line(error));
   }
+}
+
+AttentionValues ForwardRecorder::attention_values(const c10::List<std::optional<at::Tensor>>& arguments) const {
+  const Config& config = binding_->recording().config();
+  AttentionValues values;
+  values.matrix = config.attention == Attention::kFull;
+  values.limit_bytes = config.attention_limit_bytes;
+  values.sample = config.attention_sample;
+  values.seed = static_cast<uint64_t>(config.seed);
+  values.regions = binding_->attention_regions();
+  values.samples = [this](int64_t batch) {
+    SampleSource source = source_;
+    source.query = query_tokens();
+    return binding_->recording().expected_samples(batch, source);
+  };
+  const std::optional<size_t> place = binding_->region_argument(method_);
+  if (place && *place < arguments.size()) {
+    const std::optional<at::Tensor> regions = arguments.get(*place);
+    if (regions && regions->defined() && regions->dim() == 2) values.region_argument = regions->detach().to(at::kLong);
+  }
+  return values;
 }
 
 ForwardContext ForwardRecorder::context() {
@@ -86,20 +113,30 @@ QueryTokens ForwardRecorder::query_tokens() const {
   return {text.batch, text.length, text.mask_columns};
 }
 
-void ForwardRecorder::router(int64_t hook, const ReportedRouter& reported) {
+template <typename Observe>
+bool ForwardRecorder::report(int64_t hook, const Observe& observe) {
   try {
     if (!binding_->stopped(hook)) {
       if (binding_->call(hook)) binding_->recording().hook_called();
-      routers_.observe(hook, reported);
+      observe();
     }
   } catch (const std::exception& error) {
     binding_->recording().hook_failed(*binding_, hook, one_line(error));
     if (binding_->recording().config().strict) {
       throw;
     }
-    return;
+    return false;
   }
-  if (!binding_->recording().config().strict) return;
+  return true;
+}
+
+void ForwardRecorder::attention(int64_t hook, const ReportedAttention& reported) {
+  if (attention_) report(hook, [&] { attention_->observe(hook, reported); });
+}
+
+void ForwardRecorder::router(int64_t hook, const ReportedRouter& reported) {
+  const bool observed = report(hook, [&] { routers_.observe(hook, reported); });
+  if (!observed || !binding_->recording().config().strict) return;
   const std::string reason = binding_->router_checks().reason(hook);
   // This forward will not be recorded: what does not fit is told by a record of its own.
   if (!reason.empty()) binding_->recording().tell_unverified(binding_->model(), binding_->routers()->checks);
@@ -177,6 +214,8 @@ void ForwardRecorder::end() {
   }
   try {
     if (auto routers = routers_.end()) pending->reports.push_back(std::move(routers));
+    // Behind the routers: what experts attend to is summed up once their ids and weights are in the record.
+    if (auto attention = attention_ ? attention_->end() : nullptr) pending->reports.push_back(std::move(attention));
     tokens_->end();
     source_.query = query_tokens();
     if (!replays_ && !tokens_->in_captured_graph()) {

@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "plugin/capture/attention_observer.h"
 #include "plugin/capture/forward_context.h"
 #include "plugin/capture/pending_forward.h"
 #include "plugin/capture/router_observer.h"
@@ -34,6 +35,7 @@ class ForwardRecorder {
   ForwardRecorder& operator=(const ForwardRecorder&) = delete;
 
   void router(int64_t hook, const ReportedRouter& reported);
+  void attention(int64_t hook, const ReportedAttention& reported);
 
   /// A value that the model logs: a number, a bool or a tensor of one element. The last value of a name counts.
   void log(std::string component, std::string layer, std::string name, const c10::IValue& value);
@@ -42,6 +44,9 @@ class ForwardRecorder {
 
  private:
   void begin_on_this_thread();
+  /// Runs `observe` for a hook that has not stopped; a failure is counted and stops the hook. False: it failed.
+  template <typename Observe>
+  bool report(int64_t hook, const Observe& observe);
   void add_value(std::string component, std::string layer, std::string name, const c10::IValue& value);
   /// What the replays of the graph that is being captured add to; null: the forward has ended.
   std::shared_ptr<GraphReplays> replays();
@@ -52,6 +57,7 @@ class ForwardRecorder {
   /// Counts a forward whose `end` failed, unless the recording has counted it.
   void not_recorded(const std::exception& error);
   QueryTokens query_tokens() const;
+  AttentionValues attention_values(const c10::List<std::optional<at::Tensor>>& arguments) const;
 
   const std::shared_ptr<ModelBinding> binding_;
   const std::string method_;
@@ -67,6 +73,7 @@ class ForwardRecorder {
   std::shared_ptr<GraphReplays> replays_;  // null: no graph is being captured
 
   RouterObserver routers_;
+  std::unique_ptr<AttentionObserver> attention_;  // null: attention is not recorded
 };
 
 }  // namespace moetap::plugin

@@ -4,12 +4,14 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "plugin/capture/device_blocks.h"
 #include "plugin/capture/router_observer.h"
 #include "plugin/capture/text_arguments.h"
+#include "plugin/records/attention_regions.h"
 #include "plugin/records/model_description.h"
 
 namespace moetap::plugin {
@@ -43,6 +45,16 @@ class ModelBinding {
   bool stop(int64_t hook) { return routers_->checks->stop(static_cast<int64_t>(checked(hook))); }
 
   const std::shared_ptr<RouterState>& routers() const { return routers_; }
+
+  /// Whether the session records attention and the model reports it.
+  bool records_attention() const { return records_attention_; }
+  const AttentionRegions& attention_regions() const { return attention_regions_; }
+  bool attention_needs_ids() const {
+    return records_attention_ && attention_regions_.by == AttentionRegions::By::kTokens;
+  }
+  /// The place of the argument that gives the regions; empty: no argument does, or the method lacks it.
+  std::optional<size_t> region_argument(const std::string& method) const;
+
   RouterChecks& router_checks() const { return *routers_->checks; }
 
  private:
@@ -54,6 +66,8 @@ class ModelBinding {
   std::map<std::string, TextArguments> text_arguments_;
   std::vector<std::atomic<bool>> called_;  // by hook
   const std::shared_ptr<RouterState> routers_;
+  AttentionRegions attention_regions_;
+  bool records_attention_ = false;
 };
 
 }  // namespace moetap::plugin

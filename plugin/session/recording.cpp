@@ -62,6 +62,18 @@ void Recording::take_samples(ForwardRecord& record, int64_t num_samples, const S
   if (follower != nullptr && fate == Fate::kEnded) follower->ended(source.query, record.samples);
 }
 
+std::vector<int64_t> Recording::expected_samples(int64_t num_samples, const SampleSource& source) const {
+  if (source.label && static_cast<int64_t>(source.label->samples.size()) == num_samples) return source.label->samples;
+  const std::lock_guard lock(mutex_);
+  std::vector<int64_t> samples;
+  if (source.follower && source.query.batch == num_samples && source.follower->continues(source.query)) {
+    samples = source.follower->samples();
+  }
+  int64_t next = next_sample_;
+  while (static_cast<int64_t>(samples.size()) < num_samples) samples.push_back(next++);
+  return samples;
+}
+
 void Recording::forward_ended(std::unique_ptr<PendingForward> forward, const SampleSource& source,
                               ForwardValues& values) {
   const int64_t num_samples = forward->num_samples;

@@ -60,6 +60,9 @@ class Recording {
   /// are what the host expects.
   void forward_aborted(int64_t num_samples, const SampleSource& source);
 
+  /// The sample numbers that a forward of `num_samples` would get if it ended now.
+  std::vector<int64_t> expected_samples(int64_t num_samples, const SampleSource& source) const;
+
   /// A graph has captured a forward: what its replays add is recorded with each `flush` and with `close`.
   void add_replays(std::shared_ptr<GraphReplays> replays);
 

@@ -1,0 +1,86 @@
+#include "plugin/capture/attention_observer.h"
+
+#include <ATen/ATen.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "analysis/attention/sampled_rows.h"
+#include "plugin/capture/attention_tokens.h"
+#include "plugin/capture/device_stream.h"
+
+namespace moetap::plugin {
+namespace {
+
+const at::Tensor& scored(const analysis::AttentionCall& call) {
+  return call.probabilities.defined() ? call.probabilities : call.query;
+}
+
+AttentionSizes sizes_of(const analysis::AttentionCall& call) {
+  const at::Tensor& tensor = scored(call);
+  const int64_t keys = call.probabilities.defined() ? tensor.size(3) : call.key.size(2);
+  return {tensor.size(0), tensor.size(2), keys, tensor.device()};
+}
+
+}  // namespace
+
+AttentionObserver::AttentionObserver(ForwardContext forward, AttentionValues values)
+    : forward_(std::move(forward)),
+      values_(std::move(values)),
+      calls_(forward_.model->hooks.size(), 0),
+      measured_(forward_.model) {}
+
+void AttentionObserver::check_bytes(const analysis::AttentionCall& call) const {
+  const AttentionSizes sizes = sizes_of(call);
+  const auto& hooks = forward_.model->hooks;
+  const int64_t layers = std::count_if(hooks.begin(), hooks.end(), [](const hooks::HookPoint& hook) {
+    return hook.kind == hooks::HookKind::kAttention;
+  });
+  const int64_t bytes = sizes.queries * sizes.keys * static_cast<int64_t>(sizeof(float)) * layers;
+  TORCH_CHECK(bytes <= values_.limit_bytes, "the probabilities of a sample would take ", bytes, " bytes (", layers,
+              " layers, ", sizes.queries, " queries, ", sizes.keys, " keys), attention_limit_bytes is ",
+              values_.limit_bytes, "; raise it, or set attention to stats");
+}
+
+void AttentionObserver::observe(int64_t hook_id, const ReportedAttention& reported) {
+  const hooks::HookPoint& hook = forward_.model->hooks.at(static_cast<size_t>(hook_id));
+  MeasuredAttention measured;
+  measured.hook = hook_id;
+  {
+    const std::lock_guard lock(mutex_);
+    if (ended_) return;
+    measured.call = calls_.at(static_cast<size_t>(hook_id))++;
+  }
+  const at::Tensor& any = reported.probabilities.defined() ? reported.probabilities : reported.query;
+  TORCH_CHECK(any.defined(), "attention: neither probabilities nor a query were reported");
+  const c10::Device device = any.device();
+  TORCH_CHECK(!is_capturing(device), "attention is not recorded in graphs that are captured");
+  const analysis::AttentionCall call = to_canonical(reported);
+  if (values_.matrix) check_bytes(call);
+  HostCopies& copies = *forward_.copies;
+  copies.wait_for_marked(device);
+  AttentionPlaces places = place_attention(*forward_.tokens, AttentionHook(hook), sizes_of(call), values_.regions,
+                                           values_.region_argument, &copies);
+  analysis::AttentionTokens& tokens = places.tokens;
+  if (values_.sample > 0) {
+    const at::Tensor samples = at::tensor(values_.samples(tokens.query_position.size(0)), at::kLong);
+    tokens.sampled = analysis::sampled_rows(values_.seed, samples.to(device, /*non_blocking=*/true), hook.layer,
+                                            tokens.query_position, values_.sample);
+  }
+  measured.rows = analysis::measure_attention(call, tokens, {values_.matrix});
+  measured.tokens = places.queries;
+  measured.num_key_heads = call.key.defined() ? call.key.size(1) : scored(call).size(1);
+  if (values_.matrix) measured.key_position = tokens.key_position;
+  copies.mark_stream(device);
+  const std::lock_guard lock(mutex_);
+  if (!ended_) measured_.add(std::move(measured));
+}
+
+std::unique_ptr<PendingReport> AttentionObserver::end() {
+  const std::lock_guard lock(mutex_);
+  ended_ = true;
+  return measured_.empty() ? nullptr : std::make_unique<PendingAttention>(std::move(measured_));
+}
+
+}  // namespace moetap::plugin

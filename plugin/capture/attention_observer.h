@@ -1,0 +1,52 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "plugin/capture/attention_pending.h"
+#include "plugin/capture/attention_report.h"
+#include "plugin/capture/forward_context.h"
+#include "plugin/records/attention_regions.h"
+
+namespace moetap::plugin {
+
+/// What a forward keeps of its attention calls.
+struct AttentionValues {
+  bool matrix = false;          // the probabilities, averaged over the heads
+  int64_t limit_bytes = 0;      // the most that the matrices of one sample may take
+  int64_t sample = 0;           // queries a sample and layer that are measured; 0: all
+  uint64_t seed = 0;            // that chooses them
+  AttentionRegions regions;
+  at::Tensor region_argument;   // int64 [B, S]; undefined: no argument gives regions
+  /// The numbers that the forward's samples will get, as far as it is known while it runs. Thread-safe.
+  std::function<std::vector<int64_t>(int64_t batch)> samples;
+};
+
+/// Measures the attention calls of one forward, on the devices and current streams of their tensors. Thread-safe: forks
+/// report on threads of their own. Does not wait for a device. The caller switches gradients off.
+class AttentionObserver {
+ public:
+  AttentionObserver(ForwardContext forward, AttentionValues values);
+
+  /// Throws c10::Error whose message says what does not fit. After `end` it does nothing.
+  void observe(int64_t hook, const ReportedAttention& reported);
+
+  /// The calls that were measured; null: none.
+  std::unique_ptr<PendingReport> end();
+
+ private:
+  void check_bytes(const analysis::AttentionCall& call) const;
+
+  const ForwardContext forward_;
+  const AttentionValues values_;
+
+  std::mutex mutex_;  // guards what follows
+  bool ended_ = false;
+  std::vector<int64_t> calls_;  // by hook
+  PendingAttention measured_;
+};
+
+}  // namespace moetap::plugin

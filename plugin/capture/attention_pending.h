@@ -1,0 +1,54 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "analysis/attention/attention_rows.h"
+#include "plugin/capture/forward_tokens.h"
+#include "plugin/capture/pending_report.h"
+#include "plugin/records/forward_record.h"
+#include "plugin/records/model_description.h"
+
+namespace moetap::plugin {
+
+// Note [The attention of a router]
+// A router goes with the attention hook that ran last before it in its component and layer; where that saw other tokens,
+// or there is none, with the last one before it in its component that saw the same tokens. In a loop, the attention's call
+// has the router's number, or the largest below it. `PendingAttention::finish` is the only place that decides this; it comes behind the routers, whose ids and
+// weights are then in the record.
+
+/// An attention call that was measured. Its tensors are on the call's device until the forward ends, then on the host.
+struct MeasuredAttention {
+  int64_t hook = 0, call = 0;
+  std::shared_ptr<const TokenGroup> tokens;  // the queries, in the order of the lines
+  analysis::AttentionRows rows;
+  at::Tensor key_position;  // int32 [B, Sk]; undefined: the matrix is not kept
+  int64_t num_key_heads = 0;
+};
+
+/// The attention calls of a forward. `finish` sums them up by sample and by the experts of the routers that go with them.
+class PendingAttention final : public PendingReport {
+ public:
+  explicit PendingAttention(std::shared_ptr<const ModelDescription> model) : model_(std::move(model)) {}
+
+  bool empty() const { return calls_.empty(); }
+  /// In any order: forks report as they come.
+  void add(MeasuredAttention attention);
+
+  std::vector<at::Tensor*> tensors() override;
+  void finish(ForwardRecord& record) override;
+  std::unique_ptr<PendingReport> clone() const override { return std::make_unique<PendingAttention>(*this); }
+
+ private:
+  const hooks::HookPoint& hook_of(const MeasuredAttention& attention) const {
+    return model_->hooks.at(static_cast<size_t>(attention.hook));
+  }
+
+  std::shared_ptr<const ModelDescription> model_;
+  std::vector<MeasuredAttention> calls_;  // in order of hooks, then of calls
+};
+
+}  // namespace moetap::plugin

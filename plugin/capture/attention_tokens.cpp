@@ -1,0 +1,115 @@
+#include "plugin/capture/attention_tokens.h"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+
+namespace moetap::plugin {
+namespace {
+
+/// Batch first; a layout of other dimensions stays as it is.
+hooks::TokenLayout with_batch_first(hooks::TokenLayout layout) {
+  const bool has_sequence_first = layout.dims.size() == 2 && layout.dims[1].role == hooks::TokenDimRole::kBatch;
+  if (has_sequence_first) std::swap(layout.dims[0], layout.dims[1]);
+  return layout;
+}
+
+/// bool [B, S]: which tokens of a group are no padding.
+at::Tensor valid_of(const TokenGroup& group, int64_t batch, int64_t length) {
+  return group.valid.defined() ? group.valid.reshape({batch, length})
+                               : at::ones({batch, length}, at::TensorOptions().dtype(at::kBool).device(group.device));
+}
+
+std::shared_ptr<const TokenGroup> group_of(ForwardTokens& tokens, TextOfComponent text, int64_t batch, int64_t length,
+                                           c10::Device device, const hooks::TokenLayout& layout, HostCopies* copies) {
+  const std::vector<int64_t> sizes{batch, length};
+  return tokens.group_of({text, sizes, device, copies, &layout}, copies);
+}
+
+/// The mask over the cache and the queries, where the text of the queries has one of `length` columns.
+at::Tensor mask_over_cache(const ForwardTokens& tokens, TextOfComponent text, int64_t batch, int64_t length,
+                           c10::Device device) {
+  if (text == TextOfComponent::kNone) return {};
+  const TextTokens read = text == TextOfComponent::kText ? tokens.text() : tokens.query_text();
+  if (!read.mask.defined() || read.batch != batch || read.mask_columns != length) return {};
+  return read.mask.to(device, /*non_blocking=*/true);
+}
+
+/// The region of each token, uint8 in the shape of `ids`.
+at::Tensor regions_of_ids(const AttentionRegions& regions, const at::Tensor& ids) {
+  at::Tensor found = at::full(ids.sizes(), static_cast<int64_t>(regions.tokens.size()), ids.options().dtype(at::kByte));
+  for (size_t region = 0; region < regions.tokens.size(); ++region) {
+    for (const int64_t id : regions.tokens[region].ids) found.masked_fill_(ids.eq(id), static_cast<int64_t>(region));
+  }
+  return found;
+}
+
+/// uint8 [B, length]: the regions of a text's tokens; tokens that the forward does not show are of the last region.
+at::Tensor regions_of(const AttentionRegions& regions, const TokenGroup& group, const at::Tensor& argument,
+                      int64_t batch, int64_t length) {
+  if (regions.by == AttentionRegions::By::kParts) return {};
+  const auto none = at::TensorOptions().dtype(at::kByte).device(group.device);
+  if (regions.by == AttentionRegions::By::kTokens) {
+    if (!group.token_ids.defined()) return at::full({batch, length}, regions.num_regions() - 1, none);
+    return regions_of_ids(regions, group.token_ids.reshape({batch, length}));
+  }
+  at::Tensor found = at::full({batch, length}, regions.num_regions() - 1, none);
+  if (argument.defined() && argument.size(0) == batch && argument.size(1) <= length) {
+    found.narrow(1, length - argument.size(1), argument.size(1)).copy_(argument.clamp(0, regions.num_regions() - 1));
+  }
+  return found;
+}
+
+}  // namespace
+
+hooks::TokenLayout AttentionHook::queries() const {
+  return with_batch_first(point.tokens);
+}
+
+hooks::TokenLayout AttentionHook::keys() const {
+  return with_batch_first(point.key_tokens);
+}
+
+at::Tensor rank_among_valid(const at::Tensor& valid) {
+  return valid.to(at::kInt).cumsum(1, at::kInt).sub(1).masked_fill(valid.logical_not(), -1);
+}
+
+AttentionPlaces place_attention(ForwardTokens& tokens, const AttentionHook& hook, const AttentionSizes& sizes,
+                                const AttentionRegions& regions, const at::Tensor& region_argument,
+                                HostCopies* copies) {
+  const hooks::HookPoint& point = hook.point;
+  const TextOfComponent text = tokens.text_of_hook(point.id, point.component);
+  AttentionPlaces places;
+  places.queries = group_of(tokens, text, sizes.batch, sizes.queries, sizes.device, hook.queries(), copies);
+  const at::Tensor valid_queries = valid_of(*places.queries, sizes.batch, sizes.queries);
+  analysis::AttentionTokens& found = places.tokens;
+  found.num_regions = regions.num_regions();
+  found.self = point.self_attention && sizes.keys >= sizes.queries;
+  const int64_t cached = sizes.keys - sizes.queries;
+  std::shared_ptr<const TokenGroup> keys = places.queries;
+  at::Tensor valid_keys = valid_queries;
+  if (!found.self) {
+    const bool is_decoder = text == TextOfComponent::kDecoder;
+    const TextOfComponent key_text = is_decoder ? TextOfComponent::kText : TextOfComponent::kNone;
+    keys = group_of(tokens, key_text, sizes.batch, sizes.keys, sizes.device, hook.keys(), copies);
+    valid_keys = valid_of(*keys, sizes.batch, sizes.keys);
+  } else if (cached > 0) {
+    valid_keys = mask_over_cache(tokens, text, sizes.batch, sizes.keys, sizes.device);
+    if (!valid_keys.defined()) {
+      const at::Tensor of_cache = at::ones({sizes.batch, cached}, valid_queries.options());
+      valid_keys = at::cat({of_cache, valid_queries}, 1);
+    }
+  }
+  found.key_position = rank_among_valid(valid_keys);
+  found.query_position = found.self ? found.key_position.narrow(1, cached, sizes.queries).contiguous()
+                                    : rank_among_valid(valid_queries);
+  found.query_region = regions_of(regions, *places.queries, region_argument, sizes.batch, sizes.queries);
+  found.key_region = regions_of(regions, *keys, region_argument, sizes.batch, keys->num_tokens / std::max<int64_t>(1, sizes.batch));
+  if (found.key_region.defined() && found.self && cached > 0) {
+    const at::Tensor of_cache = at::full({sizes.batch, cached}, regions.num_regions() - 1, found.key_region.options());
+    found.key_region = at::cat({of_cache, found.key_region}, 1);
+  }
+  return places;
+}
+
+}  // namespace moetap::plugin

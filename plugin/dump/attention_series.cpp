@@ -1,0 +1,329 @@
+#include "plugin/dump/attention_series.h"
+
+#include <algorithm>
+#include <charconv>
+#include <cstdio>
+#include <cstring>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <stdexcept>
+#include <string_view>
+
+#include "plugin/dump/dump_keys.h"
+#include "plugin/formats/atomic_file.h"
+#include "plugin/formats/json_text.h"
+#include "plugin/formats/random_access_file.h"
+#include "plugin/formats/safetensors_header.h"
+
+namespace moetap::plugin {
+namespace {
+
+namespace fs = std::filesystem;
+
+enum MatrixFrame : uint32_t { kMatricesBegun = 13, kMatrix = 14 };
+
+constexpr std::string_view kFramesExtension = ".matrices";
+constexpr std::string_view kShardExtension = ".safetensors";
+constexpr std::string_view kNameEnd = ".attention";
+
+std::string file_name(const std::string& series, int64_t number, std::string_view extension) {
+  char text[32];
+  std::snprintf(text, sizeof(text), "-%06lld", static_cast<long long>(number));
+  return series + text + std::string(extension);
+}
+
+struct SeriesFile {
+  std::string series;
+  int64_t number = 0;
+};
+
+/// COMPONENT.attention-000012.matrices; empty for any other name.
+std::optional<SeriesFile> series_file(const fs::path& path, std::string_view extension) {
+  const std::string stem = path.stem().string();
+  const size_t dash = stem.rfind('-');
+  if (dash == std::string::npos) return std::nullopt;
+  SeriesFile file{stem.substr(0, dash), 0};
+  const auto read = std::from_chars(stem.data() + dash + 1, stem.data() + stem.size(), file.number);
+  const bool is_ours = read.ec == std::errc{} && AttentionSeries::is_name(file.series) &&
+                       path.filename() == file_name(file.series, file.number, extension);
+  return is_ours ? std::optional(file) : std::nullopt;
+}
+
+std::vector<SeriesFile> series_files(const std::string& folder, std::string_view extension) {
+  std::vector<SeriesFile> files;
+  std::error_code error;
+  for (const auto& entry : fs::directory_iterator(folder, error)) {
+    if (auto file = series_file(entry.path(), extension)) files.push_back(std::move(*file));
+  }
+  return files;
+}
+
+/// A matrix as its frame holds it: u32 bytes of the name, the name, i64 queries, i64 keys, the probabilities.
+struct FramedMatrix {
+  std::string_view name;
+  int64_t queries = 0, keys = 0;
+  std::string_view bytes;
+};
+
+constexpr size_t kNumbersBytes = 2 * sizeof(int64_t);
+
+std::string to_frame(const AttentionMatrix& matrix) {
+  const auto name_bytes = static_cast<uint32_t>(matrix.name.size());
+  const int64_t sizes[2] = {matrix.probabilities.size(0), matrix.probabilities.size(1)};
+  std::string payload(reinterpret_cast<const char*>(&name_bytes), sizeof(name_bytes));
+  payload += matrix.name;
+  payload.append(reinterpret_cast<const char*>(sizes), sizeof(sizes));
+  payload.append(static_cast<const char*>(matrix.probabilities.const_data_ptr()), matrix.probabilities.nbytes());
+  return payload;
+}
+
+FramedMatrix from_frame(const Frame& frame, const std::string& path) {
+  const std::string_view payload = frame.payload;
+  uint32_t name_bytes = 0;
+  FramedMatrix matrix;
+  if (payload.size() >= sizeof(name_bytes)) std::memcpy(&name_bytes, payload.data(), sizeof(name_bytes));
+  const size_t numbers = sizeof(name_bytes) + size_t{name_bytes};
+  if (payload.size() < numbers + kNumbersBytes) throw std::runtime_error("cannot read " + path + ": a frame ends early");
+  matrix.name = payload.substr(sizeof(name_bytes), name_bytes);
+  std::memcpy(&matrix.queries, payload.data() + numbers, sizeof(int64_t));
+  std::memcpy(&matrix.keys, payload.data() + numbers + sizeof(int64_t), sizeof(int64_t));
+  matrix.bytes = payload.substr(numbers + kNumbersBytes);
+  if (static_cast<int64_t>(matrix.bytes.size()) != matrix.queries * matrix.keys * int64_t{sizeof(float)}) {
+    throw std::runtime_error("cannot read " + path + ": a matrix has not the size that its frame says");
+  }
+  return matrix;
+}
+
+std::optional<SafetensorsHeader> read_header(const RandomAccessFile& file, int64_t& data_begin) {
+  uint64_t length = 0;
+  file.read(0, &length, sizeof(length));
+  const auto begin = static_cast<int64_t>(sizeof(length));
+  if (length > static_cast<uint64_t>(file.size_bytes() - begin)) return std::nullopt;
+  data_begin = begin + static_cast<int64_t>(length);
+  return parse_safetensors_header(file.read(begin, static_cast<int64_t>(length)), file.size_bytes() - data_begin);
+}
+
+/// Writes tensors that `next` gives one after the other, in the order of the header.
+template <typename Next>
+void write_matrices(const std::string& path, const SafetensorsHeader& header, const Next& next) {
+  AtomicFile file(path);
+  file.write(serialize_safetensors_header(header));
+  for (size_t i = 0; i < header.entries.size(); ++i) file.write(next(header.entries[i]));
+  file.commit();
+}
+
+void add_entry(SafetensorsHeader& header, std::string name, int64_t queries, int64_t keys) {
+  const int64_t begin = header.entries.empty() ? 0 : header.entries.back().end;
+  header.entries.push_back(
+      {std::move(name), at::kFloat, {queries, keys}, begin, begin + queries * keys * int64_t{sizeof(float)}});
+}
+
+}  // namespace
+
+bool AttentionSeries::is_name(const std::string& series) {
+  return series.size() > kNameEnd.size() && series.ends_with(kNameEnd);
+}
+
+std::string AttentionSeries::shard_path(int64_t number) const {
+  return place_.dump_folder + "/" + file_name(place_.name, number, kShardExtension);
+}
+
+std::string AttentionSeries::frames_path(int64_t number) const {
+  return place_.journal_folder + "/" + file_name(place_.name, number, kFramesExtension);
+}
+
+void AttentionSeries::begin_piece(const Metadata& metadata) {
+  open_ = std::make_unique<Piece>(Piece{next_number_, num_matrices_});
+  open_->metadata = metadata;
+  open_->frames = std::make_unique<FrameLog>(frames_path(next_number_));
+  Metadata all = metadata;
+  all[keys::kSchemaVersion.name] = "1";
+  all[keys::kRank.name] = std::to_string(place_.rank);
+  all[keys::kFirstRow.name] = std::to_string(num_matrices_);
+  open_->frames->append(kMatricesBegun, compact_text(nlohmann::json(all)));
+  ++next_number_;
+}
+
+void AttentionSeries::append(const std::vector<AttentionMatrix>& matrices, const Metadata& metadata) {
+  for (const AttentionMatrix& matrix : matrices) {
+    const auto bytes = static_cast<int64_t>(matrix.probabilities.nbytes());
+    const bool is_full = open_ && open_->num_matrices > 0 &&
+                         (open_->bytes + bytes > place_.max_shard_bytes || open_->names.contains(matrix.name) ||
+                          open_->metadata != metadata);
+    if (is_full) full_.push_back(std::move(open_));
+    if (!open_) begin_piece(metadata);
+    open_->frames->append(kMatrix, to_frame(matrix));
+    open_->names.insert(matrix.name);
+    open_->bytes += bytes;
+    ++open_->num_matrices;
+    ++num_matrices_;
+  }
+}
+
+void AttentionSeries::sync() {
+  for (const auto& piece : full_) piece->frames->sync();
+  if (open_) open_->frames->sync();
+}
+
+void AttentionSeries::make_shard(Piece& piece) {
+  // Otherwise a run directory that was removed would be made again, with this shard alone.
+  piece.frames->check_in_place();
+  fs::create_directories(place_.dump_folder);
+  const std::string path = frames_path(piece.number);
+  SafetensorsHeader header;
+  FrameReader heads(path);
+  while (const auto frame = heads.next()) {
+    if (frame->kind == kMatricesBegun) {
+      header.metadata = nlohmann::json::parse(frame->payload).get<std::map<std::string, std::string>>();
+    } else if (frame->kind == kMatrix) {
+      const FramedMatrix matrix = from_frame(*frame, path);
+      add_entry(header, std::string(matrix.name), matrix.queries, matrix.keys);
+    }
+  }
+  if (static_cast<int64_t>(header.entries.size()) != piece.num_matrices) {
+    throw std::runtime_error("cannot read " + path + ": expected " + std::to_string(piece.num_matrices) +
+                             " matrices, got " + std::to_string(header.entries.size()));
+  }
+  FrameReader frames(path);
+  std::optional<Frame> frame;
+  write_matrices(shard_path(piece.number), header, [&](const SafetensorsEntry&) {
+    do frame = frames.next();
+    while (frame && frame->kind != kMatrix);
+    if (!frame) throw std::runtime_error("cannot read " + path + ": it became shorter");
+    return from_frame(*frame, path).bytes;
+  });
+  piece.frames.reset();
+  fs::remove(path);
+}
+
+void AttentionSeries::settle() {
+  while (!full_.empty()) {
+    make_shard(*full_.front());
+    full_.erase(full_.begin());
+  }
+}
+
+void AttentionSeries::finish() {
+  settle();
+  if (!open_) return;
+  make_shard(*open_);
+  open_.reset();
+}
+
+std::set<std::string> AttentionSeries::names_in(const std::string& dump_folder, const std::string& journal_folder) {
+  std::set<std::string> names;
+  for (auto& file : series_files(dump_folder, kShardExtension)) names.insert(std::move(file.series));
+  for (auto& file : series_files(journal_folder, kFramesExtension)) names.insert(std::move(file.series));
+  return names;
+}
+
+std::unique_ptr<AttentionSeries::Piece> AttentionSeries::reopen(const std::string& path, int64_t number) const {
+  FrameReader frames(path);
+  const std::optional<Frame> begun = frames.next();
+  if (!begun || begun->kind != kMatricesBegun) return nullptr;
+  auto metadata = nlohmann::json::parse(begun->payload).get<Metadata>();
+  auto piece = std::make_unique<Piece>(Piece{number, std::stoll(metadata.at(keys::kFirstRow.name))});
+  for (const auto& key : {keys::kSchemaVersion, keys::kRank, keys::kFirstRow}) metadata.erase(key.name);
+  piece->metadata = std::move(metadata);
+  while (const auto frame = frames.next()) {
+    const FramedMatrix matrix = from_frame(*frame, path);
+    piece->names.emplace(matrix.name);
+    piece->bytes += static_cast<int64_t>(matrix.bytes.size());
+    ++piece->num_matrices;
+  }
+  piece->frames = std::make_unique<FrameLog>(path, frames.whole_bytes());
+  return piece;
+}
+
+int64_t AttentionSeries::restore() {
+  for (const auto& file : series_files(place_.dump_folder, kShardExtension)) {
+    if (file.series != place_.name) continue;
+    try {
+      const RandomAccessFile shard(shard_path(file.number));
+      int64_t data_begin = 0;
+      const auto header = read_header(shard, data_begin);
+      if (!header) continue;
+      auto piece = std::make_unique<Piece>(Piece{file.number, std::stoll(header->metadata.at(keys::kFirstRow.name))});
+      piece->num_matrices = static_cast<int64_t>(header->entries.size());
+      restored_[file.number] = std::move(piece);
+    } catch (const std::exception&) {
+      // moetap did not write it: it is left alone
+    }
+  }
+  for (const auto& file : series_files(place_.journal_folder, kFramesExtension)) {
+    if (file.series != place_.name) continue;
+    const std::string path = frames_path(file.number);
+    auto piece = reopen(path, file.number);
+    const auto shard = restored_.find(file.number);
+    // The process may have been killed after the shard was written and before its frames were removed.
+    if (piece && (shard == restored_.end() || piece->num_matrices >= shard->second->num_matrices)) {
+      restored_[file.number] = std::move(piece);
+    } else {
+      piece.reset();
+      fs::remove(path);
+    }
+  }
+  int64_t end = 0;
+  for (const auto& [number, piece] : restored_) {
+    if (piece->first_matrix != end) break;
+    end += piece->num_matrices;
+  }
+  return end;
+}
+
+void AttentionSeries::keep(Piece& piece, int64_t num_matrices) const {
+  const std::string path = frames_path(piece.number);
+  FrameReader frames(path);
+  frames.next();
+  int64_t end_bytes = frames.whole_bytes();
+  piece.names.clear();
+  piece.bytes = piece.num_matrices = 0;
+  while (piece.num_matrices < num_matrices) {
+    const auto frame = frames.next();
+    if (!frame) break;
+    const FramedMatrix matrix = from_frame(*frame, path);
+    piece.names.emplace(matrix.name);
+    piece.bytes += static_cast<int64_t>(matrix.bytes.size());
+    ++piece.num_matrices;
+    end_bytes = frames.whole_bytes();
+  }
+  piece.frames = std::make_unique<FrameLog>(path, end_bytes);
+}
+
+void AttentionSeries::cut_shard(const Piece& piece, int64_t num_matrices) const {
+  const std::string path = shard_path(piece.number);
+  const RandomAccessFile file(path);
+  int64_t data_begin = 0;
+  const auto whole = read_header(file, data_begin);
+  SafetensorsHeader header;
+  header.metadata = whole->metadata;
+  header.entries.assign(whole->entries.begin(), whole->entries.begin() + num_matrices);
+  write_matrices(path, header, [&](const SafetensorsEntry& entry) {
+    return file.read(data_begin + entry.begin, entry.end - entry.begin);
+  });
+}
+
+int64_t AttentionSeries::cut(int64_t num_matrices) {
+  int64_t kept = 0;
+  for (auto& [number, piece] : restored_) {
+    const int64_t keep_here = std::clamp<int64_t>(num_matrices - piece->first_matrix, 0, piece->num_matrices);
+    if (keep_here == 0) {
+      if (piece->frames) fs::remove(frames_path(number));
+      fs::remove(shard_path(number));
+      continue;
+    }
+    if (keep_here < piece->num_matrices) {
+      piece->frames ? keep(*piece, keep_here) : cut_shard(*piece, keep_here);
+    }
+    kept += keep_here;
+    next_number_ = number + 1;
+    if (open_) full_.push_back(std::move(open_));
+    if (piece->frames) open_ = std::move(piece);
+  }
+  restored_.clear();
+  num_matrices_ = num_matrices;
+  return std::max<int64_t>(num_matrices - kept, 0);
+}
+
+}  // namespace moetap::plugin

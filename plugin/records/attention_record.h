@@ -1,0 +1,37 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <vector>
+
+#include "analysis/attention/attention_sums.h"
+
+namespace moetap::plugin {
+
+/// What the tokens of one router's experts attend to in an attention layer.
+struct ExpertAttentionRecord {
+  int64_t router_hook = 0;       // HookPoint::id
+  analysis::AttentionSums sums;  // one row; only what is summed by expert is there
+};
+
+/// What the queries of one sequence attend to, averaged over the heads: Note [Attention in full].
+struct AttentionMatrixRecord {
+  int64_t sample = -1;         // place in the forward; -1: unknown
+  int64_t sequence = 0;        // of the call
+  int64_t first_position = 0;  // of the first query
+  at::Tensor probabilities;    // float32 [queries, keys], without padding
+};
+
+/// One attention call of one forward. Tensors are on the CPU.
+struct AttentionRecord {
+  int64_t hook = 0;               // HookPoint::id
+  int64_t call = 0;               // number of this call among those of the hook in the forward, from 0
+  analysis::AttentionSums sums;   // normalized; one row a sample of the forward; one row in all if not attributed
+  bool attributed = true;         // the rows are the forward's samples
+  int64_t num_key_heads = 0;
+  std::vector<ExpertAttentionRecord> experts;  // of the routers that go with it
+  std::vector<AttentionMatrixRecord> matrices;  // attention: full
+};
+
+}  // namespace moetap::plugin
