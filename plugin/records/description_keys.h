@@ -35,6 +35,7 @@ inline constexpr JsonKey kWeightsAreScaledScores{
 inline constexpr JsonKey kWeightsHaveFactorsOfExperts{"weights_have_factors_of_experts",
                                                       "bool: some of these factors are of experts or slots", ""};
 inline constexpr JsonKey kImplementation{"implementation", "text: sdpa, eager, einsum, mha", ""};
+inline constexpr JsonKey kRegions{"regions", "list of names: of a sequence, for attention", ""};
 inline constexpr JsonKey kNumHeads{"num_heads", "integer or null: heads of queries", ""};
 inline constexpr JsonKey kNumKeyHeads{"num_key_heads", "integer or null: heads of keys", ""};
 inline constexpr JsonKey kKeyTokens{"key_tokens", "object or null: the layout of an attention's keys", ""};

@@ -36,7 +36,6 @@ inline constexpr JsonKey kModelArgs{"model_args", "text with the model's name as
 inline constexpr JsonKey kForwards{"forwards", "integer", ""};
 inline constexpr JsonKey kComponents{"components", "{component: {layer: object}}", ""};
 inline constexpr JsonKey kAttention{"attention", "{component: {layer: object}}; in the log an object in a layer", ""};
-inline constexpr JsonKey kNumKeyHeads{"num_key_heads", "integer or null: never ran", "heads"};
 inline constexpr JsonKey kExperts{"experts", "object; a list of them where several routers go with a layer", ""};
 inline constexpr JsonKey kRouter{"router", "text: the name of the router", ""};
 inline constexpr JsonKey kTransition{"transition", "[E][E of the next layer] integers or null", "tokens"};

@@ -23,7 +23,7 @@ LogLayout::LogLayout(const Config& config, const RunLayers& layers)
       attention_layers_(layers.attention),
       components_(layers_.by_component()),
       log_component_(choose_component()) {
-  keys_.resize(layers.layers().size());
+  keys_.resize(layers_.layers().size());
   if (components_.contains(log_component_) && log_component_ != keys::kMmProjector.name) {
     for (const size_t layer : components_.at(log_component_)) {
       const std::string& id = layers_.layers()[layer].layer;

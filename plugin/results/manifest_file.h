@@ -15,6 +15,7 @@
 #include "plugin/records/model_description.h"
 #include "plugin/records/record_sink.h"
 #include "plugin/results/log_entry.h"
+#include "plugin/results/run_summary.h"
 
 namespace moetap::plugin {
 
