@@ -28,7 +28,7 @@ def test_help(moetap, command):
         (["instrument", "model.pt"], "--output"),
         (["run", "model.pt"], "--inputs"),
         (["inspect", "model.pt", "--hooks", "spec.json"], "hook"),
-        (["instrument", "model.pt", "-o", "out.pt", "--attention", "stats"], "attention"),
+        (["instrument", "model.pt", "-o", "out.pt", "--attention", "some"], "attention"),
         (["instrument", "model.pt", "-o", "out.pt", "--hooks", "spec.json"], "hook"),
     ],
 )

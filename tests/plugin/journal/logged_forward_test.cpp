@@ -26,7 +26,7 @@ class LoggedForwardTest : public ::testing::Test {
 
   LoggedForward log(const ForwardRecord& record, const Config& config = {}) {
     for (const RouterRecord& router : record.routers) layers_.place(*model_, router.hook, 4);
-    return log_forward(record, layers_, config);
+    return log_forward(record, {layers_, attention_layers_}, config);
   }
 
   static void expect_same(const SummaryPart& a, const SummaryPart& b) {
@@ -48,7 +48,7 @@ class LoggedForwardTest : public ::testing::Test {
 
   std::shared_ptr<ModelDescription> model_ =
       describe({{"language_model", "0"}, {"language_model", "1"}, {"vision_tower", "0"}});
-  LayerTable layers_;
+  LayerTable layers_, attention_layers_{hooks::HookKind::kAttention};
 };
 
 TEST_F(LoggedForwardTest, TheSummaryIsReadBackToTheLastBitFromPairsAndParts) {
@@ -96,7 +96,8 @@ TEST_F(LoggedForwardTest, APartIsReadBack) {
 }
 
 TEST_F(LoggedForwardTest, AHookWithoutAPlaceIsRefused) {
-  EXPECT_THROW(log_forward(record({0}), LayerTable(), Config()), std::out_of_range);
+  const LayerTable none;
+  EXPECT_THROW(log_forward(record({0}), {none, none}, Config()), std::out_of_range);
 }
 
 }  // namespace

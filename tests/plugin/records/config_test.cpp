@@ -126,7 +126,7 @@ TEST(Config, OptionsComeAsText) {
 
 TEST(Config, RefusesWhatASessionCannotDo) {
   Config config;
-  config.attention = Attention::kStats;
+  config.attention_regions = "parts:17";
   EXPECT_NE(error_of([&] { config.check(); }).find("attention"), std::string::npos);
   config = {};
   config.hooks = "none/spec.json";

@@ -64,17 +64,17 @@ TEST(LogLayoutTest, MissingLayersAreNamed) {
   for (const auto& hook : model->hooks) layers.place(*model, hook.id, 4);
   Config config;
   EXPECT_EQ(
-      LogLayout(config, layers).readers_notice(),
+      LogLayout(config, {layers, layers}).readers_notice(),
       "log_metrics.json has no layers 1, 3, 5, 7, 9: several of LibMoE's readers drop every sample without layers "
       "0 to 9 (renumber_layers numbers the MoE layers from 0)");
   config.renumber_layers = true;
-  EXPECT_EQ(LogLayout(config, layers).readers_notice(), "");
+  EXPECT_EQ(LogLayout(config, {layers, layers}).readers_notice(), "");
 }
 
 TEST(LogLayoutTest, ARunWithoutRoutersHasNoComponent) {
   const Config config;
   const LayerTable layers;
-  const LogLayout layout(config, layers);
+  const LogLayout layout(config, {layers, layers});
   EXPECT_EQ(layout.log_component(), "");
   EXPECT_TRUE(layout.keyed_layers().empty());
 }

@@ -18,13 +18,14 @@ class ManifestFileTest : public ::testing::Test {
   }
 
   Manifest manifest() const {
-    return {config_, models_, layers_, unverified_, {2, 4}, counters_, losses_, {}, times_, 0, {}};
+    return {config_, models_, layers_, attention_layers_, summary_, unverified_, {2, 4}, counters_, losses_, {}, times_, 0, {}};
   }
 
   TemporaryFolder folder_;
   Config config_;
   std::vector<std::shared_ptr<const ModelDescription>> models_;
-  LayerTable layers_;
+  LayerTable layers_, attention_layers_{hooks::HookKind::kAttention};
+  RunSummary summary_;
   UnverifiedHooks unverified_;
   Counters counters_;
   LogLosses losses_;
