@@ -25,11 +25,13 @@ AttentionSizes sizes_of(const analysis::AttentionCall& call) {
 
 }  // namespace
 
-AttentionObserver::AttentionObserver(ForwardContext forward, AttentionValues values)
+AttentionObserver::AttentionObserver(ForwardContext forward, AttentionValues values,
+                                     std::shared_ptr<CachedRegions> cached)
     : forward_(std::move(forward)),
       values_(std::move(values)),
+      cached_(std::move(cached)),
       calls_(forward_.model->hooks.size(), 0),
-      measured_(forward_.model) {}
+      measured_(forward_.model, values_.values) {}
 
 void AttentionObserver::check_bytes(const analysis::AttentionCall& call) const {
   const AttentionSizes sizes = sizes_of(call);
@@ -60,13 +62,17 @@ void AttentionObserver::observe(int64_t hook_id, const ReportedAttention& report
   if (values_.matrix) check_bytes(call);
   HostCopies& copies = *forward_.copies;
   copies.wait_for_marked(device);
-  AttentionPlaces places = place_attention(*forward_.tokens, AttentionHook(hook), sizes_of(call), values_.regions,
-                                           values_.region_argument, &copies);
+  const AttentionSizes sizes = sizes_of(call);
+  const bool needs_samples = values_.sample > 0 || values_.regions.by != AttentionRegions::By::kParts;
+  const std::vector<int64_t> samples = needs_samples ? values_.samples(sizes.batch) : std::vector<int64_t>();
+  AttentionPlaces places =
+      place_attention(*forward_.tokens, AttentionHook(hook), sizes,
+                      {values_.regions, values_.region_argument, *cached_, samples}, &copies);
   analysis::AttentionTokens& tokens = places.tokens;
   if (values_.sample > 0) {
-    const at::Tensor samples = at::tensor(values_.samples(tokens.query_position.size(0)), at::kLong);
-    tokens.sampled = analysis::sampled_rows(values_.seed, samples.to(device, /*non_blocking=*/true), hook.layer,
-                                            tokens.query_position, values_.sample);
+    const at::Tensor numbers = at::tensor(samples, at::kLong).to(device, /*non_blocking=*/true);
+    tokens.sampled =
+        analysis::sampled_rows(values_.seed, numbers, hook.layer, tokens.query_position, values_.sample);
   }
   measured.rows = analysis::measure_attention(call, tokens, {values_.matrix});
   measured.tokens = places.queries;

@@ -8,6 +8,7 @@
 
 #include "plugin/capture/attention_pending.h"
 #include "plugin/capture/attention_report.h"
+#include "plugin/capture/cached_regions.h"
 #include "plugin/capture/forward_context.h"
 #include "plugin/records/attention_regions.h"
 
@@ -16,6 +17,7 @@ namespace moetap::plugin {
 /// What a forward keeps of its attention calls.
 struct AttentionValues {
   bool matrix = false;          // the probabilities, averaged over the heads
+  bool values = false;          // those of each query, for a dump
   int64_t limit_bytes = 0;      // the most that the matrices of one sample may take
   int64_t sample = 0;           // queries a sample and layer that are measured; 0: all
   uint64_t seed = 0;            // that chooses them
@@ -29,7 +31,8 @@ struct AttentionValues {
 /// report on threads of their own. Does not wait for a device. The caller switches gradients off.
 class AttentionObserver {
  public:
-  AttentionObserver(ForwardContext forward, AttentionValues values);
+  /// `cached`: of the model's forwards.
+  AttentionObserver(ForwardContext forward, AttentionValues values, std::shared_ptr<CachedRegions> cached);
 
   /// Throws c10::Error whose message says what does not fit. After `end` it does nothing.
   void observe(int64_t hook, const ReportedAttention& reported);
@@ -42,6 +45,7 @@ class AttentionObserver {
 
   const ForwardContext forward_;
   const AttentionValues values_;
+  const std::shared_ptr<CachedRegions> cached_;
 
   std::mutex mutex_;  // guards what follows
   bool ended_ = false;

@@ -76,6 +76,18 @@ std::vector<AttentionMatrixRecord> matrices_of(const MeasuredAttention& attentio
   return matrices;
 }
 
+/// The values of a call's rows, without padding, in the columns that files have.
+void keep_values(const analysis::AttentionRows& rows, const Lines& lines, AttentionRecord& record) {
+  std::vector<int64_t> columns;
+  for (const analysis::AttentionColumn& column : analysis::attention_columns(rows.num_regions, rows.self)) {
+    record.value_names.push_back(column.name);
+    columns.push_back(column.column);
+  }
+  record.values = rows.values.index_select(0, lines.line).index_select(1, at::tensor(columns, at::kLong));
+  record.row = lines.row;
+  record.position = lines.position;
+}
+
 }  // namespace
 
 void PendingAttention::add(MeasuredAttention attention) {
@@ -115,8 +127,9 @@ void PendingAttention::finish(ForwardRecord& record) {
                                                    by_sample ? num_samples : 1);
     add_rows(measured.sums, rows, row);
     measured.matrices = matrices_of(call, by_sample ? row : at::full_like(row, -1));
-    record.attention.push_back(std::move(measured));
     lines.push_back(lines_of(call));
+    if (keep_values_) keep_values(rows, lines.back(), measured);
+    record.attention.push_back(std::move(measured));
   }
   for (const RouterRecord& router : record.routers) {
     const hooks::HookPoint& of_router = model_->hooks.at(static_cast<size_t>(router.hook));

@@ -32,7 +32,9 @@ struct MeasuredAttention {
 /// The attention calls of a forward. `finish` sums them up by sample and by the experts of the routers that go with them.
 class PendingAttention final : public PendingReport {
  public:
-  explicit PendingAttention(std::shared_ptr<const ModelDescription> model) : model_(std::move(model)) {}
+  /// `keep_values`: those of each query are recorded.
+  PendingAttention(std::shared_ptr<const ModelDescription> model, bool keep_values)
+      : model_(std::move(model)), keep_values_(keep_values) {}
 
   bool empty() const { return calls_.empty(); }
   /// In any order: forks report as they come.
@@ -48,6 +50,7 @@ class PendingAttention final : public PendingReport {
   }
 
   std::shared_ptr<const ModelDescription> model_;
+  bool keep_values_;
   std::vector<MeasuredAttention> calls_;  // in order of hooks, then of calls
 };
 

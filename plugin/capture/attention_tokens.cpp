@@ -45,19 +45,33 @@ at::Tensor regions_of_ids(const AttentionRegions& regions, const at::Tensor& ids
 }
 
 /// uint8 [B, length]: the regions of a text's tokens; tokens that the forward does not show are of the last region.
-at::Tensor regions_of(const AttentionRegions& regions, const TokenGroup& group, const at::Tensor& argument,
-                      int64_t batch, int64_t length) {
-  if (regions.by == AttentionRegions::By::kParts) return {};
-  const auto none = at::TensorOptions().dtype(at::kByte).device(group.device);
-  if (regions.by == AttentionRegions::By::kTokens) {
-    if (!group.token_ids.defined()) return at::full({batch, length}, regions.num_regions() - 1, none);
-    return regions_of_ids(regions, group.token_ids.reshape({batch, length}));
+/// Undefined: the regions are parts of the text.
+at::Tensor regions_of(const RegionsOfForward& regions, const TokenGroup& group, int64_t batch, int64_t length) {
+  if (regions.names.by == AttentionRegions::By::kParts) return {};
+  if (regions.names.by == AttentionRegions::By::kTokens && group.token_ids.defined()) {
+    return regions_of_ids(regions.names, group.token_ids.reshape({batch, length}));
   }
-  at::Tensor found = at::full({batch, length}, regions.num_regions() - 1, none);
+  const int64_t last = regions.names.num_regions() - 1;
+  at::Tensor found =
+      at::full({batch, length}, last, at::TensorOptions().dtype(at::kByte).device(group.device));
+  const at::Tensor& argument = regions.argument;
   if (argument.defined() && argument.size(0) == batch && argument.size(1) <= length) {
-    found.narrow(1, length - argument.size(1), argument.size(1)).copy_(argument.clamp(0, regions.num_regions() - 1));
+    found.narrow(1, length - argument.size(1), argument.size(1)).copy_(argument.clamp(0, last));
   }
   return found;
+}
+
+/// The regions of the keys of a text, those of `cached` earlier tokens first.
+at::Tensor regions_behind_cache(const RegionsOfForward& regions, const at::Tensor& own, int64_t cached) {
+  if (!own.defined()) return own;
+  at::Tensor all = own;
+  if (cached > 0) {
+    const auto known = regions.cached.behind_cache(regions.samples, cached, own);
+    all = known ? *known
+                : at::cat({at::full({own.size(0), cached}, regions.names.num_regions() - 1, own.options()), own}, 1);
+  }
+  regions.cached.keep(regions.samples, all);
+  return all;
 }
 
 }  // namespace
@@ -75,15 +89,14 @@ at::Tensor rank_among_valid(const at::Tensor& valid) {
 }
 
 AttentionPlaces place_attention(ForwardTokens& tokens, const AttentionHook& hook, const AttentionSizes& sizes,
-                                const AttentionRegions& regions, const at::Tensor& region_argument,
-                                HostCopies* copies) {
+                                const RegionsOfForward& regions, HostCopies* copies) {
   const hooks::HookPoint& point = hook.point;
   const TextOfComponent text = tokens.text_of_hook(point.id, point.component);
   AttentionPlaces places;
   places.queries = group_of(tokens, text, sizes.batch, sizes.queries, sizes.device, hook.queries(), copies);
   const at::Tensor valid_queries = valid_of(*places.queries, sizes.batch, sizes.queries);
   analysis::AttentionTokens& found = places.tokens;
-  found.num_regions = regions.num_regions();
+  found.num_regions = regions.names.num_regions();
   found.self = point.self_attention && sizes.keys >= sizes.queries;
   const int64_t cached = sizes.keys - sizes.queries;
   std::shared_ptr<const TokenGroup> keys = places.queries;
@@ -103,12 +116,9 @@ AttentionPlaces place_attention(ForwardTokens& tokens, const AttentionHook& hook
   found.key_position = rank_among_valid(valid_keys);
   found.query_position = found.self ? found.key_position.narrow(1, cached, sizes.queries).contiguous()
                                     : rank_among_valid(valid_queries);
-  found.query_region = regions_of(regions, *places.queries, region_argument, sizes.batch, sizes.queries);
-  found.key_region = regions_of(regions, *keys, region_argument, sizes.batch, keys->num_tokens / std::max<int64_t>(1, sizes.batch));
-  if (found.key_region.defined() && found.self && cached > 0) {
-    const at::Tensor of_cache = at::full({sizes.batch, cached}, regions.num_regions() - 1, found.key_region.options());
-    found.key_region = at::cat({of_cache, found.key_region}, 1);
-  }
+  found.query_region = regions_of(regions, *places.queries, sizes.batch, sizes.queries);
+  found.key_region = found.self ? regions_behind_cache(regions, found.query_region, cached)
+                                : regions_of(regions, *keys, sizes.batch, sizes.keys);
   return places;
 }
 

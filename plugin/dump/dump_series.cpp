@@ -82,13 +82,15 @@ std::string DumpSeries::file_of(const std::string& folder, int64_t number, const
   return folder + "/" + file_name(place_.name, number, extension);
 }
 
-void DumpSeries::append(const std::vector<DumpColumn>& columns, const std::map<std::string, std::string>& hooks) {
+void DumpSeries::append(const std::vector<DumpColumn>& columns, const std::map<std::string, std::string>& hooks,
+                        const AttentionColumns& attention_columns) {
   const int64_t num_rows = columns.front().rows.size(0);
   if (num_rows == 0) return;
-  if (open_ && !open_->takes(columns, hooks)) full_.push_back(std::move(open_));
+  if (open_ && !open_->takes(columns, hooks, attention_columns)) full_.push_back(std::move(open_));
   for (int64_t begin = 0; begin < num_rows;) {
     if (!open_) {
       ShardHead head{place_.name, next_number_, num_rows_, place_.rank, hooks, {}};
+      head.attention_columns = attention_columns;
       for (const DumpColumn& column : columns) head.columns.push_back(column_of(column));
       open_ = std::make_unique<ShardRows>(file_of(place_.journal_folder, next_number_, kRowsExtension), std::move(head),
                                           place_.max_shard_bytes);

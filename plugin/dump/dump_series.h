@@ -30,7 +30,8 @@ class DumpSeries {
   explicit DumpSeries(Place place) : place_(std::move(place)) {}
 
   /// Appends dump rows. `columns`: all with the same number of rows. `hooks`: layer -> name, for the shard's metadata.
-  void append(const std::vector<DumpColumn>& columns, const std::map<std::string, std::string>& hooks);
+  void append(const std::vector<DumpColumn>& columns, const std::map<std::string, std::string>& hooks,
+              const AttentionColumns& attention_columns = {});
 
   /// Number of dump rows so far, in shards and in the journal.
   int64_t num_rows() const { return num_rows_; }

@@ -60,8 +60,8 @@ std::string layout_text(const DumpWriter::Layout& layout) {
 /// Makes the dump rows of one forward.
 class DumpWriter::Preparation {
  public:
-  Preparation(const DumpWriter& writer, const ForwardRecord& record, const LayerTable& layers)
-      : writer_(writer), record_(record), layers_(layers) {
+  Preparation(const DumpWriter& writer, const ForwardRecord& record, const RunLayers& layers)
+      : writer_(writer), record_(record), layers_(layers.routers), attention_layers_(layers.attention) {
     rows_.layout = writer.layout_;
   }
 
@@ -81,10 +81,12 @@ class DumpWriter::Preparation {
   std::vector<LayerRows> collect();
   void add_component(const std::string& component, const std::vector<LayerRows>& rows);
   void append(const std::string& series, const Group& group);
+  void add_attention(ForwardRows::OfSeries& rows, const std::string& component, const LayerRows& first) const;
 
   const DumpWriter& writer_;
   const ForwardRecord& record_;
   const LayerTable& layers_;
+  const LayerTable& attention_layers_;
   ForwardRows rows_;
 };
 
@@ -189,17 +191,34 @@ void DumpWriter::Preparation::append(const std::string& series, const Group& gro
     }
     if (layer->scores.defined()) add(known.layer + ".scores", layer->scores);
   }
+  if (!loops) add_attention(rows, layers_.layers()[first.layer].component, first);
   const auto before = writer_.series_.find(series);
   rows_.num_rows[series] = (before == writer_.series_.end() ? 0 : before->second.num_rows()) + first.num_rows();
   rows_.series.push_back(std::move(rows));
 }
 
-DumpWriter::ForwardRows DumpWriter::prepare(const ForwardRecord& record, const LayerTable& layers) const {
+void DumpWriter::Preparation::add_attention(ForwardRows::OfSeries& rows, const std::string& component,
+                                            const LayerRows& first) const {
+  for (const AttentionRecord& attention : record_.attention) {
+    if (!attention.values.defined() || attention.call > 0) continue;
+    const RunLayer& layer = attention_layers_.layers()[attention_layers_.at(record_.model->instance, attention.hook)];
+    if (layer.component != component || !at::equal(attention.row, first.row) ||
+        !at::equal(attention.position, first.position)) {
+      continue;
+    }
+    rows.columns.push_back({layer.layer + ".attention_stats", attention.values});
+    rows.attention_columns[layer.layer] = attention.value_names;
+  }
+}
+
+DumpWriter::ForwardRows DumpWriter::prepare(const ForwardRecord& record, const RunLayers& layers) const {
   return Preparation(*this, record, layers).run();
 }
 
 void DumpWriter::add(ForwardRows rows) {
-  for (const ForwardRows::OfSeries& of : rows.series) series_of(of.series).append(of.columns, of.hooks);
+  for (const ForwardRows::OfSeries& of : rows.series) {
+    series_of(of.series).append(of.columns, of.hooks, of.attention_columns);
+  }
   layout_ = std::move(rows.layout);
 }
 

@@ -9,7 +9,7 @@
 #include "plugin/dump/dump_series.h"
 #include "plugin/records/config.h"
 #include "plugin/records/forward_record.h"
-#include "plugin/records/layer_table.h"
+#include "plugin/records/run_layers.h"
 
 namespace moetap::plugin {
 
@@ -50,6 +50,7 @@ class DumpWriter {
       std::string series;
       std::vector<DumpColumn> columns;           // contiguous, all with the same number of rows
       std::map<std::string, std::string> hooks;  // layer -> name
+      AttentionColumns attention_columns = {};
     };
     std::vector<OfSeries> series;
     Layout layout;                            // from this forward on
@@ -57,7 +58,7 @@ class DumpWriter {
     std::map<std::string, int64_t> num_rows;  // series that gets dump rows -> how many it has with them
   };
   /// Makes a forward's dump rows. `layers` must know the record's hooks. Changes nothing.
-  ForwardRows prepare(const ForwardRecord& record, const LayerTable& layers) const;
+  ForwardRows prepare(const ForwardRecord& record, const RunLayers& layers) const;
 
   /// Appends what `prepare` gave to the journal. Nothing may be added between the two.
   void add(ForwardRows rows);

@@ -61,6 +61,7 @@ std::string to_text(const ShardHead& head) {
                                          {keys::kDtype.name, static_cast<int>(column.dtype)},
                                          {keys::kShape.name, column.shape}});
   }
+  if (!head.attention_columns.empty()) json[keys::kAttentionColumns.name] = head.attention_columns;
   return ascii_text(json);
 }
 
@@ -71,6 +72,7 @@ ShardHead head_from(const nlohmann::json& json) {
   head.first_row = json.at(keys::kFirstRow.name).get<int64_t>();
   head.rank = json.at(keys::kRank.name).get<int64_t>();
   head.hooks = json.at(keys::kHooks.name).get<std::map<std::string, std::string>>();
+  head.attention_columns = json.value(keys::kAttentionColumns.name, AttentionColumns());
   for (const auto& column : json.at(keys::kColumns.name)) {
     SafetensorsEntry entry;
     entry.name = column.at(keys::kName.name).get<std::string>();
@@ -131,8 +133,9 @@ std::unique_ptr<ShardRows> ShardRows::reopen(const std::string& path, int64_t ma
   return known;
 }
 
-bool ShardRows::takes(const std::vector<DumpColumn>& columns, const std::map<std::string, std::string>& hooks) const {
-  return hooks == head_.hooks && std::equal(columns.begin(), columns.end(), head_.columns.begin(), head_.columns.end(),
+bool ShardRows::takes(const std::vector<DumpColumn>& columns, const std::map<std::string, std::string>& hooks,
+                      const AttentionColumns& attention_columns) const {
+  return hooks == head_.hooks && attention_columns == head_.attention_columns && std::equal(columns.begin(), columns.end(), head_.columns.begin(), head_.columns.end(),
                                             [](const DumpColumn& column, const SafetensorsEntry& known) {
                                               return same_column(column_of(column), known);
                                             });
@@ -171,6 +174,9 @@ SafetensorsHeader ShardRows::header(int64_t num_rows) const {
                      {keys::kRank.name, std::to_string(head_.rank)},
                      {keys::kFirstRow.name, std::to_string(head_.first_row)},
                      {keys::kHooks.name, compact_text(nlohmann::json(head_.hooks))}};
+  if (!head_.attention_columns.empty()) {
+    header.metadata[keys::kAttentionColumns.name] = compact_text(nlohmann::json(head_.attention_columns));
+  }
   header.entries = head_.columns;
   // The largest elements first: every column is then aligned to its element size.
   std::stable_sort(header.entries.begin(), header.entries.end(),

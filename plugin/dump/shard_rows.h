@@ -19,6 +19,9 @@ struct DumpColumn {
   at::Tensor rows;
 };
 
+/// What the values of each attention layer's column are, in their order: layer -> names.
+using AttentionColumns = std::map<std::string, std::vector<std::string>>;
+
 /// What describes a shard, besides its dump rows.
 struct ShardHead {
   std::string series;
@@ -27,6 +30,7 @@ struct ShardHead {
   int64_t rank = 0;
   std::map<std::string, std::string> hooks;  // layer -> name
   std::vector<SafetensorsEntry> columns;     // `shape`: of one dump row; `end`: bytes of one dump row
+  AttentionColumns attention_columns = {};
 };
 
 /// The column's entry in ShardHead::columns: name and dtype, shape and bytes (`end`) of one dump row.
@@ -51,7 +55,8 @@ class ShardRows {
   int64_t num_rows() const { return num_rows_; }
   int64_t room() const { return max_rows_ - num_rows_; }  // how many more fit
   /// True if dump rows of these columns can be appended: same names, dtypes, shapes and hooks.
-  bool takes(const std::vector<DumpColumn>& columns, const std::map<std::string, std::string>& hooks) const;
+  bool takes(const std::vector<DumpColumn>& columns, const std::map<std::string, std::string>& hooks,
+             const AttentionColumns& attention_columns = {}) const;
 
   /// Appends `num_rows` dump rows of the columns, from `begin` on, as one frame. `takes` must accept the columns.
   void append(const std::vector<DumpColumn>& columns, int64_t begin, int64_t num_rows);

@@ -3,6 +3,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "analysis/attention/attention_sums.h"
@@ -32,6 +33,10 @@ struct AttentionRecord {
   int64_t num_key_heads = 0;
   std::vector<ExpertAttentionRecord> experts;  // of the routers that go with it
   std::vector<AttentionMatrixRecord> matrices;  // attention: full
+  // With a dump: the values of each query that is no padding. A query that was not measured has only zeros.
+  at::Tensor values;                     // float32 [T, value_names.size()]; undefined: there is no dump
+  std::vector<std::string> value_names;  // as files have them
+  at::Tensor row, position;              // [T], as in RouterRecord
 };
 
 }  // namespace moetap::plugin

@@ -186,7 +186,7 @@ RunState::Change RunState::prepare(const ForwardRecord& record, const RunJournal
   tally.unattributed = record.unattributed;
   tally.unwritten = unwritten_before + record.unwritten_before;
   if (config.dump != Dump::kNone) {
-    change.rows = dump.prepare(record, table);
+    change.rows = dump.prepare(record, {table, attention_table});
     tally.dump_rows = change.rows.num_rows;
     if (!change.rows.layout_text.empty()) effects.push_back({kDumpLayout, change.rows.layout_text});
   }

@@ -31,7 +31,7 @@ ForwardRecorder::ForwardRecorder(std::shared_ptr<ModelBinding> binding, std::str
       copies_(std::make_shared<HostCopies>(binding_->block_pools())),
       routers_(context(), router_values(binding_->recording()), binding_->routers()) {
   if (binding_->records_attention()) {
-    attention_ = std::make_unique<AttentionObserver>(context(), attention_values(arguments));
+    attention_ = std::make_unique<AttentionObserver>(context(), attention_values(arguments), binding_->cached_regions());
   }
   pending_ = std::make_unique<PendingForward>(copies_);
   begin_on_this_thread();
@@ -52,6 +52,7 @@ AttentionValues ForwardRecorder::attention_values(const c10::List<std::optional<
   const Config& config = binding_->recording().config();
   AttentionValues values;
   values.matrix = config.attention == Attention::kFull;
+  values.values = config.attention == Attention::kStats && config.dump != Dump::kNone;
   values.limit_bytes = config.attention_limit_bytes;
   values.sample = config.attention_sample;
   values.seed = static_cast<uint64_t>(config.seed);

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "plugin/capture/cached_regions.h"
 #include "plugin/capture/device_blocks.h"
 #include "plugin/capture/router_observer.h"
 #include "plugin/capture/text_arguments.h"
@@ -52,6 +53,7 @@ class ModelBinding {
   bool attention_needs_ids() const {
     return records_attention_ && attention_regions_.by == AttentionRegions::By::kTokens;
   }
+  const std::shared_ptr<CachedRegions>& cached_regions() const { return cached_regions_; }
   /// The place of the argument that gives the regions; empty: no argument does, or the method lacks it.
   std::optional<size_t> region_argument(const std::string& method) const;
 
@@ -67,6 +69,7 @@ class ModelBinding {
   std::vector<std::atomic<bool>> called_;  // by hook
   const std::shared_ptr<RouterState> routers_;
   AttentionRegions attention_regions_;
+  const std::shared_ptr<CachedRegions> cached_regions_ = std::make_shared<CachedRegions>();
   bool records_attention_ = false;
 };
 

@@ -19,7 +19,7 @@ class DumpWriterTest : public ::testing::Test {
     for (const RouterRecord& router : record.routers) {
       layers_.place(*record.model, router.hook, router.sums.num_experts);
     }
-    dump.add(dump.prepare(record, layers_));
+    dump.add(dump.prepare(record, {layers_, layers_}));
   }
 
   std::vector<std::string> shards() const {
