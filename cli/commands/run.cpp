@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "cli/commands/attention_bytes.h"
 #include "cli/commands/commands.h"
 #include "cli/commands/run_directory.h"
 #include "cli/commands/run_inputs.h"
@@ -93,6 +94,19 @@ int64_t check_hooks(const ModelFile& model, const hooks::Discovery& discovery, c
                        [&](const hooks::HookPoint& hook) { return hook.method == config.method; });
 }
 
+/// Says what `attention: full` will take, before the first forward. Throws CommandError above the limit.
+void check_attention_bytes(const hooks::Discovery& discovery, const c10::FunctionSchema& schema,
+                           const std::vector<c10::IValue>& first_input, const plugin::Config& config) {
+  std::vector<hooks::HookPoint> hooks = discovery.hooks;
+  std::erase_if(hooks, [&](const hooks::HookPoint& hook) { return hook.method != config.method; });
+  const AttentionBytes needed = attention_bytes(hooks, schema, first_input);
+  if (needed.bytes > config.attention_limit_bytes) {
+    throw CommandError(fmt::format("{}; --attention-limit-bytes is {}: raise it, or take --attention stats",
+                                   needed.text(), config.attention_limit_bytes));
+  }
+  fmt::print(stderr, "{}\n", needed.text());
+}
+
 /// A run goes on only with the model and the inputs that it was begun with.
 void check_same_run(const RunDirectory& directory, const ModelFile& model, const std::vector<std::string>& files) {
   const auto before = plugin::read_first_model(plugin::RunJournal::frames_path_in(directory.paths().journal.string()));
@@ -122,9 +136,11 @@ int run(const RunOptions& options) {
   check_argument_name(schema, "--token-mask", config.token_mask);
   const auto kinds = config.attention == plugin::Attention::kOff ? hooks::HookKinds::kRouters
                                                                  : hooks::HookKinds::kRoutersAndAttention;
-  const int64_t num_hooks =
-      check_hooks(model, find_hooks(model, {config.method}, plugin::hook_spec_from_config(config.hooks), kinds), config);
-  read_input_file(files.front(), schema, c10::Device(c10::kCPU));
+  const hooks::Discovery discovery =
+      find_hooks(model, {config.method}, plugin::hook_spec_from_config(config.hooks), kinds);
+  const int64_t num_hooks = check_hooks(model, discovery, config);
+  const std::vector<c10::IValue> first_input = read_input_file(files.front(), schema, c10::Device(c10::kCPU));
+  if (config.attention == plugin::Attention::kFull) check_attention_bytes(discovery, schema, first_input, config);
   if (directory.resumes()) {
     check_same_run(directory, model, files);
   } else if (options.overwrite) {

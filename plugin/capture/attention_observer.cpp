@@ -76,7 +76,8 @@ void AttentionObserver::observe(int64_t hook_id, const ReportedAttention& report
   }
   measured.rows = analysis::measure_attention(call, tokens, {values_.matrix});
   measured.tokens = places.queries;
-  measured.num_key_heads = call.key.defined() ? call.key.size(1) : scored(call).size(1);
+  // The model may have repeated the keys for the queries' heads: the graph shows how many there are.
+  measured.num_key_heads = hook.num_key_heads.value_or(call.key.defined() ? call.key.size(1) : scored(call).size(1));
   if (values_.matrix) measured.key_position = tokens.key_position;
   copies.mark_stream(device);
   const std::lock_guard lock(mutex_);

@@ -20,8 +20,9 @@ AttentionDump::ForwardMatrices AttentionDump::prepare(const ForwardRecord& recor
     for (const AttentionMatrixRecord& matrix : attention.matrices) {
       const bool is_known = matrix.sample >= 0 && static_cast<size_t>(matrix.sample) < record.samples.size();
       const std::string sample = is_known ? std::to_string(record.samples[static_cast<size_t>(matrix.sample)])
-                                          : fmt::format("-1.{}", matrix.sequence);
-      series.matrices.push_back({fmt::format("{}/{}/{}", layer.layer, sample, matrix.first_position),
+                                          : fmt::format("-1.{}.{}", record.index, matrix.sequence);
+      const std::string call = attention.call > 0 ? fmt::format("/{}", attention.call) : "";
+      series.matrices.push_back({fmt::format("{}/{}/{}{}", layer.layer, sample, matrix.first_position, call),
                                  matrix.probabilities.to(at::kFloat).contiguous()});
     }
   }

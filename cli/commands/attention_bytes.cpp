@@ -1,0 +1,65 @@
+#include "cli/commands/attention_bytes.h"
+
+#include <ATen/core/Tensor.h>
+#include <ATen/core/jit_type.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <optional>
+
+#include "plugin/capture/token_places.h"
+
+namespace moetap::cli {
+namespace {
+
+/// Sizes of the Tensor and Tensor? arguments, in order.
+plugin::ArgumentSizes sizes_of(const c10::FunctionSchema& schema, const std::vector<c10::IValue>& arguments) {
+  plugin::ArgumentSizes sizes;
+  for (size_t i = 1; i < schema.arguments().size() && i <= arguments.size(); ++i) {
+    const c10::Type& type = *schema.arguments()[i].type();
+    if (!type.isSubtypeOf(*c10::TensorType::get()) && !type.isSubtypeOf(*c10::OptionalType::ofTensor())) continue;
+    const c10::IValue& value = arguments[i - 1];
+    sizes.push_back(value.isTensor() && value.toTensor().defined()
+                        ? std::optional<at::DimVector>(value.toTensor().sizes())
+                        : std::nullopt);
+  }
+  return sizes;
+}
+
+std::optional<int64_t> length_of(const hooks::TokenLayout& layout, const plugin::ArgumentSizes& sizes) {
+  if (!layout.known) return std::nullopt;
+  for (const hooks::TokenDim& dim : layout.dims) {
+    if (dim.role == hooks::TokenDimRole::kSequence) return plugin::size_of(dim, sizes);
+  }
+  return std::nullopt;
+}
+
+}  // namespace
+
+std::string AttentionBytes::text() const {
+  return fmt::format("attention full keeps {}{} bytes a sample: {} layers, up to {} queries × {} keys",
+                     num_unknown > 0 ? "at least " : "", bytes, num_layers, queries, keys);
+}
+
+AttentionBytes attention_bytes(const std::vector<hooks::HookPoint>& hooks, const c10::FunctionSchema& schema,
+                               const std::vector<c10::IValue>& arguments) {
+  const plugin::ArgumentSizes sizes = sizes_of(schema, arguments);
+  AttentionBytes total;
+  for (const hooks::HookPoint& hook : hooks) {
+    if (hook.kind != hooks::HookKind::kAttention) continue;
+    const auto queries = length_of(hook.tokens, sizes), keys = length_of(hook.key_tokens, sizes);
+    if (!queries || !keys) {
+      ++total.num_unknown;
+      continue;
+    }
+    ++total.num_layers;
+    total.bytes += *queries * *keys * static_cast<int64_t>(sizeof(float));
+    if (*queries * *keys > total.queries * total.keys) {
+      total.queries = *queries;
+      total.keys = *keys;
+    }
+  }
+  return total;
+}
+
+}  // namespace moetap::cli
