@@ -47,6 +47,31 @@ def expert_shares(entries: list[dict]) -> dict[str, dict[str, list[float]]]:
     }
 
 
+def attention_to_image(summary: dict) -> dict[str, dict]:
+    """By layer of the language model: the share of its attention that goes to the image's tokens (`layer`), and the same
+    of the tokens of each expert, weighted by their gate weights (`experts`; None: the expert has no tokens)."""
+    shares = {}
+    for layer, values in summary["attention"].get("language_model", {}).items():
+        image = values["regions"].index("image")
+        experts = []
+        for flow, weight in zip(values["experts"]["flow"], values["experts"]["flow_weight"], strict=True):
+            total = sum(weight)
+            mass = sum(row[image] * w for row, w in zip(flow, weight, strict=True))
+            experts.append(mass / total if total > 0 else None)
+        shares[layer] = {"layer": values["region_mass"][image], "experts": experts}
+    return shares
+
+
+def print_attention(summary: dict) -> None:
+    shares = attention_to_image(summary)
+    if not shares:
+        return
+    print("attention to the image's 4 of 11 tokens: layer, then each expert's tokens")
+    for layer, values in shares.items():
+        experts = " ".join("   -" if value is None else f"{value:4.0%}" for value in values["experts"])
+        print(f"  layer {layer}: {values['layer']:4.0%}  {experts}")
+
+
 def report(run: pathlib.Path, evaluation: pathlib.Path, task: str) -> int:
     samples = [json.loads(line) for line in (evaluation / "samples.jsonl").read_text().splitlines()]
     entries = json.loads((run / f"{task}.json").read_text())["logs"]
@@ -72,6 +97,7 @@ def report(run: pathlib.Path, evaluation: pathlib.Path, task: str) -> int:
         print(f"layer {layer}: share of the tokens' selections by expert")
         for category, shares in categories.items():
             print(f"  {category}: " + " ".join(f"{value:4.0%}" for value in shares))
+    print_attention(json.loads((run / "moetap" / "summary.json").read_text()))
     print("open:")
     for path, content in (
         (run / f"{task}.json", "one log entry an image, as LibMoE's toolkit reads it"),
