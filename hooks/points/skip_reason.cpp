@@ -44,8 +44,10 @@ const char* to_string(SkipReason reason) {
       return "attention whose queries or keys are parameters, not tokens";
     case SkipReason::kAttendsToLayers:
       return "attention over the outputs of several layers, not over tokens";
+    case SkipReason::kAttendsToSamples:
+      return "attention of the samples of a batch to each other, not of tokens";
     case SkipReason::kSumsOverOthers:
-      return "its softmax is not over what sums hidden states, as that of attention is";
+      return "the softmax of a product that does not weigh one token by another, as that of attention does";
     case SkipReason::kUnknownScores:
       return "attention whose scores the graph does not show as [batch, heads, queries, keys]";
     case SkipReason::kSkippedByHookSpec:

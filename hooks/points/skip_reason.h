@@ -25,6 +25,7 @@ enum class SkipReason {
   kHasNoProjection,       // a top-k whose scores no parameter gave
   kAttendsToParameters,   // attention whose queries or keys are parameters: a memory, learned queries
   kAttendsToLayers,       // attention whose keys are the outputs of several layers
+  kAttendsToSamples,      // attention of the samples of a batch to each other
   kSumsOverOthers,        // a softmax of a product whose result does not sum hidden states over the same dimension
   kUnknownScores,         // attention whose scores cannot be laid out as [batch, heads, queries, keys]
   kSkippedByHookSpec,     // the user said so
