@@ -58,4 +58,17 @@ const char* to_string(SkipReason reason) {
   TORCH_INTERNAL_ASSERT(false, "unknown reason ", static_cast<int>(reason));
 }
 
+HookKind kind_of(SkipReason reason) {
+  switch (reason) {
+    case SkipReason::kAttendsToParameters:
+    case SkipReason::kAttendsToLayers:
+    case SkipReason::kAttendsToSamples:
+    case SkipReason::kSumsOverOthers:
+    case SkipReason::kUnknownScores:
+      return HookKind::kAttention;
+    default:
+      return HookKind::kRouter;
+  }
+}
+
 }  // namespace moetap::hooks
