@@ -41,7 +41,7 @@ class OnFromSoftmax {
 
  private:
   bool applies(jit::Node* product, jit::Value* value, const Places& places) {
-    const auto found = axes_.product(product);
+    const auto found = AttentionAxes::operands(product);
     if (!found || (found->left != value && found->right != value)) return false;
     const jit::Value* other = found->left == value ? found->right : found->left;
     if (!origins_.is_activation(other) || !axes_.sums_over(product, value, places, places.find(key_letter_))) {

@@ -83,15 +83,29 @@ bool is_projected_by(const jit::Value* value, const jit::Value* parameter, const
 
 bool is_slow_path_of(const AttentionArm& slow, const AttentionArm& fast, const MethodGraph& graph,
                      const ValueOrigins& origins) {
-  if (fast.implementation != kPackedImplementation || slow.implementation == kPackedImplementation) return false;
-  return is_projected_by(slow.query, fast.node->namedInput("qkv_weight"), graph, origins);
+  if (fast.implementation != kPackedImplementation) return false;
+  if (slow.implementation == kPackedImplementation) {
+    // The fast path of a layer, and that of the attention in it.
+    return slow.node->kind() != fast.node->kind() &&
+           is_same_parameter(packed_weight(slow.node), packed_weight(fast.node), graph);
+  }
+  return is_projected_by(slow.query, packed_weight(fast.node), graph, origins);
 }
 
-// True if the arm is another way to compute what `others` compute: in all cases one of them runs.
-bool is_other_way(const AttentionArm& arm, const std::vector<AttentionArm>& others, const MethodGraph& graph,
-                  const ValueOrigins& origins) {
-  const auto is_slow_path = [&](const AttentionArm& one) { return is_slow_path_of(arm, one, graph, origins); };
-  if (std::any_of(others.begin(), others.end(), is_slow_path)) return true;
+// True if `inner` is the call `outer`, or inside it.
+bool holds(const ModuleCall* outer, const ModuleCall* inner) {
+  if (outer == inner || outer == nullptr || inner == nullptr) return outer == inner;
+  return outer->first <= inner->first && inner->last <= outer->last;
+}
+
+bool is_slow_path_of_any(const AttentionArm& arm, const std::vector<AttentionArm>& others, const MethodGraph& graph,
+                         const ValueOrigins& origins) {
+  return std::any_of(others.begin(), others.end(),
+                     [&](const AttentionArm& one) { return is_slow_path_of(arm, one, graph, origins); });
+}
+
+// True if the arm and the others exclude each other, or give the same values.
+bool exclude_all(const AttentionArm& arm, const std::vector<AttentionArm>& others) {
   return std::all_of(others.begin(), others.end(), [&](const AttentionArm& one) {
     return exclude_each_other(arm.node, one.node) || (!arm.is_fused() && arm.probabilities == one.probabilities);
   });
@@ -116,14 +130,21 @@ std::vector<CalledArms> join_arms(std::vector<AttentionArm> arms, const MethodGr
   std::vector<CalledArms> joined;
   for (AttentionArm& arm : arms) {
     const ModuleCall* call = call_of(arm, graph);
-    const auto fits = [&](const CalledArms& other) {
-      return other.call == call && is_other_way(arm, other.arms, graph, origins);
-    };
-    const auto place = std::find_if(joined.begin(), joined.end(), fits);
+    // The last with such a fast path: layers may share their weights.
+    auto place = std::find_if(joined.rbegin(), joined.rend(), [&](const CalledArms& other) {
+                   return holds(other.call, call) && is_slow_path_of_any(arm, other.arms, graph, origins);
+                 }).base();
+    if (place != joined.begin()) {
+      --place;
+    } else {
+      place = std::find_if(joined.begin(), joined.end(),
+                           [&](const CalledArms& other) { return other.call == call && exclude_all(arm, other.arms); });
+    }
     if (place == joined.end()) {
       joined.push_back({{std::move(arm)}, call});
       continue;
     }
+    place->call = call;  // a layer's own fast path stands around that of its attention
     const auto same = std::find_if(place->arms.begin(), place->arms.end(), [&](const AttentionArm& one) {
       return !arm.is_fused() && arm.probabilities == one.probabilities;
     });

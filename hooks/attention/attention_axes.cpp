@@ -33,15 +33,11 @@ std::optional<Equation> parsed(std::string text, std::optional<int64_t> left_ran
   Equation equation{text.substr(0, comma), text.substr(comma + 1, arrow - comma - 1), text.substr(arrow + 2)};
   if (equation.right.find(',') != std::string::npos) return std::nullopt;
   const auto dotted = [](const std::string& letters) { return letters.find("...") != std::string::npos; };
-  int64_t more = 0;  // dimensions that `...` stands for
-  if (dotted(equation.left)) {
-    if (!left_rank) return std::nullopt;
-    more = *left_rank - static_cast<int64_t>(equation.left.size()) + 3;
-  }
-  if (dotted(equation.right)) {
-    if (!right_rank) return std::nullopt;
-    const int64_t here = *right_rank - static_cast<int64_t>(equation.right.size()) + 3;
-    if (dotted(equation.left) && here != more) return std::nullopt;
+  int64_t more = dotted(text) ? -1 : 0;  // dimensions that `...` stands for
+  for (const auto& [letters, rank] : {std::pair(&equation.left, left_rank), std::pair(&equation.right, right_rank)}) {
+    if (!rank || !dotted(*letters)) continue;
+    const int64_t here = *rank - static_cast<int64_t>(letters->size()) + 3;
+    if (more >= 0 && here != more) return std::nullopt;
     more = here;
   }
   if (more < 0 || more > 4) return std::nullopt;
@@ -74,21 +70,23 @@ const Axis* AttentionAxes::axis(const jit::Value* value, size_t dim) const {
 
 std::optional<size_t> AttentionAxes::dim(const jit::Value* value, size_t rank) const {
   const auto found = graph_.constant_int(value);
-  if (!found) return std::nullopt;
-  const int64_t from_start = *found < 0 ? *found + static_cast<int64_t>(rank) : *found;
+  return found ? dim(*found, rank) : std::nullopt;
+}
+
+std::optional<size_t> AttentionAxes::dim(int64_t dim, size_t rank) {
+  const int64_t from_start = dim < 0 ? dim + static_cast<int64_t>(rank) : dim;
   if (from_start < 0 || from_start >= static_cast<int64_t>(rank)) return std::nullopt;
   return static_cast<size_t>(from_start);
 }
 
-std::optional<ScoreProduct> AttentionAxes::einsum(jit::Node* node) const {
-  const jit::Node* list = node->input(1)->node();
+std::optional<ScoreProduct> AttentionAxes::einsum(jit::Node* node) {
+  const auto product_of = operands(node);
   const auto text = graph_.constant(node->input(0));
-  if (list->kind() != jit::prim::ListConstruct || list->inputs().size() != 2 || !text || !text->isString()) {
-    return std::nullopt;
-  }
-  ScoreProduct product{node, const_cast<jit::Value*>(list->input(0)), const_cast<jit::Value*>(list->input(1)), {}};
-  auto* self = const_cast<AttentionAxes*>(this);
-  const auto equation = parsed(text->toStringRef(), self->rank(product.left), self->rank(product.right));
+  if (!product_of || !text || !text->isString()) return std::nullopt;
+  ScoreProduct product = *product_of;
+  auto left = rank(product.left), right = rank(product.right);
+  if (!left && !right) left = right = kRankOfScores;
+  const auto equation = parsed(text->toStringRef(), left, right);
   if (!equation) return std::nullopt;
   for (const char letter : equation->result) {
     const bool left = equation->left.find(letter) != std::string::npos;
@@ -98,13 +96,25 @@ std::optional<ScoreProduct> AttentionAxes::einsum(jit::Node* node) const {
   return product;
 }
 
-std::optional<ScoreProduct> AttentionAxes::product(jit::Node* node) {
+std::optional<ScoreProduct> AttentionAxes::operands(jit::Node* node) {
   if (op_kind(*node) != OpKind::kContract) return std::nullopt;
   const std::string name = base_name(*node);
-  if (name == "einsum") return einsum(node);
+  if (name == "einsum") {
+    jit::Node* list = node->input(1)->node();
+    if (list->kind() != jit::prim::ListConstruct || list->inputs().size() != 2) return std::nullopt;
+    return ScoreProduct{node, list->input(0), list->input(1), {}};
+  }
   if (!is_matrix_product(name)) return std::nullopt;
   const size_t first = first_factor(name);
-  ScoreProduct product{node, node->input(first), node->input(first + 1), {}};
+  return ScoreProduct{node, node->input(first), node->input(first + 1), {}};
+}
+
+std::optional<ScoreProduct> AttentionAxes::product(jit::Node* node) {
+  if (base_name(*node) == "einsum") return einsum(node);
+  const auto product_of = operands(node);
+  if (!product_of) return std::nullopt;
+  ScoreProduct product = *product_of;
+  const std::string name = base_name(*node);
   int64_t dims = name == "mm" ? 2 : 3;
   if (name == "matmul") {
     const auto left = rank(product.left), right = rank(product.right), result = rank(node->output(0));
@@ -121,10 +131,14 @@ bool AttentionAxes::sums_over(const jit::Node* product, const jit::Value* value,
     const jit::Node* list = product->input(1)->node();
     const auto text = graph_.constant(product->input(0));
     if (list->inputs().size() != 2 || !text || !text->isString()) return false;
-    const auto equation = parsed(text->toStringRef(), rank(list->input(0)), rank(list->input(1)));
+    const bool is_left = list->input(0) == value;
+    if (!is_left && list->input(1) != value) return false;
+    const auto own_rank = std::optional(static_cast<int64_t>(places.size()));
+    const auto equation = parsed(text->toStringRef(), is_left ? own_rank : rank(list->input(0)),
+                                 is_left ? rank(list->input(1)) : own_rank);
     if (!equation) return false;
-    const std::string& own = list->input(0) == value ? equation->left : equation->right;
-    const std::string& other = list->input(0) == value ? equation->right : equation->left;
+    const std::string& own = is_left ? equation->left : equation->right;
+    const std::string& other = is_left ? equation->right : equation->left;
     if (own.size() != places.size()) return false;
     return equation->result.find(own[summed]) == std::string::npos && other.find(own[summed]) != std::string::npos;
   }
@@ -281,9 +295,14 @@ bool has_constant(const Axis& axis) {
 }
 
 // The letter of the only dimension before queries and keys, and the heads that lie in it beside the batch.
-std::optional<AttentionAxes::Layout> of_one_dimension(const Axis* axis) {
+std::optional<AttentionAxes::Layout> of_one_dimension(const Axis* axis, const AxisSymbols& symbols) {
   if (axis == nullptr) return std::nullopt;
   if (!has_symbol(*axis)) return AttentionAxes::Layout{axis->empty() ? "b" : "h", 0};
+  // Something that no argument has may be batch and heads in any order.
+  const bool known = std::all_of(axis->begin(), axis->end(), [&](const Factor& factor) {
+    return factor.is_constant() || symbols[factor.symbol].kind == AxisSymbol::Kind::kArgument;
+  });
+  if (!known) return std::nullopt;
   if (!has_constant(*axis)) return AttentionAxes::Layout{"b", 0};
   int64_t heads = 1;
   bool behind = false;
@@ -331,7 +350,7 @@ std::optional<AttentionAxes::Layout> AttentionAxes::layout(const jit::Value* val
   layout.letters[keys] = 'k';
   const auto of_query_alone = [&](size_t i) { return places[i] == of_queries; };
   if (rest.size() == 1) {
-    const auto one = of_query_alone(rest[0]) ? Layout{"h", 0} : of_one_dimension(axis(value, rest[0]));
+    const auto one = of_query_alone(rest[0]) ? Layout{"h", 0} : of_one_dimension(axis(value, rest[0]), flow_.symbols());
     if (!one) return std::nullopt;
     layout.letters[rest[0]] = one->letters[0];
     layout.num_heads = one->num_heads;
@@ -355,6 +374,24 @@ std::optional<AttentionAxes::Layout> AttentionAxes::layout(const jit::Value* val
     return std::nullopt;
   }
   return layout;
+}
+
+bool AttentionAxes::sums_over_tokens(const ScoreProduct& product) const {
+  const auto& axes = flow_.of(product.left).axes;
+  if (!axes || axes->empty() || base_name(*product.node) == "einsum") return false;
+  return std::any_of(axes->back().begin(), axes->back().end(), [&](const Factor& factor) {
+    if (factor.is_constant()) return false;
+    const AxisSymbol& symbol = flow_.symbols()[factor.symbol];
+    return symbol.kind != AxisSymbol::Kind::kFresh && !symbol.features;
+  });
+}
+
+bool AttentionAxes::is_batch_alone(const jit::Value* value, const Layout& layout, size_t dim) const {
+  if (layout.letters.find_first_of("bm") != std::string::npos) return false;
+  const Axis* own = axis(value, dim);
+  if (own == nullptr || own->size() != 1 || own->front().is_constant()) return false;
+  const AxisSymbol& symbol = flow_.symbols()[own->front().symbol];
+  return symbol.kind == AxisSymbol::Kind::kArgument && symbol.dim == 0 && flow_.rank(symbol.argument) > 2;
 }
 
 std::optional<AttentionAxes::Layout> AttentionAxes::fused_layout(const jit::Value* query) {

@@ -35,6 +35,9 @@ class AttentionAxes {
 
   std::optional<int64_t> rank(const torch::jit::Value* value);
 
+  /// The operands of a node that computes a product of two, without places; empty for any other node.
+  static std::optional<ScoreProduct> operands(torch::jit::Node* node);
+
   /// The product that a node computes; empty for a node that computes none, or one whose places cannot be told.
   std::optional<ScoreProduct> product(torch::jit::Node* node);
 
@@ -46,6 +49,7 @@ class AttentionAxes {
 
   /// The dimension that a value names, from 0; empty if it is no constant or out of range.
   std::optional<size_t> dim(const torch::jit::Value* value, size_t rank) const;
+  static std::optional<size_t> dim(int64_t dim, size_t rank);
 
   struct Layout {
     std::string letters;
@@ -58,11 +62,17 @@ class AttentionAxes {
   /// The layout of a fused operator's query of that many dimensions, the last being the size of a head.
   std::optional<Layout> fused_layout(const torch::jit::Value* query);
 
+  /// True if the product sums over the tokens of a sequence, not over features: its result relates features.
+  bool sums_over_tokens(const ScoreProduct& product) const;
+
+  /// True if the dimension runs along the samples of a batch that nothing else of the value tells apart.
+  bool is_batch_alone(const torch::jit::Value* value, const Layout& layout, size_t dim) const;
+
   const MethodGraph& graph() const { return graph_; }
   const TokenFlow& flow() const { return flow_; }
 
  private:
-  std::optional<ScoreProduct> einsum(torch::jit::Node* node) const;
+  std::optional<ScoreProduct> einsum(torch::jit::Node* node);
   std::optional<Places> moved(const torch::jit::Node* node, const Places& places) const;
   std::optional<Places> reshaped(const torch::jit::Node* node, const Places& places);
   const Axis* axis(const torch::jit::Value* value, size_t dim) const;

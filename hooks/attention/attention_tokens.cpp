@@ -174,7 +174,7 @@ void describe_tokens(FoundAttention& attention, int64_t from, const MethodGraph&
     if (!attention.tokens.known) attention.tokens = std::move(both.queries);
     if (!attention.key_tokens.known) attention.key_tokens = std::move(both.keys);
     if (arm.implementation == kPackedImplementation) {
-      attention.num_heads = attention.num_key_heads = graph.constant_int(arm.node->namedInput("num_head"));
+      attention.num_heads = attention.num_key_heads = graph.constant_int(packed_num_heads(arm.node));
     }
     const TokenFlow& flow = layouts.flow();
     if (!attention.num_heads) attention.num_heads = heads_of(arm, arm.is_fused() ? arm.query : arm.probabilities, flow);

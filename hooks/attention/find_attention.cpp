@@ -9,6 +9,7 @@
 #include "hooks/attention/attention_tokens.h"
 #include "hooks/attention/fused_attention.h"
 #include "hooks/attention/score_path.h"
+#include "hooks/attention/softmax_forms.h"
 #include "hooks/graph/op_traits.h"
 #include "hooks/tokens/token_layouts.h"
 
@@ -16,11 +17,6 @@ namespace moetap::hooks {
 namespace jit = torch::jit;
 
 namespace {
-
-bool is_softmax(const jit::Node& node) {
-  const std::string name = base_name(node);
-  return op_kind(node) == OpKind::kScoring && (name == "softmax" || name == "_softmax" || name == "special_softmax");
-}
 
 /// Finds the attention of one method graph.
 class AttentionSearch {
@@ -32,8 +28,8 @@ class AttentionSearch {
     for (jit::Node* node : graph_.nodes()) {
       if (is_fused_attention(*node)) {
         take_fused(node);
-      } else if (is_softmax(*node)) {
-        take_softmax(node);
+      } else if (const auto softmax = match_softmax(node, graph_)) {
+        take_softmax(*softmax);
       }
     }
   }
@@ -57,7 +53,10 @@ class AttentionSearch {
   const std::vector<SkippedNode>& skipped() const { return skipped_; }
 
  private:
-  void skip(const jit::Node* node, SkipReason reason) { skipped_.push_back({node, node, reason}); }
+  void skip(const jit::Node* node, SkipReason reason) {
+    // An arm that never runs is not followed, so nothing is known of what stands there.
+    if (layouts_.flow().of(node->output(0)).reached) skipped_.push_back({node, node, reason});
+  }
 
   void take_fused(jit::Node* node) {
     auto arm = fused_arm(node, axes_);
@@ -68,26 +67,26 @@ class AttentionSearch {
     take(std::move(*arm));
   }
 
-  void take_softmax(jit::Node* node) {
-    jit::Value* result = node->output(0);
-    const auto path = find_score_path(node->input(0), origins_, axes_);
+  void take_softmax(const Softmax& softmax) {
+    const auto path = find_score_path(softmax.scores, origins_, axes_);
     if (!path) {
-      if (is_applied_to_tokens(node)) skip(node, SkipReason::kAttendsToParameters);
+      if (is_applied_to_tokens(softmax)) skip(softmax.node, SkipReason::kAttendsToParameters);
       return;
     }
-    const auto keys = axes_.dim(node->input(1), path->places.size());
+    const auto keys = axes_.dim(softmax.dim, path->places.size());
     if (!keys || (path->places[*keys] != 'x' && path->places[*keys] != 'y')) {
-      return skip(node, SkipReason::kUnknownScores);
+      return skip(softmax.node, SkipReason::kUnknownScores);
     }
-    const auto applied = find_applied(result, path->places, *keys, origins_, axes_);
-    if (!applied) return skip(node, SkipReason::kSumsOverOthers);
-    if (has_sinks(*path) && !applied->sliced) return skip(node, SkipReason::kUnknownScores);
+    const auto applied = find_applied(softmax.node->output(0), path->places, *keys, origins_, axes_);
+    if (!applied || axes_.sums_over_tokens(path->product)) return skip(softmax.node, SkipReason::kSumsOverOthers);
+    if (has_sinks(*path) && !applied->sliced) return skip(softmax.node, SkipReason::kUnknownScores);
     const jit::Value* last =
         applied->behind_dropout.empty() ? applied->probabilities : applied->behind_dropout.back()->output(0);
     const auto layout = axes_.layout(last, applied->places, applied->keys);
-    if (!layout) return skip(node, SkipReason::kUnknownScores);
+    if (!layout) return skip(softmax.node, SkipReason::kUnknownScores);
+    if (axes_.is_batch_alone(last, *layout, applied->keys)) return skip(softmax.node, SkipReason::kAttendsToSamples);
     AttentionArm arm;
-    arm.node = node;
+    arm.node = softmax.node;
     arm.product = path->product.node;
     arm.applied = applied->applied;
     arm.implementation = base_name(*arm.product) == "einsum" ? "einsum" : "eager";
@@ -103,12 +102,12 @@ class AttentionSearch {
   }
 
   // True for a softmax of scores that parameters gave, whose result sums hidden states: a memory, learned queries.
-  bool is_applied_to_tokens(jit::Node* node) {
-    const auto path = find_score_path(node->input(0), origins_, axes_, /*one_is_parameter=*/true);
+  bool is_applied_to_tokens(const Softmax& softmax) {
+    const auto path = find_score_path(softmax.scores, origins_, axes_, /*one_is_parameter=*/true);
     if (!path) return false;
-    const auto keys = axes_.dim(node->input(1), path->places.size());
+    const auto keys = axes_.dim(softmax.dim, path->places.size());
     return keys && (path->places[*keys] == 'x' || path->places[*keys] == 'y') &&
-           find_applied(node->output(0), path->places, *keys, origins_, axes_).has_value();
+           find_applied(softmax.node->output(0), path->places, *keys, origins_, axes_).has_value();
   }
 
   void take(AttentionArm arm) {

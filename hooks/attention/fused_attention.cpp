@@ -42,8 +42,7 @@ jit::Value* unless_none(const MethodGraph& graph, jit::Value* value) {
 bool is_fused_attention(const jit::Node& node) {
   if (node.kind().ns() != c10::namespaces::aten) return false;
   const std::string name = node.kind().toUnqualString();
-  return is_scaled_dot_product(name) || name == "_native_multi_head_attention" ||
-         name == "_transformer_encoder_layer_fwd" || name == "_flash_attention_forward" ||
+  return is_scaled_dot_product(name) || is_packed_attention(node) || name == "_flash_attention_forward" ||
          name == "_efficient_attention_forward" || name == "_triton_multi_head_attention";
 }
 
@@ -51,17 +50,17 @@ std::optional<AttentionArm> fused_arm(jit::Node* node, AttentionAxes& axes) {
   const std::string name = node->kind().toUnqualString();
   AttentionArm arm;
   arm.node = arm.product = arm.applied = node;
+  if (is_packed_attention(*node)) {
+    arm.query = packed_query(node);
+    arm.key = packed_key(node);
+    arm.implementation = kPackedImplementation;
+    arm.layout = "bhqk";
+    return arm;
+  }
   arm.query = named(node, "query");
   arm.key = named(node, "key");
   arm.output = node->output(0);
-  if (arm.query == nullptr || arm.key == nullptr) return std::nullopt;
-  if (name == "_native_multi_head_attention") {
-    arm.implementation = kPackedImplementation;
-    arm.layout = "bhqk";
-    arm.output = nullptr;  // projected already
-    return arm;
-  }
-  if (!is_scaled_dot_product(name)) return std::nullopt;
+  if (!is_scaled_dot_product(name) || arm.query == nullptr || arm.key == nullptr) return std::nullopt;
   jit::Value* mask = named(node, "attn_mask");
   if (mask == nullptr) mask = named(node, "attn_bias");
   arm.implementation = "sdpa";

@@ -11,7 +11,10 @@ namespace jit = torch::jit;
 namespace {
 
 bool is_largest(const jit::Value* value) {
-  const std::string name = base_name(*value->node());
+  const jit::Node* node = value->node();
+  const std::string name = base_name(*node);
+  if (name == "detach") return is_largest(node->input(0));
+  if (name == "maximum") return is_largest(node->input(0)) || is_largest(node->input(1));  // of a sink, too
   return name == "max" || name == "amax";
 }
 

@@ -44,10 +44,11 @@ struct HookPoint {
   std::optional<int64_t> num_key_heads = {};  // the same
 };
 
-/// Something that looked like a router and was not hooked.
+/// Something that looked like a hook point and was not hooked.
 struct SkippedSite {
   std::string node;    // the node as the graph prints it, one line
   std::string reason;  // "indexes tokens, not experts"
+  HookKind kind = HookKind::kRouter;
 };
 
 struct Discovery {

@@ -44,8 +44,10 @@ const char* to_string(SkipReason reason) {
       return "attention whose queries or keys are parameters, not tokens";
     case SkipReason::kAttendsToLayers:
       return "attention over the outputs of several layers, not over tokens";
+    case SkipReason::kAttendsToSamples:
+      return "attention of the samples of a batch to each other, not of tokens";
     case SkipReason::kSumsOverOthers:
-      return "its softmax is not over what sums hidden states, as that of attention is";
+      return "the softmax of a product that does not weigh one token by another, as that of attention does";
     case SkipReason::kUnknownScores:
       return "attention whose scores the graph does not show as [batch, heads, queries, keys]";
     case SkipReason::kSkippedByHookSpec:
@@ -54,6 +56,19 @@ const char* to_string(SkipReason reason) {
       return "has the same class";
   }
   TORCH_INTERNAL_ASSERT(false, "unknown reason ", static_cast<int>(reason));
+}
+
+HookKind kind_of(SkipReason reason) {
+  switch (reason) {
+    case SkipReason::kAttendsToParameters:
+    case SkipReason::kAttendsToLayers:
+    case SkipReason::kAttendsToSamples:
+    case SkipReason::kSumsOverOthers:
+    case SkipReason::kUnknownScores:
+      return HookKind::kAttention;
+    default:
+      return HookKind::kRouter;
+  }
 }
 
 }  // namespace moetap::hooks

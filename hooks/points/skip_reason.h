@@ -2,6 +2,8 @@
 
 #include <torch/csrc/jit/ir/ir.h>
 
+#include "hooks/points/hook_point.h"
+
 namespace moetap::hooks {
 
 /// Why something that looks like a hook point has no hook. docs/routers.md and
@@ -25,6 +27,7 @@ enum class SkipReason {
   kHasNoProjection,       // a top-k whose scores no parameter gave
   kAttendsToParameters,   // attention whose queries or keys are parameters: a memory, learned queries
   kAttendsToLayers,       // attention whose keys are the outputs of several layers
+  kAttendsToSamples,      // attention of the samples of a batch to each other
   kSumsOverOthers,        // a softmax of a product whose result does not sum hidden states over the same dimension
   kUnknownScores,         // attention whose scores cannot be laid out as [batch, heads, queries, keys]
   kSkippedByHookSpec,     // the user said so
@@ -35,6 +38,9 @@ inline constexpr int kNumSkipReasons = static_cast<int>(SkipReason::kSharesClass
 
 /// The text that users see. That of `kSharesClass` follows the path of another module of the class.
 const char* to_string(SkipReason reason);
+
+/// The kind of hook that it is the reason of.
+HookKind kind_of(SkipReason reason);
 
 /// Something in a graph that looked like a hook point and has no hook.
 struct SkippedNode {

@@ -119,7 +119,7 @@ ModelSites find_sites(const jit::Module& module, const std::vector<std::string>&
     list_sites(sites);
     for (const Site& site : sites.sites) hooks.push_back(site.hook);
     for (const SkippedNode& skipped : sites.skipped) {
-      model.discovery.skipped.push_back({printed(skipped.node), to_string(skipped.reason)});
+      model.discovery.skipped.push_back({printed(skipped.node), to_string(skipped.reason), kind_of(skipped.reason)});
     }
   }
   model.discovery.skipped.insert(model.discovery.skipped.end(), shared.begin(), shared.end());

@@ -15,7 +15,8 @@ inline constexpr JsonKey kMethods{"methods", "{method: {arguments: [text]}}", ""
 inline constexpr JsonKey kArguments{"arguments", "list", ""};  // those of a method; in the log: of a sample
 inline constexpr JsonKey kMethod{"method", "text", ""};
 inline constexpr JsonKey kHooks{"hooks", "list of objects; in the manifest each with run_layer", ""};
-inline constexpr JsonKey kSkipped{"skipped", "list of objects with node and reason", ""};
+inline constexpr JsonKey kSkipped{"skipped",
+                                  "list of objects with node and reason; kind: attention, absent for routers", ""};
 inline constexpr JsonKey kNode{"node", "text: the node of the graph", ""};
 inline constexpr JsonKey kReason{"reason", "text", ""};
 inline constexpr JsonKey kId{"id", "integer", ""};

@@ -143,6 +143,7 @@ nlohmann::ordered_json skipped_to_json(const std::vector<hooks::SkippedSite>& sk
   auto array = nlohmann::ordered_json::array();
   for (const auto& site : skipped) {
     array.push_back({{keys::kNode.name, site.node}, {keys::kReason.name, site.reason}});
+    if (site.kind != hooks::HookKind::kRouter) array.back()[keys::kKind.name] = hooks::to_string(site.kind);
   }
   return array;
 }
@@ -234,8 +235,9 @@ ModelDescription model_description_from_text(const std::string& text) {
       }
     }
     for (const auto& site : json.at(keys::kSkipped.name)) {
-      model.skipped.push_back(
-          {site.at(keys::kNode.name).get<std::string>(), site.at(keys::kReason.name).get<std::string>()});
+      model.skipped.push_back({site.at(keys::kNode.name).get<std::string>(),
+                               site.at(keys::kReason.name).get<std::string>(),
+                               kind_from(site.value(keys::kKind.name, hooks::to_string(hooks::HookKind::kRouter)))});
     }
     for (const auto& [name, method] : json.at(keys::kMethods.name).items()) {
       model.method_arguments[name] = method.at(keys::kArguments.name).get<std::vector<std::string>>();

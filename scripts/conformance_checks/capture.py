@@ -49,11 +49,14 @@ def inspect(moetap: pathlib.Path, model: pathlib.Path) -> dict:
     """The routers of a model and what was skipped. A model without routers is an error of the program, which
     says so and still lists what it skipped."""
     try:
-        return json.loads(run_program(moetap, ["inspect", str(model), "--json"]))
+        found = json.loads(run_program(moetap, ["inspect", str(model), "--json"]))
     except ProgramFailed as error:
         if "no router" not in str(error):
             raise
-        return json.loads(error.output)
+        found = json.loads(error.output)
+    for key in ("hooks", "skipped"):
+        found[key] = [entry for entry in found[key] if entry.get("kind", "router") == "router"]
+    return found
 
 
 def read_dump(run_directory: pathlib.Path, hooks: list[dict]) -> list[CapturedCall]:

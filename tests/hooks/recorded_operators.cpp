@@ -28,7 +28,7 @@ at::Tensor begin(std::string_view description, std::string_view method,
                  const c10::List<std::optional<at::Tensor>>& arguments) {
   const std::scoped_lock lock(mutex);
   if (!recording) return at::full({1}, -1, at::kLong);
-  ForwardReport report{std::string(description), std::string(method), {}, {}, {}, false};
+  ForwardReport report{std::string(description), std::string(method), {}, {}, {}, {}, false};
   for (size_t i = 0; i < arguments.size(); ++i) report.arguments.push_back(kept(arguments.get(i)));
   reports.push_back(std::move(report));
   return at::full({1}, static_cast<int64_t>(reports.size()) - 1, at::kLong);
@@ -55,6 +55,17 @@ void router_of_one(const at::Tensor& forward, int64_t hook, const std::optional<
                    const std::optional<at::Tensor>& choice) {
   router(forward, hook, logits, scores, selected, weights ? at::TensorList(*weights) : at::TensorList(), expert_dim,
          form, choice);
+}
+
+void attention(const at::Tensor& forward, int64_t hook, const std::optional<at::Tensor>& query,
+               const std::optional<at::Tensor>& key, const std::optional<at::Tensor>& mask,
+               const std::optional<at::Tensor>& probabilities, const std::optional<at::Tensor>& scores,
+               const std::optional<at::Tensor>& output, std::optional<double> scale, bool causal, int64_t num_heads,
+               std::string_view layout) {
+  AttentionReport report{hook,         kept(query), kept(key), kept(mask), kept(probabilities), kept(scores),
+                         kept(output), scale,       causal,    num_heads,  std::string(layout)};
+  const std::scoped_lock lock(mutex);
+  if (ForwardReport* own = report_of(forward)) own->attentions.push_back(std::move(report));
 }
 
 void log_in_forward(const c10::OperatorHandle&, torch::jit::Stack* stack) {
@@ -93,12 +104,14 @@ TORCH_LIBRARY(moetap, library) {
   library.def(torch::schema(kBeginSchema, as_written));
   library.def(torch::schema(kRouterSchema, as_written));
   library.def(torch::schema(kRouterOfOneSchema, as_written));
+  library.def(torch::schema(kAttentionSchema, as_written));
   library.def(torch::schema(kLogInForwardSchema, as_written));
   library.def(torch::schema(kEndSchema, as_written));
   library.def(torch::schema(kEndedSchema, side_effects));
   library.impl("begin", for_all(TORCH_FN(begin)));
   library.impl("router", for_all(TORCH_FN(router)));
   library.impl("router.one", for_all(TORCH_FN(router_of_one)));
+  library.impl("attention", for_all(TORCH_FN(attention)));
   library.impl("log_in_forward", for_all(torch::CppFunction::makeFromBoxedFunction<&log_in_forward>()));
   library.impl("end", for_all(TORCH_FN(end)));
   library.impl("ended", for_all(TORCH_FN(ended)));

@@ -4,6 +4,7 @@
 #include <ATen/core/ivalue.h>
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -21,6 +22,16 @@ struct RouterReport {
   std::string form;
 };
 
+/// One call of `moetap::attention`, the same way. Undefined: none.
+struct AttentionReport {
+  int64_t hook = -1;
+  at::Tensor query, key, mask, probabilities, scores, output;
+  std::optional<double> scale;
+  bool causal = false;
+  int64_t num_heads = 0;
+  std::string layout;
+};
+
 /// One call of `moetap::log_in_forward`.
 struct LogReport {
   std::string component;
@@ -36,6 +47,7 @@ struct ForwardReport {
   std::vector<at::Tensor> arguments;  // undefined: None was passed
   std::vector<RouterReport> routers;  // in order of their calls
   std::vector<LogReport> logs;
+  std::vector<AttentionReport> attentions;
   bool ended = false;
 };
 
