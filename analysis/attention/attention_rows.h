@@ -25,9 +25,9 @@ enum HeadSum : int64_t { kHeadEntropy, kHeadDistance, kHeadFirst, kNumHeadSums }
 // A row's terms are weighted as the row is (`AttentionRows::weight`) and added in fixed point. The largest score is
 // kept as an integer whose order is that of the scores, so that merging is max: `score_code`.
 
-/// What was measured of a call. A line a query, in the order b, q, padding too: no shape depends on data, so nothing waits
-/// for a device. About 4 * (R + 30) + 17 bytes a line; R = num_regions. Tensors are contiguous; `position` and `region` may
-/// share memory with the tokens that were given.
+/// What was measured of a call. A line a query, in the order b, q, padding too: no shape depends on data, so nothing
+/// waits for a device. About 4 * (R + 30) + 17 bytes a line; R = num_regions. Tensors are contiguous; `position` and
+/// `region` may share memory with the tokens that were given.
 struct AttentionRows {
   int64_t num_sequences = 0;  // B
   int64_t num_queries = 0;    // Sq
