@@ -1,7 +1,6 @@
 #include "plugin/capture/attention_observer.h"
 
 #include <ATen/ATen.h>
-#include <fmt/format.h>
 
 #include <algorithm>
 #include <utility>
@@ -65,18 +64,17 @@ void AttentionObserver::observe(int64_t hook_id, const ReportedAttention& report
   const AttentionSizes sizes = sizes_of(call);
   const bool needs_samples = values_.sample > 0 || values_.regions.by != AttentionRegions::By::kParts;
   const std::vector<int64_t> samples = needs_samples ? values_.samples(sizes.batch) : std::vector<int64_t>();
-  AttentionPlaces places =
-      place_attention(*forward_.tokens, AttentionHook(hook), sizes,
-                      {values_.regions, values_.region_argument, *cached_, samples}, &copies);
+  AttentionPlaces places = place_attention(*forward_.tokens, AttentionHook(hook), sizes,
+                                           {values_.regions, values_.region_argument, *cached_, samples}, &copies);
   analysis::AttentionTokens& tokens = places.tokens;
   if (values_.sample > 0) {
     const at::Tensor numbers = at::tensor(samples, at::kLong).to(device, /*non_blocking=*/true);
-    tokens.sampled =
-        analysis::sampled_rows(values_.seed, numbers, hook.layer, tokens.query_position, values_.sample);
+    tokens.sampled = analysis::sampled_rows(values_.seed, numbers, hook.layer, tokens.query_position, values_.sample);
   }
   measured.rows = analysis::measure_attention(call, tokens, {values_.matrix});
   measured.tokens = places.queries;
-  measured.num_key_heads = call.key.defined() ? call.key.size(1) : scored(call).size(1);
+  // The graph knows best: the model may repeat the keys for the heads of queries.
+  measured.num_key_heads = hook.num_key_heads.value_or(call.key.defined() ? call.key.size(1) : scored(call).size(1));
   if (values_.matrix) measured.key_position = tokens.key_position;
   copies.mark_stream(device);
   const std::lock_guard lock(mutex_);
