@@ -21,8 +21,9 @@ AttentionDump::ForwardMatrices AttentionDump::prepare(const ForwardRecord& recor
       const bool is_known = matrix.sample >= 0 && static_cast<size_t>(matrix.sample) < record.samples.size();
       const std::string sample = is_known ? std::to_string(record.samples[static_cast<size_t>(matrix.sample)])
                                           : fmt::format("-1.{}", matrix.sequence);
-      series.matrices.push_back({fmt::format("{}/{}/{}", layer.layer, sample, matrix.first_position),
-                                 matrix.probabilities.to(at::kFloat).contiguous()});
+      std::string matrix_name = fmt::format("{}/{}/{}", layer.layer, sample, matrix.first_position);
+      if (attention.call > 0) matrix_name += fmt::format("/{}", attention.call);
+      series.matrices.push_back({std::move(matrix_name), matrix.probabilities.to(at::kFloat).contiguous()});
     }
   }
   for (auto& [name, series] : forward.series) {
@@ -30,13 +31,12 @@ AttentionDump::ForwardMatrices AttentionDump::prepare(const ForwardRecord& recor
     for (const RunLayer& layer : layers.layers()) {
       if (layer.component + ".attention" == name) hooks[layer.layer] = layer.name;
     }
-    series.metadata = {
-        {keys::kHooks.name, compact_text(hooks)},
-        {keys::kRegions.name,
-         compact_text(nlohmann::json(AttentionRegions::from_text(config.attention_regions).names()))}};
+    series.metadata = {{keys::kHooks.name, compact_text(hooks)},
+                       {keys::kRegions.name,
+                        compact_text(nlohmann::json(AttentionRegions::from_text(config.attention_regions).names()))}};
     const auto known = series_.find(name);
-    forward.num_matrices[name] = (known == series_.end() ? 0 : known->second.num_matrices()) +
-                                 static_cast<int64_t>(series.matrices.size());
+    forward.num_matrices[name] =
+        (known == series_.end() ? 0 : known->second.num_matrices()) + static_cast<int64_t>(series.matrices.size());
   }
   return forward;
 }
