@@ -110,7 +110,11 @@ torch::jit::Module Session::attach(const torch::jit::Module& module, const Attac
   const auto kinds =
       config().attention == Attention::kOff ? hooks::HookKinds::kRouters : hooks::HookKinds::kRoutersAndAttention;
   auto instrumented = hooks::instrument(module, describe, options.methods, spec, kinds);
+  const bool has_attention = has_hook(description.hooks, hooks::HookKind::kAttention);
   bind(std::move(description));
+  if (config().attention != Attention::kOff && !has_attention) {
+    recording_->notice("no attention was found in a model: only its routers are recorded");
+  }
   return instrumented.module;
 }
 

@@ -31,7 +31,8 @@ struct AttachOptions {
   std::vector<std::string> methods = {};
 };
 
-/// Records what the routers of attached models do, into one run directory.
+/// Records what the routers of attached models do, and their attention if the configuration says so, into one run
+/// directory.
 ///
 ///     moetap::Session session(config);                    // config.output_dir is created here
 ///     auto model = session.attach(torch::jit::load("model.pt"));
@@ -63,8 +64,9 @@ class MOETAP_API Session {
 
   /// Returns a twin of `module` that shares its weights and reports to this session; dropping the twin detaches.
   /// `module` is left as it is. A module that `moetap instrument` made is bound to this session and returned as it is;
-  /// its copies and other loads of the same file report to the same session. Throws std::invalid_argument if no router
-  /// is found (with what was looked at), if `config.hooks` or `options.methods` do not fit the module or come with an
+  /// its copies and other loads of the same file report to the same session. Throws std::invalid_argument if nothing
+  /// to record is found (with what was looked at), if attention is to be recorded and an instrumented module does not
+  /// report it, if `config.hooks` or `options.methods` do not fit the module or come with an
   /// instrumented one, or if the instrumented module reports to another open session. Blocks while it rewrites.
   torch::jit::Module attach(const torch::jit::Module& module, const AttachOptions& options = {});
 

@@ -102,9 +102,9 @@ std::vector<at::Tensor*> PendingAttention::tensors() {
   std::vector<at::Tensor*> all;
   for (MeasuredAttention& call : calls_) {
     analysis::AttentionRows& rows = call.rows;
-    all.insert(all.end(), {&rows.line, &rows.values, &rows.bins, &rows.region, &rows.position, &rows.num_keys,
-                           &rows.length, &rows.weight, &rows.head_high, &rows.head_low, &rows.head_max_score,
-                           &rows.matrix, &call.key_position});
+    all.insert(all.end(),
+               {&rows.line, &rows.values, &rows.bins, &rows.region, &rows.position, &rows.num_keys, &rows.length,
+                &rows.weight, &rows.head_high, &rows.head_low, &rows.head_max_score, &rows.matrix, &call.key_position});
   }
   return all;
 }
@@ -116,8 +116,8 @@ void PendingAttention::finish(ForwardRecord& record) {
     const bool attributed = call.tokens->attribution.attributed;
     const auto num_samples = static_cast<int64_t>(record.samples.size());
     const bool by_sample = attributed && call.tokens->attribution.num_rows == num_samples;
-    const at::Tensor row = by_sample ? row_column(call.tokens->attribution, rows.num_lines())
-                                     : at::zeros({rows.num_lines()}, at::kLong);
+    const at::Tensor row =
+        by_sample ? row_column(call.tokens->attribution, rows.num_lines()) : at::zeros({rows.num_lines()}, at::kLong);
     AttentionRecord measured;
     measured.hook = call.hook;
     measured.call = call.call;

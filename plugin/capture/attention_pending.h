@@ -15,10 +15,10 @@
 namespace moetap::plugin {
 
 // Note [The attention of a router]
-// A router goes with the attention hook that ran last before it in its component and layer; where that saw other tokens,
-// or there is none, with the last one before it in its component that saw the same tokens. In a loop, the attention's call
-// has the router's number, or the largest below it. `PendingAttention::finish` is the only place that decides this; it comes behind the routers, whose ids and
-// weights are then in the record.
+// A router goes with the attention hook that ran last before it in its component and layer; where that saw other
+// tokens, or there is none, with the last one before it in its component that saw the same tokens. In a loop, the
+// attention's call has the router's number, or the largest below it. `PendingAttention::finish` is the only place that
+// decides this; it comes behind the routers, whose ids and weights are then in the record.
 
 /// An attention call that was measured. Its tensors are on the call's device until the forward ends, then on the host.
 struct MeasuredAttention {
@@ -29,7 +29,8 @@ struct MeasuredAttention {
   int64_t num_key_heads = 0;
 };
 
-/// The attention calls of a forward. `finish` sums them up by sample and by the experts of the routers that go with them.
+/// The attention calls of a forward. `finish` sums them up by sample and by the experts of the routers that go with
+/// them.
 class PendingAttention final : public PendingReport {
  public:
   /// `keep_values`: those of each query are recorded.

@@ -4,13 +4,25 @@
 
 #include <algorithm>
 #include <cmath>
-#include <string>
 #include <vector>
 
 namespace moetap::plugin {
 namespace {
 
+// The order of the canonical dimensions; b before m, h before g and r: only one of them is there.
 constexpr std::string_view kLetters = "bmhgrqk";
+
+/// Moves the dimensions of `layout` into the order of kLetters.
+at::Tensor in_order_of_letters(const at::Tensor& tensor, std::string_view layout) {
+  std::vector<int64_t> order;
+  for (const char letter : kLetters) {
+    const size_t place = layout.find(letter);
+    if (place != std::string_view::npos) order.push_back(static_cast<int64_t>(place));
+  }
+  TORCH_CHECK(order.size() == layout.size(), "attention: the layout must be of the letters ", kLetters,
+              ", each once, got \"", layout, "\"");
+  return tensor.permute(order);
+}
 
 /// Brings a tensor with the dimensions of `layout` to [B, H, Q, K]. `num_heads`: see ReportedAttention.
 at::Tensor to_sequences_and_heads(const at::Tensor& tensor, std::string_view layout, int64_t num_heads,
@@ -18,45 +30,43 @@ at::Tensor to_sequences_and_heads(const at::Tensor& tensor, std::string_view lay
   if (!tensor.defined()) return tensor;
   TORCH_CHECK(tensor.dim() == static_cast<int64_t>(layout.size()), "attention: ", name, " must have the dimensions \"",
               layout, "\", got ", tensor.sizes());
-  at::Tensor result = tensor;
-  std::string dims(layout);
-  // In the order of kLetters; b before m, h before g and r, since only one of them is there.
-  std::vector<int64_t> order;
-  for (const char letter : kLetters) {
-    const size_t place = dims.find(letter);
-    if (place != std::string::npos) order.push_back(static_cast<int64_t>(place));
-  }
-  TORCH_CHECK(order.size() == dims.size(), "attention: the layout must be of the letters ", kLetters, ", got \"",
-              layout, "\"");
-  result = result.permute(order);
-  const bool has_batch = dims.find('b') != std::string::npos;
-  if (dims.find('m') != std::string::npos) {
-    TORCH_CHECK(num_heads > 0 && result.size(0) % num_heads == 0, "attention: the first dimension of ", name,
+  at::Tensor result = in_order_of_letters(tensor, layout);
+  const auto has = [&](char letter) { return layout.find(letter) != std::string_view::npos; };
+  if (has('m')) {
+    TORCH_CHECK(num_heads > 0 && result.size(0) % num_heads == 0, "attention: the batch and heads of ", name,
                 " must be a multiple of ", num_heads, " heads, got ", tensor.sizes());
     return result.unflatten(0, {result.size(0) / num_heads, num_heads});
   }
-  if (!has_batch) result = result.unsqueeze(0);
-  if (dims.find('g') != std::string::npos) return result.flatten(1, 2);
-  return dims.find('h') == std::string::npos ? result.unsqueeze(1) : result;
+  if (!has('b')) result = result.unsqueeze(0);
+  if (has('g')) return result.flatten(1, 2);
+  return has('h') ? result : result.unsqueeze(1);
 }
 
-/// The mask of a fused operator, which broadcasts to the dimensions of its scores.
-at::Tensor mask_of_heads(const at::Tensor& mask, const ReportedAttention& reported, int64_t num_sequences) {
-  if (!mask.defined() || mask.dim() < 3) return mask;
-  const bool is_merged = reported.layout.find('m') != std::string_view::npos;
-  if (!is_merged || mask.dim() > 3) return mask;
-  if (mask.size(0) == 1) return mask;
-  TORCH_CHECK(mask.size(0) == num_sequences * reported.num_heads, "attention: the mask must have ",
-              num_sequences * reported.num_heads, " sequences and heads, got ", mask.sizes());
-  return mask.unflatten(0, {num_sequences, reported.num_heads});
+/// The mask of a fused operator, which broadcasts to the dimensions of its scores: those of the query, but for the
+/// last, which are keys.
+at::Tensor mask_of_heads(const at::Tensor& mask, const ReportedAttention& reported) {
+  const std::string_view layout = reported.layout;
+  if (!mask.defined()) return mask;
+  TORCH_CHECK(mask.dim() <= reported.query.dim(), "attention: the mask must broadcast to the dimensions \"", layout,
+              "\", got ", mask.sizes());
+  at::Tensor whole = mask;
+  while (whole.dim() < reported.query.dim()) whole = whole.unsqueeze(0);
+  const size_t merged = layout.find('m');
+  if (merged != std::string_view::npos && whole.size(static_cast<int64_t>(merged)) == 1) {
+    return in_order_of_letters(whole, layout).unsqueeze(0);  // one for all sequences and heads
+  }
+  if (layout.find('g') != std::string_view::npos) {
+    std::vector<int64_t> sizes(layout.size(), -1);
+    for (const char letter : {'g', 'r'}) {
+      const size_t place = layout.find(letter);
+      if (place != std::string_view::npos) sizes[place] = reported.query.size(static_cast<int64_t>(place));
+    }
+    whole = whole.expand(sizes);  // heads of one group may share a mask
+  }
+  return to_sequences_and_heads(whole, layout, reported.num_heads, "the mask");
 }
 
 }  // namespace
-
-bool is_sequence_first(std::string_view layout) {
-  const size_t batch = std::min(layout.find('b'), layout.find('m'));
-  return batch != std::string_view::npos && layout.find('q') < batch;
-}
 
 analysis::AttentionCall to_canonical(const ReportedAttention& reported) {
   analysis::AttentionCall call;
@@ -78,7 +88,7 @@ analysis::AttentionCall to_canonical(const ReportedAttention& reported) {
   TORCH_CHECK(call.key.size(1) > 0 && call.query.size(1) % call.key.size(1) == 0,
               "attention: the heads of the query must be a multiple of those of the key, got ", call.query.size(1),
               " and ", call.key.size(1));
-  call.mask = mask_of_heads(reported.mask, reported, call.query.size(0));
+  call.mask = mask_of_heads(reported.mask, reported);
   call.log_sum_exp = reported.log_sum_exp;
   call.causal = reported.causal;
   call.scale = reported.scale.value_or(1 / std::sqrt(static_cast<double>(std::max<int64_t>(1, call.query.size(3)))));

@@ -27,7 +27,4 @@ struct ReportedAttention {
 /// without gradients.
 analysis::AttentionCall to_canonical(const ReportedAttention& reported);
 
-/// Whether the queries stand before the batch in a layout, so that the tokens of a tensor go by sequence first.
-bool is_sequence_first(std::string_view layout);
-
 }  // namespace moetap::plugin

@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <string>
 
 namespace moetap::plugin {
 namespace {
@@ -52,25 +53,28 @@ at::Tensor regions_of(const RegionsOfForward& regions, const TokenGroup& group, 
     return regions_of_ids(regions.names, group.token_ids.reshape({batch, length}));
   }
   const int64_t last = regions.names.num_regions() - 1;
-  at::Tensor found =
-      at::full({batch, length}, last, at::TensorOptions().dtype(at::kByte).device(group.device));
+  at::Tensor found = at::full({batch, length}, last, at::TensorOptions().dtype(at::kByte).device(group.device));
   const at::Tensor& argument = regions.argument;
-  if (argument.defined() && argument.size(0) == batch && argument.size(1) <= length) {
-    found.narrow(1, length - argument.size(1), argument.size(1)).copy_(argument.clamp(0, last));
+  if (argument.defined() && argument.size(0) == batch) {
+    // The last columns are the forward's own tokens, as those of a mask that covers a cache.
+    const int64_t columns = std::min(argument.size(1), length);
+    const at::Tensor own = argument.narrow(1, argument.size(1) - columns, columns);
+    found.narrow(1, length - columns, columns).copy_(own.masked_fill(own.lt(0).logical_or(own.gt(last)), last));
   }
   return found;
 }
 
 /// The regions of the keys of a text, those of `cached` earlier tokens first.
-at::Tensor regions_behind_cache(const RegionsOfForward& regions, const at::Tensor& own, int64_t cached) {
+at::Tensor regions_behind_cache(const RegionsOfForward& regions, const std::string& component, const at::Tensor& own,
+                                int64_t cached) {
   if (!own.defined()) return own;
   at::Tensor all = own;
   if (cached > 0) {
-    const auto known = regions.cached.behind_cache(regions.samples, cached, own);
+    const auto known = regions.cached.behind_cache(component, regions.samples, cached, own);
     all = known ? *known
                 : at::cat({at::full({own.size(0), cached}, regions.names.num_regions() - 1, own.options()), own}, 1);
   }
-  regions.cached.keep(regions.samples, all);
+  regions.cached.keep(component, regions.samples, all);
   return all;
 }
 
@@ -114,11 +118,13 @@ AttentionPlaces place_attention(ForwardTokens& tokens, const AttentionHook& hook
     }
   }
   found.key_position = rank_among_valid(valid_keys);
-  found.query_position = found.self ? found.key_position.narrow(1, cached, sizes.queries).contiguous()
-                                    : rank_among_valid(valid_queries);
+  found.query_position =
+      found.self ? found.key_position.narrow(1, cached, sizes.queries).contiguous() : rank_among_valid(valid_queries);
   found.query_region = regions_of(regions, *places.queries, sizes.batch, sizes.queries);
-  found.key_region = found.self ? regions_behind_cache(regions, found.query_region, cached)
-                                : regions_of(regions, *keys, sizes.batch, sizes.keys);
+  const bool argument_has_cache = regions.argument.defined() && regions.argument.size(1) >= sizes.keys;
+  found.key_region = found.self && !argument_has_cache
+                         ? regions_behind_cache(regions, point.component, found.query_region, cached)
+                         : regions_of(regions, *keys, sizes.batch, sizes.keys);
   return places;
 }
 

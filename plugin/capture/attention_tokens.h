@@ -29,8 +29,8 @@ struct AttentionSizes {
 /// Which regions the tokens of a forward belong to.
 struct RegionsOfForward {
   const AttentionRegions& names;
-  const at::Tensor& argument;        // int64 [B, S], the region of each token; undefined: no argument gives them
-  CachedRegions& cached;             // of earlier forwards of the samples
+  const at::Tensor& argument;           // int64 [B, S], the region of each token; undefined: no argument gives them
+  CachedRegions& cached;                // of earlier forwards of the samples
   const std::vector<int64_t>& samples;  // the numbers of the forward's samples
 };
 

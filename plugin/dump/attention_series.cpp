@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <charconv>
 #include <cstdio>
-#include <cstring>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -11,6 +10,7 @@
 #include <string_view>
 
 #include "plugin/dump/dump_keys.h"
+#include "plugin/dump/matrix_frames.h"
 #include "plugin/formats/atomic_file.h"
 #include "plugin/formats/json_text.h"
 #include "plugin/formats/random_access_file.h"
@@ -20,8 +20,6 @@ namespace moetap::plugin {
 namespace {
 
 namespace fs = std::filesystem;
-
-enum MatrixFrame : uint32_t { kMatricesBegun = 13, kMatrix = 14 };
 
 constexpr std::string_view kFramesExtension = ".matrices";
 constexpr std::string_view kShardExtension = ".safetensors";
@@ -57,42 +55,6 @@ std::vector<SeriesFile> series_files(const std::string& folder, std::string_view
     if (auto file = series_file(entry.path(), extension)) files.push_back(std::move(*file));
   }
   return files;
-}
-
-/// A matrix as its frame holds it: u32 bytes of the name, the name, i64 queries, i64 keys, the probabilities.
-struct FramedMatrix {
-  std::string_view name;
-  int64_t queries = 0, keys = 0;
-  std::string_view bytes;
-};
-
-constexpr size_t kNumbersBytes = 2 * sizeof(int64_t);
-
-std::string to_frame(const AttentionMatrix& matrix) {
-  const auto name_bytes = static_cast<uint32_t>(matrix.name.size());
-  const int64_t sizes[2] = {matrix.probabilities.size(0), matrix.probabilities.size(1)};
-  std::string payload(reinterpret_cast<const char*>(&name_bytes), sizeof(name_bytes));
-  payload += matrix.name;
-  payload.append(reinterpret_cast<const char*>(sizes), sizeof(sizes));
-  payload.append(static_cast<const char*>(matrix.probabilities.const_data_ptr()), matrix.probabilities.nbytes());
-  return payload;
-}
-
-FramedMatrix from_frame(const Frame& frame, const std::string& path) {
-  const std::string_view payload = frame.payload;
-  uint32_t name_bytes = 0;
-  FramedMatrix matrix;
-  if (payload.size() >= sizeof(name_bytes)) std::memcpy(&name_bytes, payload.data(), sizeof(name_bytes));
-  const size_t numbers = sizeof(name_bytes) + size_t{name_bytes};
-  if (payload.size() < numbers + kNumbersBytes) throw std::runtime_error("cannot read " + path + ": a frame ends early");
-  matrix.name = payload.substr(sizeof(name_bytes), name_bytes);
-  std::memcpy(&matrix.queries, payload.data() + numbers, sizeof(int64_t));
-  std::memcpy(&matrix.keys, payload.data() + numbers + sizeof(int64_t), sizeof(int64_t));
-  matrix.bytes = payload.substr(numbers + kNumbersBytes);
-  if (static_cast<int64_t>(matrix.bytes.size()) != matrix.queries * matrix.keys * int64_t{sizeof(float)}) {
-    throw std::runtime_error("cannot read " + path + ": a matrix has not the size that its frame says");
-  }
-  return matrix;
 }
 
 std::optional<SafetensorsHeader> read_header(const RandomAccessFile& file, int64_t& data_begin) {
@@ -313,6 +275,7 @@ int64_t AttentionSeries::cut(int64_t num_matrices) {
       fs::remove(shard_path(number));
       continue;
     }
+    if (piece->frames) fs::remove(shard_path(number));  // it may hold what is cut here; `finish` makes it anew
     if (keep_here < piece->num_matrices) {
       piece->frames ? keep(*piece, keep_here) : cut_shard(*piece, keep_here);
     }

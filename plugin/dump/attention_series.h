@@ -1,7 +1,5 @@
 #pragma once
 
-#include <ATen/core/Tensor.h>
-
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -9,15 +7,10 @@
 #include <string>
 #include <vector>
 
+#include "plugin/dump/matrix_frames.h"
 #include "plugin/formats/frame_log.h"
 
 namespace moetap::plugin {
-
-/// What one layer's queries of one sample in one forward attend to.
-struct AttentionMatrix {
-  std::string name;          // LAYER/SAMPLE/Q0 (attention.md): Q0 is the position of the first query
-  at::Tensor probabilities;  // float32 [queries, keys], CPU, contiguous
-};
 
 /// The shards of the attention of one component: DUMP_FOLDER/NAME-000000.safetensors, ... with a tensor a matrix. Used
 /// by one thread. Errors are std::runtime_error with one line.
@@ -37,8 +30,8 @@ class AttentionSeries {
   using Metadata = std::map<std::string, std::string>;
   explicit AttentionSeries(Place place) : place_(std::move(place)) {}
 
-  /// Appends the matrices of one forward. `metadata`: of the shard, besides rank and first_row. Other metadata, or a name
-  /// that the open shard holds already, begins a new one.
+  /// Appends the matrices of one forward. `metadata`: of the shard, besides rank and first_row. Other metadata, or a
+  /// name that the open shard holds already, begins a new one.
   void append(const std::vector<AttentionMatrix>& matrices, const Metadata& metadata);
 
   /// Number of matrices so far, in shards and in the journal.

@@ -13,7 +13,8 @@ struct AttentionRegions {
   enum class By {
     kParts,     // equal parts of a sequence's tokens, in order
     kTokens,    // token ids; tokens of other ids are the last region, "other"
-    kArgument,  // an argument of the forward, integers [B, S]: the region of each token
+    kArgument,  // an argument of the forward, integers [B, S]: the region of each token; others than 0 to 15 are the
+                // last
   };
   struct TokenRegion {
     std::string name;

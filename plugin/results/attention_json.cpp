@@ -1,5 +1,6 @@
 #include "plugin/results/attention_json.h"
 
+#include <algorithm>
 #include <cstdint>
 #include <optional>
 #include <span>

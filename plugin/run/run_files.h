@@ -44,6 +44,11 @@ struct RunState {
     return kind == hooks::HookKind::kRouter ? layers : attention_layers;
   }
 
+  /// False: hooks of this kind report in vain.
+  bool records(hooks::HookKind kind) const {
+    return kind == hooks::HookKind::kRouter || config.attention != Attention::kOff;
+  }
+
   Config config;
   ProcessRank rank;
   std::chrono::system_clock::time_point opened;

@@ -54,7 +54,7 @@ void write_run_outputs(RunState& state, const RunPaths& paths, const RunJournal&
     for (const auto& [instance, method] : state.methods_that_ran) {
       if (instance != model->instance) continue;
       state.layers.add_silent(*model, method);
-      state.attention_layers.add_silent(*model, method);
+      if (state.records(hooks::HookKind::kAttention)) state.attention_layers.add_silent(*model, method);
     }
   }
   std::string first_error;
@@ -73,7 +73,8 @@ void write_run_outputs(RunState& state, const RunPaths& paths, const RunJournal&
   attempt([&] { state.attention_dump.finish(); });
   attempt([&] { state.probe.write((paths.about / "probe.safetensors").string(), state.layers); });
   attempt([&] {
-    state.summary.write((paths.about / "summary.json").string(), state.config.task, {state.layers, state.attention_layers},
+    state.summary.write((paths.about / "summary.json").string(), state.config.task,
+                        {state.layers, state.attention_layers},
                         AttentionRegions::from_text(state.config.attention_regions));
   });
   attempt([&] {
@@ -89,9 +90,10 @@ void write_run_outputs(RunState& state, const RunPaths& paths, const RunJournal&
   attempt([&] {
     std::vector<std::string> notices{readers_notice, silent.notice()};
     std::erase(notices, "");
-    write_manifest_file((paths.about / "manifest.json").string(),
-                        {state.config, state.models, state.layers, state.attention_layers, state.summary, state.unverified, state.rank, counters, losses,
-                         std::move(notices), times, state.times_resumed, recovery});
+    write_manifest_file(
+        (paths.about / "manifest.json").string(),
+        {state.config, state.models, state.layers, state.attention_layers, state.summary, state.unverified, state.rank,
+         counters, losses, std::move(notices), times, state.times_resumed, recovery});
   });
   if (!readers_notice.empty() && log_is_for_libmoe(state.config)) notify(readers_notice);
   // Where no hook reported, that is the run's error: see `why_not_done`.

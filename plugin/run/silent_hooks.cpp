@@ -31,7 +31,7 @@ SilentHooks find_silent_hooks(const RunState& state, const Counters& counters) {
   std::map<Key, bool> reported;
   for (const auto& model : state.models) {
     for (const hooks::HookPoint& hook : model->hooks) {
-      if (!state.methods_that_ran.contains({model->instance, hook.method})) continue;
+      if (!state.methods_that_ran.contains({model->instance, hook.method}) || !state.records(hook.kind)) continue;
       Key key(model->identity, hook.method, hook.name);
       const auto [place, is_new] = reported.try_emplace(key, false);
       place->second = place->second || state.layers_of(hook.kind).find(model->instance, hook.id).has_value();

@@ -20,7 +20,6 @@ RouterValues router_values(const Recording& recording) {
           config.probe_tokens, recording.records_held_calls() && !by_expert};
 }
 
-
 }  // namespace
 
 ForwardRecorder::ForwardRecorder(std::shared_ptr<ModelBinding> binding, std::string method,
@@ -31,14 +30,15 @@ ForwardRecorder::ForwardRecorder(std::shared_ptr<ModelBinding> binding, std::str
       copies_(std::make_shared<HostCopies>(binding_->block_pools())),
       routers_(context(), router_values(binding_->recording()), binding_->routers()) {
   if (binding_->records_attention()) {
-    attention_ = std::make_unique<AttentionObserver>(context(), attention_values(arguments), binding_->cached_regions());
+    attention_ =
+        std::make_unique<AttentionObserver>(context(), attention_values(arguments), binding_->cached_regions());
   }
   pending_ = std::make_unique<PendingForward>(copies_);
   begin_on_this_thread();
   Recording& recording = binding_->recording();
   try {
-    tokens_->read(binding_->text_arguments(method_), arguments, recording.config().dump != Dump::kNone || binding_->attention_needs_ids(),
-                  *copies_,
+    tokens_->read(binding_->text_arguments(method_), arguments,
+                  recording.config().dump != Dump::kNone || binding_->attention_needs_ids(), *copies_,
                   [&](const std::string& what, const std::string& detail) { recording.notice(what, detail); });
   } catch (const std::exception& error) {
     if (recording.config().strict) {
@@ -66,6 +66,11 @@ AttentionValues ForwardRecorder::attention_values(const c10::List<std::optional<
   if (place && *place < arguments.size()) {
     const std::optional<at::Tensor> regions = arguments.get(*place);
     if (regions && regions->defined() && regions->dim() == 2) values.region_argument = regions->detach().to(at::kLong);
+  }
+  if (values.regions.by == AttentionRegions::By::kArgument && !values.region_argument.defined()) {
+    binding_->recording().notice(
+        "a forward does not give the argument of attention_regions as [B, S]: its tokens are of the last region",
+        fmt::format("{} of {}", values.regions.argument, method_));
   }
   return values;
 }

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "plugin/formats/safetensors.h"
+#include "tests/plugin/support/synthetic_attention.h"
 #include "tests/plugin/support/synthetic_forward.h"
 
 namespace moetap::plugin {
@@ -211,6 +212,42 @@ TEST_F(DumpWriterTest, ManyExpertsNeedWiderIds) {
   add(dump, record);
   dump.finish();
   EXPECT_EQ(shard("language_model-000000.safetensors").tensors.at("0.selected").scalar_type(), at::kInt);
+}
+
+TEST_F(DumpWriterTest, AttentionOfTheSameTokensStandsBesideTheRouters) {
+  const auto model = describe({{"language_model", "0"}});
+  add_attention_hooks(*model, {{"language_model", "0"}, {"language_model", "1"}, {"language_model", "2"}});
+  LayerTable attention_layers(hooks::HookKind::kAttention);
+  layers_.place(*model, 0, 4);
+  for (const int64_t hook : {1, 2, 3}) attention_layers.place(*model, hook, 0);
+  DumpWriter dump = writer(Dump::kTopk);
+  std::vector<at::Tensor> values;
+  for (const int64_t seed : {1, 2}) {
+    ForwardRecord record = forward_of(model, {2 * seed, 2 * seed + 1});
+    record.routers = {observe_router({.hook = 0}, seeded_logits(seed, {2, 3, 4}))};
+    const RouterRecord& router = record.routers[0];
+    for (const int64_t hook : {1, 2, 3}) {
+      AttentionRecord attention = observe_attention({.hook = hook}, seeded_probabilities(seed, 2, 3));
+      attention.values = seeded_logits(100 * seed + hook, {6, 2});
+      attention.value_names = {"entropy", "received"};
+      attention.row = router.row.clone();
+      attention.position = router.position.clone();
+      record.attention.push_back(std::move(attention));
+    }
+    values.push_back(record.attention[0].values);
+    record.attention[1].position[0] = 7;                                      // another token
+    record.attention[2].values = record.attention[2].values.narrow(0, 0, 5);  // fewer of them
+    record.attention[2].row = router.row.narrow(0, 0, 5);
+    record.attention[2].position = router.position.narrow(0, 0, 5);
+    dump.add(dump.prepare(record, {layers_, attention_layers}));
+  }
+  dump.finish();
+  const SafetensorsFile file = shard("language_model-000000.safetensors");
+  EXPECT_TRUE(at::equal(file.tensors.at("0.attention_stats"), at::cat(values)));
+  EXPECT_FALSE(file.tensors.contains("1.attention_stats"));
+  EXPECT_FALSE(file.tensors.contains("2.attention_stats"));
+  EXPECT_EQ(nlohmann::json::parse(file.metadata.at("attention_columns")),
+            nlohmann::json({{"0", {"entropy", "received"}}}));
 }
 
 }  // namespace

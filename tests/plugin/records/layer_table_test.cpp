@@ -133,5 +133,23 @@ TEST(LayerIds, NumbersComeByValueBeforeNames) {
   }
 }
 
+TEST(LayerTableTest, LayersOfTwoKindsMayShareAnId) {
+  ModelDescription model = model_of("a", {{"0", "layers.0.attn"}, {"0", "layers.0.gate"}, {"1", "layers.1.attn"}});
+  for (const size_t hook : {0, 2}) {
+    model.hooks[hook].kind = hooks::HookKind::kAttention;
+    model.hooks[hook].implementation = "sdpa";
+  }
+  LayerTable routers, attention(hooks::HookKind::kAttention);
+  EXPECT_EQ(routers.place(model, 1, kExperts), 0u);
+  EXPECT_EQ(attention.place(model, 0, 0), 0u);
+  routers.add_silent(model, "forward");
+  attention.add_silent(model, "forward");
+  EXPECT_EQ(ids(routers), (Ids{"0"}));
+  EXPECT_EQ(ids(attention), (Ids{"0", "1"}));
+  EXPECT_EQ(attention.layers()[1].name, "layers.1.attn");
+  EXPECT_EQ(attention.layers()[0].implementation, "sdpa");
+  EXPECT_FALSE(attention.find(model.instance, 2)) << "it never reported";
+}
+
 }  // namespace
 }  // namespace moetap::plugin

@@ -6,7 +6,9 @@
 #include <limits>
 #include <numeric>
 
+#include "analysis/attention/attention_metrics.h"
 #include "tests/plugin/results/log_values.h"
+#include "tests/plugin/support/synthetic_attention.h"
 
 namespace moetap::plugin {
 namespace {
@@ -198,6 +200,64 @@ TEST(LogEntryTest, CallsOfALoopBecomeOneLayer) {
   SyntheticRun run;
   run.write(model, {record});
   EXPECT_EQ(vision(run.log().at("logs").at(0)).at("0").at("selected_experts").size(), 12u);
+}
+
+TEST(LogEntryTest, AttentionIsBesideTheRoutersKeysNotAmongLibMoEs) {
+  const auto model = describe({{"language_model", "1"}});
+  add_attention_hooks(*model, {{"language_model", "0"}, {"language_model", "1"}, {"vision_tower", "0"}});
+  const at::Tensor probabilities = seeded_probabilities(1, 2, 5);
+  ForwardRecord record = forward_of(model, {0, 1});
+  record.routers = {observe_router({.hook = 0}, random_logits(1, {2, 5, 4}))};
+  record.custom[{"", "1"}] = {{"attention", 1.0}};  // a name that is taken
+  record.attention = {observe_attention({.hook = 1}, probabilities),
+                      observe_attention({.hook = 2}, probabilities.flip(0)),
+                      observe_attention({.hook = 3, .attributed = false}, probabilities)};
+  SyntheticRun run, without;
+  run.write(model, {record});
+  const json logs = run.log().at("logs");
+  const auto of = [&](size_t entry, const char* component, const char* layer) {
+    return logs.at(entry).at("logs_metrics_moe").at(component).at(layer).at("attention");
+  };
+  const auto alone = [&](int64_t sample) {
+    return analysis::finalize(observe_attention({}, probabilities.narrow(0, sample, 1)).sums);
+  };
+  for (const int64_t sample : {0, 1}) {
+    const auto entry = static_cast<size_t>(sample);
+    EXPECT_EQ(of(entry, "language_model", "0").at("entropy").get<double>(), alone(sample).entropy.value());
+    EXPECT_EQ(of(entry, "language_model", "1").at("entropy").get<double>(), alone(1 - sample).entropy.value());
+    EXPECT_EQ(of(entry, "language_model", "0").size(), 5u);
+  }
+  EXPECT_EQ(of(0, "vision_tower", "0"), of(1, "vision_tower", "0")) << "its samples cannot be told apart";
+
+  record.attention.clear();
+  without.write(model, {record});
+  EXPECT_EQ(vision(logs.at(0)), vision(without.log().at("logs").at(0)));
+  EXPECT_EQ(logs.at(0).at("logs_metrics_mlp"), without.log().at("logs").at(0).at("logs_metrics_mlp"));
+  EXPECT_EQ(run.manifest().at("notices"), without.manifest().at("notices"));
+  EXPECT_TRUE(run.manifest().at("notices").contains(
+      "the logged value \"attention\" is left out of the log: moetap measures it itself"));
+}
+
+TEST(LogEntryTest, OfSeveralForwardsAttentionIsMergedOrThatOfTheLast) {
+  const auto model = describe({{"language_model", "0"}});
+  add_attention_hooks(*model, {{"language_model", "0"}});
+  std::vector<ForwardRecord> records;
+  for (const int64_t seed : {1, 2}) {
+    records.push_back(forward_of(model, {0}));
+    records.back().routers = {observe_router({.hook = 0}, random_logits(seed, {1, 5, 4}))};
+    records.back().attention = {observe_attention({.hook = 1}, seeded_probabilities(seed, 1, 5))};
+  }
+  analysis::AttentionSums both = records[0].attention[0].sums;
+  merge(both, records[1].attention[0].sums);
+  for (const LogForwards forwards : {LogForwards::kMerged, LogForwards::kLast}) {
+    Config config;
+    config.log_forwards = forwards;
+    SyntheticRun run(config);
+    run.write(model, records);
+    const json logged = run.log().at("logs").at(0).at("logs_metrics_moe").at("language_model").at("0").at("attention");
+    const auto& sums = forwards == LogForwards::kMerged ? both : records[1].attention[0].sums;
+    EXPECT_EQ(logged.at("distance").get<double>(), finalize(sums).distance.value());
+  }
 }
 
 }  // namespace

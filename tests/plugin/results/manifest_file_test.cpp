@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include "tests/plugin/support/synthetic_attention.h"
 #include "tests/plugin/support/synthetic_forward.h"
 
 namespace moetap::plugin {
@@ -18,7 +19,8 @@ class ManifestFileTest : public ::testing::Test {
   }
 
   Manifest manifest() const {
-    return {config_, models_, layers_, attention_layers_, summary_, unverified_, {2, 4}, counters_, losses_, {}, times_, 0, {}};
+    return {config_, models_, layers_, attention_layers_, summary_, unverified_, {2, 4}, counters_, losses_, {},
+            times_,  0,       {}};
   }
 
   TemporaryFolder folder_;
@@ -90,6 +92,29 @@ TEST_F(ManifestFileTest, TimesAreUtcAndARecoveryIsSaid) {
   EXPECT_EQ(told.at("recovered_from"), "pid 1 on node");
   EXPECT_EQ(told.at("lost"), json({{"journal_bytes", 10}, {"forwards", 2}, {"dump_rows", 3}}));
   EXPECT_FALSE(written(manifest()).contains("recovered"));
+}
+
+TEST_F(ManifestFileTest, AnAttentionLayerNamesItsRouters) {
+  const auto model = describe({{"language_model", "0"}, {"language_model", "1"}});
+  add_attention_hooks(*model, {{"language_model", "0"}, {"language_model", "1"}, {"language_model", "2"}});
+  models_ = {model};
+  for (const int64_t hook : {0, 1}) layers_.place(*model, hook, 4);
+  for (const int64_t hook : {3, 2}) attention_layers_.place(*model, hook, 0);
+  const RouterRecord router = observe_router({}, seeded_logits(1, {1, 3, 4}));
+  const AttentionRecord attention = observe_attention({}, seeded_probabilities(1, 1, 3), &router);
+  SummaryPart part;
+  for (const size_t place : {1, 0}) part.attention_of_experts.push_back({0, place, attention.experts[0].sums});
+  summary_.add(part);
+  part.generation = true;
+  summary_.add(part);
+  const json hooks = written(manifest()).at("hooks");
+  EXPECT_EQ(hooks.at(3).at("routers"), json({"language_model.layers.0.gate", "language_model.layers.1.gate"}));
+  EXPECT_EQ(hooks.at(3).at("run_layer"), "1");
+  EXPECT_EQ(hooks.at(2).at("routers"), json::array());
+  EXPECT_EQ(hooks.at(2).at("reported"), true);
+  EXPECT_EQ(hooks.at(4).at("reported"), false);
+  EXPECT_FALSE(hooks.at(4).contains("routers"));
+  EXPECT_FALSE(hooks.at(0).contains("routers"));
 }
 
 }  // namespace

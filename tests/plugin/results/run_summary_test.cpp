@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "analysis/routers/router_metrics.h"
+#include "tests/plugin/support/synthetic_attention.h"
 #include "tests/plugin/support/synthetic_forward.h"
 
 namespace moetap::plugin {
@@ -87,6 +88,66 @@ TEST(RunSummaryTest, ALayerThatNeverRanIsThereWithoutTokens) {
   EXPECT_EQ(silent.at("selected_count"), json::parse("[0,0,0,0]"));
   EXPECT_TRUE(silent.at("entropy_all").is_null());
   EXPECT_TRUE(run.manifest().at("hooks").at(1).at("run_layer").is_null());
+}
+
+/// Two routers, each with an attention layer before it; layer 2 has attention alone.
+std::shared_ptr<ModelDescription> attention_model() {
+  auto model = describe({{"language_model", "0"}, {"language_model", "1"}});
+  add_attention_hooks(*model, {{"language_model", "0"}, {"language_model", "1"}, {"language_model", "2"}});
+  return model;
+}
+
+ForwardRecord with_attention(const std::shared_ptr<ModelDescription>& model, std::vector<int64_t> samples,
+                             const at::Tensor& logits, const at::Tensor& probabilities) {
+  ForwardRecord record = forward_of(model, std::move(samples));
+  record.routers = {observe_router({.hook = 0}, logits), observe_router({.hook = 1}, logits.neg())};
+  record.attention = {observe_attention({.hook = 2}, probabilities, &record.routers[0]),
+                      observe_attention({.hook = 3}, probabilities.flip(1), &record.routers[1])};
+  return record;
+}
+
+TEST(RunSummaryTest, AttentionIsThatOfAllRowsHoweverTheyWereCut) {
+  const auto model = attention_model();
+  const at::Tensor logits = seeded_logits(1, {3, 6, 4}), probabilities = seeded_probabilities(2, 3, 6);
+  SyntheticRun at_once, cut;
+  at_once.write(model, {with_attention(model, {0, 1, 2}, logits, probabilities)});
+  std::vector<ForwardRecord> parts;
+  for (const int64_t i : {2, 0, 1}) {
+    parts.push_back(with_attention(model, {i}, logits.narrow(0, i, 1), probabilities.narrow(0, i, 1)));
+  }
+  cut.write(model, parts);
+  const json attention = at_once.summary().at("attention").at("language_model");
+  EXPECT_EQ(cut.summary().at("attention"), at_once.summary().at("attention"));
+  EXPECT_EQ(attention.at("0").at("rows"), 18);
+  EXPECT_EQ(attention.at("0").at("experts").at("router"), "language_model.layers.0.gate");
+  EXPECT_EQ(attention.at("1").at("experts").at("router"), "language_model.layers.1.gate");
+  EXPECT_EQ(attention.at("0").at("head_entropy").at(0), attention.at("1").at("head_entropy").at(1));
+  EXPECT_NE(attention.at("0").at("experts").at("gate_mass"), attention.at("1").at("experts").at("gate_mass"));
+  EXPECT_EQ(attention.at("2").at("rows"), 0) << "it never ran";
+  EXPECT_FALSE(at_once.summary().contains("phases"));
+}
+
+TEST(RunSummaryTest, AttentionOfPromptsAndGenerationIsKeptApart) {
+  const auto model = attention_model();
+  ForwardRecord prompt = with_attention(model, {0}, seeded_logits(1, {1, 6, 4}), seeded_probabilities(1, 1, 6));
+  ForwardRecord step = with_attention(model, {0}, seeded_logits(2, {1, 2, 4}), seeded_probabilities(2, 1, 2));
+  step.generation = true;
+  SyntheticRun run;
+  run.write(model, {prompt, step});
+  const auto rows = [](const json& of) { return of.at("attention").at("language_model").at("0").at("rows"); };
+  EXPECT_EQ(rows(run.summary()), 8);
+  EXPECT_EQ(rows(run.summary().at("phases").at("prompt")), 6);
+  EXPECT_EQ(rows(run.summary().at("phases").at("generation")), 2);
+  EXPECT_EQ(run.summary()
+                .at("phases")
+                .at("generation")
+                .at("attention")
+                .at("language_model")
+                .at("0")
+                .at("experts")
+                .at("flow_weight")
+                .size(),
+            4u);
 }
 
 }  // namespace

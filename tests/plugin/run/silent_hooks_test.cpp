@@ -5,6 +5,7 @@
 #include "plugin/process/notices.h"
 #include "plugin/records/hook_notices.h"
 #include "tests/plugin/support/error_of.h"
+#include "tests/plugin/support/synthetic_attention.h"
 #include "tests/plugin/support/synthetic_forward.h"
 
 namespace moetap::plugin {
@@ -129,6 +130,29 @@ TEST(SilentHooks, ALongListIsCut) {
   EXPECT_NE(closed.lines[0].find("layers.8.gate\" and 3 more: no recorded forward"), std::string::npos)
       << closed.lines[0];
   EXPECT_EQ(closed.lines[0].find("layers.9."), std::string::npos) << closed.lines[0];
+}
+
+TEST(SilentHooks, AttentionIsSilentOnlyWhereItIsRecorded) {
+  const auto model = model_of(1);
+  add_attention_hooks(*model, {{"language_model", "0"}, {"language_model", "1"}});
+  const Closed off({model}, {forward_with(model, {0})});
+  EXPECT_EQ(off.lines, Lines{});
+  EXPECT_EQ(off.run.summary().at("attention"), nlohmann::json::object());
+
+  Config config;
+  config.attention = Attention::kStats;
+  SyntheticRun run(config);
+  ForwardRecord forward = forward_with(model, {0});
+  forward.attention = {observe_attention({.hook = 1}, seeded_probabilities(1, 1, 3))};
+  Lines lines;
+  set_notice_handler([&](const std::string& line) { lines.push_back(line); });
+  Counters counters;
+  counters.forwards = 1;
+  run.write(model, {forward}, counters);
+  set_notice_handler(nullptr);
+  EXPECT_EQ(lines, (Lines{"1 of 3 hooks never reported: \"language_model.layers.1.attn\": no recorded forward took the "
+                          "arm of a branch, or made a turn of the loop, that holds it"}));
+  EXPECT_EQ(run.summary().at("attention").at("language_model").at("1").at("rows"), 0);
 }
 
 }  // namespace

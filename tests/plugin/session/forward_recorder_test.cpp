@@ -3,7 +3,9 @@
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
+#include "analysis/attention/attention_metrics.h"
 #include "tests/plugin/support/recorded_run.h"
+#include "tests/plugin/support/synthetic_attention.h"
 
 namespace moetap::plugin {
 namespace {
@@ -135,6 +137,107 @@ TEST(ForwardRecorder, WithoutItsEndAForwardIsAborted) {
   }
   EXPECT_TRUE(run.close().empty());
   EXPECT_EQ(run.collected->counters.aborted, 1);
+}
+
+/// A router (hook 0) and two attention layers of 2 heads (hooks 1 and 2).
+ModelDescription gate_and_attention() {
+  ModelDescription model = gates(1);
+  add_attention_hooks(model, {{"language_model", "0"}, {"language_model", "1"}});
+  return model;
+}
+
+ReportedAttention six_queries() {
+  ReportedAttention reported;
+  reported.probabilities = seeded_probabilities(1, 2, 3);
+  reported.layout = "bhqk";
+  return reported;
+}
+
+TEST(ForwardRecorder, AnAttentionHookThatFailsStopsAlone) {
+  Config config;
+  config.attention = Attention::kStats;
+  RecordedRun run(config);
+  const auto binding = bind(run, gate_and_attention());
+  testing::internal::CaptureStderr();
+  for (int forward = 0; forward < 3; ++forward) {
+    ForwardRecorder recorder(binding, "forward", c10::List<std::optional<at::Tensor>>({ids_of(2), at::Tensor()}));
+    ReportedAttention bad = six_queries();
+    if (forward == 1) bad.layout = "bqk";
+    EXPECT_NO_THROW(recorder.attention(1, bad));
+    recorder.attention(2, six_queries());
+    recorder.router(0, six_tokens());
+    recorder.end();
+  }
+  EXPECT_EQ(testing::internal::GetCapturedStderr(),
+            "moetap: hook \"language_model.layers.0.attn\" failed and records no more: attention: probabilities must "
+            "have the "
+            "dimensions \"bqk\", got [2, 2, 3, 3]\n");
+  const auto& records = run.close();
+  ASSERT_EQ(records.size(), 3u);
+  for (size_t forward = 0; forward < 3; ++forward) {
+    EXPECT_EQ(records[forward].routers.size(), 1u);
+    ASSERT_EQ(records[forward].attention.size(), forward == 0 ? 2u : 1u);
+    EXPECT_EQ(records[forward].attention.back().hook, 2);
+  }
+  EXPECT_EQ(run.collected->counters.failed_hooks, 1);
+}
+
+TEST(ForwardRecorder, AStrictSessionThrowsWhatAttentionFailedWith) {
+  Config config;
+  config.attention = Attention::kStats;
+  config.strict = true;
+  RecordedRun run(config);
+  testing::internal::CaptureStderr();
+  {
+    ForwardRecorder recorder(bind(run, gate_and_attention()), "forward",
+                             c10::List<std::optional<at::Tensor>>({ids_of(2), at::Tensor()}));
+    ReportedAttention bad = six_queries();
+    bad.layout = "bqk";
+    EXPECT_THROW(recorder.attention(1, bad), c10::Error);
+  }
+  testing::internal::GetCapturedStderr();
+  EXPECT_TRUE(run.close().empty());
+  EXPECT_EQ(run.collected->counters.failed_hooks, 1);
+}
+
+TEST(ForwardRecorder, WithAttentionOffItIsNotObserved) {
+  RecordedRun run;
+  const auto binding = bind(run, gate_and_attention());
+  ForwardRecorder recorder(binding, "forward", c10::List<std::optional<at::Tensor>>({ids_of(2), at::Tensor()}));
+  recorder.attention(1, {});  // would fail
+  recorder.router(0, six_tokens());
+  recorder.end();
+  EXPECT_TRUE(run.close().at(0).attention.empty());
+  EXPECT_EQ(run.collected->counters.failed_hooks, 0);
+}
+
+TEST(ForwardRecorder, AnArgumentGivesTheRegions) {
+  Config config;
+  config.attention = Attention::kStats;
+  config.attention_regions = "argument:kinds";
+  RecordedRun run(config);
+  ModelDescription model = gate_and_attention();
+  model.method_arguments["forward"] = {"input_ids", "attention_mask", "kinds"};
+  const auto binding = bind(run, model);
+  const at::Tensor kinds = at::tensor({3, 3, 3, 9, 9, 9}, at::kLong).reshape({2, 3});
+  testing::internal::CaptureStderr();
+  for (const at::Tensor& given : {kinds, kinds.to(at::kInt), at::Tensor()}) {
+    ForwardRecorder recorder(binding, "forward",
+                             c10::List<std::optional<at::Tensor>>({ids_of(2), at::Tensor(), given}));
+    recorder.attention(1, six_queries());
+    recorder.end();
+  }
+  EXPECT_EQ(testing::internal::GetCapturedStderr(),
+            "moetap: a forward does not give the argument of attention_regions as [B, S]: its tokens are of the last "
+            "region: kinds of forward\n");
+  const auto& records = run.close();
+  for (size_t forward = 0; forward < 3; ++forward) {
+    for (const int64_t sample : {0, 1}) {
+      const auto metrics = finalize(select_row(records.at(forward).attention.at(0).sums, sample));
+      const size_t region = forward == 2 ? 15 : sample == 0 ? 3 : 9;
+      EXPECT_NEAR(metrics.region_mass.value().at(region), 1, 1e-6) << forward << ", sample " << sample;
+    }
+  }
 }
 
 }  // namespace
