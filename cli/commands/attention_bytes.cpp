@@ -37,6 +37,7 @@ std::optional<int64_t> length_of(const hooks::TokenLayout& layout, const plugin:
 }  // namespace
 
 std::string AttentionBytes::text() const {
+  if (num_layers == 0) return "attention full: only the run shows how many bytes it keeps a sample";
   return fmt::format("attention full keeps {}{} bytes a sample: {} layers, up to {} queries × {} keys",
                      num_unknown > 0 ? "at least " : "", bytes, num_layers, queries, keys);
 }
