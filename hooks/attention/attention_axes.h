@@ -27,6 +27,9 @@ struct ScoreProduct {
   Places places;  // of the result: s, x, y
 };
 
+/// Dimensions of scores where the graph does not tell: [batch, heads, queries, keys].
+inline constexpr int64_t kRankOfScores = 4;
+
 /// What a number of dimensions and their sizes tell of scores.
 class AttentionAxes {
  public:
@@ -75,6 +78,7 @@ class AttentionAxes {
   std::optional<ScoreProduct> einsum(torch::jit::Node* node);
   std::optional<Places> moved(const torch::jit::Node* node, const Places& places) const;
   std::optional<Places> reshaped(const torch::jit::Node* node, const Places& places);
+  bool runs_along_tokens(const Axis& axis) const;
   const Axis* axis(const torch::jit::Value* value, size_t dim) const;
 
   const MethodGraph& graph_;

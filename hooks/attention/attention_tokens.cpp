@@ -1,5 +1,7 @@
 #include "hooks/attention/attention_tokens.h"
 
+#include <torch/csrc/jit/ir/constants.h>
+
 #include <algorithm>
 #include <set>
 
@@ -10,6 +12,17 @@ namespace moetap::hooks {
 namespace jit = torch::jit;
 
 namespace {
+
+// True for `einsum("...qd,...kd->...qk")`, whatever its letters.
+bool is_dotted_query_key(const jit::Node& einsum) {
+  const auto text = jit::toIValue(einsum.input(0));
+  if (!text || !text->isString()) return false;
+  std::string equation = text->toStringRef();
+  std::erase(equation, ' ');
+  return equation.size() == 18 && equation.starts_with("...") && equation.substr(5, 4) == ",..." &&
+         equation[4] == equation[10] && equation.substr(11, 5) == "->..." && equation[16] == equation[3] &&
+         equation[17] == equation[9];
+}
 
 // The dimensions of a value whose letters are `letters` that are not the tokens at letter `tokens` ('q' or 'k').
 std::vector<LeftOutDim> all_but(const std::string& letters, char tokens, int64_t merged_heads) {
@@ -25,6 +38,11 @@ struct BothLayouts {
   TokenLayout queries, keys;
 };
 
+// True if query and key are laid out as those of a fused operator.
+bool is_like_fused(const AttentionArm& arm) {
+  return arm.is_fused() || (arm.implementation == "einsum" && is_dotted_query_key(*arm.product));
+}
+
 BothLayouts layouts_of(const AttentionArm& arm, const TokenLayouts& layouts) {
   if (arm.implementation == kPackedImplementation) return {layouts.of(arm.query, -1), layouts.of(arm.key, -1)};
   if (arm.is_fused()) {
@@ -38,6 +56,11 @@ BothLayouts layouts_of(const AttentionArm& arm, const TokenLayouts& layouts) {
     if (!both.queries.known) both.queries = layouts.of(value, all_but(arm.layout, 'q', arm.num_heads));
     if (!both.keys.known) both.keys = layouts.of(value, all_but(arm.layout, 'k', arm.num_heads));
   }
+  if (!is_like_fused(arm)) return both;
+  // Query [.., queries, size] and key [.., keys, size], which an `einsum` with dots leaves where they are.
+  const auto out = all_but(arm.layout, 'q', arm.num_heads);
+  if (!both.queries.known) both.queries = layouts.of(arm.query, out);
+  if (!both.keys.known) both.keys = layouts.of(arm.key, out);
   return both;
 }
 
@@ -177,18 +200,21 @@ void describe_tokens(FoundAttention& attention, int64_t from, const MethodGraph&
       attention.num_heads = attention.num_key_heads = graph.constant_int(packed_num_heads(arm.node));
     }
     const TokenFlow& flow = layouts.flow();
-    if (!attention.num_heads) attention.num_heads = heads_of(arm, arm.is_fused() ? arm.query : arm.probabilities, flow);
+    for (const jit::Value* value : {arm.probabilities, is_like_fused(arm) ? arm.query : nullptr}) {
+      if (value != nullptr && !attention.num_heads) attention.num_heads = heads_of(arm, value, flow);
+    }
     if (!attention.num_key_heads) attention.num_key_heads = key_heads_of(arm, flow);
   }
   const auto same = is_same_sequence(attention.tokens, attention.key_tokens);
   attention.self_attention = same ? *same : have_same_source(attention.arms[0], from, graph, origins);
 }
 
-bool keys_are_stacked(const AttentionArm& arm, const MethodGraph& graph, const TokenFlow& flow) {
-  const auto& axes = flow.of(arm.is_fused() ? arm.key : arm.probabilities).axes;
-  if (!axes || axes->size() != arm.layout.size() || arm.implementation == kPackedImplementation) return false;
-  const Axis& keys = (*axes)[arm.layout.find(arm.is_fused() ? 'q' : 'k')];
-  std::vector<const jit::Value*> open = {arm.key};
+bool keys_are_stacked(const jit::Value* key, const jit::Value* value, size_t dim, const MethodGraph& graph,
+                      const TokenFlow& flow) {
+  const auto& axes = flow.of(value).axes;
+  if (!axes || dim >= axes->size()) return false;
+  const Axis& keys = (*axes)[dim];
+  std::vector<const jit::Value*> open = {key};
   std::set<const jit::Value*> seen;
   while (!open.empty()) {
     const jit::Value* value = open.back();

@@ -12,8 +12,9 @@ namespace moetap::hooks {
 void describe_tokens(FoundAttention& attention, int64_t from, const MethodGraph& graph, const ValueOrigins& origins,
                      const TokenLayouts& layouts);
 
-/// True if the keys of an arm are not places of a sequence but values that were put beside each other: the outputs of
-/// several layers.
-bool keys_are_stacked(const AttentionArm& arm, const MethodGraph& graph, const TokenFlow& flow);
+/// True if the dimension `dim` of `value`, which runs along keys, is none of a sequence but of values that were put
+/// beside each other where the key was made: the outputs of several layers.
+bool keys_are_stacked(const torch::jit::Value* key, const torch::jit::Value* value, size_t dim,
+                      const MethodGraph& graph, const TokenFlow& flow);
 
 }  // namespace moetap::hooks

@@ -8,6 +8,7 @@
 #include "hooks/attention/attention_arms.h"
 #include "hooks/attention/attention_tokens.h"
 #include "hooks/attention/fused_attention.h"
+#include "hooks/attention/packed_projection.h"
 #include "hooks/attention/score_path.h"
 #include "hooks/attention/softmax_forms.h"
 #include "hooks/graph/op_traits.h"
@@ -64,7 +65,13 @@ class AttentionSearch {
     if (!origins_.is_activation(arm->query) || !origins_.is_activation(arm->key)) {
       return skip(node, SkipReason::kAttendsToParameters);
     }
-    take(std::move(*arm));
+    const auto key_rank = axes_.rank(arm->key);
+    const bool packed = is_packed_attention(*node);
+    if (!packed && key_rank && *key_rank >= 2 && is_stacked(arm->key, arm->key, static_cast<size_t>(*key_rank - 2))) {
+      return skip(node, SkipReason::kAttendsToLayers);
+    }
+    if (arm->layout.empty()) return skip(node, SkipReason::kUnknownScores);
+    arms_.push_back(std::move(*arm));
   }
 
   void take_softmax(const Softmax& softmax) {
@@ -82,6 +89,9 @@ class AttentionSearch {
     if (has_sinks(*path) && !applied->sliced) return skip(softmax.node, SkipReason::kUnknownScores);
     const jit::Value* last =
         applied->behind_dropout.empty() ? applied->probabilities : applied->behind_dropout.back()->output(0);
+    const bool key_is_right = path->places[*keys] == 'y';
+    jit::Value* key = key_is_right ? path->product.right : path->product.left;
+    if (is_stacked(key, last, applied->keys)) return skip(softmax.node, SkipReason::kAttendsToLayers);
     const auto layout = axes_.layout(last, applied->places, applied->keys);
     if (!layout) return skip(softmax.node, SkipReason::kUnknownScores);
     if (axes_.is_batch_alone(last, *layout, applied->keys)) return skip(softmax.node, SkipReason::kAttendsToSamples);
@@ -92,13 +102,12 @@ class AttentionSearch {
     arm.implementation = base_name(*arm.product) == "einsum" ? "einsum" : "eager";
     arm.layout = layout->letters;
     arm.num_heads = layout->num_heads;
-    const bool key_is_right = path->places[*keys] == 'y';
     arm.query = key_is_right ? path->product.left : path->product.right;
-    arm.key = key_is_right ? path->product.right : path->product.left;
+    arm.key = key;
     arm.probabilities = applied->probabilities;
     arm.behind_dropout = applied->behind_dropout;
     if (applied->places == path->places) arm.scores = scores_before_sinks(*path);
-    take(std::move(arm));
+    arms_.push_back(std::move(arm));
   }
 
   // True for a softmax of scores that parameters gave, whose result sums hidden states: a memory, learned queries.
@@ -110,9 +119,8 @@ class AttentionSearch {
            find_applied(softmax.node->output(0), path->places, *keys, origins_, axes_).has_value();
   }
 
-  void take(AttentionArm arm) {
-    if (keys_are_stacked(arm, graph_, layouts_.flow())) return skip(arm.node, SkipReason::kAttendsToLayers);
-    arms_.push_back(std::move(arm));
+  bool is_stacked(const jit::Value* key, const jit::Value* value, size_t dim) const {
+    return keys_are_stacked(key, value, dim, graph_, layouts_.flow());
   }
 
   const MethodGraph& graph_;

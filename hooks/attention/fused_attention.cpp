@@ -67,10 +67,10 @@ std::optional<AttentionArm> fused_arm(jit::Node* node, AttentionAxes& axes) {
   arm.mask = unless_none(axes.graph(), mask);
   arm.scale = unless_none(axes.graph(), named(node, "scale"));
   arm.causal = named(node, "is_causal");
-  const auto layout = axes.fused_layout(arm.query);
-  if (!layout) return std::nullopt;
-  arm.layout = layout->letters;
-  arm.num_heads = layout->num_heads;
+  if (const auto layout = axes.fused_layout(arm.query)) {
+    arm.layout = layout->letters;
+    arm.num_heads = layout->num_heads;
+  }
   return arm;
 }
 

@@ -302,5 +302,23 @@ TEST_F(Masks, WithACacheRunAlongKeysThatEndWithTheTokens) {
             "B tokens valid");
 }
 
+TEST_F(Layouts, HeadsAndFeaturesAreLeftOutOfTheTokens) {
+  follow(R"(
+def forward(self, ids: Tensor) -> Tensor:
+    x = torch.embedding(self.table, ids)
+    b, n = x.size(0), x.size(1)
+    heads = torch.linear(x, self.square).view(b, n, 2, 4).transpose(1, 2)
+    merged = heads.reshape(b * 2, n, 4)
+    return merged
+)");
+  const std::string expected = "batch:A0 sequence:A1";
+  const auto of_dims = [&](const char* name, const std::vector<LeftOutDim>& without) {
+    return text(layouts_->of(value_named(*graph_, name), without));
+  };
+  EXPECT_EQ(of_dims("heads", {{1}, {-1}}), expected);
+  EXPECT_EQ(of_dims("merged", {{0, 2}, {2}}), expected);
+  EXPECT_EQ(of_dims("merged", {{0, 3}, {2}}), "unknown");  // so many heads are not there
+}
+
 }  // namespace
 }  // namespace moetap::hooks::testing

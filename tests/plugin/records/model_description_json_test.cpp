@@ -32,6 +32,40 @@ TEST(ModelDescription, SurvivesItsText) {
   EXPECT_EQ(instance_of(text), model.instance);
 }
 
+TEST(ModelDescription, HoldsWhatIsKnownOfAttention) {
+  ModelDescription model = example();
+  hooks::HookPoint& hook = model.hooks[2];
+  hook.implementation = "sdpa";
+  hook.num_heads = 8;
+  hook.self_attention = true;
+  hook.tokens = {true, {{hooks::TokenDimRole::kBatch, {{0, 0, 2}}}, {hooks::TokenDimRole::kSequence, {{0, 1, 2}}}}};
+  hook.key_tokens = {true, {{hooks::TokenDimRole::kBatch, {{1, 0, 2}}}}};
+  model.skipped.push_back({"%p = aten::softmax(%s)", "attention over layers", hooks::HookKind::kAttention});
+  const std::string text = to_text(model);
+  const ModelDescription read = model_description_from_text(text);
+  EXPECT_EQ(to_text(read), text);
+  EXPECT_EQ(read.hooks[2].implementation, "sdpa");
+  EXPECT_EQ(read.hooks[2].num_heads, 8);
+  EXPECT_EQ(read.hooks[2].num_key_heads, std::nullopt);
+  EXPECT_TRUE(read.hooks[2].self_attention);
+  EXPECT_EQ(read.hooks[2].tokens, hook.tokens);
+  EXPECT_EQ(read.hooks[2].key_tokens, hook.key_tokens);
+  EXPECT_EQ(read.skipped[0].kind, hooks::HookKind::kRouter);
+  EXPECT_EQ(read.skipped[1].kind, hooks::HookKind::kAttention);
+}
+
+TEST(ModelDescription, OfRoutersAloneSaysNothingOfAttention) {
+  ModelDescription model = example();
+  model.hooks.pop_back();
+  const auto json = nlohmann::json::parse(to_text(model));
+  for (const auto& hook : json.at("hooks")) {
+    for (const char* key : {"implementation", "key_tokens", "self_attention", "num_heads"}) {
+      EXPECT_FALSE(hook.contains(key)) << key;
+    }
+  }
+  EXPECT_FALSE(json.at("skipped").at(0).contains("kind"));
+}
+
 TEST(ModelDescription, InstancesDiffer) {
   const std::string instance = random_instance();
   EXPECT_EQ(instance.size(), 32u);
