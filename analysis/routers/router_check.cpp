@@ -107,6 +107,21 @@ at::Tensor differ(const Rounded& a, const Rounded& b, const at::Tensor& valid) {
   return off.logical_or(at::isinf(apart)).logical_and(valid).any(1);
 }
 
+/// bool [T]: tokens whose values have another order than `source`.
+at::Tensor not_rising(const Rounded& values, const Rounded& source) {
+  const at::Tensor in_order = values.values.gather(1, source.values.argsort(int64_t{1}));
+  const at::Tensor falls = in_order.slice(1, 0, -1) - in_order.slice(1, 1);
+  return (falls > values.tolerance * in_order.slice(1, 1).abs() + 1e-6).any(1);
+}
+
+/// bool [T]: tokens whose values are not exp(source) times a factor for the token and one for the expert: Sinkhorn's.
+at::Tensor not_scaled_exponentials(const Rounded& values, const Rounded& source) {
+  const at::Tensor apart = values.values.log() - source.values;
+  const at::Tensor left = apart - apart.mean(1, true) - apart.mean(0, true) + apart.mean();
+  const at::Tensor fits = left.abs() <= wider(values, source) * (1 + source.values.abs());  // false for NaN
+  return fits.logical_not().any(1);
+}
+
 /// The fewest misfits of several explanations, each of which would have to hold for all tokens.
 class Explanations {
  public:
@@ -224,6 +239,10 @@ void RouterCheck::check_choice() {
     const at::Tensor bias =
         at::where(apart.isnan(), 0.0, apart).sum(0, true) / apart.isnan().logical_not().sum(0, true);
     set(kWitnessChoiceIsBiasedLogits, differ(choice_, {logits_.values + bias, logits_.tolerance, logits_.least}, all));
+    Explanations rising;
+    rising.add(not_rising(choice_, logits_));
+    if (!rising.holds()) rising.add(not_scaled_exponentials(choice_, logits_));
+    set(kWitnessChoiceRisesWithLogits, rising.fewest());
     return;
   }
   // Masks behind the scoring belong to the selection: experts outside the best groups.
@@ -347,7 +366,7 @@ RouterVerdict judge(const at::Tensor& misfits) {
   if (fails(kChoiceIsOfLogits) && !is_bias) {
     const char* what = "the selection reads other values";
     const bool selects_otherwise = holds(kWitnessWeightsOfLogits) && !holds(kWitnessChoiceIsOpenLogits);
-    if (!selects_otherwise) blame(kLogitsColumn, kChoiceIsOfLogits, what);
+    if (!selects_otherwise || fails(kWitnessChoiceRisesWithLogits)) blame(kLogitsColumn, kChoiceIsOfLogits, what);
   }
   if (fails(kWeightsAreOfScores)) {
     const char* what = "the weights are not of the selected scores";

@@ -19,7 +19,8 @@ namespace moetap::analysis {
 //
 //  - scores that a scoring function with a known name gave are scoring(logits), up to one factor a token;
 //  - what the pick reads is the logits where the selected are scored, but for one constant an expert, or if the weights
-//    prove the logits; where it reads scores that are not reported, it is the scores of the logits, but for masks;
+//    prove the logits and it rises with them, or has the form of Sinkhorn's; where it reads scores that are not
+//    reported, it is the scores of the logits, but for masks;
 //  - the selected ids are the best of what the pick reads, and as many as the graph says;
 //  - where the graph shows only factors between them, the weights are the scores of the selected, up to one factor a
 //    token (a renormalisation, a scale) and one an expert or a slot. Slots of weight 0 (dropped) are left out, but not
@@ -55,9 +56,10 @@ enum RouterRelation : int64_t {
   kWitnessWeightsOfLogits,  // weights and the scores of the reported logits
   kWitnessChoiceIsScores,
   kWitnessChoiceIsLogits,
-  kWitnessChoiceIsOpenLogits,    // but for experts that a mask has closed
-  kWitnessChoiceIsBiasedLogits,  // logits and one constant an expert
-  kWitnessIdsAreBestOfScores,    // where it is not known what the pick reads
+  kWitnessChoiceIsOpenLogits,     // but for experts that a mask has closed
+  kWitnessChoiceIsBiasedLogits,   // logits and one constant an expert
+  kWitnessChoiceRisesWithLogits,  // each token's in the order of its logits, or their exponentials with factors
+  kWitnessIdsAreBestOfScores,     // where it is not known what the pick reads
 };
 inline constexpr int64_t kNumRouterRelations = kWitnessIdsAreBestOfScores + 1;
 

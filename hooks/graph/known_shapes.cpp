@@ -213,6 +213,7 @@ KnownShape KnownShapes::of_view(const jit::Node& node) {
     const bool before = dim && (*dim < -1 || *dim == 0 || (source.rank && *dim < *source.rank));
     return {rank, behind ? std::optional<int64_t>(1) : before ? source.last : std::nullopt};
   }
+  if (turns_elements(node)) return source;
   if (op_kind(node) == OpKind::kMoveAxis) {
     if (name != "transpose" && name != "swapaxes" && name != "swapdims") return {source.rank, std::nullopt};
     const auto a = graph_.constant_int(node.input(1)), b = graph_.constant_int(node.input(2));

@@ -43,7 +43,7 @@ const std::unordered_map<std::string_view, OpKind>& kinds() {
     add(OpKind::kReshape, {"view", "reshape", "view_as", "reshape_as", "flatten", "unflatten", "unsqueeze", "squeeze",
                            "_unsafe_view", "_reshape_alias", "ravel", "atleast_1d", "atleast_2d"});
     add(OpKind::kMoveAxis, {"transpose", "permute", "t", "movedim", "moveaxis", "swapaxes", "swapdims", "numpy_T", "mT",
-                            "adjoint", "matrix_H", "flip"});
+                            "adjoint", "matrix_H", "flip", "roll", "fliplr", "flipud"});
     add(OpKind::kSlice, {"slice", "narrow"});
     add(OpKind::kSelect, {"select"});
     add(OpKind::kSplit,
@@ -140,15 +140,22 @@ bool is_in_place(const jit::Node& node) {
   return name.size() > 1 && name.back() == '_' && name[name.size() - 2] != '_';
 }
 
+bool turns_elements(const jit::Node& node) {
+  if (node.kind().ns() != c10::namespaces::aten) return false;
+  const std::string_view name = node.kind().toUnqualString();
+  return name == "flip" || name == "roll" || name == "fliplr" || name == "flipud";
+}
+
 bool may_be_view(const jit::Node& node) {
   switch (op_kind(node)) {
     case OpKind::kCopy:
     case OpKind::kReshape:
-    case OpKind::kMoveAxis:
     case OpKind::kSlice:
     case OpKind::kSelect:
     case OpKind::kRepeat:
       return !is_in_place(node);
+    case OpKind::kMoveAxis:
+      return !is_in_place(node) && !turns_elements(node);
     default:
       return false;
   }

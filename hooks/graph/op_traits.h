@@ -12,7 +12,7 @@ enum class OpKind {
   kOther,        // not known: its results are not followed
   kCopy,         // same elements in the same order, maybe another dtype or device: `to`, `contiguous`, `clone`
   kReshape,      // same elements in the same order: `view`, `unsqueeze`, `flatten`
-  kMoveAxis,     // same elements in another order: `transpose`, `permute`
+  kMoveAxis,     // same elements in another order: `transpose`, `permute`, `flip`
   kSlice,        // a range along a dimension: `slice`, `narrow`
   kSelect,       // one place along a dimension: `select`
   kSplit,        // a list of parts: `chunk`, `split`, `unbind`
@@ -54,6 +54,9 @@ bool is_in_place(const torch::jit::Node& node);
 /// True for operators whose result holds elements of their first input and may share its memory: `view`, `slice`,
 /// `expand`, a `to` that changes nothing. What is written into one may be in the other.
 bool may_be_view(const torch::jit::Node& node);
+
+/// True for operators that change the places of the elements along a dimension, and no sizes: `flip`, `roll`.
+bool turns_elements(const torch::jit::Node& node);
 
 /// The tensor of indices that `index`, `index_select`, `gather` and `embedding` choose by: the last of several.
 const torch::jit::Value* index_of(const torch::jit::Node& node);

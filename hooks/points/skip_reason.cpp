@@ -24,6 +24,8 @@ const char* to_string(SkipReason reason) {
       return "picks from what was picked (product keys)";
     case SkipReason::kPicksInGroups:
       return "picks inside groups of scores";
+    case SkipReason::kRewritesIds:
+      return "its ids or weights are changed behind the pick in a way that is not followed";
     case SkipReason::kChangesSortedWeights:
       return "its weights are computed with after they were put into another order";
     case SkipReason::kTakesFirstTokens:

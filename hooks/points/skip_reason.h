@@ -18,6 +18,7 @@ enum class SkipReason {
   kFindsThreshold,        // the scores, with a number that was found by sorting or searching them
   kPicksFromPicked,       // product keys
   kPicksInGroups,         // each group of scores has picks of its own
+  kRewritesIds,           // ids or weights are not what they were when a pick gave them, in a way that is not followed
   kChangesSortedWeights,  // the weights that are applied stand in another order than the ids
   kTakesFirstTokens,      // an expert sees only the first of the tokens that chose it
   kWeighsPairs,           // (token, expert) above a threshold, in a list

@@ -25,7 +25,7 @@ std::optional<int64_t> projected_size(const MethodGraph& graph, const Projection
     if (node->inputs().empty()) return std::nullopt;
     const OpKind kind = op_kind(*node);
     if (kind == OpKind::kMoveAxis)
-      transposed = !transposed;
+      transposed = transposed != !turns_elements(*node);
     else if (kind != OpKind::kCopy && kind != OpKind::kElementwise && kind != OpKind::kMultiply)
       return std::nullopt;
     value = node->input(0);

@@ -39,15 +39,29 @@ bool is_unscored(const MethodGraph& graph, const jit::Value* value, const jit::N
       return std::any_of(node.inputs().begin(), node.inputs().end(), [&](const jit::Value* input) {
         return is_tensor(input) && is_unscored(graph, input, projection, seen);
       });
+    case OpKind::kReduce:  // over tokens, where the experts are left
+      if (name.find("exp") != std::string::npos) return false;
+      [[fallthrough]];
     case OpKind::kMixOther:
     case OpKind::kCopy:
     case OpKind::kReshape:
     case OpKind::kMoveAxis:
     case OpKind::kSlice:
+    case OpKind::kSelect:
+    case OpKind::kRepeat:
+    case OpKind::kGather:
+    case OpKind::kIndex:
     case OpKind::kMaskedFill:
     case OpKind::kScatter:
     case OpKind::kIndexWrite:
       return is_unscored(graph, node.input(0), projection, seen);
+    case OpKind::kCumulate:
+      return name == "cumsum" && is_unscored(graph, node.input(0), projection, seen);
+    case OpKind::kConcatenate: {
+      const auto parts = list_elements(node.input(0));
+      return std::any_of(parts.begin(), parts.end(),
+                         [&](const jit::Value* part) { return is_unscored(graph, part, projection, seen); });
+    }
     default:
       return false;
   }
@@ -115,7 +129,7 @@ const jit::Value* without_biases(const MethodGraph& graph, const ValueOrigins& o
 void take_logits_of_selection(const MethodGraph& graph, const RouterFlow& flow, const Pick& pick, FoundRouter& router) {
   const Fact& source = pick.source;
   if (pick.foreign || router.logits == nullptr || flow.projection().node == nullptr) return;
-  if (source.role != Role::kScore || source.column || source.part != 0) return;
+  if (source.role != Role::kScore || source.part != 0) return;
   const int place = static_cast<int>(&pick - flow.picks().data());
   if (source.picks.contains(place)) return;  // in a loop, each time without those that were picked before
   const bool scores_first = !source.scoring.empty();

@@ -242,13 +242,9 @@ void RouterFlow::follow_elementwise(jit::Node* node, OpKind kind) {
       break;
     case Role::kIds:
       if (name == "fill") note_written_ids(node->input(1));
-      // Arithmetic on ids makes another index. A clamp keeps ids of experts without parameters (identity experts)
-      // inside the table.
       result = own;
       if (hidden && are_picked(partner)) result.joined = true;  // by another router: a group, and one inside it
-      if (name == "floor_divide" || name == "div" || name == "remainder" || name == "fmod") result.nested = true;
-      lose_alignment(result);
-      break;
+      return follow_numbers(node, result, operands[left != nullptr ? 0 : 1]);
     case Role::kMask:
     case Role::kStat:
     case Role::kOrder:

@@ -57,7 +57,7 @@ void move_axis(const MethodGraph& graph, const jit::Node& node, Fact& fact) {
 
 bool keeps_token_order(const MethodGraph& graph, const jit::Node& node, const Fact& fact) {
   const std::string name = base_name(node);
-  if (name == "flip") return false;
+  if (turns_elements(node)) return false;
   if (name == "t" || name == "numpy_T" || name == "matrix_H") return true;
   if (name == "permute") {
     const auto dims = graph.constant_ints(node.input(1));

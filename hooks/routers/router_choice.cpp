@@ -37,21 +37,9 @@ void RouterFlow::follow_pick(jit::Node* node) {
   const std::string name = base_name(*node);
   const bool sorts = name == "sort" || name == "argsort" || name == "msort";
   if (own.role == Role::kIds || own.role == Role::kOrder || own.role == Role::kMask) {
-    if (!sorts) return;
+    if (!sorts || (own.role == Role::kIds && follow_sorted_ids(node, own))) return;
     Fact order = own;
     order.sorted = true;
-    if (own.role == Role::kIds && own.aligned && !own.flat && name == "sort") {
-      // The slots of each token in another order. The sorted ids are ids, and weights gathered by the same order are
-      // theirs.
-      Fact sorted = derived(own, node, Role::kIds);
-      sorted.ids = {node->output(0)};
-      set(node->output(0), sorted);
-      order.role = Role::kOrder;
-      order.aligned = true;
-      order.base = node->output(1);
-      set(node->output(1), order);
-      return;
-    }
     lose_alignment(order);
     if (own.role == Role::kMask) order.role = Role::kOrder;  // numbers of tokens, written where a mask is set
     if (name == "sort") set(node->output(0), order);
@@ -156,6 +144,7 @@ void RouterFlow::follow_gather(jit::Node* node, jit::Value* source, const std::v
   if (from == nullptr && index == nullptr) return;
   if (index == nullptr) {
     const Fact own = *from;
+    if (follow_slots_in_order(node, own, indices)) return;
     if (op_kind(*node) == OpKind::kGather && own.role == Role::kScore && own.picks.empty() && indices.size() == 1 &&
         origins_.of(indices[0]) == Origin::kInput) {
       follow_foreign_ids(node, own, indices[0]);
@@ -176,12 +165,17 @@ void RouterFlow::follow_gather(jit::Node* node, jit::Value* source, const std::v
     return;
   }
   const Fact by = remembered(*index);
+  if (from == nullptr && by.role == Role::kIds && indices.size() == 1 &&
+      take_as_ids(indices[0], rows_of(source, *node))) {
+    return;
+  }
   if (from != nullptr) {
     const Fact own = *from;
     if (by.role == Role::kIds && own.role == Role::kScore && own.picks.empty()) {
       Fact result = derived(own, node, Role::kSlot);  // the scores of the picked
       merge(result, by);
       result.nested = by.nested;
+      result.rewritten = own.rewritten;  // the weights are what was taken, wherever that was
       result.num_slots = by.num_slots;
       if (!by.aligned) lose_alignment(result);
       set(node->output(), result);
@@ -195,9 +189,11 @@ void RouterFlow::follow_gather(jit::Node* node, jit::Value* source, const std::v
       merge(result, by);
       result.nested = true;
       set(node->output(), result);
-    } else if (by.role == Role::kOrder && by.aligned && own.role == Role::kSlot && own.aligned &&
-               op_kind(*node) == OpKind::kGather) {
-      set(node->output(), derived(own, node, Role::kSlot));  // slots in another order, as their ids
+    } else if (by.role == Role::kOrder && by.aligned && own.aligned && op_kind(*node) == OpKind::kGather &&
+               (own.role == Role::kSlot || own.role == Role::kIds)) {
+      Fact result = derived(own, node, own.role);  // slots in another order
+      if (own.role == Role::kIds) result.ids = {node->output()};
+      set(node->output(), result);
     } else {
       Fact part = own;
       merge(part, by);
@@ -249,6 +245,15 @@ void RouterFlow::follow_gather(jit::Node* node, jit::Value* source, const std::v
   }
 }
 
+// The rows of a parameter that an index chooses from, where the graph fixes them.
+std::optional<int64_t> RouterFlow::rows_of(const jit::Value* source, const jit::Node& node) const {
+  if (base_name(node) == "index_select" && graph_.constant_int(node.input(1)) != 0) return std::nullopt;
+  while (op_kind(*source->node()) == OpKind::kCopy) source = source->node()->input(0);
+  const auto constant = graph_.constant(source);
+  if (!constant || !constant->isTensor() || !constant->toTensor().defined()) return std::nullopt;
+  return constant->toTensor().dim() < 1 ? std::nullopt : std::optional(constant->toTensor().size(0));
+}
+
 // True for the parameter that the hidden state was projected by, seen through copies and other layouts.
 bool RouterFlow::is_own_parameter(const jit::Value* value) const {
   if (projection_.parameter == nullptr) return false;
@@ -281,7 +286,10 @@ void RouterFlow::follow_scatter(jit::Node* node, jit::Value* target, const Fact*
   if (by.role == Role::kMask && into != nullptr) {  // some values are overwritten
     if (into->role == Role::kIds && what == nullptr) note_written_ids(source);
     Fact result = derived(*into, node, into->role);
-    if (result.role == Role::kIds) result.ids = {node->output()};
+    if (result.role == Role::kIds) {
+      if (!into->index) result.ids = {node->output()};
+      write_over_numbers(result, *into, what == nullptr ? source : nullptr, node);
+    }
     if (into->order != nullptr) change_in_order(result, node->output());
     set(node->output(), result);
     return;
@@ -324,6 +332,7 @@ void RouterFlow::follow_mask(jit::Node* node, OpKind kind) {
   if (kind == OpKind::kOneHot) {
     const Fact* found = fact(inputs[0]);
     if (found == nullptr) return;
+    if (take_as_ids(inputs[0], graph_.constant_int(inputs[1]))) return;
     Fact mask = mask_of(remembered(*found), node);
     mask.one_hot = found->role == Role::kIds;
     mask.placed = found->role == Role::kStat;
@@ -346,10 +355,17 @@ void RouterFlow::follow_mask(jit::Node* node, OpKind kind) {
     const Fact* right = inputs.size() > 1 ? fact(inputs[1]) : nullptr;
     const Fact* found = left != nullptr ? left : right;
     if (found == nullptr) return;
+    const bool as_numbers = name == "eq" || name == "ne" || name == "isin";
+    const bool an_index = found->role == Role::kIds && found->index && as_numbers;
+    if (an_index && (found->rewritten || (found->unknown_numbers && !found->strided)) &&
+        take_as_ids(inputs[left != nullptr ? 0 : 1], found->num_experts)) {
+      return;
+    }
     const bool of_score =
         left != nullptr && right != nullptr && (left->role == Role::kScore || right->role == Role::kScore);
     if (of_score) found = left->role == Role::kScore ? right : left;
     Fact mask = mask_of(remembered(*found), node);
+    mask.rewritten = found->rewritten || (an_index && !found->placed && !found->nested);  // with other numbers
     // Scores against one of them, or against a number: all that are as large are chosen.
     const bool alone = !of_score && found->role == Role::kScore;
     const Fact& scores = left == nullptr || (of_score && left->role != Role::kScore) ? *right : *left;
@@ -376,6 +392,13 @@ void RouterFlow::follow_mask(jit::Node* node, OpKind kind) {
     }
     set(node->output(), mask);
     return;
+  }
+  if (kind == OpKind::kLogical && name.starts_with("logical_") == false && name != "bool") {
+    // Of ids, the bits.
+    for (jit::Value* input : inputs) {
+      const Fact* found = is_tensor(input) ? fact(input) : nullptr;
+      if (found != nullptr && found->role == Role::kIds) return follow_numbers(node, Fact(*found), input);
+    }
   }
   if (kind == OpKind::kLogical) {
     std::optional<Fact> result;
@@ -462,12 +485,17 @@ void RouterFlow::follow_mask(jit::Node* node, OpKind kind) {
       lose_alignment(result);
     else if (own.role == Role::kIds)
       result.ids = {node->output()};
+    if (own.role == Role::kIds) {
+      const bool both = self != nullptr && other != nullptr;
+      write_over_numbers(result, own, both ? nullptr : inputs[self == nullptr ? 1 : 2], node);
+    }
     if (own.order != nullptr) change_in_order(result, node->output());
     if (where && self != nullptr && mask != nullptr && mask->per_expert && own.role == Role::kSlot) {
       Fact part = own;
       part.in_pieces = true;
       lose_alignment(part);
       part.per_expert = true;
+      part.rewritten = result.rewritten;
       result = part;
     }
   } else if (own.role == Role::kChosen || own.role == Role::kRouted) {

@@ -117,6 +117,16 @@ std::optional<Fact> RouterFlow::combine(jit::Node* node, const Fact& left, const
       if (left.order != right.order) result.permuted = result.order = nullptr;
       result.in_pieces = left.in_pieces || right.in_pieces;
       change_in_order(result, node->output());
+    } else if (left.role == Role::kIds) {
+      result.index = (left.aligned || left.index) && (right.aligned || right.index);
+      result.aligned = false;
+      result.base = nullptr;
+      result.ids = remembered(left).ids;
+      merge(result, remembered(right));
+      result.numbers = at::Tensor();
+      result.unknown_numbers = true;
+      result.strided = left.strided || right.strided;
+      result.rewritten = result.rewritten || !result.strided;
     } else if (left.role == Role::kMask) {
       // A product keeps what both set; a sum of one-hots sets several places.
       result.per_expert = left.per_expert || right.per_expert;
@@ -165,6 +175,7 @@ std::optional<Fact> RouterFlow::combine(jit::Node* node, const Fact& left, const
       lose_alignment(part);
       part.ids = mask.ids;
       part.joined = part.joined || mask.joined;
+      part.rewritten = part.rewritten || mask.rewritten;
       part.per_expert = true;
       return part;
     }
@@ -219,17 +230,23 @@ std::optional<Fact> RouterFlow::combine(jit::Node* node, const Fact& left, const
   if (pair_is(Role::kIds, Role::kStat)) {  // places in the experts' queues, numbered over all experts
     Fact result = derived(of_role(Role::kIds), node, Role::kIds);
     lose_alignment(result);
-    result.placed = true;
+    result.placed = result.unknown_numbers = result.strided = true;
+    result.numbers = at::Tensor();
     return result;
   }
   if (pair_is(Role::kIds, Role::kMask)) {
     const Fact& ids = of_role(Role::kIds);
     Fact result = derived(ids, node, Role::kIds);
     result.parent = ids.base;
-    if (!ids.aligned)
-      lose_alignment(result);
-    else
+    result.numbers = at::Tensor();
+    result.unknown_numbers = true;
+    if (ids.aligned) {
       result.ids = {node->output()};
+      return result;
+    }
+    lose_alignment(result);
+    result.index = ids.index;
+    result.rewritten = ids.rewritten || (ids.index && !ids.placed && !ids.nested);
     return result;
   }
   return std::nullopt;
@@ -405,7 +422,9 @@ void RouterFlow::follow_concatenate(jit::Node* node) {
   if (first->role == Role::kIds || result.role == Role::kSlot) {
     result.num_slots = std::nullopt;
     result.unsure_slots = result.unsure_slots || grows_in_loop(node->input(0));
-    if (!all_slots && !in_order)
+    const bool another_order =
+        of_slots && !all_slots && !in_order && followed == parts.size() && joins_slots_in_order(node, parts, result);
+    if (!all_slots && !in_order && !another_order)
       lose_alignment(result);
     else {
       result.aligned = true;

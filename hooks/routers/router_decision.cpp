@@ -141,6 +141,13 @@ std::vector<jit::Value*> applied_weights(const MethodGraph& graph, const RouterF
   return weights;
 }
 
+// Ids or weights that nobody has followed choose or weigh experts.
+bool chooses_by_rewritten_ids(const RouterFlow& flow) {
+  return std::any_of(flow.events().begin(), flow.events().end(), [](const Event& event) {
+    return event.what.rewritten && (is_strong(event.kind) || event.kind == EventKind::kAppliesWeights);
+  });
+}
+
 bool has_changed_weights(const RouterFlow& flow) {
   return std::any_of(flow.events().begin(), flow.events().end(),
                      [](const Event& event) { return event.kind == EventKind::kAppliesWeights && event.what.changed; });
@@ -364,6 +371,7 @@ RouterDecision decide_by_events(const MethodGraph& graph, const RouterFlow& flow
     if (event.what.cut) return skip(last.node, SkipReason::kTakesFirstTokens);
     if (event.what.joined && is_strong(event.kind)) return skip(last.node, SkipReason::kPicksFromPicked);
   }
+  if (chooses_by_rewritten_ids(flow)) return skip(last.node, SkipReason::kRewritesIds);
   if (has_changed_weights(flow)) {
     const Fact* sorted = only_permuted_weights(flow);
     if (sorted == nullptr) return skip(last.node, SkipReason::kChangesSortedWeights);
@@ -469,6 +477,10 @@ RouterDecision decide_hash(const MethodGraph& graph, const RouterFlow& flow, con
   if (meetings.size() < 2 || selected.size() != 1) return decision;
   if (!hash.num_experts.has_value()) {
     decision.skipped = SkippedNode{hash.ids->node(), hash.ids->node(), SkipReason::kUnknownNumExperts};
+    return decision;
+  }
+  if (chooses_by_rewritten_ids(flow)) {
+    decision.skipped = SkippedNode{hash.ids->node(), hash.ids->node(), SkipReason::kRewritesIds};
     return decision;
   }
   if (unsure_application(flow) != nullptr) {

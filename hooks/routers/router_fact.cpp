@@ -16,6 +16,7 @@ void merge(Fact& into, const Fact& from) {
   }
   into.nested = into.nested || from.nested;
   into.joined = into.joined || from.joined;
+  into.rewritten = into.rewritten || from.rewritten;
 }
 
 bool carries_weights(const Fact& fact) {
@@ -28,7 +29,7 @@ void lose_alignment(Fact& fact) {
     if (fact.role == Role::kIds) fact.ids = {fact.base};
     if (carries_weights(fact)) fact.weights = {fact.base};
   }
-  fact.aligned = false;
+  fact.aligned = fact.index = false;
   fact.base = nullptr;
 }
 

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <ATen/core/Tensor.h>
 #include <torch/csrc/jit/ir/ir.h>
 
 #include <cstdint>
@@ -46,6 +47,13 @@ struct Fact {
   std::optional<int64_t> num_experts;
   int64_t null_columns = 0;  // of `num_experts`, those that come from no projection
 
+  // Ids that were computed with: see Note [Ids that are computed with].
+  bool index = false;            // not `aligned`: other numbers than ids stand at the slots of `ids`
+  bool strided = false;          // the numbers of two experts are further than 1 from each other
+  bool unknown_numbers = false;  // the graph does not tell what the ids have become
+  // int64: what each expert's id has become, and behind them what is written over ids. Undefined: they are the ids.
+  at::Tensor numbers;
+
   // Slots, ids, masks.
   bool nested = false;      // picked from picked values (product keys)
   bool per_expert = false;  // concerns one expert: a comparison of ids with one number
@@ -58,6 +66,7 @@ struct Fact {
   bool threshold = false;   // zero at the experts that are not chosen, by their scores: there are no ids
   bool by_sign = false;     // a threshold of zero (`relu`): activations of hidden states have it, too
   bool dropped = false;     // zero where a capacity leaves a token out
+  bool rewritten = false;   // ids or weights were changed in a way that is not followed
   bool ordinal = false;     // a mask of ids that are larger or smaller than a number: it tells of no expert
   bool pairs = false;       // scores of pairs (token, expert), which were chosen one by one
   bool merged = false;      // scores whose experts share their axis with tokens

@@ -162,7 +162,10 @@ void RouterFlow::set(jit::Value* value, Fact fact) {
   if (!fact.aligned) fact.base = nullptr;
   auto [found, fresh] = facts_.try_emplace(value, fact);
   if (!fresh) {
-    if (found->second.role == fact.role && found->second.picks == fact.picks && found->second.base == fact.base) return;
+    const Fact& known = found->second;
+    if (known.role == fact.role && known.picks == fact.picks && known.base == fact.base &&
+        known.rewritten == fact.rewritten)
+      return;
     found->second = std::move(fact);
   }
   wake_users(value);
@@ -173,6 +176,8 @@ void RouterFlow::wake_users(const jit::Value* value) {
 }
 
 void RouterFlow::event(EventKind kind, jit::Node* node, const Fact& fact) {
+  // What was not followed then is known by now.
+  std::erase_if(events_, [&](const Event& earlier) { return earlier.node == node && earlier.what.rewritten; });
   events_.push_back({kind, node, fact});
 }
 

@@ -121,6 +121,20 @@ class RouterFlow {
   void follow_scatter(torch::jit::Node* node, torch::jit::Value* target, const Fact* index, torch::jit::Value* source);
   void follow_mask(torch::jit::Node* node, OpKind kind);
   void follow_move(torch::jit::Node* node, Fact result);
+  void follow_reorder(torch::jit::Node* node, const Fact& own);
+  bool follow_slots_in_order(torch::jit::Node* node, const Fact& own, const std::vector<torch::jit::Value*>& indices);
+  bool follow_sorted_ids(torch::jit::Node* node, const Fact& own);
+  bool joins_slots_in_order(torch::jit::Node* node, const std::vector<torch::jit::Value*>& parts, Fact& result);
+  std::optional<int64_t> slot_dim(const torch::jit::Value* value, const Fact& slots);
+  void follow_numbers(torch::jit::Node* node, const Fact& own, torch::jit::Value* value);
+  void name_numbers(Fact& result, const Fact& own, torch::jit::Node* node) const;
+  void write_over_numbers(Fact& result, const Fact& own, const torch::jit::Value* written,
+                          torch::jit::Node* node) const;
+  bool take_as_ids(torch::jit::Value* value, std::optional<int64_t> among);
+  bool keeps_slots(const torch::jit::Node& node, const torch::jit::Value* value);
+  std::optional<int64_t> rows_of(const torch::jit::Value* source, const torch::jit::Node& node) const;
+  at::Tensor numbers_of(const Fact& ids) const;
+  std::optional<c10::IValue> fixed_number(const torch::jit::Value* value);
   bool puts_in_order(const torch::jit::Value* source, const Fact& slots, const torch::jit::Value* index);
   bool pools_tokens(const torch::jit::Node& node, Fact& fact);
   bool is_only_piece(const torch::jit::Node* node) const;

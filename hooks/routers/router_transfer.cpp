@@ -210,6 +210,7 @@ void RouterFlow::follow_same(jit::Node* node, OpKind kind) {
 
 // Values that are laid out in another way. Where the tokens keep their order only the experts' axis moves.
 void RouterFlow::follow_move(jit::Node* node, Fact result) {
+  if (turns_elements(*node)) return follow_reorder(node, result);
   result.in_pieces = true;
   if (const auto rank = shapes_.of(node->input(0)).rank) result.rank = rank;
   if (result.role == Role::kRouted && result.aligned) {

@@ -10,6 +10,7 @@
 #include "hooks/graph/known_numbers.h"
 #include "hooks/graph/known_shapes.h"
 #include "hooks/graph/op_traits.h"
+#include "hooks/routers/slot_pieces.h"
 #include "hooks/routers/taken_ids.h"
 
 namespace moetap::hooks {
@@ -102,9 +103,10 @@ bool ScaledScores::made_of_scores(const jit::Value* value, bool exactly) {
   if (node.kind() == jit::prim::ListUnpack) return holds(node.input(0), exactly);
   if (node.maybeSchema() == nullptr || node.inputs().empty()) return false;
   switch (op_kind(node)) {
+    case OpKind::kMoveAxis:  // not behind ids that have another order
+      return !turns_elements(node) && holds(node.input(0), exactly);
     case OpKind::kCopy:
     case OpKind::kReshape:
-    case OpKind::kMoveAxis:
     case OpKind::kSlice:
     case OpKind::kSelect:
     case OpKind::kSplit:
@@ -120,7 +122,7 @@ bool ScaledScores::made_of_scores(const jit::Value* value, bool exactly) {
     case OpKind::kScoring:
       return is_known_scoring(base_name(node)) && holds(node.input(0), /*exactly=*/true);
     case OpKind::kConcatenate:
-      return all_hold(node.input(0), exactly);
+      return joins_pieces_in_order(node) && all_hold(node.input(0), exactly);
     case OpKind::kMaskedFill:
       if (!exactly && constant_number(graph_, node.input(2)) == 0.0) taken_.add_unused(node.input(1));
       return takes_out(node.input(2)) && holds(node.input(0), exactly);

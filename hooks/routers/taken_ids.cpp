@@ -6,6 +6,7 @@
 #include "hooks/graph/in_place_writes.h"
 #include "hooks/graph/known_numbers.h"
 #include "hooks/graph/op_traits.h"
+#include "hooks/routers/slot_pieces.h"
 
 namespace moetap::hooks {
 namespace jit = torch::jit;
@@ -45,7 +46,7 @@ bool TakenIds::hold(const jit::Value* ids) const {
              (is_no_expert(node.input(1)) && hold(node.input(2)));
     case OpKind::kConcatenate: {
       const auto parts = node.input(0)->node()->inputs();
-      return node.input(0)->node()->kind() == jit::prim::ListConstruct &&
+      return node.input(0)->node()->kind() == jit::prim::ListConstruct && joins_pieces_in_order(node) &&
              std::all_of(parts.begin(), parts.end(), [this](const jit::Value* part) { return hold(part); });
     }
     default:

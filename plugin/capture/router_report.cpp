@@ -169,7 +169,9 @@ void gather_dense_weights(const ReportedRouter& reported, const TokenLayout& lay
     gathered.push_back(dense.gather(1, ids.narrow(1, first_slot, slots)));
     first_slot += slots;
   }
-  if (parts == 1 && reported.selected.size() > 1) {  // picks that may find one expert twice: it has one weight
+  // Several picks, or ids that are computed with, may name one expert twice: it has one weight. One pick does not.
+  const bool may_repeat = reported.selected.size() > 1 || !reported.choice.defined();
+  if (parts == 1 && may_repeat && call.selected.size(1) > 1) {
     const int64_t slots = call.selected.size(1);
     const auto same = call.selected.unsqueeze(2).eq(call.selected.unsqueeze(1));
     const auto earlier = at::ones({slots, slots}, same.options()).tril(-1);

@@ -63,7 +63,8 @@ struct ForwardRecord {
   std::string method;
   int64_t index = 0;             // number of the forward in the run, from 0 as they end; dropped ones count
   std::vector<int64_t> samples;  // sample number of each row; size B
-  // True: no forward, but values that `Session::log` got after one; `custom` goes to the entries of `samples`.
+  // True: no forward, but values that `Session::log` got after one; `custom` goes to the entries of `samples`. Or what
+  // checks have found in forwards that were not recorded: then `samples` is empty.
   bool values_only = false;
   // > 0: no forward, but this many replays of a captured graph; `samples` is empty. See Note [Graphs].
   int64_t replays = 0;

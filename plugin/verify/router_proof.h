@@ -22,7 +22,9 @@ namespace moetap::plugin {
 // ids       The ids of one token are replaced by others. The output must be that of the same model when its logits are
 //           permuted so that it selects those experts itself, with the same weights in both runs. (Ids that the experts
 //           do not get leave the output as it was.) Where dense weights say which experts run, two experts' weights are
-//           exchanged instead, and compared with a run whose logits are exchanged.
+//           exchanged instead, and compared with a run whose logits are exchanged. Then the pairs
+//           (router_proof_pairs.cpp): with one weight left, its own id must matter. Where only those of other slots do,
+//           ids and weights are refuted.
 // weights   All are doubled: the first value of the stream's width that changes with them doubles, and it is zero for
 //           zero weights. (Weights that are normalised afterwards double nothing.) A norm of the block's output may
 //           follow. With zero weights other ids must not change the output.

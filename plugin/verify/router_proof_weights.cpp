@@ -83,6 +83,9 @@ Finding RouterProver::weights() const {
       // The block may weigh shared experts by what the ids leave over, so this refutes nothing.
       return not_shown("with zero weights other ids still change the output: something else is computed from them");
     }
+    if (call().logits.defined()) {
+      if (const Finding found = pairs(); found.verdict == Verdict::kRefuted) return found;
+    }
   }
   return proven();
 }

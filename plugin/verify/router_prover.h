@@ -53,6 +53,10 @@ class RouterProver {
   Moves move_logits(int best) const;
   void move_logit(int64_t token, int64_t expert, int best, bool to_select, Moves& moves) const;
 
+  /// Whether each weight weighs the expert of the id at its slot: all weights but one are zero, and its id is replaced.
+  Finding pairs() const;
+  std::optional<Finding> pairs_at(int64_t token, int64_t slot, const TwinRun& moved) const;
+
   std::string why_no_ids() const;
   /// Other ids also in the place of those of picks that hold the same ones, both in the base forward and in `moved`,
   /// where other experts are selected: the experts may get those.
@@ -80,6 +84,7 @@ class RouterProver {
   const TwinRun& base_;
   const TwinRouter twin_;
   mutable std::optional<ScaledRuns> scaled_;
+  mutable std::optional<Finding> pairs_;
 };
 
 /// The ids of one token.

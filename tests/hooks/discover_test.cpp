@@ -131,6 +131,36 @@ INSTANTIATE_TEST_SUITE_P(Weights, BlockVariants, ::testing::ValuesIn(weight_vari
 INSTANTIATE_TEST_SUITE_P(Queues, BlockVariants, ::testing::ValuesIn(queue_variants()),
                          [](const auto& info) { return info.param.name; });
 
+// Ids and weights that are not what the pick gave: what is reported explains the output, or nothing is, with a reason.
+class IdVariants : public ::testing::TestWithParam<BlockVariant> {};
+
+TEST_P(IdVariants, ReportWhatTheExpertsGotOrNothing) {
+  jit::Module block = compile(variant_source(GetParam()));
+  jit::Module model = stacked({block});
+  model.eval();
+  const Discovery found = discover(model);
+  ASSERT_EQ(found.hooks.empty(), GetParam().refused) << printed(found);
+  if (GetParam().refused) {
+    EXPECT_FALSE(found.skipped.empty());
+    return;
+  }
+  const Instrumented twin = instrument(model, [](const Discovery&) { return describe_nothing(); });
+  const at::Tensor input = random_input(2);
+  const at::Tensor plain = call(model, {input});
+  const Recording recording;
+  EXPECT_TRUE(at::equal(call(twin.module, {input}), plain));
+  const auto forwards = recording.forwards();
+  ASSERT_EQ(forwards.at(0).routers.size(), 1u);
+  const CanonicalReport report = canonical(forwards[0].routers[0], kTokens);
+  const at::Tensor hidden = at::layer_norm(input, {kHidden}).view({-1, kHidden});
+  ASSERT_TRUE(report.weights.defined());
+  const at::Tensor sum = recombined(hidden, tensor_at(block, "expert_weights"), report.ids, report.weights);
+  EXPECT_TRUE(at::allclose((plain - input).view({-1, kHidden}), sum, 1e-4, 1e-5));
+}
+
+INSTANTIATE_TEST_SUITE_P(Ids, IdVariants, ::testing::ValuesIn(id_variants()),
+                         [](const auto& info) { return info.param.name; });
+
 TEST(ExpertChoice, ReportsTheTokensOfEachExpert) {
   const jit::Module block = compile({.type = "Block",
                                      .parameters = {{"expert_weights", expert_weights()}},

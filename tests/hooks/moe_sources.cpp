@@ -161,6 +161,11 @@ CanonicalReport canonical(const RouterReport& report, int64_t num_tokens) {
       gathered.push_back(weights[i].gather(1, weights.size() == 1 ? result.ids : ids.at(i)));
     }
     result.weights = at::cat(gathered, 1);
+    if (weights.size() == 1) {  // an expert that is named twice has one weight
+      const at::Tensor same = result.ids.unsqueeze(2) == result.ids.unsqueeze(1);
+      const at::Tensor named = (same & at::ones({same.size(1), same.size(1)}, at::kBool).tril(-1)).any(2);
+      result.ids = result.ids.masked_fill(named, -1);
+    }
     if (report.form == "variable") result.ids = result.ids.masked_fill(result.weights == 0, -1);
   } else if (report.form == "expert_choice") {  // [experts, tokens that each takes]
     const at::Tensor tokens = report.selected.at(0), place = at::where(tokens < 0, num_tokens, tokens);

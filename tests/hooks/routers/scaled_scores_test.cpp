@@ -18,7 +18,9 @@ class PlainScores : public FollowedProjection {
     follow("    scores = torch.softmax(logits, -1)\n" + code + "    weights, ids = torch.topk(scores, 2, -1)\n" +
            kApply);
     const RouterDecision decision = decide(*graph_, *flow_);
-    if (!decision.router) throw std::invalid_argument("no router was found");
+    if (!decision.router)
+      throw std::invalid_argument(
+          "no router was found: " + std::string(decision.skipped ? to_string(decision.skipped->reason) : "") + code);
     return scores_are_plain(*graph_, *decision.router);
   }
 };
@@ -38,7 +40,9 @@ class ScaledScores : public FollowedProjection {
   bool of(const std::string& code, const std::string& pick = kPick) {
     follow(pick + code + kApply);
     const RouterDecision decision = decide(*graph_, *flow_);
-    if (!decision.router) throw std::invalid_argument("no router was found");
+    if (!decision.router)
+      throw std::invalid_argument(
+          "no router was found: " + std::string(decision.skipped ? to_string(decision.skipped->reason) : "") + code);
     const ScaledWeights weights = scaled_weights(*graph_, *decision.router);
     of_experts_ = weights.have_factors_of_experts;
     return weights.are_scaled_scores;

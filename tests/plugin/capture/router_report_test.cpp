@@ -79,6 +79,15 @@ TEST(RouterCapture, ReportsAnExpertOfADenseRouterOnce) {
   expect_equal(captured.call.weights, reals({0.5, 0.25, 0.75, 0}, {2, 2}));
 }
 
+// So may ids that are computed with. Those that one pick gave do not: then it is known what it reads.
+TEST(RouterCapture, ReportsAnExpertThatIsNamedTwiceOnce) {
+  const auto weights = reals({0.5, 0.25, 0, 0, 0, 0, 0.75, 0}, {2, 4});
+  const auto captured =
+      to_canonical({at::randn({2, 4}), {}, {ids({0, 1, 2, 2}, {2, 2})}, {weights}, -1, "dense"}, hook());
+  expect_equal(captured.call.selected, ids({0, 1, 2, -1}, {2, 2}));
+  expect_equal(captured.call.weights, reals({0.5, 0.25, 0.75, 0}, {2, 2}));
+}
+
 TEST(RouterCapture, SumsAMaskOfKeptTokensOverTheSlots) {
   const auto selected = ids({0, 3, 2, 1}, {2, 2});
   auto kept = at::one_hot(selected, 4);

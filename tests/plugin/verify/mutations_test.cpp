@@ -224,6 +224,52 @@ TEST(SlotMutations, IdsOfAPickOfTheSameNumbersAreNotRefuted) {
   expect_refuted(model.prove(), "logits");
 }
 
+/// kSlots with something else in the place of `from`.
+std::string slots_with(const std::string& from, const std::string& instead) {
+  std::string block = kSlots;
+  const size_t place = block.find(from);
+  EXPECT_NE(place, std::string::npos);
+  return place == std::string::npos ? block : block.replace(place, from.size(), instead);
+}
+
+// Ids that the model puts into another order behind the pick, reported as the pick gave them; or weights.
+TEST(SlotMutations, IdsBesideWeightsOfOtherSlotsAreRefuted) {
+  for (const char* order : {"torch.flip(picked, [1])", "torch.roll(picked, [1], [-1])", "picked[:, [1, 0]]",
+                            "torch.stack([picked[:, 1], picked[:, 0]], 1)"}) {
+    const std::string block = slots_with("unscaled, ids = torch.topk(torch.softmax(total, -1), 2, -1)",
+                                         "unscaled, picked = torch.topk(torch.softmax(total, -1), 2, -1)\n"
+                                         "        ids = " +
+                                             std::string(order));
+    HookedModel right{verified_model(block)}, wrong{verified_model(block)};
+    const Proof proof = right.prove();
+    for (const char* what : {"ids", "weights"}) {
+      EXPECT_EQ(verdict(proof, what), Verdict::kProven) << order << ": " << what << ": " << proof.at(what).why;
+    }
+    wrong.report(kSelected, "picked");
+    const Proof of_wrong = wrong.prove();
+    expect_refuted(of_wrong, "ids");
+    expect_refuted(of_wrong, "weights");
+  }
+  HookedModel model{verified_model(slots_with("weights = normalised * 2.5", "weights = normalised.flip(1) * 2.5"))};
+  EXPECT_EQ(verdict(model.prove(), "ids"), Verdict::kProven);
+  model.report(kWeights, "normalised");
+  expect_refuted(model.prove(), "ids");
+}
+
+// What the experts gave is weighted by another slot's weight, or another token's.
+TEST(SlotMutations, OutputsOfOtherSlotsAreRefuted) {
+  for (const char* other : {
+           "torch.sum(each.flip(1) * weights.unsqueeze(-1), 1)",
+           "each[:, 0] * weights[:, 1].unsqueeze(-1) + each[:, 1] * weights[:, 0].unsqueeze(-1)",
+           "torch.sum(torch.roll(each, [1], [0]) * weights.unsqueeze(-1), 1)",
+       }) {
+    HookedModel model{verified_model(slots_with("torch.sum(each * weights.unsqueeze(-1), 1)", other))};
+    const Proof proof = model.prove();
+    expect_refuted(proof, "ids");
+    expect_refuted(proof, "weights");
+  }
+}
+
 // Where small weights take their slots out, doubling the weights must not bring these back.
 TEST(SlotMutations, WeightsThatDecideWhichSlotsAreUsedAreProven) {
   for (const char* drop :
