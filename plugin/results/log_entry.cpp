@@ -13,7 +13,7 @@ namespace {
 using nlohmann::ordered_json;
 
 // Why a layer cannot hold a logged value of this name, one line; empty: it can.
-std::string refusal(const std::string& name) {
+std::string refusal(const std::string& name, Attention attention) {
   for (const analysis::LibMoeMetric& metric : analysis::kLibMoeMetrics) {
     // Readers take a key that contains the metric's name: they would read the logged value instead of the metric.
     if (metric.readers == analysis::LibMoeReaders::kFindBySubstring && name.find(metric.name) != std::string::npos) {
@@ -22,7 +22,7 @@ std::string refusal(const std::string& name) {
     }
   }
   for (const analysis::LibMoeMetric& metric : analysis::kLibMoeMetrics) {
-    if (name == metric.name || name == keys::kAttention.name) {
+    if (name == metric.name || (attention != Attention::kOff && name == keys::kAttention.name)) {
       return "the logged value \"" + name + "\" is left out of the log: moetap measures it itself";
     }
   }
@@ -124,7 +124,7 @@ void LogEntry::add_values(std::map<size_t, ordered_json>& layers, LogLosses& los
       return known.component == place.first && known.layer == place.second;
     });
     for (const auto& [name, value] : values) {
-      std::string reason = refusal(name);
+      std::string reason = refusal(name, layout_.config().attention);
       if (reason.empty() && target == layers.end()) {
         reason = "the logged value \"" + name + "\" is left out of the log: layer \"" + place.second +
                  "\" of component \"" + place.first + "\" has no router that ran";

@@ -15,6 +15,13 @@ ModelDescription example() {
       {0, "0", "layers.0.gate", hooks::HookKind::kRouter, "forward", "language_model", 8, 2, "softmax"},
       {1, "1", "layers.1.gate#1", hooks::HookKind::kRouter, "encode", "encoder", std::nullopt, std::nullopt, "none"},
       {2, "0", "layers.0.attn", hooks::HookKind::kAttention, "forward", "language_model", {}, {}, ""}};
+  hooks::HookPoint& attention = model.hooks[2];
+  attention.implementation = "sdpa";
+  attention.num_heads = 8;
+  attention.self_attention = true;
+  attention.tokens.known = attention.key_tokens.known = true;
+  attention.tokens.dims = {{hooks::TokenDimRole::kBatch, {{0, 0, 2}}}, {hooks::TokenDimRole::kSequence, {{0, 1, 2}}}};
+  attention.key_tokens.dims = {{hooks::TokenDimRole::kBatch, {{1, 0, 2}}}};
   model.skipped = {{"%v, %i = aten::topk(%x)", "indexes tokens, not experts"}};
   model.method_arguments = {{"forward", {"input_ids", "attention_mask"}}, {"encode", {}}};
   return model;
@@ -28,6 +35,12 @@ TEST(ModelDescription, SurvivesItsText) {
   EXPECT_EQ(read.hooks.size(), 3u);
   EXPECT_EQ(read.hooks[1].num_experts, std::nullopt);
   EXPECT_EQ(read.hooks[2].kind, hooks::HookKind::kAttention);
+  EXPECT_EQ(read.hooks[2].implementation, "sdpa");
+  EXPECT_EQ(read.hooks[2].num_heads, 8);
+  EXPECT_EQ(read.hooks[2].num_key_heads, std::nullopt);
+  EXPECT_TRUE(read.hooks[2].self_attention);
+  EXPECT_EQ(read.hooks[2].tokens, model.hooks[2].tokens);
+  EXPECT_EQ(read.hooks[2].key_tokens, model.hooks[2].key_tokens);
   EXPECT_EQ(read.method_arguments, model.method_arguments);
   EXPECT_EQ(instance_of(text), model.instance);
 }
@@ -109,7 +122,7 @@ TEST(ModelDescription, InspectPrintsTheContract) {
     {"id": 1, "layer": "1", "name": "layers.1.gate#1", "kind": "router", "method": "encode", "component": "encoder",
      "num_experts": null, "top_k": null, "scoring": "none"},
     {"id": 2, "layer": "0", "name": "layers.0.attn", "kind": "attention", "method": "forward",
-     "component": "language_model"}],
+     "component": "language_model", "implementation": "sdpa", "num_heads": 8, "num_key_heads": null}],
     "skipped": [{"node": "%v, %i = aten::topk(%x)", "reason": "indexes tokens, not experts"}]})json");
   EXPECT_EQ(json.dump(), expected.dump());
 }

@@ -212,7 +212,9 @@ TEST(LogEntryTest, AttentionIsBesideTheRoutersKeysNotAmongLibMoEs) {
   record.attention = {observe_attention({.hook = 1}, probabilities),
                       observe_attention({.hook = 2}, probabilities.flip(0)),
                       observe_attention({.hook = 3, .attributed = false}, probabilities)};
-  SyntheticRun run, without;
+  Config config;
+  config.attention = Attention::kStats;
+  SyntheticRun run(config), without(config), off;
   run.write(model, {record});
   const json logs = run.log().at("logs");
   const auto of = [&](size_t entry, const char* component, const char* layer) {
@@ -233,9 +235,12 @@ TEST(LogEntryTest, AttentionIsBesideTheRoutersKeysNotAmongLibMoEs) {
   without.write(model, {record});
   EXPECT_EQ(vision(logs.at(0)), vision(without.log().at("logs").at(0)));
   EXPECT_EQ(logs.at(0).at("logs_metrics_mlp"), without.log().at("logs").at(0).at("logs_metrics_mlp"));
-  EXPECT_EQ(run.manifest().at("notices"), without.manifest().at("notices"));
+  EXPECT_FALSE(vision(without.log().at("logs").at(0)).at("1").contains("attention"));
   EXPECT_TRUE(run.manifest().at("notices").contains(
       "the logged value \"attention\" is left out of the log: moetap measures it itself"));
+  // Where no attention is recorded the name is free.
+  off.write(model, {record});
+  EXPECT_EQ(vision(off.log().at("logs").at(0)).at("1").at("attention"), 1.0);
 }
 
 TEST(LogEntryTest, OfSeveralForwardsAttentionIsMergedOrThatOfTheLast) {
