@@ -14,7 +14,7 @@ import numpy
 from .attention_reference import AttentionCall
 
 TEXT_COMPONENTS = {"language_model", "encoder", "decoder"}
-SINK = 1e-3  # of a row's mass: more than rounding
+SINK = 1e-2  # of a row's mass: more than rounding
 
 
 @dataclasses.dataclass
@@ -46,8 +46,10 @@ def reference_call(oracle: OracleAttention, inputs: dict, component: str) -> Att
     mask, decoder_mask = (_array(inputs.get(name)) for name in ("attention_mask", "decoder_attention_mask"))
     own = decoder_mask if component == "decoder" else mask if component in TEXT_COMPONENTS else None
     queries = _fitting([own], (batch, num_queries))
-    is_self = num_queries == num_keys
-    keys = queries if is_self else _fitting([mask], (batch, num_keys))
+    is_self = num_queries == num_keys or component != "decoder"
+    # Keys behind those of the tokens, such as means of several tokens, are no tokens.
+    keys = numpy.zeros((batch, num_keys), bool)
+    keys[:, : queries.shape[1] if is_self else num_keys] = queries if is_self else _fitting([mask], (batch, num_keys))
     heads = oracle.heads
     return AttentionCall(
         probabilities=oracle.mean[:, None] if heads is None else heads,

@@ -12,7 +12,7 @@ import torch
 from conformance_checks import attention_exceptions
 from conformance_checks.attention_compare import AttentionComparison, Runs, compare_attention, compare_trees
 from conformance_checks.attention_exceptions import Exceptions, exceptions_of
-from conformance_checks.attention_oracle import attention_of_method, reference_call
+from conformance_checks.attention_oracle import OracleAttention, attention_of_method, reference_call
 from conformance_checks.attention_reference import (
     measure,
     row_table,
@@ -274,3 +274,20 @@ def test_sinks_leave_what_needs_the_heads_out(faked):
     faked.runs = Runs(faked.runs.full / "again", faked.runs.stats / "again")
     faked.entry["key_mass"] += 1e-3
     assert "key_mass" in faked.compare().problems[0]
+
+
+def positions_of(component: str, queries: int, keys: int, masks: dict[str, list]) -> tuple[list, list, bool]:
+    mean = numpy.full((1, queries, keys), 1 / keys)
+    inputs = {name: torch.tensor(mask) for name, mask in masks.items()}
+    call = reference_call(OracleAttention("a", "a", mean, None), inputs, component)
+    return call.query_position.tolist()[0], call.key_position.tolist()[0], call.self_attention
+
+
+def test_masks_say_which_queries_and_keys_are_tokens():
+    mask = {"attention_mask": [[0, 1, 1]]}
+    assert positions_of("language_model", 3, 3, mask) == ([-1, 0, 1], [-1, 0, 1], True)
+    assert positions_of("vision_tower", 3, 3, mask) == ([0, 1, 2], [0, 1, 2], True)
+    assert positions_of("decoder", 2, 3, mask) == ([0, 1], [-1, 0, 1], False)
+    assert positions_of("decoder", 2, 2, mask | {"decoder_attention_mask": [[1, 0]]}) == ([0, -1], [0, -1], True)
+    # Two keys that are no tokens follow those of the tokens.
+    assert positions_of("language_model", 3, 5, mask) == ([-1, 0, 1], [-1, 0, 1, -1, -1], True)
