@@ -12,6 +12,7 @@ from . import attention_capture
 from .attention_capture import CapturedAttention
 from .attention_exceptions import Exceptions
 from .attention_oracle import OracleAttention, has_unknown_sink, reference_call
+from .attention_pairs import expected_pairs
 from .attention_reference import (
     AttentionRows,
     concatenate,
@@ -55,8 +56,9 @@ def compare_attention(
     exceptions: Exceptions,
     tolerance: float,
 ) -> None:
-    """Adds the comparison of one method's runs to `result`. `hooks` are the method's hooks of attention."""
+    """Adds the comparison of one method's runs to `result`. `hooks` are the method's, of both kinds."""
     result.expected += len(method.attention)
+    all_hooks, hooks = hooks, [hook for hook in hooks if hook["kind"] == "attention"]
     captured = attention_capture.read_matrices(runs.full, hooks)
     silent = [hook["name"] for hook in hooks if not any(call.hook is hook for call in captured)]
     if silent and not model.has_control_flow:
@@ -71,6 +73,7 @@ def compare_attention(
     full, stats = attention_capture.read_summary(runs.full), attention_capture.read_summary(runs.stats)
     worst = compare_trees(result.problems, "stats and full", stats, full, tolerance)
     result.worst_mode = max(result.worst_mode, worst)
+    _compare_pairs(result, all_hooks, pairs, routed, stats)
     logs = attention_capture.read_log(runs.stats)
     for hook in hooks:
         calls = [oracle for oracle, call in pairs if call.hook is hook]
@@ -81,6 +84,30 @@ def compare_attention(
             result.problems.append(f"{hook['name']}: summary.json has no attention of it")
             continue
         _compare_values(result, hook, calls, inputs, entry, runs.stats, logs, routed, tolerance)
+
+
+def _compare_pairs(result, hooks: list[dict], pairs, routed, summary: dict) -> None:
+    """Every router's sums of experts are with the attention that the rule names."""
+    tokens: dict[str, list[int]] = {}
+    for oracle, call in pairs:
+        tokens.setdefault(call.hook["name"], []).append(oracle.mean.shape[0] * oracle.mean.shape[1])
+    for oracle, name in routed:
+        tokens.setdefault(name, []).append(len(oracle.ids))
+    paired = {
+        sums["router"]: entry["name"]
+        for layers in summary.values()
+        for entry in layers.values()
+        for sums in expert_sums(entry)
+    }
+    for router, attention in expected_pairs(hooks, tokens).items():
+        if paired.get(router) != attention:
+            result.problems.append(f"{router} goes with {paired.get(router)}, expected {attention}")
+
+
+def expert_sums(entry: dict) -> list[dict]:
+    """The sums of the experts of each router that goes with a layer."""
+    experts = entry.get("experts") or []
+    return experts if isinstance(experts, list) else [experts]
 
 
 def _report(result: AttentionComparison, what: str, places: list[str], kind: str, exceptions: Exceptions) -> None:
@@ -154,8 +181,7 @@ def _compare_known(result, where: str, actual: dict, expected: dict, tolerance: 
 
 
 def _compare_experts(result, hook, calls, measured: list[AttentionRows], entry, routed, tolerance: float) -> None:
-    experts = entry.get("experts") or []
-    for sums in experts if isinstance(experts, list) else [experts]:
+    for sums in expert_sums(entry):
         where = f"{hook['name']}: experts of {sums['router']}"
         routers = [oracle for oracle, name in routed if name == sums["router"] and oracle.weights is not None]
         if not routers:

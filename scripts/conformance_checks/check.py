@@ -81,6 +81,8 @@ def check_model(model: Model, settings: Settings) -> Verdict:
         if verdict.unrunnable:
             return verdict
         comparison.expected = sum(len(method.calls) for method in model.methods)
+        if attention:
+            attention.expected = sum(len(method.attention) for method in model.methods)
         comparison.problems.append(f"{type(error).__name__}: {' '.join(str(error).split())[:400]}")
     return verdict
 
@@ -163,8 +165,7 @@ def _check_method(
             comparison.problems += proof.refuted
             verdict.proofs.update(proof.checks)
     if verdict.attention:
-        attention = [hook for hook in hooks if hook["kind"] == "attention"]
         tolerance = settings.low_precision_tolerance if model.low_precision else ATTENTION_TOLERANCE
         pair = Runs(runs["full"], runs["stats"])
-        compare_attention(verdict.attention, model, method, attention, pair, routed, exceptions, tolerance)
+        compare_attention(verdict.attention, model, method, hooks, pair, routed, exceptions, tolerance)
     return [capture.read_output(run) for run in runs.values()]

@@ -13,6 +13,7 @@ from conformance_checks import attention_exceptions
 from conformance_checks.attention_compare import AttentionComparison, Runs, compare_attention, compare_trees
 from conformance_checks.attention_exceptions import Exceptions, exceptions_of
 from conformance_checks.attention_oracle import OracleAttention, attention_of_method, reference_call
+from conformance_checks.attention_pairs import expected_pairs
 from conformance_checks.attention_reference import (
     measure,
     row_table,
@@ -27,10 +28,11 @@ from safetensors.torch import save_file as save_tensors
 KEY = "model.layers.1.self_attn"
 MASK = [[1, 1, 1, 1], [1, 1, 1, 0]]
 HOOK = {
-    **{"name": KEY, "kind": "attention", "method": "forward", "component": "language_model", "layer": "1"},
+    **{"id": 0, "name": KEY, "kind": "attention", "method": "forward", "component": "language_model", "layer": "1"},
     **{"implementation": "sdpa", "num_heads": 2, "num_key_heads": 1},
 }
 ROUTER = "model.layers.1.mlp.gate"
+ROUTER_HOOK = {**HOOK, "id": 1, "name": ROUTER, "kind": "router"}
 TOLERANCE = 1e-5
 
 
@@ -51,7 +53,7 @@ class FakedRuns:
         attention = attention_of_method(facts, arrays, "forward")
         self.method = Method("forward", folder / "inputs.safetensors", [], None, attention=attention)
         self.model = Model("m", folder / "m.pt", facts, [self.method])
-        self.hooks = [dict(HOOK)]
+        self.hooks = [dict(HOOK), dict(ROUTER_HOOK)]
         self.routed = [(OracleCall(ROUTER, ROUTER, None, numpy.arange(8)[:, None] % 3, numpy.ones((8, 1))), ROUTER)]
 
         self.rows = measure(reference_call(attention[0], self.method.inputs(), "language_model"))
@@ -291,3 +293,38 @@ def test_masks_say_which_queries_and_keys_are_tokens():
     assert positions_of("decoder", 2, 2, mask | {"decoder_attention_mask": [[1, 0]]}) == ([0, -1], [0, -1], True)
     # Two keys that are no tokens follow those of the tokens.
     assert positions_of("language_model", 3, 5, mask) == ([-1, 0, 1], [-1, 0, 1, -1, -1], True)
+
+
+def test_a_router_must_go_with_the_attention_before_it(faked):
+    sums = faked.entry.pop("experts")
+    assert faked.compare().problems == [f"{ROUTER} goes with None, expected {KEY}"]
+    faked.runs = Runs(faked.runs.full / "again", faked.runs.stats / "again")
+    faked.entry["experts"] = [sums, {**sums, "router": "another"}]
+    assert faked.compare().problems == []
+
+
+def test_the_rule_of_pairs():
+    def hooks(*entries: tuple[str, str, str, str]) -> list[dict]:
+        keys = ("name", "kind", "component", "layer")
+        return [{"id": number, **dict(zip(keys, entry, strict=True))} for number, entry in enumerate(entries)]
+
+    found = hooks(
+        ("router before", "router", "text", "0"),
+        ("attention 0", "attention", "text", "0"),
+        ("router 0", "router", "text", "0"),
+        ("attention of the tower", "attention", "tower", "0"),
+        ("attention 1", "attention", "text", "1"),
+        ("router 1", "router", "text", "1"),
+        ("router behind", "router", "text", "7"),
+        ("router of pooled tokens", "router", "text", "8"),
+        ("router 0 again", "router", "text", "0"),
+        ("router that is not known", "router", "text", "1"),
+    )
+    tokens = {hook["name"]: [6] for hook in found if hook["name"] != "router that is not known"}
+    tokens["router of pooled tokens"] = [2]
+    assert expected_pairs(found, tokens) == {
+        "router 0": "attention 0",
+        "router 1": "attention 1",
+        "router behind": "attention 1",
+        "router 0 again": "attention 0",
+    }
