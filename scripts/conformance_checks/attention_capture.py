@@ -36,25 +36,31 @@ def dump_folder(run: pathlib.Path) -> pathlib.Path:
 
 
 def read_matrices(run: pathlib.Path, hooks: list[dict]) -> list[CapturedAttention]:
-    """The calls in order of the hooks, a hook's calls in their order. Tensors are called LAYER/SAMPLE/QUERY, those of a
-    hook's later calls in a forward LAYER/SAMPLE/QUERY/CALL."""
-    tensors: dict[tuple[str, str], dict[int, dict]] = {}
+    """The calls of a run of one forward in order of the hooks, a hook's calls in their order. Tensors are called
+    LAYER/SAMPLE/QUERY, where SAMPLE is -1.ROW if the sample is not known. A name that is there again, in a later shard,
+    is of the hook's next call."""
+    calls: dict[tuple[str, str], list[dict]] = {}
     for path in sorted(dump_folder(run).glob("*.attention-*.safetensors")):
         component = MATRICES.match(path.name)["component"]
         with safe_open(str(path), "np") as file:
             for name in file.keys():  # noqa: SIM118 - safe_open objects are no mappings
-                layer, sample, query, *call = name.split("/")
-                calls = tensors.setdefault((component, layer), {})
-                samples = calls.setdefault(int(call[0]) if call else 0, {})
-                samples.setdefault(int(sample), []).append((int(query), file.get_tensor(name)))
+                layer, sample, query = name.split("/")
+                place = (int(sample.removeprefix("-1.")), int(query))
+                of_layer = calls.setdefault((component, layer), [])
+                if not of_layer or all(place in call for call in of_layer):
+                    of_layer.append({})
+                next(call for call in of_layer if place not in call)[place] = file.get_tensor(name)
     known = {(hook["component"], hook["layer"]) for hook in hooks}
-    if unknown := sorted(tensors.keys() - known):
+    if unknown := sorted(calls.keys() - known):
         raise ValueError(f"the dump holds attention of no hook: {', '.join('/'.join(key) for key in unknown)}")
-    return [
-        CapturedAttention(hook, {sample: sorted(parts, key=lambda part: part[0]) for sample, parts in samples.items()})
-        for hook in hooks
-        for _, samples in sorted(tensors.get((hook["component"], hook["layer"]), {}).items())
-    ]
+    found = []
+    for hook in hooks:
+        for call in calls.get((hook["component"], hook["layer"]), []):
+            samples: dict[int, list[tuple[int, numpy.ndarray]]] = {}
+            for sample, query in sorted(call):
+                samples.setdefault(sample, []).append((query, call[sample, query]))
+            found.append(CapturedAttention(hook, samples))
+    return found
 
 
 def read_rows(run: pathlib.Path, component: str, layer: str) -> RecordedRows | None:

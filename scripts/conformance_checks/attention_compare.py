@@ -126,7 +126,9 @@ def _compare_matrices(result, oracle: OracleAttention, captured: CapturedAttenti
         )
         return
     for sample, parts in captured.samples.items():
-        expected = oracle.mean[sample][call.query_position[sample] >= 0][:, call.key_position[sample] >= 0]
+        expected = oracle.mean[sample][call.query_position[sample] >= 0]
+        if not call.has_other_keys:
+            expected = expected[:, call.key_position[sample] >= 0]
         place = 0
         for first_query, matrix in parts:
             if first_query != place:
@@ -162,6 +164,10 @@ def _compare_values(result, hook, calls, inputs, entry, run, logs, routed, toler
     if missing := sorted(expected.keys() - entry.keys()):
         result.problems.append(f"{where} lacks {', '.join(missing)}")
     _compare_known(result, where, entry, expected, tolerance)
+    if hook.get("num_key_heads") not in (None, entry.get("num_key_heads")):
+        result.problems.append(
+            f"{where} has {entry['num_key_heads']} heads of keys, the hook has {hook['num_key_heads']}"
+        )
     heads = expected.get("head_entropy")
     if heads is not None and len(heads) != entry.get("num_heads"):
         result.problems.append(f"{where} has {entry.get('num_heads')} heads, oracle {len(heads)}")

@@ -57,6 +57,7 @@ def reference_call(oracle: OracleAttention, inputs: dict, component: str) -> Att
         key_position=_ranks(keys),
         self_attention=is_self,
         heads_known=heads is not None,
+        has_other_keys=is_self and num_keys > num_queries,
     )
 
 

@@ -32,6 +32,7 @@ class AttentionCall:
     self_attention: bool = True
     scores: np.ndarray | None = None  # [B, H, Sq, Sk], what the softmax read; a masked one is -inf
     heads_known: bool = True  # False: H is 1, and it is the mean of the heads
+    has_other_keys: bool = False  # some keys are neither tokens nor padding
     num_regions: int = 5
     query_region: np.ndarray | None = None  # int [B, Sq]; None: parts of the sample
     key_region: np.ndarray | None = None  # int [B, Sk]

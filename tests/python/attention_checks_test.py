@@ -10,6 +10,7 @@ import numpy
 import pytest
 import torch
 from conformance_checks import attention_exceptions
+from conformance_checks.attention_capture import read_matrices
 from conformance_checks.attention_compare import AttentionComparison, Runs, compare_attention, compare_trees
 from conformance_checks.attention_exceptions import Exceptions, exceptions_of
 from conformance_checks.attention_oracle import OracleAttention, attention_of_method, reference_call
@@ -276,6 +277,25 @@ def test_sinks_leave_what_needs_the_heads_out(faked):
     faked.runs = Runs(faked.runs.full / "again", faked.runs.stats / "again")
     faked.entry["key_mass"] += 1e-3
     assert "key_mass" in faked.compare().problems[0]
+
+
+def test_a_name_that_is_there_again_is_the_next_call(tmp_path):
+    folder = tmp_path / "moetap/dump/rank0"
+    folder.mkdir(parents=True)
+
+    def shard(number: int, tensors: dict[str, float]) -> None:
+        matrices = {name: numpy.full((1, 1), value, numpy.float32) for name, value in tensors.items()}
+        save_file(matrices, str(folder / f"language_model.attention-{number:06}.safetensors"))
+
+    shard(0, {"1/-1.0/0": 1, "1/-1.1/0": 2})
+    shard(1, {"1/-1.0/0": 3, "1/-1.1/0": 4})
+    calls = read_matrices(tmp_path, [dict(HOOK)])
+    assert [{sample: float(parts[0][1][0, 0]) for sample, parts in call.samples.items()} for call in calls] == [
+        {0: 1, 1: 2},
+        {0: 3, 1: 4},
+    ]
+    with pytest.raises(ValueError, match="of no hook: language_model/1"):
+        read_matrices(tmp_path, [])
 
 
 def positions_of(component: str, queries: int, keys: int, masks: dict[str, list]) -> tuple[list, list, bool]:
