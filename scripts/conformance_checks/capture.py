@@ -66,6 +66,8 @@ def read_dump(run_directory: pathlib.Path, hooks: list[dict]) -> list[CapturedCa
         match = SHARD.match(path.name)
         if match is None:
             raise ValueError(f"the dump holds a file that is no shard: {path.name}")
+        if match["layer"] == "attention":  # matrices: attention_capture.py
+            continue
         series.setdefault((match["component"], match["layer"]), []).append(path)
     tables = {key: _concatenate(paths) for key, paths in series.items()}
     calls = []

@@ -26,8 +26,9 @@ class Comparison:
 
 def compare_method(
     result: Comparison, model: Model, method: Method, hooks: list[dict], calls: list[CapturedCall], tolerance: float
-) -> None:
-    """Adds the comparison of one method's run to `result`. `hooks` are the method's."""
+) -> list[tuple[OracleCall, str]]:
+    """Adds the comparison of one method's run to `result`. `hooks` are the method's. Returns the oracle's calls that
+    were captured, each with the name of its hook."""
     result.expected += len(method.calls)
     silent = [hook["name"] for hook in hooks if not any(call.hook is hook for call in calls)]
     if silent and not model.has_control_flow:
@@ -43,6 +44,7 @@ def compare_method(
     for oracle, captured in pairs:
         result.found += 1
         _compare_call(result, oracle, captured, _valid_tokens(method, oracle, captured), shapes, tolerance)
+    return [(oracle, captured.hook["name"]) for oracle, captured in pairs]
 
 
 def match_calls(model: Model, expected: list[OracleCall], captured: list[CapturedCall]):

@@ -11,8 +11,9 @@ from .zoo import Method, Model
 RUNS = 4  # the profiling executor optimises anew in the first runs
 
 
-def check_outputs(model: Model, library: pathlib.Path, instrumented: pathlib.Path, saved: dict) -> dict:
-    """Runs both models in a process of their own. `saved` are the outputs that `moetap run` wrote, by method.
+def check_outputs(model: Model, library: pathlib.Path, instrumented: list[pathlib.Path], saved: dict) -> dict:
+    """Runs the plain and the instrumented models in a process of their own. `saved` are the outputs that runs of
+    `moetap run` wrote, a list by method.
 
     Returns {"problems": [...], "passes": [...]}: the passes of PyTorch that work on the plain model and agreed."""
     return _in_own_process(_compare, model, library, instrumented, saved)
@@ -55,12 +56,12 @@ def _child(sender, check, arguments) -> None:
     sender.send(result)
 
 
-def _compare(result: dict, model: Model, library: pathlib.Path, instrumented: pathlib.Path, saved: dict) -> None:
+def _compare(result: dict, model: Model, library: pathlib.Path, instrumented: list[pathlib.Path], saved: dict) -> None:
     import torch
 
     torch.ops.load_library(str(library))
     for method in model.methods:
-        _compare_plain(result, model, instrumented, method, saved.get(method.name))
+        _compare_plain(result, model, instrumented, method, saved.get(method.name, []))
     for name in ("freeze", "optimize_for_inference"):
         _compare_optimised(result, model, instrumented, name)
 
@@ -95,21 +96,24 @@ def _first_tensor(value):
     return next(found for found in map(_first_tensor, values) if found is not None)
 
 
-def _compare_plain(result: dict, model: Model, instrumented: pathlib.Path, method: Method, saved) -> None:
+def _compare_plain(result: dict, model: Model, instrumented: list[pathlib.Path], method: Method, saved: list) -> None:
     plain = _run(_load(model.file), method)
-    reporting = _run(_load(instrumented), method)
+    for file in instrumented:
+        _compare_runs(result, method.name, plain, _run(_load(file), method), file)
+    for output in saved:
+        if output is not None and not bits_equal(plain[0], output):
+            result["problems"].append(f"{method.name}: an output that moetap run saved differs from the plain one")
+
+
+def _compare_runs(result: dict, what: str, plain: list, reporting: list, file: pathlib.Path) -> None:
     for number, (expected, actual) in enumerate(zip(plain, reporting, strict=True), 1):
         if not bits_equal(expected, actual):
-            result["problems"].append(
-                f"{method.name}: run {number} of the instrumented model differs from the plain one"
-            )
-            break
-    if saved is not None and not bits_equal(plain[0], saved):
-        result["problems"].append(f"{method.name}: the output that moetap run saved differs from the plain one")
+            result["problems"].append(f"{what}: run {number} of {file.name} differs from the plain model's")
+            return
 
 
-def _compare_optimised(result: dict, model: Model, instrumented: pathlib.Path, name: str) -> None:
-    """Freezing and optimising the instrumented model, where PyTorch's passes work on the plain one."""
+def _compare_optimised(result: dict, model: Model, instrumented: list[pathlib.Path], name: str) -> None:
+    """Freezing and optimising the instrumented models, where PyTorch's passes work on the plain one."""
     import torch
 
     transform = {"freeze": torch.jit.freeze, "optimize_for_inference": torch.jit.optimize_for_inference}[name]
@@ -120,9 +124,6 @@ def _compare_optimised(result: dict, model: Model, instrumented: pathlib.Path, n
         plain = _run(transform(_load(model.file)), method)
     except Exception:  # PyTorch's pass does not support this model
         return
-    reporting = _run(transform(_load(instrumented)), method)
     result["passes"].append(name)
-    for number, (expected, actual) in enumerate(zip(plain, reporting, strict=True), 1):
-        if not bits_equal(expected, actual):
-            result["problems"].append(f"{name}: run {number} of the instrumented model differs from the plain one")
-            return
+    for file in instrumented:
+        _compare_runs(result, name, plain, _run(transform(_load(file)), method), file)

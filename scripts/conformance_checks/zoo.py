@@ -3,7 +3,7 @@
 Per model: `NAME.pt` (TorchScript), `NAME.inputs.safetensors` (`NAME.METHOD.inputs.safetensors` for a further method),
 `NAME.json` (facts), `NAME.oracle.npz`. In the oracle `output` is the forward's output and `moe/KEY/...` what a call
 of a routing module did; KEY is the path of the module, `PATH#1` its second call, `METHOD:PATH` its call through another
-method.
+method. `attn/KEY/...` is what a call of an attention module did: attention_oracle.py.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ import numpy
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
+
+from .attention_oracle import OracleAttention, attention_of_method
 
 # Patterns that may be listed under `skipped` with a reason instead of being captured.
 MAY_BE_SKIPPED = {"I", "J", "S2", "X", "Z"}
@@ -50,6 +52,7 @@ class Method:
     calls: list[OracleCall]  # in order of execution
     output: numpy.ndarray | None
     log_entries: int | None = None  # of one run of the inputs; None: not checked
+    attention: list[OracleAttention] | None = None  # calls in order of execution; None: not checked
 
     def inputs(self) -> dict:
         """The arguments by name; of a model with a stated order, in that order."""
@@ -116,7 +119,8 @@ def _load(directory: pathlib.Path, name: str) -> Model:
         prefix = "" if method == "forward" else f"{method}:"
         layers = [layer for layer in facts["moe_layers"] if layer.get("method", "forward") == method]
         calls = [_call(layer["key"], prefix, arrays) for layer in layers]
-        methods.append(Method(method, inputs, calls, arrays.get(f"{prefix}output")))
+        attention = attention_of_method(facts, arrays, method) if "attention_layers" in facts else None
+        methods.append(Method(method, inputs, calls, arrays.get(f"{prefix}output"), attention=attention))
     return Model(name, files[".pt"], facts, methods)
 
 
