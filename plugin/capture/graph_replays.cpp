@@ -89,9 +89,9 @@ std::unique_ptr<PendingForward> GraphReplays::take_new() {
   forward->record.replays = replays;
   for (const auto& report : reports_) {
     forward->reports.push_back(report->clone());
-    for (at::Tensor* tensor : forward->reports.back()->tensors()) {
-      if (tensor->defined()) *tensor = added_to(*tensor);
-    }
+    forward->reports.back()->visit_tensors([&](at::Tensor& tensor) {
+      if (tensor.defined()) tensor = added_to(tensor);
+    });
   }
   // All of it is taken or, if something above threw, nothing.
   for (Sums& sums : sums_) sums.taken = std::move(sums.now);

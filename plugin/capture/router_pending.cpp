@@ -186,16 +186,19 @@ void PendingRouters::prepare(HostCopies& copies) {
   }
 }
 
-std::vector<at::Tensor*> PendingRouters::tensors() {
-  std::vector<at::Tensor*> all;
+void PendingRouters::visit_tensors(Visit visit) {
   for (MeasuredRouter& router : routers_) {
     RouterRecord& record = router.record;
-    all.insert(all.end(),
-               {&record.sums.words, &record.selected, &record.weights, &record.margins, &record.logits, &record.scores,
-                &router.misfits, &router.out_of_range, &router.first_slot, &router.transition_counts});
+    for (at::Tensor* tensor :
+         {&record.sums.words, &record.selected, &record.weights, &record.margins, &record.logits, &record.scores,
+          &router.misfits, &router.out_of_range, &router.first_slot, &router.transition_counts}) {
+      visit(*tensor);
+    }
   }
-  for (Columns& columns : columns_) all.insert(all.end(), {&columns.valid, &columns.token_ids});
-  return all;
+  for (Columns& columns : columns_) {
+    visit(columns.valid);
+    visit(columns.token_ids);
+  }
 }
 
 void PendingRouters::Columns::drop_padding() {

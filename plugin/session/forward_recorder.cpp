@@ -8,10 +8,16 @@
 
 #include "plugin/capture/device_stream.h"
 #include "plugin/process/error_text.h"
+#include "plugin/process/recycled_memory.h"
 #include "plugin/session/recording.h"
 
 namespace moetap::plugin {
 namespace {
+
+template <typename T, typename... Arguments>
+std::shared_ptr<T> make_recycled(Arguments&&... arguments) {
+  return std::allocate_shared<T>(RecyclingAllocator<T>(), std::forward<Arguments>(arguments)...);
+}
 
 RouterValues router_values(const Recording& recording) {
   const Config& config = recording.config();
@@ -25,8 +31,9 @@ ForwardRecorder::ForwardRecorder(std::shared_ptr<ModelBinding> binding, std::str
                                  const c10::List<std::optional<at::Tensor>>& arguments)
     : binding_(std::move(binding)),
       method_(std::move(method)),
-      host_values_(std::make_shared<ForwardValues>(binding_->shared_recording())),
-      copies_(std::make_shared<HostCopies>(binding_->block_pools())),
+      host_values_(make_recycled<ForwardValues>(binding_->shared_recording())),
+      copies_(make_recycled<HostCopies>(binding_->block_pools())),
+      tokens_(make_recycled<ForwardTokens>()),
       routers_(context(), router_values(binding_->recording()), binding_->routers()) {
   pending_ = std::make_unique<PendingForward>(copies_);
   begin_on_this_thread();
