@@ -179,7 +179,7 @@ void RouterObserver::measure(const analysis::RouterCall& call, MeasuredRouter& r
   if (values_.per_token) {
     record.selected = copies.empty(device, {num_tokens, top_k}, at::kInt);
     if (call.weights.defined()) record.weights = copies.empty(device, {num_tokens, top_k}, at::kFloat);
-    if (call.weights.defined() && top_k > 1) record.margins = copies.empty(device, {num_tokens}, at::kFloat);
+    if (call.has_margins()) record.margins = copies.empty(device, {num_tokens}, at::kFloat);
   }
   router.first_slot_stays = counts_transitions_on_device(device, num_tokens, call.num_experts);
   if (router.first_slot_stays) {

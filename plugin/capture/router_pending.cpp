@@ -14,8 +14,6 @@
 namespace moetap::plugin {
 namespace {
 
-using analysis::RouterSums;
-
 bool stands_before(const MeasuredRouter& a, const MeasuredRouter& b) {
   return std::pair(a.record.hook, a.record.call) < std::pair(b.record.hook, b.record.call);
 }
@@ -71,11 +69,12 @@ MeasuredRouter measured(const HeldCalls::Call& held, bool per_token) {
   if (per_token && call.weights.defined()) {
     record.weights = at::empty({call.num_tokens, call.top_k}, at::kFloat);
     outputs.weights = record.weights.mutable_data_ptr<float>();
-    if (call.top_k > 1) record.margins = at::empty({call.num_tokens}, at::kFloat);
-    outputs.margins = call.top_k > 1 ? record.margins.mutable_data_ptr<float>() : nullptr;
   }
-  RouterSums& sums = record.sums;
-  analysis::observe_host(call, {sums.words.mutable_data_ptr<int64_t>(), sums.layout(), sums.has_pairs}, outputs);
+  if (per_token && call.has_margins()) {
+    record.margins = at::empty({call.num_tokens}, at::kFloat);
+    outputs.margins = record.margins.mutable_data_ptr<float>();
+  }
+  analysis::observe_host(call, host_sums(record.sums), outputs);
   return router;
 }
 
