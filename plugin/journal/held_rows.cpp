@@ -73,11 +73,10 @@ LoggedRouter measured(const HeldRows& rows) {
   return router;
 }
 
-std::vector<int32_t> add_to(RouterSums& total, const HeldRows& rows) {
+void add_to(RouterSums& total, const HeldRows& rows, int32_t* first_slots) {
   const HostRouterCall& call = rows.values;
-  std::vector<int32_t> first(static_cast<size_t>(call.num_tokens));
   analysis::HostTokenOutputs outputs;
-  outputs.first_slot = first.data();
+  outputs.first_slot = first_slots;
   if (!total.defined()) total = no_sums(call, /*with_pairs=*/true);
   const bool fits = total.num_experts == call.num_experts && total.top_k == call.top_k && total.num_rows == 1 &&
                     total.has_pairs == (total.layout().pair_words() > 0);
@@ -88,7 +87,6 @@ std::vector<int32_t> add_to(RouterSums& total, const HeldRows& rows) {
     analysis::observe_host(call, host_sums(sums), outputs);
     add_sums(total, sums);
   }
-  return first;
 }
 
 void encode(ByteWriter& bytes, const std::vector<HeldRows>& all) {
