@@ -24,7 +24,7 @@ void ForwardTokens::read(const TextArguments& places, const c10::List<std::optio
                                   const TextReading& reading) {
     const at::Tensor ids_tensor = argument(ids), mask_tensor = argument(mask);
     const at::Tensor& on_device = ids_tensor.defined() && !ids_tensor.is_cpu() ? ids_tensor : mask_tensor;
-    const auto outside = on_device.defined() ? outside_captures(on_device.device()) : nullptr;
+    const OutsideCaptures outside(on_device.defined() ? on_device.device() : c10::Device(c10::kCPU));
     return read_text(ids_tensor, mask_tensor, keep_ids, reading);
   };
   const std::lock_guard lock(mutex_);
@@ -39,7 +39,7 @@ void ForwardTokens::read(const TextArguments& places, const c10::List<std::optio
     if (!text->notice.empty()) notice(text->notice, text->notice_detail);
     if (!batch_ && text->batch > 0) batch_ = text->batch;
     for (const at::Tensor& made : {text->ids, text->valid, text->mask}) {
-      if (!made.defined() || is_capturing(made.device())) continue;
+      if (!made.defined() || copies.is_capturing(made.device())) continue;
       copies.mark_stream(made.device());
       copies.keep(made);  // forks may read it on other streams
     }
@@ -189,11 +189,11 @@ bool ForwardTokens::texts_are_on_cpu() const {
   return true;
 }
 
-bool ForwardTokens::in_captured_graph() const {
+bool ForwardTokens::in_captured_graph(HostCopies& copies) const {
   const std::lock_guard lock(mutex_);
-  return (text_.valid.defined() && is_capturing(text_.valid.device())) ||
+  return (text_.valid.defined() && copies.is_capturing(text_.valid.device())) ||
          std::any_of(groups_.begin(), groups_.end(),
-                     [](const KnownGroup& known) { return is_capturing(known.group->device); });
+                     [&](const KnownGroup& known) { return copies.is_capturing(known.group->device); });
 }
 
 }  // namespace moetap::plugin

@@ -77,7 +77,7 @@ class ForwardTokens {
   /// True if no text of the forward lies on a device.
   bool texts_are_on_cpu() const;
   /// True if a graph is being captured on the current stream of a device that the forward's tokens are on.
-  bool in_captured_graph() const;
+  bool in_captured_graph(HostCopies& copies) const;
 
  private:
   struct KnownGroup {

@@ -57,7 +57,11 @@ class RouterObserver {
  private:
   /// Whether the call is held, so that nothing more is to be done for it.
   bool hold(int64_t hook, const ReportedRouter& reported);
-  void measure_call(int64_t hook, const ReportedRouter& reported, bool checked);
+  struct MeasuredAs {
+    bool checked = false;   // the hook checks itself
+    bool captured = false;  // into a graph
+  };
+  void measure_call(int64_t hook, const ReportedRouter& reported, MeasuredAs measured_as);
   /// What enqueues work for a call outside captures. If it throws, the caller calls `abandon`.
   void measure_and_keep(const CanonicalRouter& canonical, CallTokens call_tokens, MeasuredRouter& router);
   /// Note [A hook checks itself]. Leaves out of `canonical` what is withheld.

@@ -168,7 +168,7 @@ void PendingRouters::prepare(HostCopies& copies) {
       from->first_slot_stays = router.first_slot_stays = false;
       continue;
     }
-    const auto outside = outside_captures(device);
+    const OutsideCaptures outside(device);
     // Forks may have made the first slots on other streams.
     copies.wait_for_marked(device);
     router.transition_from = from->record.hook;

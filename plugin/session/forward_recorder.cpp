@@ -124,7 +124,7 @@ void ForwardRecorder::add_value(std::string component, std::string layer, std::s
     TORCH_CHECK(tensor.numel() == 1 && !tensor.is_complex(),
                 "it must be a number, a bool or a tensor of one element, got ", tensor.scalar_type(), " ",
                 tensor.sizes());
-    TORCH_CHECK(!is_capturing(tensor.device()), "a graph is being captured, whose values are not known");
+    TORCH_CHECK(!copies_->is_capturing(tensor.device()), "a graph is being captured, whose values are not known");
     pending_->values.push_back({std::move(place), std::move(name), copies_->snapshot(tensor.reshape({}))});
     copies_->mark_stream(tensor.device());
     return;
@@ -186,7 +186,7 @@ void ForwardRecorder::end() {
     if (auto routers = routers_.end()) pending->reports.push_back(std::move(routers));
     tokens_->end();
     source_.query = query_tokens();
-    if (!replays_ && !tokens_->in_captured_graph()) {
+    if (!replays_ && !tokens_->in_captured_graph(*copies_)) {
       record(std::move(pending));
       return;
     }
@@ -210,7 +210,7 @@ void ForwardRecorder::record(std::unique_ptr<PendingForward> pending) {
                                       [](const auto& report) { return report->counts_text(); });
   if (text.batch > 0 && !is_counted) {
     if (text.valid.defined()) {
-      const auto outside = outside_captures(text.valid.device());
+      const OutsideCaptures outside(text.valid.device());
       copies_->wait_for_marked(text.valid.device());
       pending->text_tokens = copies_->snapshot(text.valid.sum());
     } else {
