@@ -4,6 +4,9 @@
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/core/grad_mode.h>
 #include <c10/core/DispatchKeySet.h>
+#include <c10/core/InferenceMode.h>
+#include <c10/core/StorageImpl.h>
+#include <c10/core/TensorImpl.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
 #include <torch/library.h>
 
@@ -14,6 +17,7 @@
 #include "hooks/points/operator_schemas.h"
 #include "plugin/process/error_text.h"
 #include "plugin/process/libtorch_version.h"
+#include "plugin/process/recycled_memory.h"
 #include "plugin/process_session.h"
 #include "plugin/session/forward_recorder.h"
 #include "plugin/session/model_registry.h"
@@ -33,23 +37,43 @@ namespace {
 
 /// What the storage of a handle owns. A handle is told from other tensors by its deleter. A model's own tensor has
 /// another, and so has `inert_handle`.
-struct HandleContext {
+struct HandleContext : Recycled {
+  template <typename... Arguments>
+  explicit HandleContext(Arguments&&... arguments) : recorder(std::forward<Arguments>(arguments)...) {}
+
   int64_t value = 0;  // what the tensor shows
-  std::unique_ptr<ForwardRecorder> recorder;
+  ForwardRecorder recorder;
 };
 
 void delete_handle(void* context) {
   delete static_cast<HandleContext*>(context);
 }
 
-at::Tensor make_handle(std::unique_ptr<ForwardRecorder> recorder) {
-  auto context = std::make_unique<HandleContext>(HandleContext{0, std::move(recorder)});
+struct HandleStorage final : c10::StorageImpl, Recycled {
+  using StorageImpl::StorageImpl;
+};
+
+/// As LibTorch would make it, but in recycled memory: one is made for each forward.
+class HandleTensor final : public c10::TensorImpl, public Recycled {
+ public:
+  HandleTensor(c10::Storage storage, const c10::VariableVersion& version)
+      : TensorImpl(std::move(storage), c10::DispatchKeySet(c10::DispatchKey::CPU), caffe2::TypeMeta::Make<int64_t>()) {
+    // `make_handle` makes an inference tensor, which has no version of its own.
+    key_set_ = key_set_ | c10::getAutogradRelatedKeySetFromBackend(c10::BackendComponent::CPUBit);
+    set_version_counter(version);
+    set_sizes_contiguous({1});
+  }
+};
+
+at::Tensor make_handle(std::unique_ptr<HandleContext> context) {
+  // Nobody asks for the version of a handle, so all have the same.
+  static const auto* version = new c10::VariableVersion(0);
   int64_t* value = &context->value;
-  // Nothing throws between `release` and the tensor maker, which owns the context from then on.
-  return at::for_blob(value, {1})
-      .context(context.release(), &delete_handle)
-      .options(at::TensorOptions().dtype(at::kLong))
-      .make_tensor();
+  at::DataPtr data(value, context.release(), &delete_handle, at::kCPU);
+  c10::Storage storage(c10::make_intrusive<HandleStorage>(c10::StorageImpl::use_byte_size_t(), sizeof(*value),
+                                                          std::move(data), /*allocator=*/nullptr, /*resizable=*/false));
+  const c10::InferenceMode without_version;
+  return at::detail::make_tensor<HandleTensor>(std::move(storage), *version);
 }
 
 /// For forwards that nobody records. Never destroyed: forwards may run while the process exits.
@@ -60,8 +84,7 @@ const at::Tensor& inert_handle() {
 
 ForwardRecorder* recorder_of(const at::Tensor& handle) {
   const at::DataPtr& data = handle.storage().data_ptr();
-  return data.get_deleter() == &delete_handle ? static_cast<HandleContext*>(data.get_context())->recorder.get()
-                                              : nullptr;
+  return data.get_deleter() == &delete_handle ? &static_cast<HandleContext*>(data.get_context())->recorder : nullptr;
 }
 
 /// What runs inside an operator is no part of the model: no gradients, no autocast, no tracing, no Python mode sees it.
@@ -80,7 +103,7 @@ at::Tensor begin(std::string_view description, std::string_view method,
     return inert_handle();
   }
   try {
-    return make_handle(std::make_unique<ForwardRecorder>(binding, std::string(method), arguments));
+    return make_handle(std::make_unique<HandleContext>(binding, std::string(method), arguments));
   } catch (const std::exception& error) {
     if (binding->recording().config().strict) {
       throw;

@@ -2,12 +2,9 @@
 
 #include <ATen/core/Tensor.h>
 #include <c10/cuda/CUDAException.h>
-#include <c10/cuda/CUDAGraphsC10Utils.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
 #include <cuda_runtime_api.h>
-
-#include <memory>
 
 #include "analysis/devices/device_kernels.h"
 
@@ -28,8 +25,15 @@ class CudaKernels : public DeviceKernels {
     return status != cudaStreamCaptureStatusNone;
   }
 
-  std::shared_ptr<void> outside_captures() const override {
-    return std::make_shared<c10::cuda::CUDAStreamCaptureModeGuard>(cudaStreamCaptureModeRelaxed);
+  int leave_captures() const override {
+    cudaStreamCaptureMode mode = cudaStreamCaptureModeRelaxed;
+    C10_CUDA_CHECK(cudaThreadExchangeStreamCaptureMode(&mode));
+    return mode;
+  }
+
+  void return_to_captures(int before) const noexcept override {
+    auto mode = static_cast<cudaStreamCaptureMode>(before);
+    C10_CUDA_CHECK_WARN(cudaThreadExchangeStreamCaptureMode(&mode));
   }
 
   void count_one(const at::Tensor& counter) const override {

@@ -28,9 +28,11 @@ class DeviceKernels {
   /// each time the graph is replayed.
   virtual bool is_capturing(c10::Device device) const = 0;
 
-  /// While the returned object lives, calls of this thread belong to no capture: they neither fail because a graph is
-  /// being captured (perhaps by another thread) nor break that capture. For work on streams that are not captured.
-  virtual std::shared_ptr<void> outside_captures() const = 0;
+  /// From now on, calls of this thread belong to no capture: they neither fail because a graph is being captured
+  /// (perhaps by another thread) nor break that capture. For work on streams that are not captured. Returns what
+  /// `return_to_captures` needs to end it; pairs of the two may be nested.
+  virtual int leave_captures() const = 0;
+  virtual void return_to_captures(int before) const noexcept = 0;
 
   /// Adds 1 to an int64 [1] on the current stream of its device.
   virtual void count_one(const at::Tensor& counter) const = 0;

@@ -2,17 +2,37 @@
 
 #include <c10/core/ScalarType.h>
 
+#include <array>
 #include <cstdint>
+#include <optional>
 
+#include "analysis/numbers/token_kernels.h"
 #include "analysis/routers/router_call.h"
 #include "analysis/routers/router_sums_layout.h"
+#include "analysis/routers/router_sums_values.h"
 
 namespace moetap::analysis {
+
+/// The dtypes of reals that a plane may have, in the order of RealFormat. The journal names them by their places here.
+inline constexpr std::array kRealDtypes = {c10::ScalarType::Float, c10::ScalarType::Double, c10::ScalarType::Half,
+                                           c10::ScalarType::BFloat16};
+
+/// How reals of a dtype are stored; empty: a plane cannot have it.
+constexpr std::optional<RealFormat> real_format(c10::ScalarType dtype) {
+  for (size_t place = 0; place < kRealDtypes.size(); ++place) {
+    if (kRealDtypes[place] == dtype) return static_cast<RealFormat>(place);
+  }
+  return std::nullopt;
+}
+static_assert(real_format(c10::ScalarType::Float) == RealFormat::kFloat &&
+              real_format(c10::ScalarType::Double) == RealFormat::kDouble &&
+              real_format(c10::ScalarType::Half) == RealFormat::kHalf &&
+              real_format(c10::ScalarType::BFloat16) == RealFormat::kBFloat16);
 
 /// A matrix in host memory, a token a row: row t begins at data + t * row_stride elements, its columns are neighbours.
 struct HostPlane {
   const void* data = nullptr;  // null: the call does not have it
-  // Float, Double, Half or BFloat16; of ids Long or Int.
+  // One of kRealDtypes; of ids Long or Int.
   c10::ScalarType dtype = c10::ScalarType::Float;
   int64_t row_stride = 0;
 
@@ -31,6 +51,8 @@ struct HostRouterCall {
   RowOrder order = RowOrder::kRowByRow;  // where `row` is null
   const int64_t* row = nullptr;          // [num_tokens]
   const bool* valid = nullptr;           // [num_tokens]; null: all
+
+  bool has_margins() const { return analysis::has_margins(weights.defined(), top_k); }
 };
 
 /// Sums in plain host memory, normalized: see Note [Layout of router sums].
@@ -39,6 +61,11 @@ struct HostSums {
   RouterSumsLayout layout;  // of the call's experts, K and rows
   bool has_pairs = false;   // the table of pairs follows the rows
 };
+
+/// The memory of sums on the host, which must be normalized.
+inline HostSums host_sums(RouterSums& sums) {
+  return {sums.words.mutable_data_ptr<int64_t>(), sums.layout(), sums.has_pairs};
+}
 
 /// As TokenOutputs; null: not asked for.
 struct HostTokenOutputs {

@@ -30,18 +30,9 @@ void read_floats(const HostPlane& plane, int64_t token, int64_t columns, float* 
 }  // namespace
 
 RealFormat format_of(const HostPlane& plane) {
-  switch (plane.dtype) {
-    case c10::ScalarType::Float:
-      return RealFormat::kFloat;
-    case c10::ScalarType::Double:
-      return RealFormat::kDouble;
-    case c10::ScalarType::Half:
-      return RealFormat::kHalf;
-    case c10::ScalarType::BFloat16:
-      return RealFormat::kBFloat16;
-    default:
-      TORCH_INTERNAL_ASSERT(false, "a host plane of ", plane.dtype);
-  }
+  const auto format = real_format(plane.dtype);
+  TORCH_INTERNAL_ASSERT(format, "a host plane of ", plane.dtype);
+  return *format;
 }
 
 const void* values_of(const HostPlane& plane, int64_t token) {

@@ -2,7 +2,14 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <cstdint>
+
 namespace moetap::analysis {
+
+/// Whether tokens have margins: the distance between the gate weights of the first two slots.
+constexpr bool has_margins(bool has_weights, int64_t top_k) {
+  return has_weights && top_k > 1;
+}
 
 /// The tensors that one router call reported, in moetap's layout. All on one device; not modified, not kept.
 struct RouterCall {
@@ -13,6 +20,8 @@ struct RouterCall {
   at::Tensor weights;        // [num_tokens, top_k], any floating dtype; undefined: the model has none
   int64_t num_experts = 0;
   bool sigmoid_scores = false;  // the router scores with a sigmoid: `score_entropy` is measured
+
+  bool has_margins() const { return analysis::has_margins(weights.defined(), selected.size(1)); }
 };
 
 /// The order of the tokens of a call, where each row has the same number of tokens.

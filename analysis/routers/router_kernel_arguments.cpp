@@ -85,8 +85,7 @@ RouterKernelLaunch router_kernel_launch(const RouterSums& sums, const RouterCall
   arguments.selected_out = address<int32_t>(outputs.selected);
   arguments.weights_out = call.weights.defined() ? address<float>(outputs.weights) : nullptr;
   arguments.first_slot_out = address<int32_t>(outputs.first_slot);
-  const bool has_margins = call.weights.defined() && call.selected.size(1) > 1;
-  arguments.margins_out = has_margins ? address<float>(outputs.margins) : nullptr;
+  arguments.margins_out = call.has_margins() ? address<float>(outputs.margins) : nullptr;
   if (transition.first_slot.defined()) {
     arguments.first_slot_before = transition.first_slot.const_data_ptr<int32_t>();
     arguments.transitions = address<int64_t>(transition.counts);

@@ -42,7 +42,7 @@ class HostTokens {
   HostTokens(const HostRouterCall& call, const HostTokenOutputs& outputs)
       : call_(call), outputs_(outputs), tokens_of_row_(std::max<int64_t>(1, call.num_tokens / call.num_rows)) {
     if (!call.weights.defined()) outputs_.weights = nullptr;
-    if (!call.weights.defined() || call.top_k < 2) outputs_.margins = nullptr;
+    if (!call.has_margins()) outputs_.margins = nullptr;
     if (outputs_.first_slot != nullptr) return;
     std::vector<int32_t>& first_slot = thread_memory().first_slot;
     if (static_cast<int64_t>(first_slot.size()) < call.num_tokens) first_slot.resize(call.num_tokens);
@@ -173,9 +173,7 @@ class HostTensors {
  public:
   HostPlane reals(const at::Tensor& tensor) {
     if (!tensor.defined()) return {};
-    const at::ScalarType dtype = tensor.scalar_type();
-    const bool is_read = dtype == at::kFloat || dtype == at::kDouble || dtype == at::kHalf || dtype == at::kBFloat16;
-    return plane(is_read ? tensor : keep(tensor.detach().to(at::kFloat)));
+    return plane(real_format(tensor.scalar_type()) ? tensor : keep(tensor.detach().to(at::kFloat)));
   }
 
   /// tensor: [num_tokens, n]
@@ -236,7 +234,7 @@ void observe_on_cpu(RouterSums& sums, const RouterCall& call, const TokenRows& r
                     const TransitionFrom& transition) {
   HostTensors tensors;
   const HostRouterCall host = host_call(call, rows, tensors);
-  const HostSums host_sums{sums.words.mutable_data_ptr<int64_t>(), sums.layout(), sums.has_pairs};
+  const HostSums host_words = host_sums(sums);
   const HostTokenOutputs addresses{address<int32_t>(outputs.selected), address<float>(outputs.weights),
                                    address<int32_t>(outputs.first_slot), address<float>(outputs.margins)};
   HostTransition host_transition;
@@ -247,17 +245,17 @@ void observe_on_cpu(RouterSums& sums, const RouterCall& call, const TokenRows& r
   // A thread is worth its start for some ten thousand elements.
   const int64_t grain = std::max<int64_t>(1, 16384 / (host.num_experts + 16 * host.top_k + 1));
   if (host.num_tokens <= grain) {
-    observe_host(host, host_sums, addresses, host_transition);
+    observe_host(host, host_words, addresses, host_transition);
   } else {
     const HostTokens tokens(host, addresses);
     std::mutex merging;
     for_token_ranges(host.num_tokens, grain, [&](int64_t begin, int64_t end) {
-      if (begin == 0 && end == host.num_tokens) return add_to_sums(tokens, begin, end, host_sums);
+      if (begin == 0 && end == host.num_tokens) return add_to_sums(tokens, begin, end, host_words);
       for (int64_t from = begin; from < end; from += kMaxTokensInBlock) {
-        add_block(tokens, from, std::min(end, from + kMaxTokensInBlock), host_sums, merging);
+        add_block(tokens, from, std::min(end, from + kMaxTokensInBlock), host_words, merging);
       }
     });
-    add_sequences(tokens, host, host_sums, host_transition);
+    add_sequences(tokens, host, host_words, host_transition);
   }
   if (host.num_tokens > 0) sums.pending_terms = 0;  // normalized
 }

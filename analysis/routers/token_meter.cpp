@@ -140,7 +140,7 @@ void TokenMeter::add_slots(TokenSlots* slots) {
     kernels_.entropy(weights(0), layout_.top_k, count_, kInfinity, entropies);
     for (int64_t token = 0; token < count_; ++token) {
       set_term(token, kEntropyTopk, entropies[token].in_range, entropies[token].entropy);
-      if (layout_.top_k > 1) set_term(token, kMargin, true, slots[token].margin());
+      if (call_.has_margins()) set_term(token, kMargin, true, slots[token].margin());
     }
   }
   for (int64_t token = 0; token < count_; ++token) add_selections(token, slots[token]);

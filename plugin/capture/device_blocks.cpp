@@ -82,7 +82,7 @@ std::shared_ptr<DeviceBlock> BlockPool::take() {
   const std::lock_guard lock(mutex_);
   if (capacity_ == 0) return nullptr;
   // Another thread may be capturing a graph.
-  const auto outside = outside_captures(device_);
+  const OutsideCaptures outside(device_);
   std::shared_ptr<DeviceBlock> found;
   std::erase_if(blocks_, [&](const std::shared_ptr<DeviceBlock>& block) {
     if (block->spoiled()) return true;
@@ -109,7 +109,7 @@ at::Tensor BlockPool::take_host(int64_t bytes) {
   });
   if (!found.defined()) {
     const c10::InferenceMode no_inference_tensor(false);
-    const auto outside = outside_captures(device_);
+    const OutsideCaptures outside(device_);
     found = at::empty({std::max(bytes, capacity_)}, at::TensorOptions().dtype(at::kByte).pinned_memory(true));
     host_blocks_.push_back(found);
   }
@@ -120,6 +120,19 @@ at::Tensor BlockPool::take_host(int64_t bytes) {
 void BlockPool::asked(int64_t bytes) {
   const std::lock_guard lock(mutex_);
   capacity_ = std::max(capacity_, round_up(bytes, kGranularity));
+}
+
+c10::Event BlockPool::take_event() {
+  const std::lock_guard lock(mutex_);
+  if (events_.empty()) return c10::Event(device_.type());
+  c10::Event event = std::move(events_.back());
+  events_.pop_back();
+  return event;
+}
+
+void BlockPool::give_event(c10::Event event) {
+  const std::lock_guard lock(mutex_);
+  events_.push_back(std::move(event));
 }
 
 BlockPool& BlockPools::of(c10::Device device) {

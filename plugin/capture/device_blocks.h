@@ -79,6 +79,10 @@ class BlockPool {
   at::Tensor take_host(int64_t bytes);
   /// A forward has asked for `bytes`: blocks that are taken from now on are that large or larger.
   void asked(int64_t bytes);
+  /// An event of the device, in any state; one that was given back, if there is one.
+  c10::Event take_event();
+  /// For an event that nobody waits for or queries any more.
+  void give_event(c10::Event event);
   /// Where copies and resets are enqueued.
   c10::Stream side_stream() const { return side_stream_; }
 
@@ -89,6 +93,7 @@ class BlockPool {
   int64_t capacity_ = 0;
   std::vector<std::shared_ptr<DeviceBlock>> blocks_;
   std::vector<at::Tensor> host_blocks_;
+  std::vector<c10::Event> events_;  // that nobody uses
 };
 
 /// The pools of all devices that forwards of one model ran on. Thread-safe.

@@ -4,8 +4,6 @@
 #include <c10/core/Stream.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
 
-#include <memory>
-
 #include "analysis/devices/device_kernels.h"
 
 namespace moetap::plugin {
@@ -19,15 +17,26 @@ inline c10::Stream stream_for_copies(c10::Device device) {
   return c10::impl::VirtualGuardImpl(device.type()).getStreamFromGlobalPool(device, /*isHighPriority=*/true);
 }
 
-/// While the returned object lives, this thread may allocate memory, query events and wait even if another thread is
-/// capturing a graph: see DeviceKernels::outside_captures. All of moetap's calls of that kind need it. Null: the device
-/// has no kernels of moetap.
-inline std::shared_ptr<void> outside_captures(c10::Device device) {
-  const analysis::DeviceKernels* kernels = analysis::device_kernels(device.type());
-  return kernels == nullptr ? nullptr : kernels->outside_captures();
-}
+/// While it lives, this thread may allocate memory, query events and wait even if another thread is capturing a graph:
+/// see DeviceKernels::leave_captures. All of moetap's calls of that kind need it. It does nothing on the CPU, or where
+/// the device has no kernels of moetap.
+class OutsideCaptures {
+ public:
+  explicit OutsideCaptures(c10::Device device)
+      : kernels_(analysis::device_kernels(device.type())), before_(kernels_ ? kernels_->leave_captures() : 0) {}
+  ~OutsideCaptures() {
+    if (kernels_) kernels_->return_to_captures(before_);
+  }
+  OutsideCaptures(const OutsideCaptures&) = delete;
+  OutsideCaptures& operator=(const OutsideCaptures&) = delete;
 
-/// True while a graph is being captured on the device's current stream: see Note [Graphs].
+ private:
+  const analysis::DeviceKernels* const kernels_;
+  const int before_;
+};
+
+/// True while a graph is being captured on the device's current stream: see Note [Graphs]. Within a forward, ask
+/// HostCopies::is_capturing.
 inline bool is_capturing(c10::Device device) {
   const analysis::DeviceKernels* kernels = analysis::device_kernels(device.type());
   return kernels != nullptr && kernels->is_capturing(device);

@@ -8,11 +8,12 @@
 
 #include "plugin/capture/device_stream.h"
 #include "plugin/capture/host_copies.h"
+#include "plugin/process/recycled_memory.h"
 
 namespace moetap::plugin {
 
 void ForwardTokens::read(const TextArguments& places, const c10::List<std::optional<at::Tensor>>& arguments,
-                         bool keep_ids, HostCopies& copies, const Notice& notice) {
+                         bool keep_ids, HostCopies& copies, Notice notice) {
   const auto argument = [&](const std::optional<size_t>& place) {
     if (!place || *place >= arguments.size()) return at::Tensor();
     const std::optional<at::Tensor> tensor = arguments.get(*place);
@@ -23,11 +24,11 @@ void ForwardTokens::read(const TextArguments& places, const c10::List<std::optio
                                   const TextReading& reading) {
     const at::Tensor ids_tensor = argument(ids), mask_tensor = argument(mask);
     const at::Tensor& on_device = ids_tensor.defined() && !ids_tensor.is_cpu() ? ids_tensor : mask_tensor;
-    const auto outside = on_device.defined() ? outside_captures(on_device.device()) : nullptr;
+    const OutsideCaptures outside(on_device.defined() ? on_device.device() : c10::Device(c10::kCPU));
     return read_text(ids_tensor, mask_tensor, keep_ids, reading);
   };
   const std::lock_guard lock(mutex_);
-  arguments_ = places;
+  arguments_ = &places;
   sizes_.reserve(arguments.size());
   for (const std::optional<at::Tensor>& tensor : arguments) {
     sizes_.push_back(tensor && tensor->defined() ? std::optional<at::DimVector>(tensor->sizes()) : std::nullopt);
@@ -38,7 +39,7 @@ void ForwardTokens::read(const TextArguments& places, const c10::List<std::optio
     if (!text->notice.empty()) notice(text->notice, text->notice_detail);
     if (!batch_ && text->batch > 0) batch_ = text->batch;
     for (const at::Tensor& made : {text->ids, text->valid, text->mask}) {
-      if (!made.defined() || is_capturing(made.device())) continue;
+      if (!made.defined() || copies.is_capturing(made.device())) continue;
       copies.mark_stream(made.device());
       copies.keep(made);  // forks may read it on other streams
     }
@@ -48,15 +49,19 @@ void ForwardTokens::read(const TextArguments& places, const c10::List<std::optio
 
 TextOfComponent ForwardTokens::text_of_hook(int64_t hook, const std::string& component) const {
   const auto place = static_cast<size_t>(hook);
-  return place < arguments_.texts_of_hooks.size() ? arguments_.texts_of_hooks[place] : text_of_component(component);
+  const bool is_known = arguments_ != nullptr && place < arguments_->texts_of_hooks.size();
+  return is_known ? arguments_->texts_of_hooks[place] : text_of_component(component);
 }
 
 Attribution ForwardTokens::attribute(const CallTokens& call, int64_t num_tokens) {
   const TextTokens* text = text_of(call.text);
   if (call.layout != nullptr) {
     if (const auto places = place_tokens(*call.layout, sizes_, num_tokens)) {
-      const bool of_decoder = call.text == TextOfComponent::kDecoder;
-      return attribute_tokens(*places, text, of_decoder ? arguments_.decoder_ids : arguments_.ids, batch_, num_tokens);
+      std::optional<size_t> ids;
+      if (arguments_ != nullptr) {
+        ids = call.text == TextOfComponent::kDecoder ? arguments_->decoder_ids : arguments_->ids;
+      }
+      return attribute_tokens(*places, text, ids, batch_, num_tokens);
     }
     // Hidden states [B, D] in a model that takes [B, S, D] as well.
     if (call.layout->known && batch_ && num_tokens == *batch_) {
@@ -112,7 +117,7 @@ std::shared_ptr<const TokenGroup> ForwardTokens::group_of(const CallTokens& call
 
 std::shared_ptr<const TokenGroup> ForwardTokens::new_group(const CallTokens& call, const Attribution& attribution,
                                                            int64_t num_tokens) const {
-  auto group = std::make_shared<TokenGroup>();
+  auto group = std::allocate_shared<TokenGroup>(RecyclingAllocator<TokenGroup>());
   group->text = call.text;
   group->device = call.device;
   group->num_tokens = num_tokens;
@@ -184,11 +189,11 @@ bool ForwardTokens::texts_are_on_cpu() const {
   return true;
 }
 
-bool ForwardTokens::in_captured_graph() const {
+bool ForwardTokens::in_captured_graph(HostCopies& copies) const {
   const std::lock_guard lock(mutex_);
-  return (text_.valid.defined() && is_capturing(text_.valid.device())) ||
+  return (text_.valid.defined() && copies.is_capturing(text_.valid.device())) ||
          std::any_of(groups_.begin(), groups_.end(),
-                     [](const KnownGroup& known) { return is_capturing(known.group->device); });
+                     [&](const KnownGroup& known) { return copies.is_capturing(known.group->device); });
 }
 
 }  // namespace moetap::plugin

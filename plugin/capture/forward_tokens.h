@@ -3,10 +3,10 @@
 #include <ATen/core/List.h>
 #include <ATen/core/Tensor.h>
 #include <c10/core/Event.h>
+#include <c10/util/FunctionRef.h>
 #include <c10/util/SmallVector.h>
 
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -46,12 +46,12 @@ struct CallTokens {
 /// on threads of their own. Does not wait for devices.
 class ForwardTokens {
  public:
-  using Notice = std::function<void(const std::string& what, const std::string& detail)>;
+  using Notice = c10::function_ref<void(const std::string& what, const std::string& detail)>;
 
   /// Reads the texts among the arguments of the method. Called once, before all other functions. Marks the streams that
-  /// it used in `copies`. `notice` is called for arguments that are not understood.
+  /// it used in `copies`. `notice` is called for arguments that are not understood. `places` must outlive this object.
   void read(const TextArguments& places, const c10::List<std::optional<at::Tensor>>& arguments, bool keep_ids,
-            HostCopies& copies, const Notice& notice);
+            HostCopies& copies, Notice notice);
 
   /// Which text the routers of a hook see.
   TextOfComponent text_of_hook(int64_t hook, const std::string& component) const;
@@ -77,7 +77,7 @@ class ForwardTokens {
   /// True if no text of the forward lies on a device.
   bool texts_are_on_cpu() const;
   /// True if a graph is being captured on the current stream of a device that the forward's tokens are on.
-  bool in_captured_graph() const;
+  bool in_captured_graph(HostCopies& copies) const;
 
  private:
   struct KnownGroup {
@@ -95,8 +95,8 @@ class ForwardTokens {
   mutable std::mutex mutex_;  // guards what follows
   bool ended_ = false;
   std::optional<int64_t> batch_;
-  TextArguments arguments_;
-  ArgumentSizes sizes_;  // of the arguments
+  const TextArguments* arguments_ = nullptr;  // null before `read`
+  ArgumentSizes sizes_;                       // of the arguments
   TextTokens text_, decoder_text_;
   c10::SmallVector<KnownGroup, 2> groups_;
 };

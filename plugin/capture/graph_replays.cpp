@@ -25,7 +25,7 @@ std::shared_ptr<GraphReplays> GraphReplays::begin(std::shared_ptr<const ModelDes
 }
 
 at::Tensor GraphReplays::zeros(c10::Device device, at::IntArrayRef sizes, at::ScalarType dtype) {
-  const auto outside = outside_captures(device);
+  const OutsideCaptures outside(device);
   const c10::InferenceMode no_inference_tensor(false);
   const OnStream on_stream(stream_for_copies(device));
   at::Tensor memory = at::zeros(sizes, at::TensorOptions().dtype(dtype).device(device));
@@ -57,7 +57,7 @@ void GraphReplays::read_all() {
   std::vector<c10::Device> waited;
   for (Sums& sums : sums_) {
     const c10::Device device = sums.on_device.device();
-    const auto outside = outside_captures(device);
+    const OutsideCaptures outside(device);
     if (std::find(waited.begin(), waited.end(), device) == waited.end()) {
       c10::impl::VirtualGuardImpl(device.type()).synchronizeDevice(device.index());
       waited.push_back(device);
@@ -89,9 +89,9 @@ std::unique_ptr<PendingForward> GraphReplays::take_new() {
   forward->record.replays = replays;
   for (const auto& report : reports_) {
     forward->reports.push_back(report->clone());
-    for (at::Tensor* tensor : forward->reports.back()->tensors()) {
-      if (tensor->defined()) *tensor = added_to(*tensor);
-    }
+    forward->reports.back()->visit_tensors([&](at::Tensor& tensor) {
+      if (tensor.defined()) tensor = added_to(tensor);
+    });
   }
   // All of it is taken or, if something above threw, nothing.
   for (Sums& sums : sums_) sums.taken = std::move(sums.now);

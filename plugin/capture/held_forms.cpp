@@ -17,11 +17,6 @@ bool lies_as_reported(const at::Tensor& canonical, const at::Tensor& reported) {
          canonical.scalar_type() == reported.scalar_type() && canonical.is_contiguous() && reported.is_contiguous();
 }
 
-bool is_real(c10::ScalarType dtype) {
-  return dtype == c10::ScalarType::Float || dtype == c10::ScalarType::Double || dtype == c10::ScalarType::Half ||
-         dtype == c10::ScalarType::BFloat16;
-}
-
 analysis::HostPlane plane_of(const at::Tensor& tensor, int64_t columns) {
   return {tensor.const_data_ptr(), tensor.scalar_type(), columns};
 }
@@ -114,7 +109,7 @@ void HeldForms::learn(int64_t hook, const ReportedRouter& reported, const Canoni
   if (measures_scores) form.scores = form_of(reported.scores);
   if (has_weights) form.weights = form_of(reported.weights.front());
   for (const TensorForm* real : {&form.logits, &form.scores, &form.weights}) {
-    if (real->defined && !is_real(real->dtype)) return;
+    if (real->defined && !analysis::real_format(real->dtype)) return;
   }
   // What was learned must read this call as it is read now.
   analysis::HostRouterCall read;

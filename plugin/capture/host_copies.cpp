@@ -22,6 +22,26 @@ HostCopies::~HostCopies() {
       place->block->spoil();
     }
   }
+  if (!pools_) return;
+  for (Origin& origin : origins_) pools_->of(origin.stream.device()).give_event(std::move(origin.computed));
+  for (const auto& place : devices_) {
+    if (place->copied) pools_->of(place->device).give_event(std::move(*place->copied));
+  }
+}
+
+bool HostCopies::is_capturing(c10::Device device) {
+  if (device.is_cpu()) return false;
+  const auto stream = current_stream(device);
+  const std::lock_guard lock(mutex_);
+  const bool is_known =
+      std::find(outside_captures_.begin(), outside_captures_.end(), stream) != outside_captures_.end();
+  if (is_known && !captures_) return false;
+  if (plugin::is_capturing(device)) {
+    captures_ = true;
+    return true;
+  }
+  if (!is_known) outside_captures_.push_back(stream);
+  return false;
 }
 
 HostCopies::OnDevice& HostCopies::on(c10::Device device) {
@@ -44,14 +64,14 @@ at::Tensor HostCopies::piece(c10::Device device, at::IntArrayRef sizes, at::Scal
 at::Tensor HostCopies::empty(c10::Device device, at::IntArrayRef sizes, at::ScalarType dtype) {
   at::Tensor tensor = device.is_cpu() ? at::Tensor() : piece(device, sizes, dtype);
   if (tensor.defined()) return tensor;
-  const auto outside = outside_captures(device);
+  const OutsideCaptures outside(device);
   return at::empty(sizes, at::TensorOptions().dtype(dtype).device(device));
 }
 
 at::Tensor HostCopies::zeros(c10::Device device, at::IntArrayRef sizes, at::ScalarType dtype) {
   at::Tensor tensor = device.is_cpu() ? at::Tensor() : piece(device, sizes, dtype);
   if (tensor.defined()) return tensor;
-  const auto outside = outside_captures(device);
+  const OutsideCaptures outside(device);
   return at::zeros(sizes, at::TensorOptions().dtype(dtype).device(device));
 }
 
@@ -59,7 +79,7 @@ at::Tensor HostCopies::snapshot(const at::Tensor& tensor) {
   if (!tensor.defined()) return {};
   at::Tensor copied = tensor.is_cpu() ? at::Tensor() : piece(tensor.device(), tensor.sizes(), tensor.scalar_type());
   if (copied.defined()) return copied.copy_(tensor, /*non_blocking=*/true);
-  const auto outside = outside_captures(tensor.device());
+  const OutsideCaptures outside(tensor.device());
   return tensor.clone(at::MemoryFormat::Contiguous);
 }
 
@@ -79,7 +99,7 @@ void HostCopies::mark(c10::Device device) {
   const auto stream = current_stream(device);
   auto origin = std::find_if(origins_.begin(), origins_.end(), [&](const Origin& o) { return o.stream == stream; });
   if (origin == origins_.end()) {
-    origins_.push_back({stream, c10::Event(device.type())});
+    origins_.push_back({stream, new_event(device)});
     origin = std::prev(origins_.end());
   }
   origin->is_recorded = origin != origins_.begin();
@@ -105,10 +125,14 @@ c10::Stream HostCopies::copy_stream(const OnDevice& place) const {
   return pools_ ? pools_->of(place.device).side_stream() : current_stream(place.device);
 }
 
+c10::Event HostCopies::new_event(c10::Device device) const {
+  return pools_ ? pools_->of(device).take_event() : c10::Event(device.type());
+}
+
 void HostCopies::begin_copies(OnDevice& place) {
   if (place.copied) return;
   mark(place.device);  // what was computed since, on this thread
-  place.copied.emplace(place.device.type());
+  place.copied.emplace(new_event(place.device));
   join(place.device, copy_stream(place));
   if (!place.block) return;
   const OnStream on_stream(copy_stream(place));
@@ -126,7 +150,7 @@ at::Tensor HostCopies::copy(const at::Tensor& tensor) {
   const OnStream on_stream(copy_stream(place));
   at::Tensor host;
   {
-    const auto outside = outside_captures(tensor.device());
+    const OutsideCaptures outside(tensor.device());
     host = at::empty(tensor.sizes(), tensor.options().device(at::kCPU).pinned_memory(true));
   }
   host.copy_(tensor, /*non_blocking=*/true);
@@ -172,7 +196,7 @@ void HostCopies::wait() {
   // Polls: a thread that waits for a CUDA event keeps a core of the host busy.
   constexpr std::chrono::microseconds kShortest{20}, kLongest{500};
   for (const auto& place : devices_) {
-    const auto outside = outside_captures(place->device);
+    const OutsideCaptures outside(place->device);
     auto pause = kShortest;
     while (place->copied && !place->copied->query()) {
       std::this_thread::sleep_for(pause);

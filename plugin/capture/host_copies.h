@@ -3,6 +3,7 @@
 #include <ATen/core/Tensor.h>
 #include <c10/core/Event.h>
 #include <c10/core/Stream.h>
+#include <c10/util/SmallVector.h>
 
 #include <memory>
 #include <mutex>
@@ -38,6 +39,10 @@ class HostCopies {
   /// forward's memory too late, so that no other forward may use its block on `device`. Call it while you still hold
   /// the tensors.
   void wrote_too_late(c10::Device device);
+
+  /// Whether a graph is being captured on the device's current stream. The device is asked once for each stream: a
+  /// forward that began outside of a capture ends there, too.
+  bool is_capturing(c10::Device device);
 
   /// Call it after computing a tensor: marks the device's current stream, so that the copy waits for what it has
   /// enqueued so far. For the first stream that is marked, that of the forward, an event is recorded only where another
@@ -82,11 +87,14 @@ class HostCopies {
   void mark(c10::Device device);
   void join(c10::Device device, c10::Stream stream);
   c10::Stream copy_stream(const OnDevice& place) const;
+  c10::Event new_event(c10::Device device) const;
   void begin_copies(OnDevice& place);
 
   const std::shared_ptr<BlockPools> pools_;
   std::mutex mutex_;  // guards what follows
   bool closed_ = false;
+  bool captures_ = false;  // a stream was found in a capture: then each call asks
+  c10::SmallVector<c10::Stream, 2> outside_captures_;
   std::vector<Origin> origins_;
   std::vector<std::unique_ptr<OnDevice>> devices_;
 };

@@ -21,28 +21,26 @@ CustomValue custom_value(const at::Tensor& scalar) {
   return scalar.item<double>();
 }
 
-std::vector<at::Tensor*> PendingForward::tensors() {
-  std::vector<at::Tensor*> all = {&text_tokens};
-  for (PendingValue& value : values) all.push_back(&value.value);
-  for (const auto& report : reports) {
-    const auto reported = report->tensors();
-    all.insert(all.end(), reported.begin(), reported.end());
-  }
-  return all;
+void PendingForward::visit_tensors(PendingReport::Visit visit) {
+  visit(text_tokens);
+  for (PendingValue& value : values) visit(value.value);
+  for (const auto& report : reports) report->visit_tensors(visit);
 }
 
 void PendingForward::start_copies() {
   for (const auto& report : reports) report->prepare(*copies);
-  for (at::Tensor* tensor : tensors()) *tensor = copies->copy(*tensor);
+  visit_tensors([&](at::Tensor& tensor) {
+    if (tensor.defined()) tensor = copies->copy(tensor);
+  });
   copies->finish_enqueuing();
 }
 
 int64_t PendingForward::bytes() {
   // A block has the size of the largest forward so far, whatever this one uses of it.
   int64_t bytes = kBytesOfARecord + copies->host_bytes();
-  for (const at::Tensor* tensor : tensors()) {
-    if (tensor->defined() && !copies->in_host_block(*tensor)) bytes += static_cast<int64_t>(tensor->nbytes());
-  }
+  visit_tensors([&](const at::Tensor& tensor) {
+    if (tensor.defined() && !copies->in_host_block(tensor)) bytes += static_cast<int64_t>(tensor.nbytes());
+  });
   for (const auto& report : reports) bytes += report->bytes();
   for (const PendingValue& value : values) bytes += kBytesOfAValue + static_cast<int64_t>(value.name.size());
   for (const auto& [place, named] : record.custom) {
@@ -54,6 +52,7 @@ int64_t PendingForward::bytes() {
 ForwardRecord PendingForward::finish() {
   copies->wait();
   ForwardRecord finished = std::move(record);
+  if (!samples.empty()) finished.samples.assign(samples.begin(), samples.end());
   for (const auto& value : values) {
     finished.custom[value.place].insert_or_assign(value.name, custom_value(value.value));
   }

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
+#include <c10/util/SmallVector.h>
 
 #include <cstdint>
 #include <memory>
@@ -10,6 +11,7 @@
 
 #include "plugin/capture/host_copies.h"
 #include "plugin/capture/pending_report.h"
+#include "plugin/process/recycled_memory.h"
 #include "plugin/records/forward_record.h"
 
 namespace moetap::plugin {
@@ -21,15 +23,19 @@ struct PendingValue {
   at::Tensor value;
 };
 
+/// The number of each sample of a forward.
+using SampleNumbers = std::vector<int64_t, RecyclingAllocator<int64_t>>;
+
 /// A forward that has ended, on its way to the writer thread. For one thread at a time.
-class PendingForward {
+class PendingForward : public Recycled {
  public:
   explicit PendingForward(std::shared_ptr<HostCopies> forward_copies = std::make_shared<HostCopies>())
       : copies(std::move(forward_copies)) {}
 
-  ForwardRecord record;                                 // `finish` adds `values` and what `reports` hold
-  int64_t num_samples = 1;                              // B
-  std::vector<std::unique_ptr<PendingReport>> reports;  // one of each kind of hook at most
+  ForwardRecord record;     // `finish` adds `values` and what `reports` hold
+  int64_t num_samples = 1;  // B
+  SampleNumbers samples;    // what `finish` puts into the record; empty: the record has its own
+  c10::SmallVector<std::unique_ptr<PendingReport>, 2> reports;  // one of each kind of hook at most
   std::vector<PendingValue> values;
   at::Tensor text_tokens;  // int64 []: valid tokens of the text; undefined: a report counts them, or there is no text
   std::shared_ptr<HostCopies> copies;
@@ -47,7 +53,7 @@ class PendingForward {
   void recorded(const ForwardRecord& taken);
 
  private:
-  std::vector<at::Tensor*> tensors();
+  void visit_tensors(PendingReport::Visit visit);
 };
 
 /// A 0-dimensional tensor's value in the type that JSON has for it.

@@ -1,10 +1,10 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
+#include <c10/util/FunctionRef.h>
 
 #include <cstdint>
 #include <memory>
-#include <vector>
 
 namespace moetap::plugin {
 
@@ -22,9 +22,10 @@ class PendingReport {
   /// the streams that computed what it reads.
   virtual void prepare(HostCopies& /*copies*/) {}
 
-  /// All tensors that the record needs and all others that the report holds until `finish`, undefined ones too. The
-  /// forward replaces them by their copies on the host and counts their bytes.
-  virtual std::vector<at::Tensor*> tensors() = 0;
+  using Visit = c10::function_ref<void(at::Tensor&)>;
+  /// Visits all tensors that the record needs and all others that the report holds until `finish`, undefined ones too.
+  /// The forward replaces them by their copies on the host and counts their bytes.
+  virtual void visit_tensors(Visit visit) = 0;
 
   /// Bytes of host memory that the report holds besides tensors.
   virtual int64_t bytes() const { return 0; }

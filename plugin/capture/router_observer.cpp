@@ -36,9 +36,10 @@ RouterObserver::RouterObserver(ForwardContext forward, const RouterValues& value
 void RouterObserver::observe(int64_t hook, const ReportedRouter& reported) {
   if (checks_.withheld(hook) & analysis::kIdsColumn) return;
   const c10::Device device = reported.selected.empty() ? at::kCPU : reported.selected.front().device();
-  const bool checked = !is_capturing(device) && checks_.begin_call(hook);
+  const bool captured = forward_.copies->is_capturing(device);
+  const bool checked = !captured && checks_.begin_call(hook);
   if (!checked && device.is_cpu() && hold(hook, reported)) return;
-  measure_call(hook, detached(reported), checked);
+  measure_call(hook, detached(reported), {checked, captured});
 }
 
 bool RouterObserver::hold(int64_t hook, const ReportedRouter& reported) {
@@ -63,7 +64,7 @@ bool RouterObserver::hold(int64_t hook, const ReportedRouter& reported) {
   return true;
 }
 
-void RouterObserver::measure_call(int64_t hook_id, const ReportedRouter& reported, bool checked) {
+void RouterObserver::measure_call(int64_t hook_id, const ReportedRouter& reported, MeasuredAs measured_as) {
   const hooks::HookPoint& hook = forward_.model->hooks.at(static_cast<size_t>(hook_id));
   MeasuredRouter router;
   router.record.hook = hook_id;
@@ -73,13 +74,12 @@ void RouterObserver::measure_call(int64_t hook_id, const ReportedRouter& reporte
     router.record.call = calls_.at(static_cast<size_t>(hook_id))++;
   }
   // For every operation below: each may allocate on the device.
-  const auto outside = outside_captures(reported.selected.empty() ? at::kCPU : reported.selected.front().device());
+  const OutsideCaptures outside(reported.selected.empty() ? at::kCPU : reported.selected.front().device());
   CanonicalRouter canonical = to_canonical(reported, hook);
   const analysis::RouterCall& call = canonical.call;
   const c10::Device device = call.selected.device();
-  const bool captured = is_capturing(device);
   if (device.is_cpu()) state_->forms.learn(hook_id, reported, canonical);
-  if (checked) {
+  if (measured_as.checked) {
     try {
       check(reported, canonical, router);
     } catch (const std::exception&) {                         // such as one that tells that the device is full
@@ -94,7 +94,7 @@ void RouterObserver::measure_call(int64_t hook_id, const ReportedRouter& reporte
   HostCopies& copies = *forward_.copies;
   CallTokens call_tokens{forward_.tokens->text_of_hook(hook_id, hook.component), canonical.token_sizes, device, nullptr,
                          &hook.tokens};
-  if (captured) {
+  if (measured_as.captured) {
     router.tokens = forward_.tokens->group_of(call_tokens, nullptr);
     measure_replays(call, router);
     return;
@@ -179,7 +179,7 @@ void RouterObserver::measure(const analysis::RouterCall& call, MeasuredRouter& r
   if (values_.per_token) {
     record.selected = copies.empty(device, {num_tokens, top_k}, at::kInt);
     if (call.weights.defined()) record.weights = copies.empty(device, {num_tokens, top_k}, at::kFloat);
-    if (call.weights.defined() && top_k > 1) record.margins = copies.empty(device, {num_tokens}, at::kFloat);
+    if (call.has_margins()) record.margins = copies.empty(device, {num_tokens}, at::kFloat);
   }
   router.first_slot_stays = counts_transitions_on_device(device, num_tokens, call.num_experts);
   if (router.first_slot_stays) {

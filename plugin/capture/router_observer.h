@@ -1,10 +1,9 @@
 #pragma once
 
-#include <c10/util/SmallVector.h>
-
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <vector>
 
 #include "plugin/capture/forward_context.h"
 #include "plugin/capture/held_calls.h"
@@ -13,6 +12,7 @@
 #include "plugin/capture/router_checks.h"
 #include "plugin/capture/router_pending.h"
 #include "plugin/capture/router_report.h"
+#include "plugin/process/recycled_memory.h"
 
 namespace moetap::plugin {
 
@@ -57,7 +57,11 @@ class RouterObserver {
  private:
   /// Whether the call is held, so that nothing more is to be done for it.
   bool hold(int64_t hook, const ReportedRouter& reported);
-  void measure_call(int64_t hook, const ReportedRouter& reported, bool checked);
+  struct MeasuredAs {
+    bool checked = false;   // the hook checks itself
+    bool captured = false;  // into a graph
+  };
+  void measure_call(int64_t hook, const ReportedRouter& reported, MeasuredAs measured_as);
   /// What enqueues work for a call outside captures. If it throws, the caller calls `abandon`.
   void measure_and_keep(const CanonicalRouter& canonical, CallTokens call_tokens, MeasuredRouter& router);
   /// Note [A hook checks itself]. Leaves out of `canonical` what is withheld.
@@ -77,8 +81,8 @@ class RouterObserver {
 
   std::mutex mutex_;  // guards what follows
   bool ended_ = false;
-  c10::SmallVector<int32_t, 64> calls_;  // by hook
-  std::shared_ptr<HeldCalls> held_;      // null: none so far
+  std::vector<int32_t, RecyclingAllocator<int32_t>> calls_;  // by hook
+  std::shared_ptr<HeldCalls> held_;                          // null: none so far
   PendingRouters measured_;
   PendingRouters replayed_;  // of the graph that is being captured
 };

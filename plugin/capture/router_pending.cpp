@@ -14,8 +14,6 @@
 namespace moetap::plugin {
 namespace {
 
-using analysis::RouterSums;
-
 bool stands_before(const MeasuredRouter& a, const MeasuredRouter& b) {
   return std::pair(a.record.hook, a.record.call) < std::pair(b.record.hook, b.record.call);
 }
@@ -71,11 +69,12 @@ MeasuredRouter measured(const HeldCalls::Call& held, bool per_token) {
   if (per_token && call.weights.defined()) {
     record.weights = at::empty({call.num_tokens, call.top_k}, at::kFloat);
     outputs.weights = record.weights.mutable_data_ptr<float>();
-    if (call.top_k > 1) record.margins = at::empty({call.num_tokens}, at::kFloat);
-    outputs.margins = call.top_k > 1 ? record.margins.mutable_data_ptr<float>() : nullptr;
   }
-  RouterSums& sums = record.sums;
-  analysis::observe_host(call, {sums.words.mutable_data_ptr<int64_t>(), sums.layout(), sums.has_pairs}, outputs);
+  if (per_token && call.has_margins()) {
+    record.margins = at::empty({call.num_tokens}, at::kFloat);
+    outputs.margins = record.margins.mutable_data_ptr<float>();
+  }
+  analysis::observe_host(call, host_sums(record.sums), outputs);
   return router;
 }
 
@@ -169,7 +168,7 @@ void PendingRouters::prepare(HostCopies& copies) {
       from->first_slot_stays = router.first_slot_stays = false;
       continue;
     }
-    const auto outside = outside_captures(device);
+    const OutsideCaptures outside(device);
     // Forks may have made the first slots on other streams.
     copies.wait_for_marked(device);
     router.transition_from = from->record.hook;
@@ -186,16 +185,19 @@ void PendingRouters::prepare(HostCopies& copies) {
   }
 }
 
-std::vector<at::Tensor*> PendingRouters::tensors() {
-  std::vector<at::Tensor*> all;
+void PendingRouters::visit_tensors(Visit visit) {
   for (MeasuredRouter& router : routers_) {
     RouterRecord& record = router.record;
-    all.insert(all.end(),
-               {&record.sums.words, &record.selected, &record.weights, &record.margins, &record.logits, &record.scores,
-                &router.misfits, &router.out_of_range, &router.first_slot, &router.transition_counts});
+    for (at::Tensor* tensor :
+         {&record.sums.words, &record.selected, &record.weights, &record.margins, &record.logits, &record.scores,
+          &router.misfits, &router.out_of_range, &router.first_slot, &router.transition_counts}) {
+      visit(*tensor);
+    }
   }
-  for (Columns& columns : columns_) all.insert(all.end(), {&columns.valid, &columns.token_ids});
-  return all;
+  for (Columns& columns : columns_) {
+    visit(columns.valid);
+    visit(columns.token_ids);
+  }
 }
 
 void PendingRouters::Columns::drop_padding() {

@@ -14,6 +14,7 @@
 #include "plugin/capture/pending_report.h"
 #include "plugin/capture/probed_tokens.h"
 #include "plugin/capture/router_checks.h"
+#include "plugin/process/recycled_memory.h"
 #include "plugin/records/forward_record.h"
 #include "plugin/records/model_description.h"
 
@@ -53,7 +54,7 @@ bool counts_transitions_on_device(c10::Device device, int64_t num_tokens, int64_
 
 /// The router calls of a forward. `finish` drops the rows of padding, fills in the columns of the tokens and adds the
 /// transitions.
-class PendingRouters final : public PendingReport {
+class PendingRouters final : public PendingReport, public Recycled {
  public:
   /// `probed`, `checks`: the model's; the first counts what is recorded for the probe.
   PendingRouters(std::shared_ptr<const ModelDescription> model, std::shared_ptr<ProbedTokens> probed,
@@ -79,7 +80,7 @@ class PendingRouters final : public PendingReport {
   void forget_tokens();
 
   void prepare(HostCopies& copies) override;
-  std::vector<at::Tensor*> tensors() override;
+  void visit_tensors(Visit visit) override;
   int64_t bytes() const override { return held_ ? held_->bytes() : 0; }
   void finish(ForwardRecord& record) override;
   void recorded(const ForwardRecord& record) override;

@@ -7,11 +7,12 @@
 #include <vector>
 
 #include "hooks/points/token_layout.h"
+#include "plugin/process/recycled_memory.h"
 
 namespace moetap::plugin {
 
 /// Sizes of the arguments of a forward, as `moetap::begin` got them; empty: the argument is absent.
-using ArgumentSizes = std::vector<std::optional<at::DimVector>>;
+using ArgumentSizes = std::vector<std::optional<at::DimVector>, RecyclingAllocator<std::optional<at::DimVector>>>;
 
 /// Where the tokens of a call lie: token t is of sample t / batch_step % batch, and of column t / sequence_step %
 /// length of it.

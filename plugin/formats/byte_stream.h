@@ -17,6 +17,13 @@ class ByteWriter {
   void real(double value);
   void text(std::string_view text);
   void raw(std::string_view bytes) { bytes_.append(bytes); }  // the reader must know how many there are
+  /// Bytes that `write` puts to a char*; it returns how many, `most` or less.
+  template <typename Write>
+  void fill(size_t most, const Write& write) {
+    const size_t begin = bytes_.size();
+    bytes_.resize(begin + most);
+    bytes_.resize(begin + write(bytes_.data() + begin));
+  }
   void numbers(std::span<const int32_t> values);
   void reals(std::span<const float> values);
   /// For counters: a run of zeros takes a few bytes, however long it is. The reader must know how many values there

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 #include <cstdint>
+#include <cstring>
 #include <stdexcept>
 #include <string>
 
@@ -19,29 +20,27 @@ uint32_t exponent_of(uint32_t bits) {
 /// Bits, the least significant of a byte first.
 class BitWriter {
  public:
-  /// `count` <= 32.
+  /// Each `put` may touch eight bytes behind those that it fills.
+  explicit BitWriter(char* to) : to_(to) {}
+
+  /// `count` <= 56.
   void put(uint64_t bits, int count) {
     pending_ |= bits << num_pending_;
     num_pending_ += count;
-    while (num_pending_ >= 8) flush_byte();
+    std::memcpy(to_, &pending_, sizeof(pending_));
+    to_ += num_pending_ / 8;
+    pending_ >>= num_pending_ / 8 * 8;
+    num_pending_ %= 8;
   }
-  std::string take() {
-    if (num_pending_ > 0) flush_byte();
-    return std::move(bytes_);
-  }
-  void reserve(size_t bytes) { bytes_.reserve(bytes); }
+  /// Behind the last bit.
+  char* end() const { return to_ + (num_pending_ > 0 ? 1 : 0); }
 
  private:
-  void flush_byte() {
-    bytes_.push_back(static_cast<char>(pending_));
-    pending_ >>= 8;
-    num_pending_ -= 8;
-  }
-
-  std::string bytes_;
+  char* to_;
   uint64_t pending_ = 0;
-  int num_pending_ = 0;
+  int num_pending_ = 0;  // < 8
 };
+static_assert(std::endian::native == std::endian::little, "pending bits are written as they lie in memory");
 
 class BitReader {
  public:
@@ -75,22 +74,23 @@ void write_packed(ByteWriter& bytes, std::span<const float> values) {
     all |= bits;
   }
   const int kept = kMantissaBits - std::min(std::countr_zero(all), kMantissaBits);
-  BitWriter packed;
-  packed.reserve(values.size() * 4 + 2);
-  packed.put(static_cast<uint64_t>(kept), 8);
-  packed.put(largest, 8);
-  for (const float value : values) {
-    const auto bits = std::bit_cast<uint32_t>(value);
-    const auto below = static_cast<int>(largest - exponent_of(bits));
-    const int half = below / 2;
-    if (half < kLongExponent) {
-      packed.put(uint64_t{1} << half | static_cast<uint64_t>(below % 2) << (half + 1), half + 2);
-    } else {
-      packed.put(uint64_t{exponent_of(bits)} << kLongExponent, kLongExponent + kExponentBits);
+  constexpr size_t kMostBytes = (kLongExponent + kExponentBits + 1 + kMantissaBits) / 8;  // of a value
+  bytes.fill(values.size() * kMostBytes + 2 + sizeof(uint64_t), [&](char* to) {
+    BitWriter packed(to);
+    packed.put(static_cast<uint64_t>(kept) | uint64_t{largest} << 8, 16);
+    for (const float value : values) {
+      const auto bits = std::bit_cast<uint32_t>(value);
+      const auto below = static_cast<int>(largest - exponent_of(bits));
+      const int half = below / 2;
+      const bool is_long = half >= kLongExponent;
+      const uint64_t exponent = is_long ? uint64_t{exponent_of(bits)} << kLongExponent
+                                        : uint64_t{1} << half | static_cast<uint64_t>(below % 2) << (half + 1);
+      const int exponent_bits = is_long ? kLongExponent + kExponentBits : half + 2;
+      const uint64_t rest = bits >> 31 | uint64_t{(bits & 0x7FFFFF) >> (kMantissaBits - kept)} << 1;
+      packed.put(exponent | rest << exponent_bits, exponent_bits + 1 + kept);
     }
-    packed.put(bits >> 31 | uint64_t{(bits & 0x7FFFFF) >> (kMantissaBits - kept)} << 1, 1 + kept);
-  }
-  bytes.raw(packed.take());
+    return static_cast<size_t>(packed.end() - to);
+  });
 }
 
 void read_packed(ByteReader& bytes, std::span<float> values) {

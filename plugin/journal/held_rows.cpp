@@ -23,10 +23,6 @@ HostPlane some_rows(HostPlane plane, int64_t first, int64_t step) {
   return plane;
 }
 
-analysis::HostSums sums_in(RouterSums& sums) {
-  return {sums.words.mutable_data_ptr<int64_t>(), sums.layout(), sums.has_pairs};
-}
-
 RouterSums no_sums(const HostRouterCall& call, bool with_pairs) {
   RouterSums sums = analysis::empty_router_sums(call.num_experts, call.top_k, 1);
   if (with_pairs || !sums.has_pairs) return sums;
@@ -70,29 +66,27 @@ LoggedRouter measured(const HeldRows& rows) {
   if (rows.per_token) {
     router.selected.resize(static_cast<size_t>(call.num_tokens * call.top_k));
     outputs.selected = router.selected.data();
-    if (call.weights.defined() && call.top_k > 1) router.margins.resize(static_cast<size_t>(call.num_tokens));
+    if (call.has_margins()) router.margins.resize(static_cast<size_t>(call.num_tokens));
     outputs.margins = router.margins.empty() ? nullptr : router.margins.data();
   }
-  analysis::observe_host(call, sums_in(router.sums), outputs);
+  analysis::observe_host(call, host_sums(router.sums), outputs);
   return router;
 }
 
-std::vector<int32_t> add_to(RouterSums& total, const HeldRows& rows) {
+void add_to(RouterSums& total, const HeldRows& rows, int32_t* first_slots) {
   const HostRouterCall& call = rows.values;
-  std::vector<int32_t> first(static_cast<size_t>(call.num_tokens));
   analysis::HostTokenOutputs outputs;
-  outputs.first_slot = first.data();
+  outputs.first_slot = first_slots;
   if (!total.defined()) total = no_sums(call, /*with_pairs=*/true);
   const bool fits = total.num_experts == call.num_experts && total.top_k == call.top_k && total.num_rows == 1 &&
                     total.has_pairs == (total.layout().pair_words() > 0);
   if (fits) {
-    analysis::observe_host(call, sums_in(total), outputs);
+    analysis::observe_host(call, host_sums(total), outputs);
   } else {
     RouterSums sums = no_sums(call, /*with_pairs=*/true);
-    analysis::observe_host(call, sums_in(sums), outputs);
+    analysis::observe_host(call, host_sums(sums), outputs);
     add_sums(total, sums);
   }
-  return first;
 }
 
 void encode(ByteWriter& bytes, const std::vector<HeldRows>& all) {

@@ -28,9 +28,9 @@ HeldRows rows_of(const HeldRouter& held, int64_t row, size_t layer, bool per_tok
 /// The sums of the rows, without pairs, and with `per_token` their ids and margins.
 LoggedRouter measured(const HeldRows& rows);
 
-/// Adds the rows to the total of their router, one row with pairs, which may be undefined. Returns the experts of the
-/// first slots, one a token; -1: the token has none.
-std::vector<int32_t> add_to(analysis::RouterSums& total, const HeldRows& rows);
+/// Adds the rows to the total of their router, one row with pairs, which may be undefined. `first_slots`: gets the
+/// expert of each token's first slot; -1: the token has none. Null: not asked for.
+void add_to(analysis::RouterSums& total, const HeldRows& rows, int32_t* first_slots = nullptr);
 
 void encode(ByteWriter& bytes, const std::vector<HeldRows>& all);
 /// Throws std::runtime_error for bytes that `encode` did not write.

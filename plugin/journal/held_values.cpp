@@ -1,38 +1,34 @@
 #include "plugin/journal/held_values.h"
 
+#include <c10/util/SmallVector.h>
+
 #include <algorithm>
-#include <array>
 #include <bit>
-#include <cmath>
 #include <cstdlib>
 #include <cstring>
 #include <limits>
+#include <optional>
 #include <span>
 #include <stdexcept>
 #include <vector>
 
-#include "analysis/numbers/vector_math.h"
 #include "plugin/formats/packed_reals.h"
+#include "plugin/journal/computed_slots.h"
 
-// Note [Ids and weights from logits]
-// Most routers take the largest logits: then their ids are not written.
-//
-// Most routers' weights are the softmax of the logits, of all experts or of the chosen ones, but for the last bits.
-// Then a weight is written as its distance from what is computed here, counted in floats: one byte instead of four. The
-// computation has the same bits wherever it runs: this file is compiled without contraction (CMakeLists.txt).
 namespace moetap::plugin {
 namespace {
 
 using analysis::HostPlane;
 using analysis::HostRouterCall;
 
-// In the order of their codes in the journal.
-constexpr std::array kDtypes = {c10::ScalarType::Float, c10::ScalarType::Double, c10::ScalarType::Half,
-                                c10::ScalarType::BFloat16};
-
-enum PlaneCode : uint64_t { kNoPlane = 0 };  // else 1 + place in kDtypes
+enum PlaneCode : uint64_t { kNoPlane = 0 };  // else 1 + place in kRealDtypes
+// See Note [Ids and weights from logits].
 enum IdCode : uint64_t { kListed, kLargestLogits, kNumIdCodes };
 enum WeightCode : uint64_t { kAsTheyAre, kSoftmaxOfSlots, kSoftmaxOfAll, kNumWeightCodes };
+
+SoftmaxOver softmax_of(uint64_t code) {
+  return code == kSoftmaxOfSlots ? SoftmaxOver::kSlots : SoftmaxOver::kAllExperts;
+}
 
 constexpr int64_t kMostFloatsAway = 63;  // what a signed number of one byte holds
 
@@ -49,8 +45,8 @@ std::span<const float> floats_of(const HostPlane& plane, int64_t token, int64_t 
   return {reinterpret_cast<const float*>(row_of(plane, token)), static_cast<size_t>(columns)};
 }
 
-const int32_t* ids_of(const HostRouterCall& call, int64_t token) {
-  return reinterpret_cast<const int32_t*>(row_of(call.selected, token));
+std::span<const int32_t> ids_of(const HostRouterCall& call, int64_t token) {
+  return {reinterpret_cast<const int32_t*>(row_of(call.selected, token)), static_cast<size_t>(call.top_k)};
 }
 
 void encode_plane(ByteWriter& bytes, const HostPlane& plane, int64_t num_tokens, int64_t columns) {
@@ -64,132 +60,59 @@ void encode_plane(ByteWriter& bytes, const HostPlane& plane, int64_t num_tokens,
 }
 
 void encode_dtype(ByteWriter& bytes, const HostPlane& plane) {
-  const auto place = std::find(kDtypes.begin(), kDtypes.end(), plane.dtype) - kDtypes.begin();
-  bytes.count(plane.defined() ? 1 + static_cast<uint64_t>(place) : kNoPlane);
+  bytes.count(plane.defined() ? 1 + static_cast<uint64_t>(analysis::real_format(plane.dtype).value()) : kNoPlane);
 }
 
-bool can_use_logits(const HostRouterCall& call) {
-  return call.logits.defined() && call.logits.dtype != c10::ScalarType::Double;
-}
-
-/// The logits of a token.
-std::vector<float> read_logits(const HostRouterCall& call, int64_t token) {
-  std::vector<float> logits(static_cast<size_t>(call.num_experts));
-  const void* row = row_of(call.logits, token);
-  switch (call.logits.dtype) {
-    case c10::ScalarType::Half:
-      std::copy_n(static_cast<const c10::Half*>(row), logits.size(), logits.begin());
-      break;
-    case c10::ScalarType::BFloat16:
-      std::copy_n(static_cast<const c10::BFloat16*>(row), logits.size(), logits.begin());
-      break;
-    default:
-      std::copy_n(static_cast<const float*>(row), logits.size(), logits.begin());
-  }
-  return logits;
-}
-
-/// The ids of the largest logits in descending order, ties to the lower id; -1 where none is left that is a number.
-std::vector<int32_t> largest_logits(const HostRouterCall& call, int64_t token) {
-  constexpr float kNone = -std::numeric_limits<float>::infinity();
-  std::vector<float> logits = read_logits(call, token);
-  std::vector<int32_t> ids;
-  for (int64_t slot = 0; slot < call.top_k; ++slot) {
-    float largest = kNone;
-    int32_t id = -1;
-    for (size_t expert = 0; expert < logits.size(); ++expert) {
-      if (logits[expert] > largest) {
-        largest = logits[expert];
-        id = static_cast<int32_t>(expert);
-      }
-    }
-    if (id >= 0) logits[static_cast<size_t>(id)] = kNone;
-    ids.push_back(id);
-  }
-  return ids;
-}
-
-IdCode id_code(const HostRouterCall& call) {
-  if (!can_use_logits(call)) return kListed;
+IdCode id_code(const HostRouterCall& call, const std::optional<CallLogits>& logits) {
+  if (!logits) return kListed;
   for (int64_t token = 0; token < call.num_tokens; ++token) {
-    const std::vector<int32_t> ids = largest_logits(call, token);
-    if (!std::equal(ids.begin(), ids.end(), ids_of(call, token))) return kListed;
+    if (!are_largest(logits->of_token(token), ids_of(call, token))) return kListed;
   }
   return kLargestLogits;
-}
-
-/// What the weights of a token would be. False: the logits or ids do not allow it.
-bool compute_weights(const HostRouterCall& call, int64_t token, WeightCode code, std::vector<float>& weights) {
-  const std::vector<float> logits = read_logits(call, token);
-  const int32_t* ids = ids_of(call, token);
-  const float largest = *std::max_element(logits.begin(), logits.end());
-  if (!std::isfinite(largest)) return false;
-  const auto power = [&](float logit) {
-    return analysis::exp_nonpositive(static_cast<double>(logit) - static_cast<double>(largest));
-  };
-  double sum = 0;
-  for (int64_t slot = 0; slot < call.top_k; ++slot) {
-    if (ids[slot] < 0) return false;
-    const double value = power(logits[static_cast<size_t>(ids[slot])]);
-    weights[static_cast<size_t>(slot)] = static_cast<float>(value);
-    if (code == kSoftmaxOfSlots) sum += value;
-  }
-  if (code == kSoftmaxOfAll) {
-    for (const float logit : logits) sum += power(logit);
-  }
-  for (int64_t slot = 0; slot < call.top_k; ++slot) {
-    const double value = power(logits[static_cast<size_t>(ids[slot])]);
-    weights[static_cast<size_t>(slot)] = static_cast<float>(value / sum);
-  }
-  return true;
 }
 
 int64_t distance(float value, float computed) {
   return static_cast<int64_t>(std::bit_cast<int32_t>(value)) - std::bit_cast<int32_t>(computed);
 }
 
-bool can_compute_weights(const HostRouterCall& call) {
-  return call.weights.dtype == c10::ScalarType::Float && can_use_logits(call);
-}
+using Distances = c10::SmallVector<int64_t, 32>;
 
-WeightCode weight_code(const HostRouterCall& call) {
-  if (!can_compute_weights(call)) return kAsTheyAre;
-  std::vector<float> computed(static_cast<size_t>(call.top_k));
-  const auto is_near = [&](WeightCode code) {
-    for (int64_t token = 0; token < call.num_tokens; ++token) {
-      if (!compute_weights(call, token, code, computed)) return false;
-      const auto weights = floats_of(call.weights, token, call.top_k);
-      for (size_t slot = 0; slot < weights.size(); ++slot) {
-        if (std::abs(distance(weights[slot], computed[slot])) > kMostFloatsAway) return false;
-      }
-    }
-    return true;
-  };
-  return is_near(kSoftmaxOfSlots) ? kSoftmaxOfSlots : is_near(kSoftmaxOfAll) ? kSoftmaxOfAll : kAsTheyAre;
-}
-
-void encode_weights(ByteWriter& bytes, const HostRouterCall& call) {
-  const WeightCode code = weight_code(call);
-  bytes.count(code);
-  if (code == kAsTheyAre) {
-    encode_plane(bytes, call.weights, call.num_tokens, call.top_k);
-    return;
-  }
-  std::vector<float> computed(static_cast<size_t>(call.top_k));
+/// The distances of all weights from what is computed here. False: one is too large.
+bool find_distances(const HostRouterCall& call, const CallLogits& logits, SoftmaxOver over, Distances& distances) {
+  c10::SmallVector<float, 16> computed(static_cast<size_t>(call.top_k));
+  distances.clear();
   for (int64_t token = 0; token < call.num_tokens; ++token) {
-    compute_weights(call, token, code, computed);
+    const std::span<float> of_token(computed.data(), computed.size());
+    if (!compute_weights(logits.of_token(token), ids_of(call, token), over, of_token)) return false;
     const auto weights = floats_of(call.weights, token, call.top_k);
-    for (size_t slot = 0; slot < weights.size(); ++slot) bytes.number(distance(weights[slot], computed[slot]));
+    for (size_t slot = 0; slot < weights.size(); ++slot) {
+      distances.push_back(distance(weights[slot], computed[slot]));
+      if (std::abs(distances.back()) > kMostFloatsAway) return false;
+    }
   }
+  return true;
 }
 
-void encode_ids(ByteWriter& bytes, const HostRouterCall& call) {
-  const IdCode code = id_code(call);
+void encode_weights(ByteWriter& bytes, const HostRouterCall& call, const std::optional<CallLogits>& logits) {
+  Distances distances;
+  if (logits && call.weights.dtype == c10::ScalarType::Float) {
+    for (const WeightCode code : {kSoftmaxOfSlots, kSoftmaxOfAll}) {
+      if (!find_distances(call, *logits, softmax_of(code), distances)) continue;
+      bytes.count(code);
+      for (const int64_t floats_away : distances) bytes.number(floats_away);
+      return;
+    }
+  }
+  bytes.count(kAsTheyAre);
+  encode_plane(bytes, call.weights, call.num_tokens, call.top_k);
+}
+
+void encode_ids(ByteWriter& bytes, const HostRouterCall& call, const std::optional<CallLogits>& logits) {
+  const IdCode code = id_code(call, logits);
   bytes.count(code);
   if (code == kLargestLogits) return;
   for (int64_t token = 0; token < call.num_tokens; ++token) {
-    const int32_t* ids = ids_of(call, token);
-    for (int64_t slot = 0; slot < call.top_k; ++slot) bytes.count(static_cast<uint64_t>(ids[slot] + 1));
+    for (const int32_t id : ids_of(call, token)) bytes.count(static_cast<uint64_t>(id + 1));
   }
 }
 
@@ -237,13 +160,13 @@ void decode_plane(ByteReader& bytes, const HostPlane& plane, int64_t num_tokens,
   }
 }
 
-void decode_ids(ByteReader& bytes, const HostRouterCall& call) {
+void decode_ids(ByteReader& bytes, const HostRouterCall& call, const std::optional<CallLogits>& logits) {
   const uint64_t code = bytes.count();
-  if (code >= kNumIdCodes || (code == kLargestLogits && !can_use_logits(call))) refuse("ids of no kind");
+  if (code >= kNumIdCodes || (code == kLargestLogits && !logits)) refuse("ids of no kind");
   for (int64_t token = 0; token < call.num_tokens; ++token) {
     auto* ids = reinterpret_cast<int32_t*>(to_write(call.selected, token));
     if (code == kLargestLogits) {
-      const std::vector<int32_t> largest = largest_logits(call, token);
+      const std::vector<int32_t> largest = largest_logits(logits->of_token(token), call.top_k);
       std::copy(largest.begin(), largest.end(), ids);
       continue;
     }
@@ -255,16 +178,19 @@ void decode_ids(ByteReader& bytes, const HostRouterCall& call) {
   }
 }
 
-void decode_weights(ByteReader& bytes, const HostRouterCall& call) {
+void decode_weights(ByteReader& bytes, const HostRouterCall& call, const std::optional<CallLogits>& logits) {
   const uint64_t code = bytes.count();
-  if (code >= kNumWeightCodes || (code != kAsTheyAre && !can_compute_weights(call))) refuse("weights of no kind");
+  const bool is_known = code == kAsTheyAre || (logits && call.weights.dtype == c10::ScalarType::Float);
+  if (code >= kNumWeightCodes || !is_known) refuse("weights of no kind");
   if (code == kAsTheyAre) {
     decode_plane(bytes, call.weights, call.num_tokens, call.top_k);
     return;
   }
   std::vector<float> computed(static_cast<size_t>(call.top_k));
   for (int64_t token = 0; token < call.num_tokens; ++token) {
-    if (!compute_weights(call, token, static_cast<WeightCode>(code), computed)) refuse("weights of no kind");
+    if (!compute_weights(logits->of_token(token), ids_of(call, token), softmax_of(code), computed)) {
+      refuse("weights of no kind");
+    }
     auto* weights = reinterpret_cast<float*>(to_write(call.weights, token));
     for (size_t slot = 0; slot < computed.size(); ++slot) {
       const int64_t bits = std::bit_cast<int32_t>(computed[slot]) + bytes.number();
@@ -275,8 +201,8 @@ void decode_weights(ByteReader& bytes, const HostRouterCall& call) {
 
 bool decode_dtype(ByteReader& bytes, HostPlane& plane) {
   const uint64_t code = bytes.count();
-  if (code > kDtypes.size()) refuse("values of no dtype");
-  if (code != kNoPlane) plane.dtype = kDtypes[code - 1];
+  if (code > analysis::kRealDtypes.size()) refuse("values of no dtype");
+  if (code != kNoPlane) plane.dtype = analysis::kRealDtypes[code - 1];
   return code != kNoPlane;
 }
 
@@ -289,9 +215,10 @@ void encode_values(ByteWriter& bytes, const HostRouterCall& call) {
   bytes.count(call.sigmoid_scores);
   for (const HostPlane* plane : {&call.logits, &call.scores, &call.weights}) encode_dtype(bytes, *plane);
   if (call.logits.defined()) encode_plane(bytes, call.logits, call.num_tokens, call.num_experts);
-  encode_ids(bytes, call);
+  const std::optional<CallLogits> logits = CallLogits::of(call);
+  encode_ids(bytes, call, logits);
   if (call.scores.defined()) encode_plane(bytes, call.scores, call.num_tokens, call.num_experts);
-  if (call.weights.defined()) encode_weights(bytes, call);
+  if (call.weights.defined()) encode_weights(bytes, call, logits);
 }
 
 OwnedCall decode_values(ByteReader& bytes) {
@@ -319,9 +246,10 @@ OwnedCall decode_values(ByteReader& bytes) {
   }
   decoded.memory = memory.allocate(call.num_tokens);
   if (call.logits.defined()) decode_plane(bytes, call.logits, call.num_tokens, call.num_experts);
-  decode_ids(bytes, call);
+  const std::optional<CallLogits> logits = CallLogits::of(call);
+  decode_ids(bytes, call, logits);
   if (call.scores.defined()) decode_plane(bytes, call.scores, call.num_tokens, call.num_experts);
-  if (call.weights.defined()) decode_weights(bytes, call);
+  if (call.weights.defined()) decode_weights(bytes, call, logits);
   return decoded;
 }
 

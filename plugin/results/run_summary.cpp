@@ -4,6 +4,7 @@
 
 #include <nlohmann/json.hpp>
 #include <set>
+#include <span>
 #include <vector>
 
 #include "plugin/formats/atomic_file.h"
@@ -15,6 +16,7 @@
 namespace moetap::plugin {
 namespace {
 
+using analysis::RouterSums;
 using nlohmann::ordered_json;
 
 constexpr int kSchemaVersionOfSummary = 1;
@@ -54,15 +56,32 @@ std::vector<size_t> RunSummary::routers_of(size_t attention_layer) const {
 }
 
 void RunSummary::Phase::add(const std::vector<HeldRows>& held) {
-  std::vector<std::vector<int32_t>> first_slots;
-  first_slots.reserve(held.size());
+  std::vector<bool> is_followed(held.size());
   for (const HeldRows& rows : held) {
-    first_slots.push_back(add_to(sums[rows.layer], rows));
-    if (rows.before < 0) continue;
-    const HeldRows& before = held[static_cast<size_t>(rows.before)];
-    const std::vector<int32_t>& from = first_slots[static_cast<size_t>(rows.before)];
-    analysis::add_transitions(transitions[{before.layer, rows.layer}], from, first_slots.back(),
-                              before.values.num_experts, rows.values.num_experts);
+    if (rows.before >= 0) is_followed[static_cast<size_t>(rows.before)] = true;
+  }
+  std::vector<int32_t> first_slots;         // of the rows that others follow, and of those at hand
+  std::vector<size_t> begins(held.size());  // in `first_slots`
+  for (size_t place = 0; place < held.size(); ++place) {
+    const HeldRows& rows = held[place];
+    RouterSums& total = sums[rows.layer];
+    if (rows.before < 0 && !is_followed[place]) {
+      add_to(total, rows);
+      continue;
+    }
+    const auto num_tokens = static_cast<size_t>(rows.values.num_tokens);
+    const size_t begin = begins[place] = first_slots.size();
+    first_slots.resize(begin + num_tokens);
+    add_to(total, rows, first_slots.data() + begin);
+    if (rows.before >= 0) {
+      const auto place_before = static_cast<size_t>(rows.before);
+      const HeldRows& before = held[place_before];
+      const std::span<const int32_t> all(first_slots);
+      analysis::add_transitions(transitions[{before.layer, rows.layer}],
+                                all.subspan(begins[place_before], static_cast<size_t>(before.values.num_tokens)),
+                                all.subspan(begin), before.values.num_experts, rows.values.num_experts);
+    }
+    if (!is_followed[place]) first_slots.resize(begin);
   }
 }
 

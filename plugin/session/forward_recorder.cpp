@@ -8,10 +8,16 @@
 
 #include "plugin/capture/device_stream.h"
 #include "plugin/process/error_text.h"
+#include "plugin/process/recycled_memory.h"
 #include "plugin/session/recording.h"
 
 namespace moetap::plugin {
 namespace {
+
+template <typename T, typename... Arguments>
+std::shared_ptr<T> make_recycled(Arguments&&... arguments) {
+  return std::allocate_shared<T>(RecyclingAllocator<T>(), std::forward<Arguments>(arguments)...);
+}
 
 RouterValues router_values(const Recording& recording) {
   const Config& config = recording.config();
@@ -26,8 +32,9 @@ ForwardRecorder::ForwardRecorder(std::shared_ptr<ModelBinding> binding, std::str
                                  const c10::List<std::optional<at::Tensor>>& arguments)
     : binding_(std::move(binding)),
       method_(std::move(method)),
-      host_values_(std::make_shared<ForwardValues>(binding_->shared_recording())),
-      copies_(std::make_shared<HostCopies>(binding_->block_pools())),
+      host_values_(make_recycled<ForwardValues>(binding_->shared_recording())),
+      copies_(make_recycled<HostCopies>(binding_->block_pools())),
+      tokens_(make_recycled<ForwardTokens>()),
       routers_(context(), router_values(binding_->recording()), binding_->routers()) {
   if (binding_->records_attention()) {
     attention_ =
@@ -160,7 +167,7 @@ void ForwardRecorder::add_value(std::string component, std::string layer, std::s
     TORCH_CHECK(tensor.numel() == 1 && !tensor.is_complex(),
                 "it must be a number, a bool or a tensor of one element, got ", tensor.scalar_type(), " ",
                 tensor.sizes());
-    TORCH_CHECK(!is_capturing(tensor.device()), "a graph is being captured, whose values are not known");
+    TORCH_CHECK(!copies_->is_capturing(tensor.device()), "a graph is being captured, whose values are not known");
     pending_->values.push_back({std::move(place), std::move(name), copies_->snapshot(tensor.reshape({}))});
     copies_->mark_stream(tensor.device());
     return;
@@ -224,7 +231,7 @@ void ForwardRecorder::end() {
     if (auto attention = attention_ ? attention_->end() : nullptr) pending->reports.push_back(std::move(attention));
     tokens_->end();
     source_.query = query_tokens();
-    if (!replays_ && !tokens_->in_captured_graph()) {
+    if (!replays_ && !tokens_->in_captured_graph(*copies_)) {
       record(std::move(pending));
       return;
     }
@@ -248,7 +255,7 @@ void ForwardRecorder::record(std::unique_ptr<PendingForward> pending) {
                                       [](const auto& report) { return report->counts_text(); });
   if (text.batch > 0 && !is_counted) {
     if (text.valid.defined()) {
-      const auto outside = outside_captures(text.valid.device());
+      const OutsideCaptures outside(text.valid.device());
       copies_->wait_for_marked(text.valid.device());
       pending->text_tokens = copies_->snapshot(text.valid.sum());
     } else {

@@ -65,7 +65,7 @@ class ForwardRecorder {
   SampleSource source_;  // its query is complete when the forward ends
   const std::chrono::steady_clock::time_point began_ = std::chrono::steady_clock::now();
   const std::shared_ptr<HostCopies> copies_;
-  const std::shared_ptr<ForwardTokens> tokens_ = std::make_shared<ForwardTokens>();
+  const std::shared_ptr<ForwardTokens> tokens_;
 
   std::mutex mutex_;  // guards what follows up to the observers, which lock for themselves
   bool ended_ = false;

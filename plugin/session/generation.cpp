@@ -10,12 +10,12 @@ bool GenerationFollower::continues(const QueryTokens& query) const {
   return !covers_cache || query.mask_columns == cached_tokens_ + 1 || query.mask_columns == static_columns_;
 }
 
-void GenerationFollower::ended(const QueryTokens& query, const std::vector<int64_t>& samples) {
+void GenerationFollower::ended(const QueryTokens& query, c10::IntArrayRef samples) {
   if (query.length > 1) {
-    samples_ = samples;
+    samples_ = samples.vec();
     cached_tokens_ = std::max(query.length, query.mask_columns);
     static_columns_ = query.mask_columns > query.length ? query.mask_columns : 0;
-  } else if (continues(query) && samples == samples_) {
+  } else if (continues(query) && samples == c10::IntArrayRef(samples_)) {
     ++cached_tokens_;
   }
   // Else it is neither a prompt nor a step of the last one: an encoder's call between steps, or another request's step.

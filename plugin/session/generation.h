@@ -1,5 +1,7 @@
 #pragma once
 
+#include <c10/util/ArrayRef.h>
+
 #include <cstdint>
 #include <vector>
 
@@ -30,7 +32,7 @@ class GenerationFollower {
   const std::vector<int64_t>& samples() const { return samples_; }
 
   /// Call it when a forward that holds `samples` has ended.
-  void ended(const QueryTokens& query, const std::vector<int64_t>& samples);
+  void ended(const QueryTokens& query, c10::IntArrayRef samples);
 
  private:
   std::vector<int64_t> samples_;

@@ -28,7 +28,7 @@ void HostThreads::label(ForwardLabel label) {
     throw std::invalid_argument(
         "label.samples must name the sample of each sequence, got none; to end a label, clear_label");
   }
-  this_thread().label = std::move(label);
+  this_thread().label = std::make_shared<const ForwardLabel>(std::move(label));
 }
 
 void HostThreads::clear_label() {

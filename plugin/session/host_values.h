@@ -4,12 +4,12 @@
 #include <map>
 #include <memory>
 #include <mutex>
-#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
 
+#include "plugin/capture/pending_forward.h"
 #include "plugin/records/forward_record.h"
 #include "plugin/session/forward_label.h"
 #include "plugin/session/generation.h"
@@ -34,14 +34,14 @@ struct ForwardValues {
   // Once it is recorded: names the log entries that further values go to.
   std::shared_ptr<const ModelDescription> model;
   std::string method;
-  std::vector<int64_t> samples;
+  SampleNumbers samples;
 };
 
 /// The labels and values that one thread of the host gave, and the forwards that it ran. Only that thread touches it.
 struct HostThread {
-  std::optional<ForwardLabel> label;                                             // of the forwards that it begins
-  std::shared_ptr<ForwardValues> last_forward;                                   // that it began; null: none so far
-  CustomValues early_values;                                                     // logged before its first forward
+  std::shared_ptr<const ForwardLabel> label;    // of the forwards that it begins; null: none
+  std::shared_ptr<ForwardValues> last_forward;  // that it began; null: none so far
+  CustomValues early_values;                    // logged before its first forward
   std::map<const ModelBinding*, std::shared_ptr<GenerationFollower>> followers;  // of the models that it ran
 };
 

@@ -43,9 +43,10 @@ ModelBinding::ModelBinding(std::shared_ptr<Recording> recording, std::shared_ptr
   }
 }
 
-TextArguments ModelBinding::text_arguments(const std::string& method) const {
+const TextArguments& ModelBinding::text_arguments(const std::string& method) const {
+  static const auto* none = new TextArguments;
   const auto found = text_arguments_.find(method);
-  return found == text_arguments_.end() ? TextArguments{} : found->second;
+  return found == text_arguments_.end() ? *none : found->second;
 }
 
 std::optional<size_t> ModelBinding::region_argument(const std::string& method) const {

@@ -31,8 +31,8 @@ class ModelBinding {
   /// The memory of its forwards on devices.
   const std::shared_ptr<BlockPools>& block_pools() const { return block_pools_; }
 
-  /// Which arguments of a method are its text; empty for a method that the description lacks.
-  TextArguments text_arguments(const std::string& method) const;
+  /// Which arguments of a method are its text; empty for a method that the description lacks. Lives as long as this.
+  const TextArguments& text_arguments(const std::string& method) const;
 
   /// True for the first call of the hook.
   bool call(int64_t hook) {

@@ -34,32 +34,34 @@ bool Recording::accepts() const {
   return !closed_.load(std::memory_order_relaxed) && in_own_process();
 }
 
-void Recording::take_samples(ForwardRecord& record, int64_t num_samples, const SampleSource& source, Fate fate) {
+Recording::TakenSamples Recording::take_samples(int64_t num_samples, const SampleSource& source, Fate fate) {
+  TakenSamples taken;
   // A forward that threw leaves the cache as it was, and the host may repeat its step: the follower is not told.
   GenerationFollower* follower = source.follower.get();
   const auto& label = source.label;
   if (label && static_cast<int64_t>(label->samples.size()) == num_samples) {
-    record.samples = label->samples;
-    record.labelled = true;
-    record.generation = label->generation;
-    for (const int64_t sample : record.samples) {
+    taken.numbers.assign(label->samples.begin(), label->samples.end());
+    taken.labelled = true;
+    taken.generation = label->generation;
+    for (const int64_t sample : taken.numbers) {
       next_sample_ = std::max(next_sample_, sample + 1);
     }
-    if (follower != nullptr && fate == Fate::kEnded) follower->ended(source.query, record.samples);
-    return;
+    if (follower != nullptr && fate == Fate::kEnded) follower->ended(source.query, taken.numbers);
+    return taken;
   }
   if (label) {
     ++counters_.label_mismatches;
   }
   if (follower != nullptr && source.query.batch == num_samples && follower->continues(source.query)) {
-    record.samples = follower->samples();
-    record.generation = true;
+    taken.numbers.assign(follower->samples().begin(), follower->samples().end());
+    taken.generation = true;
   }
-  record.samples.reserve(static_cast<size_t>(num_samples));
-  while (static_cast<int64_t>(record.samples.size()) < num_samples) {
-    record.samples.push_back(next_sample_++);
+  taken.numbers.reserve(static_cast<size_t>(num_samples));
+  while (static_cast<int64_t>(taken.numbers.size()) < num_samples) {
+    taken.numbers.push_back(next_sample_++);
   }
-  if (follower != nullptr && fate == Fate::kEnded) follower->ended(source.query, record.samples);
+  if (follower != nullptr && fate == Fate::kEnded) follower->ended(source.query, taken.numbers);
+  return taken;
 }
 
 std::vector<int64_t> Recording::expected_samples(int64_t num_samples, const SampleSource& source) const {
@@ -94,8 +96,11 @@ void Recording::forward_ended(std::unique_ptr<PendingForward> forward, const Sam
   bool is_step_without_prompt = false;
   const auto pushed = queue_.push(std::move(forward), when_full, [&](PendingForward& taken) {
     const std::lock_guard lock(mutex_);
-    take_samples(taken.record, num_samples, source, Fate::kEnded);
-    values.samples = taken.record.samples;
+    TakenSamples samples = take_samples(num_samples, source, Fate::kEnded);
+    values.samples = samples.numbers;
+    taken.samples = std::move(samples.numbers);
+    taken.record.labelled = samples.labelled;
+    taken.record.generation = samples.generation;
     is_step_without_prompt = source.follower && source.query.length == 1 && !taken.record.generation && !source.label;
     // Last, since what stands above may throw: then the queue does not take the forward.
     taken.record.index = next_forward_++;
@@ -116,8 +121,7 @@ void Recording::forward_ended(std::unique_ptr<PendingForward> forward, const Sam
     const std::lock_guard lock(mutex_);
     ++counters_.dropped;
     ++next_forward_;  // a host that resumes the run later counts it too
-    ForwardRecord dropped;
-    take_samples(dropped, num_samples, source, Fate::kEnded);
+    take_samples(num_samples, source, Fate::kEnded);
   }
   if (pushed == ForwardQueue::Pushed::kFull) {
     notice("the queue is full: forwards are dropped (raise queue_bytes, or set on_overflow to block)");
@@ -131,8 +135,7 @@ void Recording::forward_aborted(int64_t num_samples, const SampleSource& source)
   const std::lock_guard lock(mutex_);
   ++counters_.aborted;
   ++next_forward_;  // as for one that is dropped
-  ForwardRecord aborted;
-  take_samples(aborted, num_samples, source, Fate::kAborted);
+  take_samples(num_samples, source, Fate::kAborted);
 }
 
 void Recording::add_replays(std::shared_ptr<GraphReplays> replays) {
@@ -231,7 +234,7 @@ void Recording::log_value(ForwardValues& values, const std::string& layer, const
     forward->record.values_only = true;
     forward->record.model = values.model;
     forward->record.method = values.method;
-    forward->record.samples = values.samples;
+    forward->samples = values.samples;
     forward->record.custom[{"", layer}].insert_or_assign(name, value);
     const auto when_full =
         config_.on_overflow == OnOverflow::kDrop ? ForwardQueue::WhenFull::kRefuse : ForwardQueue::WhenFull::kWait;

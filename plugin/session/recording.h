@@ -26,7 +26,7 @@ namespace moetap::plugin {
 
 /// What determines which samples a forward holds.
 struct SampleSource {
-  std::optional<ForwardLabel> label;             // of the thread that began it
+  std::shared_ptr<const ForwardLabel> label;     // of the thread that began it; null: none
   std::shared_ptr<GenerationFollower> follower;  // of that thread and the model; null: only the label counts
   QueryTokens query;
 };
@@ -103,7 +103,11 @@ class Recording {
   void record_replays();
   /// Waits until the writer has written what is in the queue.
   void flush_queue();
-  void take_samples(ForwardRecord& record, int64_t num_samples, const SampleSource& source, Fate fate);
+  struct TakenSamples {
+    SampleNumbers numbers;
+    bool labelled = false, generation = false;  // as in ForwardRecord
+  };
+  TakenSamples take_samples(int64_t num_samples, const SampleSource& source, Fate fate);
 
   const Config config_;
   const std::shared_ptr<HostThreads> threads_;

@@ -164,8 +164,15 @@ class FakeKernels final : public analysis::DeviceKernels {
   void count_one(const at::Tensor& counter) const override {
     run_or_capture(counter.device(), [host = on_cpu(counter)] { ++*host.mutable_data_ptr<int64_t>(); });
   }
-  std::shared_ptr<void> outside_captures() const override { return std::make_shared<OutsideCaptures>(); }
-  bool is_capturing(c10::Device /*device*/) const override { return captured_graph != nullptr; }
+  int leave_captures() const override {
+    fake_device::leave_captures();
+    return 0;
+  }
+  void return_to_captures(int /*before*/) const noexcept override { fake_device::return_to_captures(); }
+  bool is_capturing(c10::Device /*device*/) const override {
+    count(&Counts::capture_queries);
+    return captured_graph != nullptr;
+  }
 
  private:
   FakeRouterKernels routers_;

@@ -36,6 +36,8 @@ struct Counts {
   int64_t kernels = 0;     // `enqueue`, and calls of moetap's kernels
   int64_t operations = 0;  // of LibTorch, which run on the CPU
   int64_t events = 0;      // records of events
+  int64_t new_events = 0;  // events that were made
+  int64_t capture_queries = 0;
 };
 
 /// Makes the device known to LibTorch, and moetap's kernels known for it. Once a process.
@@ -59,7 +61,7 @@ void enqueue(const c10::Stream& stream, std::function<void()> task);
 void fail_next_router_kernel();
 
 /// As if a graph were being captured on this thread: calls of the kernels are kept, and run with each call of what
-/// `end_capture` returns. Until then only threads that hold `outside_captures` may allocate pinned memory, and query or
+/// `end_capture` returns. Until then only threads that have left captures may allocate pinned memory, and query or
 /// wait for events, streams and devices; others get an exception, as from CUDA. Memory of the device may also be
 /// allocated by the thread that captures.
 void begin_capture();

@@ -460,7 +460,7 @@ TEST_F(FakeDeviceTest, WhileAGraphIsCapturedOnlyThoseOutsideAllocateAndWait) {
   EXPECT_ANY_THROW(event.synchronize());
   EXPECT_ANY_THROW(guard().synchronizeDevice(0));
   {
-    const auto outside = plugin::outside_captures(device_);
+    const plugin::OutsideCaptures outside(device_);
     EXPECT_NO_THROW(at::empty({1}, kPinned));
     EXPECT_NO_THROW(event.synchronize());
   }

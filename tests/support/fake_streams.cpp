@@ -144,7 +144,10 @@ struct GuardImpl final : c10::impl::DeviceGuardImplInterface {
   void record(void** event, const c10::Stream& stream, c10::DeviceIndex /*device*/,
               c10::EventFlag /*flag*/) const override {
     const std::lock_guard lock(state().mutex);
-    if (*event == nullptr) *event = new Event;
+    if (*event == nullptr) {
+      *event = new Event;
+      ++state().counts.new_events;
+    }
     ++state().counts.events;
     static_cast<Event*>(*event)->last = push_record(stream);
   }
@@ -198,10 +201,10 @@ void count(int64_t Counts::*which, int64_t number) {
   state().counts.*which += number;
 }
 
-OutsideCaptures::OutsideCaptures() {
+void leave_captures() {
   ++outside;
 }
-OutsideCaptures::~OutsideCaptures() {
+void return_to_captures() {
   --outside;
 }
 

@@ -32,14 +32,9 @@ void put_behind(const c10::Stream& later, const c10::Stream& earlier);
 /// Waits as a host does; the wait is counted.
 void wait_for(const c10::Stream& stream);
 
-/// While one of these lives on a thread, the thread's calls belong to no capture: see DeviceKernels::outside_captures.
-class OutsideCaptures {
- public:
-  OutsideCaptures();
-  ~OutsideCaptures();
-  OutsideCaptures(const OutsideCaptures&) = delete;
-  OutsideCaptures& operator=(const OutsideCaptures&) = delete;
-};
+/// See DeviceKernels.
+void leave_captures();
+void return_to_captures();
 
 /// A graph is captured from `captures(true)` to `captures(false)`, on whatever thread.
 void captures(bool on);

@@ -11,7 +11,8 @@ class SomeKernels : public DeviceKernels {
  public:
   const RouterKernels& routers() const override { throw std::logic_error("there are none"); }
   bool is_capturing(c10::Device /*device*/) const override { return true; }
-  std::shared_ptr<void> outside_captures() const override { return nullptr; }
+  int leave_captures() const override { return 0; }
+  void return_to_captures(int /*before*/) const noexcept override {}
   void count_one(const at::Tensor& /*counter*/) const override {}
 };
 

@@ -58,10 +58,6 @@ HostRouterCall host_call_of(const RouterCall& call, const TokenRows& rows) {
   return host;
 }
 
-HostSums host_sums_of(RouterSums& sums) {
-  return {sums.words.mutable_data_ptr<int64_t>(), sums.layout(), sums.has_pairs};
-}
-
 HostTokenOutputs host_outputs_of(const TokenOutputs& outputs) {
   return {outputs.selected.mutable_data_ptr<int32_t>(), outputs.weights.mutable_data_ptr<float>(),
           outputs.first_slot.mutable_data_ptr<int32_t>(), outputs.margins.mutable_data_ptr<float>()};
@@ -81,7 +77,7 @@ void expect_same(const RouterCall& host, const RouterCall& call, const TokenRows
   actual.outputs = {at::full_like(expected.outputs.selected, 77), at::full_like(expected.outputs.weights, 77),
                     at::full_like(expected.outputs.first_slot, 77), at::full_like(expected.outputs.margins, 77)};
   actual.transitions = at::zeros_like(expected.transitions);
-  observe_host(host_call_of(host, rows), host_sums_of(actual.sums), host_outputs_of(actual.outputs),
+  observe_host(host_call_of(host, rows), host_sums(actual.sums), host_outputs_of(actual.outputs),
                {before.const_data_ptr<int32_t>(), num_before, actual.transitions.mutable_data_ptr<int64_t>()});
   EXPECT_TRUE(same_bits(actual.sums.words, expected.sums.words));
   EXPECT_TRUE(same_bits(actual.outputs.selected, expected.outputs.selected));
@@ -159,7 +155,7 @@ TEST(HostCallTest, AllocatesNothingOnceWarm) {
   const TokenRows rows{{}, 5};
   Observed observed = observe_all_on(Path::kReference, call, rows);
   const HostRouterCall host = host_call_of(call, rows);
-  const HostSums sums = host_sums_of(observed.sums);
+  const HostSums sums = host_sums(observed.sums);
   observe_host(host, sums, {});
   const int64_t before = num_allocations;
   observe_host(host, sums, {});

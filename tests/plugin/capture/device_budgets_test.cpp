@@ -4,7 +4,10 @@
 #include <ATen/record_function.h>
 #include <gtest/gtest.h>
 
+#include "plugin/capture/device_stream.h"
+#include "plugin/capture/host_copies.h"
 #include "tests/plugin/capture/device_forwards.h"
+#include "tests/support/counting_allocator.h"
 
 namespace moetap::plugin {
 namespace {
@@ -34,7 +37,8 @@ class CountOperators {
 thread_local int64_t CountOperators::number = 0;
 
 struct Costs {
-  int64_t begin = 0, first_router = 0, other_routers = 0, end = 0, events = 0;
+  int64_t begin = 0, first_router = 0, other_routers = 0, end = 0;
+  fake_device::Counts counts;
 };
 
 /// Of a forward of `layers` routers that is like those before it.
@@ -64,7 +68,7 @@ Costs costs_of(int64_t layers, bool padded) {
       costs.end = of_end.operators();
     }
     CountOperators::count(false);
-    costs.events = fake_device::counts().events;
+    costs.counts = fake_device::counts();
     const RunningDevice running;
     run.recording->flush();
     const std::lock_guard lock(run.collected->mutex);
@@ -81,8 +85,40 @@ TEST_F(DeviceRecordingTest, AForwardCallsFewOperators) {
     EXPECT_LE(costs.first_router, 6) << "the tokens' columns";
     EXPECT_EQ(costs.other_routers, 0);
     EXPECT_LE(costs.end, 4) << "the copy to the host and the block's reset";
-    EXPECT_LE(costs.events, 5);
+    EXPECT_LE(costs.counts.events, 5);
+    EXPECT_EQ(costs.counts.new_events, 0) << "those of the forwards before are used again";
+    EXPECT_EQ(costs.counts.capture_queries, 1) << "one a stream";
   }
+}
+
+TEST_F(DeviceRecordingTest, LeavingCapturesTakesNothingFromTheHeap) {
+  const CountAllocations count;
+  for (const c10::Device device : {at::Device(kType, 0), at::Device(at::kCPU)}) const OutsideCaptures outside(device);
+  EXPECT_EQ(count.number(), 0);
+}
+
+TEST_F(DeviceRecordingTest, EachStreamIsAskedOnceUntilOneIsInACapture) {
+  const at::Device device(kType, 0);
+  HostCopies copies;
+  const auto queries = [&] {
+    fake_device::reset_counts();
+    EXPECT_FALSE(copies.is_capturing(device));
+    return fake_device::counts().capture_queries;
+  };
+  EXPECT_EQ(queries(), 1);
+  EXPECT_EQ(queries(), 0);
+  const c10::Stream fork = stream_for_copies(device);
+  {
+    const OnStream on_fork(fork);
+    EXPECT_EQ(queries(), 1);
+    EXPECT_EQ(queries(), 0);
+  }
+  EXPECT_FALSE(copies.is_capturing(at::kCPU));
+  const at::Device other(kType, 1);
+  fake_device::begin_capture();
+  EXPECT_TRUE(copies.is_capturing(other)) << "a stream that was not asked";
+  EXPECT_TRUE(copies.is_capturing(device)) << "now each is asked again";
+  fake_device::end_capture();
 }
 
 }  // namespace

@@ -14,10 +14,9 @@ class ForwardTokensTest : public testing::Test {
  protected:
   /// Arguments: ids, mask.
   void read(const at::Tensor& ids, const at::Tensor& mask) {
-    TextArguments places;
-    places.ids = 0;
-    places.mask = 1;
-    tokens_.read(places, Arguments({ids, mask}), /*keep_ids=*/true, copies_,
+    places_.ids = 0;
+    places_.mask = 1;
+    tokens_.read(places_, Arguments({ids, mask}), /*keep_ids=*/true, copies_,
                  [this](const std::string& what, const std::string&) { notices_.push_back(what); });
   }
   std::shared_ptr<const TokenGroup> group(TextOfComponent text, std::vector<int64_t> sizes) {
@@ -25,6 +24,7 @@ class ForwardTokensTest : public testing::Test {
   }
 
   HostCopies copies_;
+  TextArguments places_;
   ForwardTokens tokens_;
   std::vector<std::string> notices_;
 };

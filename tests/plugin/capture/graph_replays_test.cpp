@@ -18,7 +18,9 @@ class StubReport final : public PendingReport {
  public:
   StubReport(at::Tensor first, at::Tensor second, std::shared_ptr<bool> fails)
       : tensors_{std::move(first), std::move(second), {}}, fails_(std::move(fails)) {}
-  std::vector<at::Tensor*> tensors() override { return {&tensors_[0], &tensors_[1], &tensors_[2]}; }
+  void visit_tensors(Visit visit) override {
+    for (at::Tensor& tensor : tensors_) visit(tensor);
+  }
   void finish(ForwardRecord& record) override {
     record.tokens = tensors_[0].item<int64_t>();
     record.out_of_range = tensors_[1].item<int64_t>();

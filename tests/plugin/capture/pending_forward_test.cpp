@@ -16,10 +16,8 @@ class StubReport final : public PendingReport {
   explicit StubReport(std::vector<at::Tensor> held) : held_(std::move(held)) {}
 
   void prepare(HostCopies&) override { prepared_ = true; }
-  std::vector<at::Tensor*> tensors() override {
-    std::vector<at::Tensor*> all;
-    for (at::Tensor& tensor : held_) all.push_back(&tensor);
-    return all;
+  void visit_tensors(Visit visit) override {
+    for (at::Tensor& tensor : held_) visit(tensor);
   }
   void finish(ForwardRecord& record) override {
     if (!prepared_) throw std::logic_error("finished before it was prepared");

@@ -176,9 +176,10 @@ TEST_F(PendingRoutersTest, ItsTensorsAreAllThatItHolds) {
   routers_.add(same_tokens);
   HostCopies copies;
   routers_.prepare(copies);
-  const auto listed = routers_.tensors();
+  std::vector<at::Tensor> visited;
+  routers_.visit_tensors([&](at::Tensor& tensor) { visited.push_back(tensor); });
   const auto times = [&](const at::Tensor& tensor) {
-    return std::count_if(listed.begin(), listed.end(), [&](const at::Tensor* one) { return one->is_same(tensor); });
+    return std::count_if(visited.begin(), visited.end(), [&](const at::Tensor& one) { return one.is_same(tensor); });
   };
   for (const at::Tensor& tensor : held) EXPECT_EQ(times(tensor), 1) << tensor.sizes();
 }

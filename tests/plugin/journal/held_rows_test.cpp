@@ -114,7 +114,7 @@ TEST(HeldRowsTest, PaddingIsLeftOutInEveryOrder) {
     }
     // All rows together are what the call is as a whole.
     analysis::RouterSums whole = analysis::empty_router_sums(4, 2, 2), total;
-    analysis::observe_host(held.router.values, {whole.words.mutable_data_ptr<int64_t>(), whole.layout(), true});
+    analysis::observe_host(held.router.values, host_sums(whole));
     add_to(total, first);
     add_to(total, second);
     EXPECT_TRUE(at::equal(total.words, sum_rows(whole).words));

@@ -1,25 +1,41 @@
-// A process that records is killed at random moments, and so is the recovery of what it left.
+// A process that records is killed at random moments, and so is the recovery of what it left. The processes are forked
+// from this one, which has loaded LibTorch but computes nothing: so it has no threads that the children would lack.
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 #include <gtest/gtest.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
 #include <torch/csrc/autograd/generated/variable_factories.h>
 #include <unistd.h>
 
 #include <chrono>
 #include <csignal>
 #include <functional>
+#include <map>
 #include <random>
+#include <thread>
 
+#include "plugin/run/run_files.h"
 #include "plugin/run/run_recovery.h"
 #include "plugin/session.h"
-#include "tests/plugin/run/killed_process.h"
+#include "tests/plugin/run/killed_run.h"
+#include "tests/plugin/support/run_contents.h"
 
 namespace moetap::plugin {
 namespace {
 
 namespace fs = std::filesystem;
 
-constexpr int kKills = 50;
-constexpr int64_t kForwardsBetweenFlushes = 5;
+/// What is recorded.
+struct Kind {
+  Dump dump = Dump::kTopk;
+  int64_t length = 16;  // tokens of a sample
+  int64_t forwards_between_flushes = 5;
+  int64_t probe_tokens = Config().probe_tokens;
+};
+const Kind kWithDump;
+/// Frames are written in batches, and once the probe has its tokens, router calls are held.
+const Kind kInBatches{Dump::kNone, 1, 40, 20};
 
 /// Two MoE layers of 4 linear experts: softmax, top-2, renormalised.
 torch::jit::Module moe_model() {
@@ -37,7 +53,7 @@ torch::jit::Module moe_model() {
           weights = weights / torch.sum(weights, -1, True)
           experts = torch.index_select(self.experts, 0, selected.reshape(-1))
           each = torch.repeat_interleave(x.reshape(-1, 8), 2, 0)
-          outputs = torch.bmm(experts, each.unsqueeze(-1)).reshape(2, 16, 2, 8)
+          outputs = torch.bmm(experts, each.unsqueeze(-1)).reshape(2, -1, 2, 8)
           return x + torch.sum(outputs * weights.unsqueeze(-1), -2)
     )");
     model.register_module(name, gate);
@@ -49,22 +65,23 @@ torch::jit::Module moe_model() {
   return model;
 }
 
-Config config_for(const std::string& run_dir) {
+Config config_for(const std::string& run_dir, const Kind& kind) {
   Config config;
   config.output_dir = run_dir;
-  config.dump = Dump::kTopk;
+  config.dump = kind.dump;
+  config.probe_tokens = kind.probe_tokens;
   return config;
 }
 
 /// Runs the forwards of [0, end) in a session. `flushed` is called with the number of forwards flushed so far.
-void record(const Config& config, int64_t end, const std::function<void(int64_t)>& flushed) {
+void record(const Config& config, const Kind& kind, int64_t end, const std::function<void(int64_t)>& flushed) {
   const at::NoGradGuard no_gradients;
   Session session(config);
   auto model = session.attach(moe_model());
   for (int64_t i = session.resumed().next_forward; i < end; ++i) {
     at::manual_seed(static_cast<uint64_t>(1000 + i));
-    model.forward({at::randint(16, {2, 16}, at::kLong)});
-    if ((i + 1) % kForwardsBetweenFlushes == 0) {
+    model.forward({at::randint(16, {2, kind.length}, at::kLong)});
+    if ((i + 1) % kind.forwards_between_flushes == 0) {
       session.flush();
       flushed(i + 1);
     }
@@ -72,21 +89,79 @@ void record(const Config& config, int64_t end, const std::function<void(int64_t)
   session.close();
 }
 
-class RunKill : public KilledProcess {
+/// Starts a child process that runs `body` and ends without this process's exit handlers. Killed with this process.
+pid_t start(const std::function<void()>& body) {
+  const pid_t child = ::fork();
+  if (child != 0) return child;
+  ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+  // The child's notices would mix with the test's output.
+  if (std::freopen("/dev/null", "w", stderr) == nullptr) ::_exit(3);
+  try {
+    body();
+  } catch (const std::exception& error) {
+    std::printf("%s\n", error.what());
+    std::fflush(stdout);
+    ::_exit(2);
+  }
+  ::_exit(0);
+}
+
+/// Exit status; -1: killed.
+int wait_for(pid_t child) {
+  int status = 0;
+  ::waitpid(child, &status, 0);
+  return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+class RunKill : public ::testing::Test {
  protected:
-  RunKill() : KilledProcess(record) {}
+  RunKill() { at::set_num_threads(1); }
 
-  const RunContents& undisturbed(int64_t forwards) { return KilledProcess::undisturbed(config_for(""), forwards); }
+  /// Records until it is killed after `life`; returns the number of forwards that it last reported as flushed.
+  int64_t record_until_killed(const Config& config, const Kind& kind, std::chrono::microseconds life) {
+    int reports[2];
+    if (::pipe(reports) != 0) throw std::runtime_error("no pipe");
+    const pid_t child = start([&] {
+      record(config, kind, /*end=*/1 << 20, [&](int64_t flushed) {
+        if (::write(reports[1], &flushed, sizeof(flushed)) < 0) ::_exit(4);
+      });
+    });
+    ::close(reports[1]);
+    // `life` begins at the first flush: before that the child compiles the model.
+    int64_t flushed = 0;
+    EXPECT_EQ(::read(reports[0], &flushed, sizeof(flushed)), static_cast<ssize_t>(sizeof(flushed)));
+    std::this_thread::sleep_for(life);
+    ::kill(child, SIGKILL);
+    EXPECT_EQ(wait_for(child), -1);
+    for (int64_t next = 0; ::read(reports[0], &next, sizeof(next)) == static_cast<ssize_t>(sizeof(next));)
+      flushed = next;
+    ::close(reports[0]);
+    return flushed;
+  }
 
+  const RunContents& undisturbed(int64_t forwards, const Kind& kind = kWithDump) {
+    const std::pair name(kind.dump, forwards);
+    const auto known = undisturbed_.find(name);
+    if (known != undisturbed_.end()) return known->second;
+    const std::string run = folder_.file("undisturbed");
+    fs::remove_all(run);
+    EXPECT_EQ(wait_for(start([&] { record(config_for(run, kind), kind, forwards, [](int64_t) {}); })), 0);
+    return undisturbed_[name] = read_run(run);
+  }
+
+  void expect_recovery_at_any_moment(const Kind& kind, int kills);
+
+  TemporaryFolder folder_;
+  std::map<std::pair<Dump, int64_t>, RunContents> undisturbed_;
   std::mt19937_64 random_{20240607};
 };
 
-TEST_F(RunKill, RecoversWhatWasFlushedAtAnyMoment) {
-  int64_t recoveries_killed = 0;
-  for (int kill = 0; kill < kKills; ++kill) {
+void RunKill::expect_recovery_at_any_moment(const Kind& kind, int kills) {
+  int64_t recoveries_killed = 0, more_than_flushed = 0;
+  for (int kill = 0; kill < kills; ++kill) {
     const std::string run = folder_.file("run");
     const auto life = std::chrono::microseconds(random_() % 60000);
-    const int64_t flushed = record_until_killed(config_for(run), life);
+    const int64_t flushed = record_until_killed(config_for(run, kind), kind, life);
     // For half of the runs a first recovery is killed, within the time that a recovery may take.
     if (kill % 2 == 0) {
       const pid_t child = start([&] { recover_run(run); });
@@ -99,26 +174,78 @@ TEST_F(RunKill, RecoversWhatWasFlushedAtAnyMoment) {
     const auto contents = read_run(run);
     const auto forwards = static_cast<int64_t>(contents.log.size()) / 2;
     ASSERT_GE(forwards, flushed) << "kill " << kill;
-    ASSERT_EQ(difference(contents, undisturbed(forwards)), "") << "kill " << kill << ", " << forwards << " forwards";
+    more_than_flushed += forwards > flushed ? 1 : 0;
+    ASSERT_EQ(difference(contents, undisturbed(forwards, kind)), "")
+        << "kill " << kill << ", " << forwards << " forwards";
     ASSERT_TRUE(fs::exists(run + "/rank0_metric_eval_done.txt"));
     ASSERT_FALSE(fs::exists(run + "/moetap/journal"));
     fs::remove_all(run);
   }
   EXPECT_GT(recoveries_killed, 0);
+  EXPECT_GT(more_than_flushed, 0);
+}
+
+TEST_F(RunKill, RecoversWhatWasFlushedAtAnyMoment) {
+  expect_recovery_at_any_moment(kWithDump, 35);
+}
+
+TEST_F(RunKill, RecoversWhatWasFlushedWhereFramesAreWrittenInBatches) {
+  expect_recovery_at_any_moment(kInBatches, 15);
+}
+
+TEST_F(RunKill, TheBatchesBeforeTheOneThatIsKilledAreRecovered) {
+  const std::string run = folder_.file("run");
+  for (const int64_t before : {1, 3}) {
+    const auto write_batches = [&](RunFiles& files) {
+      const auto model = three_layers();
+      files.add_model(model);
+      for (int64_t batch = 0, forward = 0; batch < before; ++batch) {
+        files.begin_batch();
+        for (const int64_t end = forward + 2; forward < end; ++forward) files.write(forward_number(model, forward));
+        files.end_batch();
+      }
+      return model;
+    };
+    const pid_t child = start([&] {
+      RunFiles files(config_for(run, kInBatches));
+      const auto model = write_batches(files);
+      files.begin_batch();
+      for (int64_t forward = 2 * before; forward < 2 * before + 5; ++forward) {
+        files.write(forward_number(model, forward));
+      }
+      ::kill(::getpid(), SIGKILL);
+    });
+    EXPECT_EQ(wait_for(child), -1);
+    EXPECT_EQ(recover_run(run).errors, std::vector<std::string>{});
+    const std::string undisturbed_run = folder_.file("of_batches");
+    const pid_t undisturbed_child = start([&] {
+      RunFiles files(config_for(undisturbed_run, kInBatches));
+      write_batches(files);
+      Counters counters;
+      counters.forwards = 2 * before;
+      files.close(counters, {});
+    });
+    EXPECT_EQ(wait_for(undisturbed_child), 0);
+    const RunContents recovered = read_run(run);
+    EXPECT_EQ(recovered.log.size(), static_cast<size_t>(4 * before));
+    EXPECT_EQ(difference(recovered, read_run(undisturbed_run)), "") << before << " batches";
+    fs::remove_all(run);
+    fs::remove_all(undisturbed_run);
+  }
 }
 
 TEST_F(RunKill, ARunThatIsKilledAgainAndAgainIsResumedToItsEnd) {
   const std::string run = folder_.file("run");
-  Config config = config_for(run);
+  Config config = config_for(run, kWithDump);
   config.resume = true;
   int64_t flushed = 0;
   for (int kill = 0; kill < 5; ++kill) {
-    const int64_t now = record_until_killed(config, std::chrono::microseconds(random_() % 20000));
+    const int64_t now = record_until_killed(config, kWithDump, std::chrono::microseconds(random_() % 20000));
     ASSERT_GT(now, flushed);
     flushed = now;
   }
   const int64_t end = flushed + 20;
-  ASSERT_EQ(wait_for(start([&] { record(config, end, [](int64_t) {}); })), 0);
+  ASSERT_EQ(wait_for(start([&] { record(config, kWithDump, end, [](int64_t) {}); })), 0);
   EXPECT_EQ(difference(read_run(run), undisturbed(end)), "");
   EXPECT_TRUE(fs::exists(run + "/rank0_metric_eval_done.txt"));
 }
@@ -128,7 +255,7 @@ TEST_F(RunKill, AChildDoesNotKeepItsParentsLock) {
   int ready[2];
   ASSERT_EQ(::pipe(ready), 0);
   const pid_t server = start([&] {
-    record(config_for(run), 10, [&](int64_t flushed) {
+    record(config_for(run, kWithDump), kWithDump, 10, [&](int64_t flushed) {
       if (flushed != 10) return;
       if (::fork() == 0) {  // outlives its parent
         ::alarm(60);

@@ -1,7 +1,10 @@
 // What a recorded forward takes from the heap on the model's thread, once it has run a few times.
 
 #include <ATen/ATen.h>
+#include <ATen/core/dispatch/Dispatcher.h>
 #include <gtest/gtest.h>
+
+#include <numeric>
 
 #include "plugin/run/run_files.h"
 #include "plugin/session/forward_recorder.h"
@@ -19,10 +22,11 @@ struct Step {
   int64_t batch = 1, experts = 64, top_k = 8;
   at::ScalarType dtype = at::kFloat;
   bool weighted = true;
+  bool labelled = false;
 };
 
 struct Blocks {
-  int64_t begin = 0, first_router = 0, other_routers = 0, end = 0;
+  int64_t begin = 0, routers = 0, end = 0, release = 0;
 };
 
 class ForwardAllocations : public ::testing::TestWithParam<Step> {
@@ -34,64 +38,80 @@ class ForwardAllocations : public ::testing::TestWithParam<Step> {
     recording_ = std::make_shared<Recording>(config, std::make_unique<RunFiles>(config));
     ModelDescription model = gates(kLayers);
     for (hooks::HookPoint& hook : model.hooks) hook.num_experts = GetParam().experts;
-    binding_ = std::make_shared<ModelBinding>(recording_, std::make_shared<const ModelDescription>(model));
+    text_ = to_text(model);
+    ModelRegistry::get().bind(
+        std::make_shared<ModelBinding>(recording_, std::make_shared<const ModelDescription>(model)));
+    if (GetParam().labelled) {
+      std::vector<int64_t> samples(static_cast<size_t>(GetParam().batch));
+      std::iota(samples.begin(), samples.end(), 7);
+      recording_->threads().label({samples, true});
+    }
   }
-  ~ForwardAllocations() override { recording_->close(); }
+  ~ForwardAllocations() override {
+    ModelRegistry::get().unbind(*recording_);
+    recording_->close();
+  }
+
+  /// Calls an operator as TorchScript does; returns the blocks that it takes.
+  static int64_t call(const char* name, const char* overload, torch::jit::Stack& stack) {
+    const c10::OperatorHandle handle = c10::Dispatcher::singleton().findSchemaOrThrow(name, overload);
+    const CountAllocations count;
+    handle.callBoxed(stack);
+    return count.number();
+  }
 
   Blocks run_step() {
     const Step& step = GetParam();
-    std::vector<ReportedRouter> reports;
+    const at::NoGradGuard no_gradients;
+    Blocks blocks;
+    torch::jit::Stack stack = {
+        text_, "forward",
+        c10::List<std::optional<at::Tensor>>({at::zeros({step.batch, 1}, at::kLong), std::optional<at::Tensor>()})};
+    blocks.begin = call("moetap::begin", "", stack);
+    c10::IValue handle = torch::jit::pop(stack);
     for (int64_t layer = 0; layer < kLayers; ++layer) {
       const at::Tensor logits = at::randn({step.batch, 1, step.experts}).to(step.dtype);
       const auto [weights, ids] = logits.to(at::kFloat).softmax(-1).topk(step.top_k, -1);
-      reports.push_back({logits, {}, {ids}, {}, -1, "slots"});
-      if (step.weighted) reports.back().weights.push_back(weights);
+      stack = {handle, layer, logits, {}, ids, step.weighted ? c10::IValue(weights) : c10::IValue(), -1, "slots", {}};
+      blocks.routers += call("moetap::router", "one", stack);
     }
-    const c10::List<std::optional<at::Tensor>> arguments(
-        {at::zeros({step.batch, 1}, at::kLong), std::optional<at::Tensor>()});
-    Blocks blocks;
-    std::unique_ptr<ForwardRecorder> recorder;
+    stack = {handle};
+    blocks.end = call("moetap::end", "", stack);
+    stack.clear();
     {
       const CountAllocations count;
-      recorder = std::make_unique<ForwardRecorder>(binding_, "forward", arguments);
-      blocks.begin = count.number();
+      handle = {};
+      blocks.release = count.number();
     }
-    for (int64_t layer = 0; layer < kLayers; ++layer) {
-      const CountAllocations count;
-      recorder->router(layer, reports[static_cast<size_t>(layer)]);
-      (layer == 0 ? blocks.first_router : blocks.other_routers) += count.number();
-    }
-    {
-      const CountAllocations count;
-      recorder->end();
-      blocks.end = count.number();
-    }
-    recorder.reset();
     recording_->flush();
     return blocks;
   }
 
   TemporaryFolder folder_;
   std::shared_ptr<Recording> recording_;
-  std::shared_ptr<ModelBinding> binding_;
+  std::string text_;  // that `moetap::begin` carries
 };
 
-TEST_P(ForwardAllocations, ARouterCallNeedsNone) {
+TEST_P(ForwardAllocations, AForwardNeedsNone) {
   for (int step = 0; step < 12; ++step) run_step();  // the checks of the first calls, then the memory grows
   for (int step = 0; step < 5; ++step) {
     const Blocks blocks = run_step();
-    EXPECT_EQ(blocks.other_routers, 0);
-    EXPECT_LE(blocks.first_router, 2) << "the group of the tokens";
-    EXPECT_LE(blocks.begin, 9) << "the forward's objects";
-    EXPECT_LE(blocks.end, 7) << "the record and its way to the writer";
+    EXPECT_EQ(blocks.begin, 0) << "the forward's objects, and its handle";
+    EXPECT_EQ(blocks.routers, 0) << "the group of the tokens, and the calls";
+    EXPECT_EQ(blocks.end, 0) << "the record and its way to the writer";
+    EXPECT_EQ(blocks.release, 0);
   }
+  EXPECT_EQ(recording_->counters().forwards, 17);
+  EXPECT_EQ(recording_->counters().tokens, 17 * GetParam().batch);
+  EXPECT_EQ(recording_->counters().failed_hooks, 0);
 }
 
 INSTANTIATE_TEST_SUITE_P(Steps, ForwardAllocations,
                          ::testing::Values(Step{.name = "one_token"}, Step{.name = "a_batch", .batch = 16},
                                            Step{.name = "bfloat16", .dtype = at::kBFloat16},
                                            Step{.name = "top_1", .top_k = 1},
-                                           Step{.name = "without_weights", .weighted = false}),
+                                           Step{.name = "without_weights", .weighted = false},
+                                           Step{.name = "labelled", .batch = 3, .labelled = true}),
                          [](const auto& info) { return info.param.name; });
 
 }  // namespace

@@ -2,8 +2,10 @@
 
 #include <gtest/gtest.h>
 
+#include <numeric>
 #include <stdexcept>
 #include <thread>
+#include <vector>
 
 namespace moetap::plugin {
 namespace {
@@ -85,6 +87,89 @@ TEST(ForwardQueue, ADeadlinePassesOnlyWhereNothingIsThere) {
   EXPECT_EQ(queue.pop(item, past), Popped::kDeadline);
   push(queue);
   EXPECT_EQ(queue.pop(item, past), Popped::kItem);
+}
+
+/// A thread that pops until the queue is closed.
+class Writer {
+ public:
+  explicit Writer(ForwardQueue& queue)
+      : thread_([this, &queue] {
+          ForwardQueue::Item item;
+          while (queue.pop(item, std::nullopt) == Popped::kItem) {
+            if (item.forward) indices_.push_back(item.forward->record.index);
+            if (item.flush_requested) item.flush_requested->set_value();
+            queue.written(item.bytes);
+            item = {};
+          }
+        }) {}
+  /// After the queue was closed.
+  const std::vector<int64_t>& indices() {
+    thread_.join();
+    return indices_;
+  }
+
+ private:
+  std::vector<int64_t> indices_;
+  std::thread thread_;
+};
+
+void wait_until_it_sleeps(const ForwardQueue& queue) {
+  while (!queue.writer_sleeps()) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+}
+
+// Until the writer sleeps it has paused this long since it had nothing to do.
+constexpr auto kAllPauses = 2 * ForwardQueue::kLastPause - ForwardQueue::kFirstPause;
+
+TEST(ForwardQueue, ForwardsThatFollowEachOtherWakeNobody) {
+  ForwardQueue queue(1 << 20);
+  Writer writer(queue);
+  wait_until_it_sleeps(queue);  // an idle host's does
+  int64_t wakes = queue.wakes(), unwoken = 0;
+  auto last = std::chrono::steady_clock::now() - kAllPauses;
+  for (int64_t index = 0; index < 100; ++index) {
+    const auto now = std::chrono::steady_clock::now();
+    push(queue, index);
+    const bool woken = queue.wakes() > wakes;
+    wakes = queue.wakes();
+    // Whatever else the machine does: it cannot sleep before.
+    EXPECT_TRUE(!woken || std::chrono::steady_clock::now() - last >= kAllPauses) << index;
+    unwoken += woken ? 0 : 1;
+    last = now;
+    std::this_thread::sleep_for(std::chrono::milliseconds(2));
+  }
+  EXPECT_GT(unwoken, 0);
+  wait_until_it_sleeps(queue);
+  push(queue, 100);
+  EXPECT_EQ(queue.wakes(), wakes + 1);
+  queue.close();
+  std::vector<int64_t> all(101);
+  std::iota(all.begin(), all.end(), 0);
+  EXPECT_EQ(writer.indices(), all);
+}
+
+TEST(ForwardQueue, NoneIsLostBetweenPauseAndSleep) {
+  ForwardQueue queue(1 << 20);
+  Writer writer(queue);
+  // Around the moment at which the writer falls asleep. The flush waits for it, and would for ever.
+  for (int64_t index = 0; index < 40; ++index) {
+    push(queue, index);
+    if (index % 2 == 1) queue.request_flush().get();
+    std::this_thread::sleep_for(kAllPauses + std::chrono::microseconds(100 * (index % 10) - 200));
+  }
+  queue.close();
+  std::vector<int64_t> all(40);
+  std::iota(all.begin(), all.end(), 0);
+  EXPECT_EQ(writer.indices(), all);
+}
+
+TEST(ForwardQueue, AFlushAndAQueueThatFillsUpWakeAtOnce) {
+  ForwardQueue queue(4 * kOneForward);
+  EXPECT_EQ(push(queue), Pushed::kTaken);
+  EXPECT_EQ(queue.wakes(), 0) << "half of it is not reached";
+  EXPECT_EQ(push(queue), Pushed::kTaken);
+  EXPECT_EQ(queue.wakes(), 1);
+  const auto flushed = queue.request_flush();
+  EXPECT_EQ(queue.wakes(), 2);
 }
 
 TEST(ForwardQueue, ARequestToFlushHasItsPlace) {

@@ -93,9 +93,9 @@ TEST(Recording, LabelsHoldUntilTheyAreChanged) {
   const auto binding = bind(run);
   auto& label = run.recording->threads().this_thread().label;
   forward(binding);
-  label = ForwardLabel{{7, 9}, false};
+  label = std::make_shared<const ForwardLabel>(ForwardLabel{{7, 9}, false});
   forward(binding, 2);
-  label = ForwardLabel{{7, 9}, true};
+  label = std::make_shared<const ForwardLabel>(ForwardLabel{{7, 9}, true});
   forward(binding, 2);
   forward(binding, 1);  // another number of sequences than the label has
   label.reset();
@@ -137,7 +137,7 @@ TEST(Recording, ThreadsKeepTheirForwards) {
   for (int64_t thread = 0; thread < 4; ++thread) {
     threads.emplace_back([&, thread] {
       for (int64_t i = 0; i < kForwards; ++i) {
-        run.recording->threads().this_thread().label = ForwardLabel{{thread * kForwards + i}, false};
+        run.recording->threads().label({{thread * kForwards + i}, false});
         forward(binding, 1, thread);
       }
     });
