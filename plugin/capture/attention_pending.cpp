@@ -98,15 +98,15 @@ void PendingAttention::add(MeasuredAttention attention) {
   calls_.insert(place, std::move(attention));
 }
 
-std::vector<at::Tensor*> PendingAttention::tensors() {
-  std::vector<at::Tensor*> all;
+void PendingAttention::visit_tensors(Visit visit) {
   for (MeasuredAttention& call : calls_) {
     analysis::AttentionRows& rows = call.rows;
-    all.insert(all.end(),
-               {&rows.line, &rows.values, &rows.bins, &rows.region, &rows.position, &rows.num_keys, &rows.length,
-                &rows.weight, &rows.head_high, &rows.head_low, &rows.head_max_score, &rows.matrix, &call.key_position});
+    for (at::Tensor* tensor :
+         {&rows.line, &rows.values, &rows.bins, &rows.region, &rows.position, &rows.num_keys, &rows.length, &rows.weight,
+          &rows.head_high, &rows.head_low, &rows.head_max_score, &rows.matrix, &call.key_position}) {
+      visit(*tensor);
+    }
   }
-  return all;
 }
 
 void PendingAttention::finish(ForwardRecord& record) {

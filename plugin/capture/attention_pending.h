@@ -41,7 +41,7 @@ class PendingAttention final : public PendingReport {
   /// In any order: forks report as they come.
   void add(MeasuredAttention attention);
 
-  std::vector<at::Tensor*> tensors() override;
+  void visit_tensors(Visit visit) override;
   void finish(ForwardRecord& record) override;
   std::unique_ptr<PendingReport> clone() const override { return std::make_unique<PendingAttention>(*this); }
 
