@@ -17,10 +17,11 @@ namespace moetap::analysis {
 inline constexpr int64_t kLaneGroup = 16;
 inline constexpr int64_t kBlockRows = 64;
 inline constexpr int64_t kTileKeys = 64;
-// Of a key, as many values are taken at once; the keys of a tile lie kKeyPitch apart, so that they do not compete for
+// Of a key, as many values are taken at once; keys that are copied lie kKeyPitch apart, so that they do not compete for
 // the same lines of the first-level cache.
 inline constexpr int64_t kDepthAtOnce = 128;
 inline constexpr int64_t kKeyPitch = kDepthAtOnce + 16;
+inline constexpr int64_t kKeyGroup = 8;  // keys at once
 
 /// A tile, from a lane on.
 struct AttentionTile {
@@ -49,9 +50,10 @@ struct DistanceLanes {
 struct AttentionKernels {
   /// n values that lie side by side, to float32.
   void (*widen)(const void* from, RealFormat format, int64_t n, float* to);
-  /// tile[j, lane] = sum over d < depth of query[d * pitch + lane] * key[j * kKeyPitch + d], added to what is there if
-  /// `add`. Keys are taken eight at once: key and tile have room for a multiple of that.
-  void (*scores)(AttentionTile tile, const float* query, const float* key, int64_t depth, bool add, float* scores);
+  /// scores[j, lane] = sum over d < depth of query[d * pitch + lane] * key[j * key_pitch + d], added to what is there
+  /// if `add`. Keys are taken kKeyGroup at once: key and scores have room for a multiple of that.
+  void (*scores)(AttentionTile tile, const float* query, const float* key, int64_t key_pitch, int64_t depth, bool add,
+                 float* scores);
   void (*add)(AttentionTile tile, const float* mask, float* scores);
   /// largest: the maximum of what was there and the scores; sum: of exp(score - largest). NaN makes sum NaN.
   void (*softmax)(AttentionTile tile, const float* scores, float* largest, double* sum);

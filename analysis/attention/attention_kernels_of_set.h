@@ -121,8 +121,8 @@ struct SetKernels {
 
   /// kVectors registers of lanes, kKeys keys.
   template <int kVectors, int kKeys>
-  MOETAP_ALWAYS_INLINE static void multiply(int64_t pitch, const float* query, const float* key, int64_t depth,
-                                            bool add, float* scores) {
+  MOETAP_ALWAYS_INLINE static void multiply(int64_t pitch, const float* query, const float* key, int64_t key_pitch,
+                                            int64_t depth, bool add, float* scores) {
     Reals sums[kKeys][kVectors];
 #pragma GCC unroll 16
     for (int j = 0; j < kKeys; ++j) {
@@ -135,7 +135,7 @@ struct SetKernels {
       for (int v = 0; v < kVectors; ++v) q[v] = load(query + d * pitch + v * kWidth);
 #pragma GCC unroll 16
       for (int j = 0; j < kKeys; ++j) {
-        const Reals k = all(key[j * kKeyPitch + d]);
+        const Reals k = all(key[j * key_pitch + d]);
 #pragma GCC unroll 16
         for (int v = 0; v < kVectors; ++v) sums[j][v] += q[v] * k;
       }
@@ -147,16 +147,18 @@ struct SetKernels {
     }
   }
 
-  static void scores(AttentionTile tile, const float* query, const float* key, int64_t depth, bool add, float* scores) {
+  static void scores(AttentionTile tile, const float* query, const float* key, int64_t key_pitch, int64_t depth,
+                     bool add, float* scores) {
     // As many sums as registers hold, beside what they are made of: AVX-512 has 32, the others 16.
     constexpr int kKeys = kWidth == 16 ? 8 : 4, kVectors = 2;
+    static_assert(kKeyGroup % kKeys == 0);
     for (int64_t lane = 0; lane < tile.lanes;) {
       const bool both = tile.lanes - lane >= kVectors * kWidth;
       for (int64_t j = 0; j < tile.keys; j += kKeys) {
-        const float* keys = key + j * kKeyPitch;
+        const float* keys = key + j * key_pitch;
         float* to = scores + j * tile.pitch + lane;
-        if (both) multiply<kVectors, kKeys>(tile.pitch, query + lane, keys, depth, add, to);
-        if (!both) multiply<1, kKeys>(tile.pitch, query + lane, keys, depth, add, to);
+        if (both) multiply<kVectors, kKeys>(tile.pitch, query + lane, keys, key_pitch, depth, add, to);
+        if (!both) multiply<1, kKeys>(tile.pitch, query + lane, keys, key_pitch, depth, add, to);
       }
       lane += (both ? kVectors : 1) * kWidth;
     }

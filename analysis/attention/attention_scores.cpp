@@ -72,15 +72,23 @@ const float* TileScores::packed_query(int64_t head) {
   return packed;
 }
 
-void TileScores::load_keys(int64_t key_head, const KeyTile& keys, int64_t begin, int64_t count) {
-  if (loaded_ == &keys && loaded_head_ == key_head && loaded_begin_ == begin) return;
+TileScores::KeyValues TileScores::load_keys(int64_t key_head, const KeyTile& keys, int64_t begin, int64_t count) {
+  const auto num_keys = static_cast<int64_t>(keys.places.size());
+  const bool follow = keys.places.back() - keys.places.front() == num_keys - 1 && call_.key.strides[2] == call_.depth;
+  if (follow && call_.key.type == at::kFloat && num_keys % kKeyGroup == 0) {
+    const char* first = call_.key.at(rows_->sequence, key_head, keys.places.front(), begin);
+    return {reinterpret_cast<const float*>(first), call_.depth};
+  }
+  const KeyValues copied{key_tile_.data(), kKeyPitch};
+  if (loaded_ == &keys && loaded_head_ == key_head && loaded_begin_ == begin) return copied;
   loaded_ = &keys;
   loaded_head_ = key_head;
   loaded_begin_ = begin;
-  for (size_t j = 0; j < keys.places.size(); ++j) {
+  for (int64_t j = 0; j < num_keys; ++j) {
     const char* from = call_.key.at(rows_->sequence, key_head, keys.places[j], begin);
     kernels_.widen(from, call_.key.format(), count, key_tile_.data() + j * kKeyPitch);
   }
+  return copied;
 }
 
 void TileScores::multiply(int64_t head, const KeyTile& keys, int64_t first_lane, float* scores) {
@@ -89,8 +97,8 @@ void TileScores::multiply(int64_t head, const KeyTile& keys, int64_t first_lane,
   const float* query = packed_query(head) + first_lane;
   for (int64_t begin = 0; begin < call_.depth; begin += kDepthAtOnce) {
     const int64_t count = std::min(kDepthAtOnce, call_.depth - begin);
-    load_keys(key_head, keys, begin, count);
-    kernels_.scores(tile, query + begin * pitch, key_tile_.data(), count, begin > 0, scores + first_lane);
+    const KeyValues values = load_keys(key_head, keys, begin, count);
+    kernels_.scores(tile, query + begin * pitch, values.values, values.pitch, count, begin > 0, scores + first_lane);
   }
   if (call_.depth == 0) std::fill_n(scores, kTileKeys * pitch, 0.0F);
 }

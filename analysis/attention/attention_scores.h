@@ -57,7 +57,12 @@ class TileScores {
  private:
   void multiply(int64_t head, const KeyTile& keys, int64_t first_lane, float* scores);
   const float* packed_query(int64_t head);
-  void load_keys(int64_t key_head, const KeyTile& keys, int64_t begin, int64_t count);
+  /// Values of keys from `begin` on.
+  struct KeyValues {
+    const float* values = nullptr;
+    int64_t pitch = 0;  // from a key to the next
+  };
+  KeyValues load_keys(int64_t key_head, const KeyTile& keys, int64_t begin, int64_t count);
 
   const HostAttentionCall& call_;
   const AttentionKernels& kernels_;

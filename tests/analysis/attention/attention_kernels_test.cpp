@@ -33,7 +33,8 @@ TEST_P(AttentionKernelsTest, ScoresAreProducts) {
       for (const bool add : {false, true}) {
         at::Tensor scores = before.clone();
         kernels.scores({kBlockRows, lanes, kTileKeys}, query.const_data_ptr<float>() + kBlockRows - lanes,
-                       keys.const_data_ptr<float>(), depth, add, scores.mutable_data_ptr<float>() + kBlockRows - lanes);
+                       keys.const_data_ptr<float>(), kKeyPitch, depth, add,
+                       scores.mutable_data_ptr<float>() + kBlockRows - lanes);
         const at::Tensor written = scores.narrow(1, kBlockRows - lanes, lanes);
         EXPECT_TRUE(
             at::allclose(written, add ? expected + before.narrow(1, kBlockRows - lanes, lanes) : expected, 1e-4, 1e-4));

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <ATen/Parallel.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -45,8 +46,13 @@ inline void expect_equal(const AttentionRows& actual, const AttentionRows& expec
   if (actual.matrix.defined()) compare("matrix", actual.matrix, expected.matrix);
 }
 
+/// On one thread: its many small operations would mostly wait for threads.
 inline AttentionRows reference(const CallOfTest& test, bool matrix = false) {
-  return measure_with_operations(test.call, test.tokens, {matrix});
+  const int threads = at::get_num_threads();
+  at::set_num_threads(1);
+  AttentionRows rows = measure_with_operations(test.call, test.tokens, {matrix});
+  at::set_num_threads(threads);
+  return rows;
 }
 
 inline AttentionRows fast(const CallOfTest& test, bool matrix = false) {

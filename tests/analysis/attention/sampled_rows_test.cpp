@@ -43,6 +43,17 @@ TEST(SampledRowsTest, DiffersBySeedSampleAndLayer) {
   }
 }
 
+TEST(SampledRowsTest, OperationsChooseTheSame) {
+  const at::Tensor positions = at::cat({positions_of({90, 3, 0}, 90), positions_of({50, 90, 12}, 90, /*left=*/true)});
+  const at::Tensor samples = numbers({0, 1, -5, 1, int64_t{1} << 62, 7});
+  for (const int64_t count : {0, 1, 12, 89, 90, 91}) {
+    const uint64_t seed = 0x9000000000000001 + static_cast<uint64_t>(count);
+    EXPECT_TRUE(at::equal(sampled_rows(seed, samples, "layer", positions, count),
+                          sampled_rows_with_operations(seed, samples, "layer", positions, count)))
+        << count;
+  }
+}
+
 TEST(SampledRowsTest, StaysTheSame) {
   const at::Tensor chosen = sampled_rows(1, numbers({0}), "model.layers.0.self_attn", positions_of({64}, 64), 4);
   EXPECT_TRUE(at::equal(chosen[0].nonzero().flatten(), numbers({2, 16, 45, 51}))) << chosen[0].nonzero().flatten();
