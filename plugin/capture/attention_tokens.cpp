@@ -78,6 +78,21 @@ at::Tensor regions_behind_cache(const RegionsOfForward& regions, const std::stri
   return all;
 }
 
+/// Whether the keys are the tokens of the queries' text, perhaps with a cache before them. Where the graph does not tell
+/// what the keys are, sizes do: as many as the queries, or as the columns of the text's mask. Throws c10::Error where
+/// these do not tell either: positions of keys that are not known would be wrong without a word.
+bool keys_are_of_the_queries_text(const ForwardTokens& tokens, const hooks::HookPoint& point, TextOfComponent text,
+                                  const AttentionSizes& sizes) {
+  if (point.self_attention) return sizes.keys >= sizes.queries;
+  if (point.key_tokens.known) return false;
+  const bool has_other_text = text == TextOfComponent::kDecoder;  // whose keys may be those of the encoder
+  if (sizes.keys == sizes.queries && !has_other_text) return true;
+  if (mask_over_cache(tokens, text, sizes.batch, sizes.keys, sizes.device).defined()) return true;
+  TORCH_CHECK(has_other_text || text == TextOfComponent::kNone,
+              "the graph does not tell which tokens the keys are: ", sizes.queries, " queries, ", sizes.keys, " keys");
+  return false;
+}
+
 }  // namespace
 
 hooks::TokenLayout AttentionHook::queries() const {
@@ -101,7 +116,7 @@ AttentionPlaces place_attention(ForwardTokens& tokens, const AttentionHook& hook
   const at::Tensor valid_queries = valid_of(*places.queries, sizes.batch, sizes.queries);
   analysis::AttentionTokens& found = places.tokens;
   found.num_regions = regions.names.num_regions();
-  found.self = point.self_attention && sizes.keys >= sizes.queries;
+  found.self = keys_are_of_the_queries_text(tokens, point, text, sizes);
   const int64_t cached = sizes.keys - sizes.queries;
   std::shared_ptr<const TokenGroup> keys = places.queries;
   at::Tensor valid_keys = valid_queries;

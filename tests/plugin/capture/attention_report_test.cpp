@@ -178,7 +178,7 @@ TEST(AttentionReportTest, WhatDoesNotFitIsNamed) {
   reported.key = numbers({2, 2, 3, 5});
   reported.mask = numbers({1, 1, 1, 3, 3});
   starts_with(message(reported), "attention: the mask must broadcast to the dimensions \"bhqk\", got [1, 1, 1, 3, 3]");
-  reported.mask = {};
+  reported.mask = at::Tensor();
   reported.layout = "mqk";
   starts_with(message(reported), "attention: query must have the dimensions \"mqk\", got [2, 4, 3, 5]");
   for (const char* layout : {"bhqx", "bbqk"}) {

@@ -1,5 +1,6 @@
 #include "plugin/records/attention_regions.h"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <map>
@@ -42,7 +43,7 @@ TEST(AttentionRegionsTest, AnArgumentMayHaveAnyRegion) {
 
 TEST(AttentionRegionsTest, WhatCannotBeReadIsRefusedWithTheReason) {
   std::string sixteen = "tokens:";
-  for (int i = 0; i < 16; ++i) sixteen += "r" + std::to_string(i) + "=" + std::to_string(i) + ";";
+  for (int i = 0; i < 16; ++i) sixteen += fmt::format("r{}={};", i, i);
   const std::map<std::string, std::string> reasons = {
       {"", "there is no \":\""},
       {"5", "there is no \":\""},
@@ -65,8 +66,8 @@ TEST(AttentionRegionsTest, WhatCannotBeReadIsRefusedWithTheReason) {
   };
   for (const auto& [text, reason] : reasons) {
     EXPECT_EQ(error_of<std::invalid_argument>([&, text = text] { AttentionRegions::from_text(text); }),
-              "attention_regions must be parts:R, tokens:NAME=ID[,ID]...;... or argument:NAME, got \"" + text +
-                  "\": " + reason);
+              fmt::format("attention_regions must be parts:R, tokens:NAME=ID[,ID]...;... or argument:NAME, got \"{}\": {}",
+                          text, reason));
   }
 }
 
