@@ -80,7 +80,7 @@ jit::Module twin_of(const jit::Module& model) {
       .module;
 }
 
-class Spellings : public ::testing::TestWithParam<AttentionSpelling> {
+class AttentionSpellings : public ::testing::TestWithParam<AttentionSpelling> {
  protected:
   void expect_probabilities(const jit::Module& model, const at::Tensor& expected) {
     const std::vector<at::Tensor> inputs = {x_, keep_};
@@ -106,7 +106,7 @@ class Spellings : public ::testing::TestWithParam<AttentionSpelling> {
   const at::Tensor keep_ = keep_of_a_batch();
 };
 
-TEST_P(Spellings, IsFoundOnceWithItsLayout) {
+TEST_P(AttentionSpellings, IsFoundOnceWithItsLayout) {
   const auto hooks = attention_of(discover(model_of(GetParam()), {}, {}, kBoth));
   ASSERT_EQ(hooks.size(), 1u);
   EXPECT_EQ(hooks[0].name, "attn");
@@ -125,7 +125,7 @@ TEST_P(Spellings, IsFoundOnceWithItsLayout) {
   }
 }
 
-TEST_P(Spellings, ReportsTheProbabilitiesThatAreApplied) {
+TEST_P(AttentionSpellings, ReportsTheProbabilitiesThatAreApplied) {
   const jit::Module model = model_of(GetParam());
   const at::Tensor expected = expected_probabilities(GetParam(), model, x_, keep_);
   expect_probabilities(model, expected);
@@ -139,7 +139,7 @@ TEST_P(Spellings, ReportsTheProbabilitiesThatAreApplied) {
   }
 }
 
-TEST_P(Spellings, IsFoundInAFrozenModel) {
+TEST_P(AttentionSpellings, IsFoundInAFrozenModel) {
   const jit::Module model = model_of(GetParam());
   const at::Tensor expected = expected_probabilities(GetParam(), model, x_, keep_);
   jit::Module evaluated = model.deepcopy();
@@ -151,16 +151,16 @@ TEST_P(Spellings, IsFoundInAFrozenModel) {
   expect_probabilities(frozen, expected);
 }
 
-TEST_P(Spellings, IsLeftAloneWhereOnlyRoutersAreLookedFor) {
+TEST_P(AttentionSpellings, IsLeftAloneWhereOnlyRoutersAreLookedFor) {
   EXPECT_TRUE(discover(model_of(GetParam())).hooks.empty());
 }
 
-INSTANTIATE_TEST_SUITE_P(Attention, Spellings, ::testing::ValuesIn(attention_spellings()),
+INSTANTIATE_TEST_SUITE_P(Attention, AttentionSpellings, ::testing::ValuesIn(attention_spellings()),
                          [](const auto& info) { return std::string(info.param.name); });
 
-class LookAlikes : public ::testing::TestWithParam<AttentionLookAlike> {};
+class AttentionLookAlikes : public ::testing::TestWithParam<AttentionLookAlike> {};
 
-TEST_P(LookAlikes, AreNotHookedAndListedWithTheirReason) {
+TEST_P(AttentionLookAlikes, AreNotHookedAndListedWithTheirReason) {
   const Discovery found = discover(model_of(GetParam()), {}, {}, kBoth);
   EXPECT_TRUE(attention_of(found).empty());
   std::vector<std::string> reasons;
@@ -171,7 +171,7 @@ TEST_P(LookAlikes, AreNotHookedAndListedWithTheirReason) {
   EXPECT_EQ(reasons, reason.empty() ? std::vector<std::string>() : std::vector<std::string>{reason});
 }
 
-INSTANTIATE_TEST_SUITE_P(Attention, LookAlikes, ::testing::ValuesIn(attention_look_alikes()),
+INSTANTIATE_TEST_SUITE_P(Attention, AttentionLookAlikes, ::testing::ValuesIn(attention_look_alikes()),
                          [](const auto& info) { return std::string(info.param.name); });
 
 jit::Module model_with(const std::string& arguments, const std::string& passed, const std::string& code) {
@@ -212,6 +212,64 @@ def forward(self, x: Tensor, cache: Tensor) -> Tensor:
   EXPECT_TRUE(hooks[0].self_attention);
   ASSERT_EQ(hooks[0].key_tokens.dims.size(), 2u);
   EXPECT_EQ(hooks[0].key_tokens.dims[1].parts.size(), 2u);
+}
+
+// A module that gets query, key and value, and only attends: fused or written out.
+jit::Module attends_only(bool fused) {
+  return compile({.type = "Core",
+                  .code = fused ? R"(
+def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return torch.scaled_dot_product_attention(q, k, v)
+)"
+                                : R"(
+def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return torch.matmul(torch.softmax(torch.matmul(q, k.transpose(-2, -1)) * 0.5, -1), v)
+)"});
+}
+
+HookPoint around_core(bool fused, const std::string& code) {
+  const jit::Module model = compile({.type = "Model",
+                                     .parameters = {{"wq", random_tensor({kHidden, kHidden}, 1)},
+                                                    {"wk", random_tensor({kHidden, kHidden}, 2)},
+                                                    {"wv", random_tensor({kHidden, kHidden}, 3)}},
+                                     .modules = {{"core", attends_only(fused)}},
+                                     .code = R"(
+def heads(self, t: Tensor) -> Tensor:
+    return t.view(t.size(0), t.size(1), 2, -1).transpose(1, 2)
+)" + code});
+  const auto hooks = attention_of(discover(model, {}, {}, kBoth));
+  EXPECT_EQ(hooks.size(), 1u);
+  return hooks.empty() ? HookPoint() : hooks[0];
+}
+
+TEST(FindAttention, SeesThroughAModuleThatOnlyAttends) {
+  for (const bool fused : {false, true}) {
+    const HookPoint cached = around_core(fused, R"(
+def forward(self, x: Tensor, past_k: Tensor, past_v: Tensor) -> Tensor:
+    h = torch.layer_norm(x, [8])
+    k = torch.cat([past_k, self.heads(torch.linear(h, self.wk))], 2)
+    v = torch.cat([past_v, self.heads(torch.linear(h, self.wv))], 2)
+    return self.core.forward(self.heads(torch.linear(h, self.wq)), k, v)
+)");
+    EXPECT_EQ(cached.name, "core");
+    EXPECT_TRUE(cached.self_attention) << fused;
+    const HookPoint crossed = around_core(fused, R"(
+def forward(self, x: Tensor, other: Tensor) -> Tensor:
+    h, encoded = torch.layer_norm(x, [8]), torch.layer_norm(other, [8])
+    k, v = self.heads(torch.linear(encoded, self.wk)), self.heads(torch.linear(encoded, self.wv))
+    return self.core.forward(self.heads(torch.linear(h, self.wq)), k, v)
+)");
+    EXPECT_FALSE(crossed.self_attention) << fused;
+    const HookPoint in_two_steps = around_core(fused, R"(
+def forward(self, x: Tensor, past: Tensor) -> Tensor:
+    h = torch.layer_norm(x, [8])
+    latent = torch.linear(h, self.wv)
+    q = self.heads(torch.linear(torch.layer_norm(torch.linear(h, self.wq), [8]), self.wq))
+    k = torch.cat([past, self.heads(torch.linear(torch.layer_norm(latent, [8]), self.wk))], 2)
+    return self.core.forward(q, k, k)
+)");
+    EXPECT_TRUE(in_two_steps.self_attention) << fused;
+  }
 }
 
 TEST(FindAttention, CountsTheCallsOfAModule) {

@@ -1,6 +1,7 @@
 #include "plugin/capture/attention_pending.h"
 
 #include <ATen/ATen.h>
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include "analysis/attention/attention_metrics.h"
@@ -96,7 +97,7 @@ std::vector<std::string> pairs(const ForwardRecord& record) {
   std::vector<std::string> found;
   for (const AttentionRecord& attention : record.attention) {
     std::string text = std::to_string(attention.hook) + "." + std::to_string(attention.call) + ":";
-    for (const ExpertAttentionRecord& experts : attention.experts) text += " " + std::to_string(experts.router_hook);
+    for (const ExpertAttentionRecord& experts : attention.experts) text += fmt::format(" {}", experts.router_hook);
     if (!attention.experts.empty()) found.push_back(text);
   }
   return found;

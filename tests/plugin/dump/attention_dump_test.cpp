@@ -80,7 +80,7 @@ TEST_F(AttentionDumpTest, EveryMatrixHasANameOfItsOwn) {
         read_safetensors(dump_ + "/vision_tower.attention-00000" + std::to_string(number) + ".safetensors").tensors;
     ASSERT_EQ(tower.size(), 2u);
     for (const int64_t sequence : {0, 1}) {
-      EXPECT_TRUE(at::allclose(tower.at("0/-1." + std::to_string(sequence) + "/0"), mean(10 * number + 3, sequence),
+      EXPECT_TRUE(at::allclose(tower.at("0/-1.0." + std::to_string(sequence) + "/0"), mean(10 * number + 3, sequence),
                                1e-6, 1e-7));
     }
   }
@@ -124,7 +124,7 @@ TEST_F(AttentionDumpTest, IsCutToWhatTheJournalHolds) {
   again.finish();
   EXPECT_EQ(matrices("language_model.attention").size(), 12u);
   EXPECT_EQ(matrices("vision_tower.attention").size(), 2u);
-  EXPECT_TRUE(at::allclose(matrices("vision_tower.attention").at("0/-1.0/0"), seeded_probabilities(13, 2, 4).mean(1)[0],
+  EXPECT_TRUE(at::allclose(matrices("vision_tower.attention").at("0/-1.0.0/0"), seeded_probabilities(13, 2, 4).mean(1)[0],
                            1e-6, 1e-7));
 }
 

@@ -109,7 +109,9 @@ ForwardRecord with_attention(const std::shared_ptr<ModelDescription>& model, std
 TEST(RunSummaryTest, AttentionIsThatOfAllRowsHoweverTheyWereCut) {
   const auto model = attention_model();
   const at::Tensor logits = seeded_logits(1, {3, 6, 4}), probabilities = seeded_probabilities(2, 3, 6);
-  SyntheticRun at_once, cut;
+  Config config;
+  config.attention = Attention::kStats;
+  SyntheticRun at_once(config), cut(config);
   at_once.write(model, {with_attention(model, {0, 1, 2}, logits, probabilities)});
   std::vector<ForwardRecord> parts;
   for (const int64_t i : {2, 0, 1}) {

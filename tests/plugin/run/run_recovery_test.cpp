@@ -175,7 +175,7 @@ TEST_F(RunRecovery, FinishedShardsLoseRowsOfForwardsThatDoNotCount) {
 TEST_F(RunRecovery, AFirstFrameThatIsNotMoetapsIsRefusedInOneLine) {
   write_and_die(0, 1);
   fs::remove(journal("forwards.frames"));
-  FrameLog(journal("forwards.frames")).append(kRunStarted, R"({"schema_version": 4})");
+  FrameLog(journal("forwards.frames")).append(kRunStarted, R"({"schema_version": 5})");
   const auto recovery = recover_run(run());
   EXPECT_EQ(recovery.errors,
             (std::vector<std::string>{
