@@ -200,7 +200,8 @@ void describe_tokens(FoundAttention& attention, const MethodGraph& graph, const 
     if (!attention.num_key_heads) attention.num_key_heads = key_heads_of(arm, flow);
   }
   const auto same = is_same_sequence(attention.tokens, attention.key_tokens);
-  attention.self_attention = same ? *same : have_same_source(attention.arms[0], graph, origins);
+  // A mask over the cache shares the keys' dimension, but is no sequence of its own: then their source tells.
+  attention.self_attention = same.value_or(false) || have_same_source(attention.arms[0], graph, origins);
 }
 
 bool keys_are_stacked(const jit::Value* key, const jit::Value* value, size_t dim, const MethodGraph& graph,

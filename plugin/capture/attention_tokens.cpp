@@ -86,9 +86,10 @@ bool keys_are_of_the_queries_text(const ForwardTokens& tokens, const hooks::Hook
   if (point.self_attention) return sizes.keys >= sizes.queries;
   if (point.key_tokens.known) return false;
   const bool has_other_text = text == TextOfComponent::kDecoder;  // whose keys may be those of the encoder
-  if (sizes.keys == sizes.queries && !has_other_text) return true;
+  if (has_other_text) return false;
+  if (sizes.keys == sizes.queries) return true;
   if (mask_over_cache(tokens, text, sizes.batch, sizes.keys, sizes.device).defined()) return true;
-  TORCH_CHECK(has_other_text || text == TextOfComponent::kNone,
+  TORCH_CHECK(text == TextOfComponent::kNone,
               "the graph does not tell which tokens the keys are: ", sizes.queries, " queries, ", sizes.keys, " keys");
   return false;
 }

@@ -28,9 +28,8 @@ class AttentionObserverTest : public testing::Test {
       for (int64_t i = 0; i < batch; ++i) samples.push_back(100 + i);
       return samples;
     };
-    TextArguments places;
-    places.ids = 0;
-    context_.tokens->read(places, c10::List<std::optional<at::Tensor>>({at::zeros({kBatch, kLength}, at::kLong)}),
+    text_arguments_.ids = 0;
+    context_.tokens->read(text_arguments_, c10::List<std::optional<at::Tensor>>({at::zeros({kBatch, kLength}, at::kLong)}),
                           /*keep_ids=*/true, *context_.copies,
                           [](const std::string& what, const std::string&) { ADD_FAILURE() << what; });
   }
@@ -58,6 +57,7 @@ class AttentionObserverTest : public testing::Test {
 
   const at::NoGradGuard no_gradients_;
   std::shared_ptr<ModelDescription> model_ = std::make_shared<ModelDescription>();
+  TextArguments text_arguments_;  // outlives the tokens
   ForwardContext context_;
   AttentionValues values_;
 };
@@ -178,11 +178,12 @@ TEST_F(AttentionObserverTest, AfterTheEndNothingIsObserved) {
 TEST_F(AttentionObserverTest, ForksReportAtTheSameTime) {
   AttentionObserver observer = this->observer();
   constexpr int kThreads = 4, kCalls = 8;
+  const ReportedAttention same = reported();  // made here, since threads share the generator of random numbers
   std::vector<std::thread> threads;
   for (int thread = 0; thread < kThreads; ++thread) {
     threads.emplace_back([&] {
       const at::NoGradGuard no_gradients;
-      for (int call = 0; call < kCalls; ++call) observer.observe(call % 2, reported());
+      for (int call = 0; call < kCalls; ++call) observer.observe(call % 2, same);
     });
   }
   for (std::thread& thread : threads) thread.join();

@@ -37,12 +37,12 @@ class AttentionTokensTest : public testing::Test {
 
   void read(const Arguments& arguments) {
     tokens_ = std::make_unique<ForwardTokens>();
-    TextArguments places;
-    places.ids = 0;
-    places.mask = 1;
-    if (arguments.size() > 2) places.decoder_ids = 2;
-    if (arguments.size() > 3) places.decoder_mask = 3;
-    tokens_->read(places, arguments, /*keep_ids=*/true, copies_,
+    text_arguments_ = {};
+    text_arguments_.ids = 0;
+    text_arguments_.mask = 1;
+    if (arguments.size() > 2) text_arguments_.decoder_ids = 2;
+    if (arguments.size() > 3) text_arguments_.decoder_mask = 3;
+    tokens_->read(text_arguments_, arguments, /*keep_ids=*/true, copies_,
                   [](const std::string& what, const std::string&) { ADD_FAILURE() << what; });
   }
 
@@ -53,6 +53,7 @@ class AttentionTokensTest : public testing::Test {
 
   hooks::HookPoint hook_;
   HostCopies copies_;
+  TextArguments text_arguments_;  // outlives the tokens
   std::unique_ptr<ForwardTokens> tokens_;
   AttentionRegions regions_;
   at::Tensor region_argument_;
