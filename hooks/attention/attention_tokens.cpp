@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <set>
+#include <utility>
 
 #include "hooks/attention/packed_projection.h"
 #include "hooks/graph/op_traits.h"
@@ -90,12 +91,12 @@ std::optional<bool> is_same_sequence(const TokenLayout& queries, const TokenLayo
   return false;
 }
 
-/// The hidden states that a value is made of, back to where its module got them; without a module, back over so many
-/// projections.
+/// The hidden states that a value is made of: those that were projected to it, back over so many projections, and those
+/// that come from nowhere else.
 class Sources {
  public:
-  Sources(int64_t from, int projections, const MethodGraph& graph, const ValueOrigins& origins)
-      : from_(from), projections_(projections), graph_(graph), origins_(origins) {}
+  Sources(int projections, const MethodGraph& graph, const ValueOrigins& origins)
+      : projections_(projections), graph_(graph), origins_(origins) {}
 
   std::set<const jit::Value*> of(const jit::Value* value) {
     visit(value, projections_);
@@ -104,51 +105,44 @@ class Sources {
 
  private:
   void visit(const jit::Value* value, int projections) {
-    if (!origins_.is_activation(value) || !seen_.insert(value).second) return;
+    if (!origins_.is_activation(value) || !seen_.insert({value, projections}).second) return;
     const jit::Node* node = value->node();
-    if (node->kind() == jit::prim::Param) {
-      const jit::Value* outer = graph_.outer_of(value);
-      if (outer != nullptr)
-        visit(outer, projections);
-      else
-        sources_.insert(value);
-      return;
-    }
-    if (from_ > 0 && graph_.order(node) < from_) {
-      sources_.insert(value);
-      return;
-    }
+    if (const jit::Value* outer = graph_.outer_of(value)) return visit(outer, projections);
     if (node->kind() == jit::prim::If) {
       for (const jit::Block* block : node->blocks()) visit(block->outputs()[value->offset()], projections);
       return;
     }
     Projection projection;
     if (match_projection(const_cast<jit::Node*>(node), origins_, projection)) {
-      if (from_ == 0) sources_.insert(projection.activation);
-      if (from_ > 0 || projections > 1) visit(projection.activation, projections - 1);
+      sources_.insert(projection.activation);
+      if (projections > 1) visit(projection.activation, projections - 1);
       return;
     }
     const OpKind kind = op_kind(*node);
     const bool first_only = kind == OpKind::kElementwise || kind == OpKind::kMultiply;  // rotations, scales
+    bool followed = false;
     for (const jit::Value* input : node->inputs()) {
-      const bool followed = origins_.is_activation(input);
+      if (!origins_.is_activation(input)) continue;
+      followed = true;
       visit(input, projections);
-      if (followed && first_only) break;
+      if (first_only) break;
     }
+    if (!followed) sources_.insert(value);  // an argument, or embeddings
   }
 
-  const int64_t from_;
   const int projections_;
   const MethodGraph& graph_;
   const ValueOrigins& origins_;
-  std::set<const jit::Value*> seen_, sources_;
+  std::set<std::pair<const jit::Value*, int>> seen_;
+  std::set<const jit::Value*> sources_;
 };
 
-bool have_same_source(const AttentionArm& arm, int64_t from, const MethodGraph& graph, const ValueOrigins& origins) {
+// Query and key are projections of the same hidden states. Some models project them in two steps.
+bool have_same_source(const AttentionArm& arm, const MethodGraph& graph, const ValueOrigins& origins) {
   if (arm.query == arm.key) return true;
   for (const int projections : {1, 2}) {
-    const auto queries = Sources(from, projections, graph, origins).of(arm.query);
-    const auto keys = Sources(from, projections, graph, origins).of(arm.key);
+    const auto queries = Sources(projections, graph, origins).of(arm.query);
+    const auto keys = Sources(projections, graph, origins).of(arm.key);
     if (std::any_of(queries.begin(), queries.end(), [&](const jit::Value* one) { return keys.count(one) > 0; })) {
       return true;
     }
@@ -190,7 +184,7 @@ std::optional<int64_t> key_heads_of(const AttentionArm& arm, const TokenFlow& fl
 
 }  // namespace
 
-void describe_tokens(FoundAttention& attention, int64_t from, const MethodGraph& graph, const ValueOrigins& origins,
+void describe_tokens(FoundAttention& attention, const MethodGraph& graph, const ValueOrigins& origins,
                      const TokenLayouts& layouts) {
   for (const AttentionArm& arm : attention.arms) {
     BothLayouts both = layouts_of(arm, layouts);
@@ -206,7 +200,7 @@ void describe_tokens(FoundAttention& attention, int64_t from, const MethodGraph&
     if (!attention.num_key_heads) attention.num_key_heads = key_heads_of(arm, flow);
   }
   const auto same = is_same_sequence(attention.tokens, attention.key_tokens);
-  attention.self_attention = same ? *same : have_same_source(attention.arms[0], from, graph, origins);
+  attention.self_attention = same ? *same : have_same_source(attention.arms[0], graph, origins);
 }
 
 bool keys_are_stacked(const jit::Value* key, const jit::Value* value, size_t dim, const MethodGraph& graph,

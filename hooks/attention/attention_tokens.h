@@ -8,8 +8,7 @@
 namespace moetap::hooks {
 
 /// Fills what queries and keys of an attention are, whether they are the same tokens, and how many heads there are.
-/// `from` is the first place of MethodGraph::nodes() that belongs to the module that computes it.
-void describe_tokens(FoundAttention& attention, int64_t from, const MethodGraph& graph, const ValueOrigins& origins,
+void describe_tokens(FoundAttention& attention, const MethodGraph& graph, const ValueOrigins& origins,
                      const TokenLayouts& layouts);
 
 /// True if the dimension `dim` of `value`, which runs along keys, is none of a sequence but of values that were put

@@ -40,12 +40,8 @@ class AttentionSearch {
     for (CalledArms& called : join_arms(std::move(arms_), graph_, origins_)) {
       FoundAttention attention;
       attention.arms = std::move(called.arms);
-      int64_t from = 0;
-      if (called.call != nullptr) {
-        attention.owner = graph_.path_from_model(called.call->path);
-        from = called.call->path.empty() ? 0 : called.call->first;
-      }
-      describe_tokens(attention, from, graph_, origins_, layouts_);
+      if (called.call != nullptr) attention.owner = graph_.path_from_model(called.call->path);
+      describe_tokens(attention, graph_, origins_, layouts_);
       found.push_back(std::move(attention));
     }
     return found;

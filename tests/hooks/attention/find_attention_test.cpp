@@ -214,6 +214,64 @@ def forward(self, x: Tensor, cache: Tensor) -> Tensor:
   EXPECT_EQ(hooks[0].key_tokens.dims[1].parts.size(), 2u);
 }
 
+// A module that gets query, key and value, and only attends: fused or written out.
+jit::Module attends_only(bool fused) {
+  return compile({.type = "Core",
+                  .code = fused ? R"(
+def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return torch.scaled_dot_product_attention(q, k, v)
+)"
+                                : R"(
+def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return torch.matmul(torch.softmax(torch.matmul(q, k.transpose(-2, -1)) * 0.5, -1), v)
+)"});
+}
+
+HookPoint around_core(bool fused, const std::string& code) {
+  const jit::Module model = compile({.type = "Model",
+                                     .parameters = {{"wq", random_tensor({kHidden, kHidden}, 1)},
+                                                    {"wk", random_tensor({kHidden, kHidden}, 2)},
+                                                    {"wv", random_tensor({kHidden, kHidden}, 3)}},
+                                     .modules = {{"core", attends_only(fused)}},
+                                     .code = R"(
+def heads(self, t: Tensor) -> Tensor:
+    return t.view(t.size(0), t.size(1), 2, -1).transpose(1, 2)
+)" + code});
+  const auto hooks = attention_of(discover(model, {}, {}, kBoth));
+  EXPECT_EQ(hooks.size(), 1u);
+  return hooks.empty() ? HookPoint() : hooks[0];
+}
+
+TEST(FindAttention, SeesThroughAModuleThatOnlyAttends) {
+  for (const bool fused : {false, true}) {
+    const HookPoint cached = around_core(fused, R"(
+def forward(self, x: Tensor, past_k: Tensor, past_v: Tensor) -> Tensor:
+    h = torch.layer_norm(x, [8])
+    k = torch.cat([past_k, self.heads(torch.linear(h, self.wk))], 2)
+    v = torch.cat([past_v, self.heads(torch.linear(h, self.wv))], 2)
+    return self.core.forward(self.heads(torch.linear(h, self.wq)), k, v)
+)");
+    EXPECT_EQ(cached.name, "core");
+    EXPECT_TRUE(cached.self_attention) << fused;
+    const HookPoint crossed = around_core(fused, R"(
+def forward(self, x: Tensor, other: Tensor) -> Tensor:
+    h, encoded = torch.layer_norm(x, [8]), torch.layer_norm(other, [8])
+    k, v = self.heads(torch.linear(encoded, self.wk)), self.heads(torch.linear(encoded, self.wv))
+    return self.core.forward(self.heads(torch.linear(h, self.wq)), k, v)
+)");
+    EXPECT_FALSE(crossed.self_attention) << fused;
+    const HookPoint in_two_steps = around_core(fused, R"(
+def forward(self, x: Tensor, past: Tensor) -> Tensor:
+    h = torch.layer_norm(x, [8])
+    latent = torch.linear(h, self.wv)
+    q = self.heads(torch.linear(torch.layer_norm(torch.linear(h, self.wq), [8]), self.wq))
+    k = torch.cat([past, self.heads(torch.linear(torch.layer_norm(latent, [8]), self.wk))], 2)
+    return self.core.forward(q, k, k)
+)");
+    EXPECT_TRUE(in_two_steps.self_attention) << fused;
+  }
+}
+
 TEST(FindAttention, CountsTheCallsOfAModule) {
   AttentionSpelling spelling = attention_spellings()[0];
   const jit::Module attention = model_of(spelling).attr("attn").toModule();
