@@ -18,11 +18,12 @@ at::Tensor bytes(std::vector<int64_t> values, at::IntArrayRef sizes) {
   return longs(std::move(values)).to(at::kByte).reshape(sizes);
 }
 
-/// [batch, sequence] of the argument 0.
-hooks::TokenLayout batch_and_sequence() {
+/// [batch, sequence] of an argument.
+hooks::TokenLayout batch_and_sequence(int64_t argument = 0) {
   hooks::TokenLayout layout;
   layout.known = true;
-  layout.dims = {{hooks::TokenDimRole::kBatch, {{0, 0, 2}}}, {hooks::TokenDimRole::kSequence, {{0, 1, 2}}}};
+  layout.dims = {{hooks::TokenDimRole::kBatch, {{argument, 0, 2}}},
+                 {hooks::TokenDimRole::kSequence, {{argument, 1, 2}}}};
   return layout;
 }
 
@@ -95,6 +96,8 @@ TEST_F(AttentionTokensTest, ACacheWithoutAMaskOverItIsOfTokens) {
 TEST_F(AttentionTokensTest, CrossAttentionHasTheKeysOfTheEncoder) {
   hook_.component = "decoder";
   hook_.self_attention = false;
+  hook_.tokens = batch_and_sequence(2);
+  hook_.key_tokens = batch_and_sequence();
   regions_ = AttentionRegions::from_text("tokens:a=1,5");
   read({longs({1, 2, 3, 4, 5, 6}).reshape({2, 3}), longs({1, 1, 0, 0, 1, 1}).reshape({2, 3}),
         longs({1, 9, 5, 5}).reshape({2, 2}), longs({1, 1, 1, 0}).reshape({2, 2})});
