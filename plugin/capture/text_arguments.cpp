@@ -166,11 +166,14 @@ TextArguments find_text_arguments(const std::string& method, const Names& names,
           is_known = true;
         }
       }
+      // A mask runs along the keys, which may be more than the queries.
+      const bool has_keys = hook.kind == hooks::HookKind::kAttention && hook.self_attention && hook.key_tokens.known;
+      const hooks::TokenLayout& masked = has_keys ? hook.key_tokens : hook.tokens;
       if (text == TextOfComponent::kText) {
-        masks.add(hook.tokens);
+        masks.add(masked);
         found.reading.ids_sequence_first = has_sequence_first(hook.tokens, found.ids);
       } else if (text == TextOfComponent::kDecoder) {
-        decoder_masks.add(hook.tokens);
+        decoder_masks.add(masked);
         found.decoder_reading.ids_sequence_first = has_sequence_first(hook.tokens, found.decoder_ids);
       }
     }
