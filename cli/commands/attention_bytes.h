@@ -13,9 +13,9 @@ namespace moetap::cli {
 
 /// What `--attention full` keeps of one sample of a forward.
 struct AttentionBytes {
-  int64_t bytes = 0;           // of the layers that are known
-  int64_t num_layers = 0;      // that are known
-  int64_t num_unknown = 0;     // layers whose sizes only the run shows
+  int64_t bytes = 0;              // of the layers that are known
+  int64_t num_layers = 0;         // that are known
+  int64_t num_unknown = 0;        // layers whose sizes only the run shows
   int64_t queries = 0, keys = 0;  // of the largest
 
   /// One line for the user.

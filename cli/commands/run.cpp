@@ -134,8 +134,8 @@ int run(const RunOptions& options) {
   const auto& schema = find_method(model, config.method).function().getSchema();
   check_argument_name(schema, "--token-ids", config.token_ids);
   check_argument_name(schema, "--token-mask", config.token_mask);
-  const auto kinds = config.attention == plugin::Attention::kOff ? hooks::HookKinds::kRouters
-                                                                 : hooks::HookKinds::kRoutersAndAttention;
+  const auto kinds =
+      config.attention == plugin::Attention::kOff ? hooks::HookKinds::kRouters : hooks::HookKinds::kRoutersAndAttention;
   const hooks::Discovery discovery =
       find_hooks(model, {config.method}, plugin::hook_spec_from_config(config.hooks), kinds);
   const int64_t num_hooks = check_hooks(model, discovery, config);

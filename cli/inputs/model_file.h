@@ -28,12 +28,12 @@ ModelFile load_model_file(const std::string& path, c10::Device device);
 hooks::Discovery find_hooks(const ModelFile& model, const std::vector<std::string>& methods,
                             const hooks::HookSpec& spec, hooks::HookKinds kinds = hooks::HookKinds::kRouters);
 
-/// Rewrites the model so that its routers, and its attention if `kinds` says so, report; a model that is instrumented already is returned as it is. `methods`
-/// are instrumented besides those that only a host calls. Throws CommandError if no router is found, if the hook spec
-/// does not fit the model or comes with an instrumented one, or if what the model says about itself cannot be read.
+/// Rewrites the model so that its routers, and its attention if `kinds` says so, report; a model that is instrumented
+/// already is returned as it is. `methods` are instrumented besides those that only a host calls. Throws CommandError
+/// if no router is found, if the hook spec does not fit the model or comes with an instrumented one, or if what the
+/// model says about itself cannot be read.
 torch::jit::Module instrument_model(const ModelFile& model, const std::vector<std::string>& methods,
-                                    const hooks::HookSpec& spec,
-                                    hooks::HookKinds kinds = hooks::HookKinds::kRouters);
+                                    const hooks::HookSpec& spec, hooks::HookKinds kinds = hooks::HookKinds::kRouters);
 
 /// As Module::eval, which fails for frozen modules: they have no attribute `training`.
 void set_eval_mode(torch::jit::Module& module);

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Draws what the demo's run shows, as an SVG file: which experts the tokens of each digit's images chose, a panel a layer;
-with --attention how much each layer, and each expert's tokens, attend to the image.
+"""Draws what the demo's run shows, as an SVG file: which experts the tokens of each digit's images chose, a panel a
+layer; with --attention how much each layer, and each expert's tokens, attend to the image.
 
 picture.py RUN_DIR -o FILE.svg [--attention]
 """
@@ -87,7 +87,8 @@ def draw_attention(shares: dict[str, dict]) -> str:
             ink = "#ffffff" if share > largest * 0.55 else "#33415c"
             parts.append(
                 f'<rect x="{x}" y="{y}" width="{CELL - 1}" height="{CELL - 1}" fill="{colour(share, largest)}"/>'
-                f'<text x="{x + CELL / 2 - 0.5}" y="{y + CELL * 0.64}" class="cell" style="fill:{ink}">{share * 100:.0f}</text>'
+                f'<text x="{x + CELL / 2 - 0.5}" y="{y + CELL * 0.64}" class="cell" style="fill:{ink}">'
+                f"{share * 100:.0f}</text>"
             )
     parts.append(f'<text x="{(LEFT + width) / 2}" y="{TOP - 26}" class="title">attention to the image, %</text>')
     return svg(width + 60, TOP + len(shares) * CELL + 28, parts, "all tokens, then the tokens of each expert")

@@ -48,8 +48,8 @@ def expert_shares(entries: list[dict]) -> dict[str, dict[str, list[float]]]:
 
 
 def attention_to_image(summary: dict) -> dict[str, dict]:
-    """By layer of the language model: the share of its attention that goes to the image's tokens (`layer`), and the same
-    of the tokens of each expert, weighted by their gate weights (`experts`; None: the expert has no tokens)."""
+    """By layer of the language model: the share of its attention that goes to the image's tokens (`layer`), and the
+    same of the tokens of each expert, weighted by their gate weights (`experts`; None: the expert has no tokens)."""
     shares = {}
     for layer, values in summary["attention"].get("language_model", {}).items():
         image = values["regions"].index("image")

@@ -65,14 +65,12 @@ void AttentionObserver::observe(int64_t hook_id, const ReportedAttention& report
   const AttentionSizes sizes = sizes_of(call);
   const bool needs_samples = values_.sample > 0 || values_.regions.by != AttentionRegions::By::kParts;
   const std::vector<int64_t> samples = needs_samples ? values_.samples(sizes.batch) : std::vector<int64_t>();
-  AttentionPlaces places =
-      place_attention(*forward_.tokens, AttentionHook(hook), sizes,
-                      {values_.regions, values_.region_argument, *cached_, samples}, &copies);
+  AttentionPlaces places = place_attention(*forward_.tokens, AttentionHook(hook), sizes,
+                                           {values_.regions, values_.region_argument, *cached_, samples}, &copies);
   analysis::AttentionTokens& tokens = places.tokens;
   if (values_.sample > 0) {
     const at::Tensor numbers = at::tensor(samples, at::kLong).to(device, /*non_blocking=*/true);
-    tokens.sampled =
-        analysis::sampled_rows(values_.seed, numbers, hook.layer, tokens.query_position, values_.sample);
+    tokens.sampled = analysis::sampled_rows(values_.seed, numbers, hook.layer, tokens.query_position, values_.sample);
   }
   measured.rows = analysis::measure_attention(call, tokens, {values_.matrix});
   measured.tokens = places.queries;

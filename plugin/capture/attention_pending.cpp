@@ -102,8 +102,8 @@ void PendingAttention::visit_tensors(Visit visit) {
   for (MeasuredAttention& call : calls_) {
     analysis::AttentionRows& rows = call.rows;
     for (at::Tensor* tensor :
-         {&rows.line, &rows.values, &rows.bins, &rows.region, &rows.position, &rows.num_keys, &rows.length, &rows.weight,
-          &rows.head_high, &rows.head_low, &rows.head_max_score, &rows.matrix, &call.key_position}) {
+         {&rows.line, &rows.values, &rows.bins, &rows.region, &rows.position, &rows.num_keys, &rows.length,
+          &rows.weight, &rows.head_high, &rows.head_low, &rows.head_max_score, &rows.matrix, &call.key_position}) {
       visit(*tensor);
     }
   }

@@ -78,9 +78,9 @@ at::Tensor regions_behind_cache(const RegionsOfForward& regions, const std::stri
   return all;
 }
 
-/// Whether the keys are the tokens of the queries' text, perhaps with a cache before them. Where the graph does not tell
-/// what the keys are, sizes do: as many as the queries, or as the columns of the text's mask. Throws c10::Error where
-/// these do not tell either: positions of keys that are not known would be wrong without a word.
+/// Whether the keys are the tokens of the queries' text, perhaps with a cache before them. Where the graph does not
+/// tell what the keys are, sizes do: as many as the queries, or as the columns of the text's mask. Throws c10::Error
+/// where these do not tell either: positions of keys that are not known would be wrong without a word.
 bool keys_are_of_the_queries_text(const ForwardTokens& tokens, const hooks::HookPoint& point, TextOfComponent text,
                                   const AttentionSizes& sizes) {
   if (point.self_attention) return sizes.keys >= sizes.queries;
@@ -89,8 +89,8 @@ bool keys_are_of_the_queries_text(const ForwardTokens& tokens, const hooks::Hook
   if (has_other_text) return false;
   if (sizes.keys == sizes.queries) return true;
   if (mask_over_cache(tokens, text, sizes.batch, sizes.keys, sizes.device).defined()) return true;
-  TORCH_CHECK(text == TextOfComponent::kNone,
-              "the graph does not tell which tokens the keys are: ", sizes.queries, " queries, ", sizes.keys, " keys");
+  TORCH_CHECK(text == TextOfComponent::kNone, "the graph does not tell which tokens the keys are: ", sizes.queries,
+              " queries, ", sizes.keys, " keys");
   return false;
 }
 

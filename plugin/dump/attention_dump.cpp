@@ -31,13 +31,12 @@ AttentionDump::ForwardMatrices AttentionDump::prepare(const ForwardRecord& recor
     for (const RunLayer& layer : layers.layers()) {
       if (layer.component + ".attention" == name) hooks[layer.layer] = layer.name;
     }
-    series.metadata = {
-        {keys::kHooks.name, compact_text(hooks)},
-        {keys::kRegions.name,
-         compact_text(nlohmann::json(AttentionRegions::from_text(config.attention_regions).names()))}};
+    series.metadata = {{keys::kHooks.name, compact_text(hooks)},
+                       {keys::kRegions.name,
+                        compact_text(nlohmann::json(AttentionRegions::from_text(config.attention_regions).names()))}};
     const auto known = series_.find(name);
-    forward.num_matrices[name] = (known == series_.end() ? 0 : known->second.num_matrices()) +
-                                 static_cast<int64_t>(series.matrices.size());
+    forward.num_matrices[name] =
+        (known == series_.end() ? 0 : known->second.num_matrices()) + static_cast<int64_t>(series.matrices.size());
   }
   return forward;
 }

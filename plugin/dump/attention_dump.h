@@ -14,11 +14,11 @@
 namespace moetap::plugin {
 
 // Note [Attention in full]
-// With `attention: full` a series of shards for each component, COMPONENT.attention, holds a matrix for each layer, sample
-// and forward: LAYER/SAMPLE/Q0, where Q0 is the position of the first query. It is the mean over the heads of the
-// probabilities as the model used them, of tokens that are no padding; a row's sum is below 1 where the rest went to a
-// sink. Sequences whose samples are not known are named LAYER/-1.FORWARD.SEQUENCE/Q0; in a loop the calls after the first
-// have a fourth part, the number of the call: LAYER/SAMPLE/Q0/CALL.
+// With `attention: full` a series of shards for each component, COMPONENT.attention, holds a matrix for each layer,
+// sample and forward: LAYER/SAMPLE/Q0, where Q0 is the position of the first query. It is the mean over the heads of
+// the probabilities as the model used them, of tokens that are no padding; a row's sum is below 1 where the rest went
+// to a sink. Sequences whose samples are not known are named LAYER/-1.FORWARD.SEQUENCE/Q0; in a loop the calls after
+// the first have a fourth part, the number of the call: LAYER/SAMPLE/Q0/CALL.
 
 /// The matrices of a run. Used by one thread. Errors are std::runtime_error with one line.
 class AttentionDump {

@@ -135,10 +135,11 @@ std::unique_ptr<ShardRows> ShardRows::reopen(const std::string& path, int64_t ma
 
 bool ShardRows::takes(const std::vector<DumpColumn>& columns, const std::map<std::string, std::string>& hooks,
                       const AttentionColumns& attention_columns) const {
-  return hooks == head_.hooks && attention_columns == head_.attention_columns && std::equal(columns.begin(), columns.end(), head_.columns.begin(), head_.columns.end(),
-                                            [](const DumpColumn& column, const SafetensorsEntry& known) {
-                                              return same_column(column_of(column), known);
-                                            });
+  return hooks == head_.hooks && attention_columns == head_.attention_columns &&
+         std::equal(columns.begin(), columns.end(), head_.columns.begin(), head_.columns.end(),
+                    [](const DumpColumn& column, const SafetensorsEntry& known) {
+                      return same_column(column_of(column), known);
+                    });
 }
 
 void ShardRows::append(const std::vector<DumpColumn>& columns, int64_t begin, int64_t num_rows) {

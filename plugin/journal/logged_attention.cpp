@@ -54,8 +54,7 @@ AttentionSums decode_sums(ByteReader& bytes) {
 
 SplitAttention split_attention(const AttentionRecord& attention, size_t layer, size_t num_parts, PartsAre parts_are) {
   const bool by_sample = parts_are == PartsAre::kSamples;
-  const bool split =
-      by_sample && attention.attributed && attention.sums.num_rows == static_cast<int64_t>(num_parts);
+  const bool split = by_sample && attention.attributed && attention.sums.num_rows == static_cast<int64_t>(num_parts);
   SplitAttention result;
   if (split) {
     for (size_t i = 0; i < num_parts; ++i) {
@@ -80,9 +79,8 @@ void add_attention(std::vector<AttentionTotal>& all, AttentionTotal attention) {
 
 void add_attention(std::vector<ExpertAttentionTotal>& all, ExpertAttentionTotal attention) {
   const size_t layer = attention.layer, router = attention.router;
-  add_to(all, std::move(attention), [layer, router](const ExpertAttentionTotal& known) {
-    return known.layer == layer && known.router == router;
-  });
+  add_to(all, std::move(attention),
+         [layer, router](const ExpertAttentionTotal& known) { return known.layer == layer && known.router == router; });
 }
 
 void encode(ByteWriter& bytes, const std::vector<LoggedAttention>& attention) {

@@ -26,12 +26,12 @@ struct AttentionMatrixRecord {
 
 /// One attention call of one forward. Tensors are on the CPU.
 struct AttentionRecord {
-  int64_t hook = 0;               // HookPoint::id
-  int64_t call = 0;               // number of this call among those of the hook in the forward, from 0
-  analysis::AttentionSums sums;   // normalized; one row a sample of the forward; one row in all if not attributed
-  bool attributed = true;         // the rows are the forward's samples
+  int64_t hook = 0;              // HookPoint::id
+  int64_t call = 0;              // number of this call among those of the hook in the forward, from 0
+  analysis::AttentionSums sums;  // normalized; one row a sample of the forward; one row in all if not attributed
+  bool attributed = true;        // the rows are the forward's samples
   int64_t num_key_heads = 0;
-  std::vector<ExpertAttentionRecord> experts;  // of the routers that go with it
+  std::vector<ExpertAttentionRecord> experts;   // of the routers that go with it
   std::vector<AttentionMatrixRecord> matrices;  // attention: full
   // With a dump: the values of each query that is no padding. A query that was not measured has only zeros.
   at::Tensor values;                     // float32 [T, value_names.size()]; undefined: there is no dump

@@ -77,7 +77,8 @@ std::vector<std::string> AttentionRegions::names() const {
   for (const TokenRegion& region : tokens) names.push_back(region.name);
   if (by == By::kTokens) names.push_back(kOther);
   const char* word = by == By::kParts ? "part" : "region";
-  for (int64_t i = static_cast<int64_t>(names.size()); i < num_regions(); ++i) names.push_back(fmt::format("{} {}", word, i));
+  for (int64_t i = static_cast<int64_t>(names.size()); i < num_regions(); ++i)
+    names.push_back(fmt::format("{} {}", word, i));
   return names;
 }
 

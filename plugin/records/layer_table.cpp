@@ -65,8 +65,8 @@ size_t LayerTable::add(const ModelDescription& model, const hooks::HookPoint& ho
     if (is_number(layer.layer) && (largest.empty() || layer_id_less(largest, layer.layer))) largest = layer.layer;
   }
   if (taken) id = largest.empty() ? "0" : hooks::next_number(hooks::without_leading_zeros(largest));
-  layers_.push_back({model.identity, hook.component, id, hook.name, hook.scoring, num_experts, hook.top_k,
-                     hook.implementation});
+  layers_.push_back(
+      {model.identity, hook.component, id, hook.name, hook.scoring, num_experts, hook.top_k, hook.implementation});
   users_.emplace(layers_.size() - 1, model.instance, hook.method);
   return layers_.size() - 1;
 }

@@ -31,11 +31,11 @@ struct RunLayer {
   std::string implementation;  // of attention
 };
 
-/// Gives each hook of one kind, of the run's models and methods, its layer. A router that is found in two methods of a model, or in
-/// two of its twins, is one layer, if component, name and number of experts are the same. Routers of different models
-/// are different layers. Layer ids are unique only within a method, so different routers may want the same id: the
-/// first that reports gets it, each later one gets the number after the component's largest. So the same records give
-/// the same table.
+/// Gives each hook of one kind, of the run's models and methods, its layer. A router that is found in two methods of a
+/// model, or in two of its twins, is one layer, if component, name and number of experts are the same. Routers of
+/// different models are different layers. Layer ids are unique only within a method, so different routers may want the
+/// same id: the first that reports gets it, each later one gets the number after the component's largest. So the same
+/// records give the same table.
 class LayerTable {
  public:
   explicit LayerTable(hooks::HookKind kind = hooks::HookKind::kRouter) : kind_(kind) {}

@@ -10,8 +10,8 @@
 
 namespace moetap::plugin {
 
-/// What `summary.json` tells of an attention layer. `total`: of the run; nullptr: it never ran. `experts`: of the routers
-/// that go with it, whose names `routers` holds.
+/// What `summary.json` tells of an attention layer. `total`: of the run; nullptr: it never ran. `experts`: of the
+/// routers that go with it, whose names `routers` holds.
 nlohmann::ordered_json attention_json(const RunLayer& layer, const AttentionTotal* total,
                                       const std::vector<const ExpertAttentionTotal*>& experts,
                                       const LayerTable& routers, const AttentionRegions& regions);

@@ -7,7 +7,8 @@ namespace moetap::plugin {
 
 // The catalogue: every key of the log, the results, the summary, the manifest and the journal, once. Elsewhere are the
 // keys of models and hooks (description_keys.h), of counts (counters.h), of the dump (dump/dump_keys.h) and of metrics
-// (the tables of analysis/routers/router_metrics.h and analysis/attention/attention_metrics.h). E = experts; "or null": there was nothing to measure.
+// (the tables of analysis/routers/router_metrics.h and analysis/attention/attention_metrics.h). E = experts; "or null":
+// there was nothing to measure.
 namespace keys {
 
 // <task>.json, as LibMoE's evaluation writes it.

@@ -40,7 +40,7 @@ class LogEntry {
 
   const LogLayout& layout_;
   double duration_s_ = 0;
-  std::map<size_t, LoggedRouter> routers_;                 // by layer
+  std::map<size_t, LoggedRouter> routers_;               // by layer
   std::map<size_t, analysis::AttentionSums> attention_;  // by attention layer
   // (component, layer) -> name -> value
   std::map<std::pair<std::string, std::string>, std::map<std::string, CustomValue>> values_;

@@ -36,7 +36,7 @@ class LogLayout {
   std::string choose_component() const;
 
   const Config& config_;
-  const LayerTable& layers_;            // of the routers
+  const LayerTable& layers_;  // of the routers
   const LayerTable& attention_layers_;
   std::map<std::string, std::vector<size_t>> components_;
   std::string log_component_;

@@ -35,9 +35,9 @@ using UnverifiedHooks = std::map<std::pair<std::string, int64_t>, std::map<std::
 struct Manifest {
   const Config& config;
   const std::vector<std::shared_ptr<const ModelDescription>>& models;
-  const LayerTable& layers;            // of the routers
+  const LayerTable& layers;  // of the routers
   const LayerTable& attention_layers;
-  const RunSummary& summary;           // which routers go with which attention
+  const RunSummary& summary;  // which routers go with which attention
   const UnverifiedHooks& unverified;
   ProcessRank rank;
   const Counters& counters;

@@ -20,7 +20,8 @@ ordered_json metric_json(const analysis::RouterMetrics& metrics, const analysis:
   return std::visit(
       [&](auto member) -> ordered_json {
         if constexpr (std::is_same_v<decltype(member), std::vector<int64_t> analysis::RouterMetrics::*>) {
-          if (std::string_view(metric.shape) == "[E, E]") return metric_matrix<int64_t>(metrics.*member, metrics.num_experts);
+          if (std::string_view(metric.shape) == "[E, E]")
+            return metric_matrix<int64_t>(metrics.*member, metrics.num_experts);
         }
         return metric_value(metrics.*member);
       },

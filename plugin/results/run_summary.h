@@ -21,8 +21,8 @@ class RunSummary {
   void add(const SummaryPart& part);
   int64_t forwards() const { return prompt_.forwards + generation_.forwards; }
 
-  /// Writes `summary.json`: every layer of the tables, by component; where forwards generated, the same by phase. Throws
-  /// std::runtime_error if it cannot be written.
+  /// Writes `summary.json`: every layer of the tables, by component; where forwards generated, the same by phase.
+  /// Throws std::runtime_error if it cannot be written.
   void write(const std::string& path, const std::string& task, const RunLayers& layers,
              const AttentionRegions& regions) const;
 
@@ -40,9 +40,9 @@ class RunSummary {
     const analysis::TransitionSums* next_of(const std::vector<size_t>& places, size_t from) const;
 
     int64_t forwards = 0;
-    std::map<size_t, analysis::RouterSums> sums;                                // by layer; one row with pairs
-    std::map<std::pair<size_t, size_t>, analysis::TransitionSums> transitions;  // from layer, to layer
-    std::map<size_t, AttentionTotal> attention;                                 // by layer
+    std::map<size_t, analysis::RouterSums> sums;                                     // by layer; one row with pairs
+    std::map<std::pair<size_t, size_t>, analysis::TransitionSums> transitions;       // from layer, to layer
+    std::map<size_t, AttentionTotal> attention;                                      // by layer
     std::map<std::pair<size_t, size_t>, ExpertAttentionTotal> attention_of_experts;  // by layer, router
   };
   static void write_components(AtomicFile& file, const Phase& phase, const LayerTable& layers);

@@ -158,7 +158,7 @@ void RunState::add_model(std::shared_ptr<const ModelDescription> model, RunJourn
 /// What one record changes.
 struct RunState::Change {
   std::optional<LayerTable> layers, attention_layers;  // empty: it did not change
-  std::string probed;                // from ProbeFile::encode
+  std::string probed;                                  // from ProbeFile::encode
   DumpWriter::ForwardRows rows;
   AttentionDump::ForwardMatrices matrices;
   SummaryPart summary;

@@ -29,7 +29,8 @@ class AttentionObserverTest : public testing::Test {
       return samples;
     };
     text_arguments_.ids = 0;
-    context_.tokens->read(text_arguments_, c10::List<std::optional<at::Tensor>>({at::zeros({kBatch, kLength}, at::kLong)}),
+    context_.tokens->read(text_arguments_,
+                          c10::List<std::optional<at::Tensor>>({at::zeros({kBatch, kLength}, at::kLong)}),
                           /*keep_ids=*/true, *context_.copies,
                           [](const std::string& what, const std::string&) { ADD_FAILURE() << what; });
   }

@@ -124,8 +124,8 @@ TEST_F(AttentionDumpTest, IsCutToWhatTheJournalHolds) {
   again.finish();
   EXPECT_EQ(matrices("language_model.attention").size(), 12u);
   EXPECT_EQ(matrices("vision_tower.attention").size(), 2u);
-  EXPECT_TRUE(at::allclose(matrices("vision_tower.attention").at("0/-1.0.0/0"), seeded_probabilities(13, 2, 4).mean(1)[0],
-                           1e-6, 1e-7));
+  EXPECT_TRUE(at::allclose(matrices("vision_tower.attention").at("0/-1.0.0/0"),
+                           seeded_probabilities(13, 2, 4).mean(1)[0], 1e-6, 1e-7));
 }
 
 }  // namespace

@@ -65,9 +65,10 @@ TEST(AttentionRegionsTest, WhatCannotBeReadIsRefusedWithTheReason) {
       {"argument:", "no argument is named"},
   };
   for (const auto& [text, reason] : reasons) {
-    EXPECT_EQ(error_of<std::invalid_argument>([&, text = text] { AttentionRegions::from_text(text); }),
-              fmt::format("attention_regions must be parts:R, tokens:NAME=ID[,ID]...;... or argument:NAME, got \"{}\": {}",
-                          text, reason));
+    EXPECT_EQ(
+        error_of<std::invalid_argument>([&, text = text] { AttentionRegions::from_text(text); }),
+        fmt::format("attention_regions must be parts:R, tokens:NAME=ID[,ID]...;... or argument:NAME, got \"{}\": {}",
+                    text, reason));
   }
 }
 
