@@ -37,19 +37,22 @@ def dump_folder(run: pathlib.Path) -> pathlib.Path:
 
 def read_matrices(run: pathlib.Path, hooks: list[dict]) -> list[CapturedAttention]:
     """The calls of a run of one forward in order of the hooks, a hook's calls in their order. Tensors are called
-    LAYER/SAMPLE/QUERY, where SAMPLE is -1.ROW if the sample is not known. A name that is there again, in a later shard,
-    is of the hook's next call."""
+    LAYER/SAMPLE/QUERY, where SAMPLE is -1.FORWARD.ROW if the sample is not known, and LAYER/SAMPLE/QUERY/CALL for calls
+    of a loop behind its first. A name that is there again, in a later shard, is of the hook's next call."""
     calls: dict[tuple[str, str], list[dict]] = {}
     for path in sorted(dump_folder(run).glob("*.attention-*.safetensors")):
         component = MATRICES.match(path.name)["component"]
         with safe_open(str(path), "np") as file:
             for name in file.keys():  # noqa: SIM118 - safe_open objects are no mappings
-                layer, sample, query = name.split("/")
-                place = (int(sample.removeprefix("-1.")), int(query))
+                layer, sample, query, *later = name.split("/")
+                place = (int(sample.rpartition(".")[2]), int(query))
                 of_layer = calls.setdefault((component, layer), [])
-                if not of_layer or all(place in call for call in of_layer):
+                while len(of_layer) <= int(later[0] if later else 0):
                     of_layer.append({})
-                next(call for call in of_layer if place not in call)[place] = file.get_tensor(name)
+                if all(place in call for call in of_layer):
+                    of_layer.append({})
+                call = of_layer[int(later[0])] if later else next(call for call in of_layer if place not in call)
+                call[place] = file.get_tensor(name)
     known = {(hook["component"], hook["layer"]) for hook in hooks}
     if unknown := sorted(calls.keys() - known):
         raise ValueError(f"the dump holds attention of no hook: {', '.join('/'.join(key) for key in unknown)}")
