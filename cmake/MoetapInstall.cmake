@@ -3,6 +3,11 @@ include(CMakePackageConfigHelpers)
 
 # What plugin/session.h includes, directly or not. tests/build/test_install.py compares the two.
 set(MOETAP_PUBLIC_HEADERS
+  analysis/attention/attention_call.h
+  analysis/attention/attention_columns.h
+  analysis/attention/attention_rows.h
+  analysis/attention/attention_sums.h
+  analysis/attention/attention_sums_layout.h
   analysis/routers/host_call.h
   analysis/routers/router_call.h
   analysis/routers/router_column.h
@@ -11,6 +16,7 @@ set(MOETAP_PUBLIC_HEADERS
   hooks/points/hook_point.h
   hooks/points/token_layout.h
   plugin/formats/json_key.h
+  plugin/records/attention_record.h
   plugin/records/config.h
   plugin/records/counters.h
   plugin/records/export.h

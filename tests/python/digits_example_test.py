@@ -63,6 +63,11 @@ def finished_run(tmp_path):
     layers = {"0": {"dist_experts_top2": [3, 1]}, "time_inference": 0.5}
     logs = [{**sample, "logs_metrics_vision": [[layers]]} for sample in samples]
     (run / "log_metrics.json").write_text(json.dumps({"logs": logs}))
+    # One expert's tokens, in two regions, attend to the image by 1/4 and by 3/4; twice as many are in the second.
+    experts = {"flow": [[[0.25, 0.75], [0.75, 0.25]], [[0, 0], [0, 0]]], "flow_weight": [[1.0, 2.0], [0, 0]]}
+    attention = {"regions": ["image", "other"], "region_mass": [0.4, 0.6], "experts": experts}
+    summary = {"attention": {"language_model": {"0": attention}}}
+    (run / "moetap" / "summary.json").write_text(json.dumps(summary))
     for index, answer in enumerate("78"):
         output = torch.zeros(1, 2, len(digits.WORDS))
         output[0, -1, digits.TOKEN[answer]] = 1
@@ -76,6 +81,7 @@ def test_report_counts_by_the_saved_outputs(finished_run, capsys):
     lines = capsys.readouterr().out
     assert "accuracy: 1 of 2 held-out images (50.0%)" in lines
     assert "digit 7:  75%  25%" in lines
+    assert "layer 0:  40%   58%    -" in lines  # (1 * 1/4 + 2 * 3/4) / 3
 
 
 def test_report_refuses_a_run_that_answered_otherwise(finished_run, capsys):
