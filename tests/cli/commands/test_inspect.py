@@ -35,11 +35,13 @@ def test_inspect(moetap, models):
 class AttendingBlock(nn.Module):
     def __init__(self):
         super().__init__()
+        self.size_of_head = WIDTH // 2
         self.projection = nn.Linear(WIDTH, 3 * WIDTH)
         self.mlp = MoeBlock()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        query, key, value = self.projection(x).unflatten(-1, [3, 2, WIDTH // 2]).permute(2, 0, 3, 1, 4).unbind(0)
+        heads = self.projection(x).unflatten(-1, [3, 2, self.size_of_head])
+        query, key, value = heads.permute(2, 0, 3, 1, 4).unbind(0)
         weights = torch.softmax(query @ key.transpose(-2, -1) / 2.0, dim=-1)
         return self.mlp((weights @ value).transpose(1, 2).flatten(2))
 

@@ -80,7 +80,8 @@ def test_what_was_recorded_before_every_hook_stopped_stays(assert_fails, tmp_pat
         shift = torch.tensor(0 if index < 2 else NUM_EXPERTS)
         save_file({**moe_inputs(1, 3, seed=index), "shift": shift}, file)
     spec = tmp_path / "spec.json"
-    spec.write_text(json.dumps([{"module": "layers\\.\\d+", "selected": {"op": "aten::remainder", "output": 0}}]))
+    entry = {"module": "layers\\.\\d+", "selected": {"op": "aten::remainder", "output": 0}, "num_experts": NUM_EXPERTS}
+    spec.write_text(json.dumps([entry]))
     run = tmp_path / "run"
     parts = [f"{files[2]}: every hook has stopped", "in [0, 4)", "2 of 4 forwards finished and are in"]
     assert_fails(1, "run", tmp_path / "model.pt", "--inputs", *files, "-o", run, "--hooks", spec, parts=parts)

@@ -41,7 +41,7 @@ def test_run_help_documents_every_configuration_key(moetap):
         (["-o", "run", "--dump", "all"], "none, topk, full"),
         (["-o", "run", "--probe-tokens", "many"], "probe-tokens"),
         (["-o", "run", "--log-per-token", "maybe"], "true or false"),
-        (["-o", "run", "--attention", "full"], "attention"),
+        (["-o", "run", "--attention", "some"], "attention"),
         (["-o", "run", "--hooks", "spec.json"], "hook"),
         (["-o", "run", "--task", "../log"], "task"),
     ],
