@@ -164,6 +164,7 @@ class Contest {
     Config config;
     config.output_dir = folder_.file("run");
     config.log_per_token = log_per_token;
+    config.probe_tokens = 0;  // calls of the first 64 tokens would not be held
     return config;
   }
 
