@@ -1,5 +1,6 @@
 // Sessions that record attention of scripted transformers, from attach to the files.
 #include <ATen/ATen.h>
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 #include <torch/csrc/jit/serialization/import.h>
 
@@ -97,7 +98,7 @@ TEST_F(SessionAttention, FullHoldsTheProbabilitiesOfTheModelAndStatsTheSameNumbe
   const auto model = scripted_transformer();
   double distance = 0, first = 0, self = 0, rows = 0;
   for (int64_t sample = 0; sample < 6; ++sample) {
-    const std::string name = "/" + std::to_string(sample) + "/0";
+    const std::string name = fmt::format("/{}/0", sample);
     const at::Tensor expected = probabilities_of(model, ids_of_sample(sample)).mean(0);
     EXPECT_TRUE(at::allclose(matrices.at("0" + name), expected, 1e-5, 1e-6)) << sample;
     // The other layer: by LibTorch's kernel, recomputed from queries and keys.

@@ -272,6 +272,27 @@ def forward(self, x: Tensor, past: Tensor) -> Tensor:
   }
 }
 
+TEST(FindAttention, AMaskOverTheKeysDoesNotTellWhatTheyAre) {
+  const char* const code = R"(
+def forward(self, x: Tensor, other: Tensor, mask: Tensor) -> Tensor:
+    h = %s
+    q, k = self.heads(torch.linear(x, self.wq)), self.heads(torch.linear(h, self.wk))
+    v = self.heads(torch.linear(h, self.wv))
+    keep = torch.gt(mask.reshape(x.size(0), 1, 1, h.size(1)) * torch.tril(torch.ones([x.size(1), h.size(1)]), 1), 0)
+    scores = torch.masked_fill(torch.matmul(q, k.transpose(-2, -1)), torch.logical_not(keep), -10000.0)
+    return self.joined(torch.matmul(torch.softmax(scores, -1), v))
+)";
+  for (const bool is_cache : {true, false}) {
+    std::string source = code;
+    source.replace(source.find("%s"), 2, is_cache ? "torch.cat([other, x], 1)" : "other");
+    const jit::Module model = model_with("x: Tensor, other: Tensor, mask: Tensor",
+                                         "torch.layer_norm(x, [8]), torch.layer_norm(other, [8]), mask", source);
+    const auto hooks = attention_of(discover(model, {}, {}, kBoth));
+    ASSERT_EQ(hooks.size(), 1u) << is_cache;
+    EXPECT_EQ(hooks[0].self_attention, is_cache);
+  }
+}
+
 TEST(FindAttention, CountsTheCallsOfAModule) {
   AttentionSpelling spelling = attention_spellings()[0];
   const jit::Module attention = model_of(spelling).attr("attn").toModule();

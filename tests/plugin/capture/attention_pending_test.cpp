@@ -96,7 +96,7 @@ ForwardRecord finish(PendingAttention& pending, std::vector<RouterRecord> router
 std::vector<std::string> pairs(const ForwardRecord& record) {
   std::vector<std::string> found;
   for (const AttentionRecord& attention : record.attention) {
-    std::string text = std::to_string(attention.hook) + "." + std::to_string(attention.call) + ":";
+    std::string text = fmt::format("{}.{}:", attention.hook, attention.call);
     for (const ExpertAttentionRecord& experts : attention.experts) text += fmt::format(" {}", experts.router_hook);
     if (!attention.experts.empty()) found.push_back(text);
   }

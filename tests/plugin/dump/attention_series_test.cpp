@@ -1,6 +1,7 @@
 #include "plugin/dump/attention_series.h"
 
 #include <ATen/ATen.h>
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <filesystem>
@@ -19,7 +20,7 @@ constexpr int64_t kMatricesOfShard = 3;
 
 /// The matrix of a number, which its name and its values tell: 16 bytes. Names sort in another order than numbers.
 AttentionMatrix matrix(int64_t number) {
-  return {"0/" + std::to_string(number) + "/0", at::full({2, 2}, number, at::kFloat)};
+  return {fmt::format("0/{}/0", number), at::full({2, 2}, number, at::kFloat)};
 }
 
 class AttentionSeriesTest : public ::testing::Test {

@@ -1,10 +1,7 @@
-// A process that records is killed at random moments, and so is the recovery of what it left. The processes are forked
-// from this one, which has loaded LibTorch but computes nothing: so it has no threads that the children would lack.
+// A process that records is killed at random moments, and so is the recovery of what it left.
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <gtest/gtest.h>
-#include <sys/prctl.h>
-#include <sys/wait.h>
 #include <torch/csrc/autograd/generated/variable_factories.h>
 #include <unistd.h>
 
@@ -18,6 +15,7 @@
 #include "plugin/run/run_files.h"
 #include "plugin/run/run_recovery.h"
 #include "plugin/session.h"
+#include "tests/plugin/run/killed_process.h"
 #include "tests/plugin/run/killed_run.h"
 #include "tests/plugin/support/run_contents.h"
 
@@ -89,54 +87,15 @@ void record(const Config& config, const Kind& kind, int64_t end, const std::func
   session.close();
 }
 
-/// Starts a child process that runs `body` and ends without this process's exit handlers. Killed with this process.
-pid_t start(const std::function<void()>& body) {
-  const pid_t child = ::fork();
-  if (child != 0) return child;
-  ::prctl(PR_SET_PDEATHSIG, SIGKILL);
-  // The child's notices would mix with the test's output.
-  if (std::freopen("/dev/null", "w", stderr) == nullptr) ::_exit(3);
-  try {
-    body();
-  } catch (const std::exception& error) {
-    std::printf("%s\n", error.what());
-    std::fflush(stdout);
-    ::_exit(2);
-  }
-  ::_exit(0);
-}
-
-/// Exit status; -1: killed.
-int wait_for(pid_t child) {
-  int status = 0;
-  ::waitpid(child, &status, 0);
-  return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
-}
-
 class RunKill : public ::testing::Test {
  protected:
   RunKill() { at::set_num_threads(1); }
 
-  /// Records until it is killed after `life`; returns the number of forwards that it last reported as flushed.
-  int64_t record_until_killed(const Config& config, const Kind& kind, std::chrono::microseconds life) {
-    int reports[2];
-    if (::pipe(reports) != 0) throw std::runtime_error("no pipe");
-    const pid_t child = start([&] {
-      record(config, kind, /*end=*/1 << 20, [&](int64_t flushed) {
-        if (::write(reports[1], &flushed, sizeof(flushed)) < 0) ::_exit(4);
-      });
-    });
-    ::close(reports[1]);
-    // `life` begins at the first flush: before that the child compiles the model.
-    int64_t flushed = 0;
-    EXPECT_EQ(::read(reports[0], &flushed, sizeof(flushed)), static_cast<ssize_t>(sizeof(flushed)));
-    std::this_thread::sleep_for(life);
-    ::kill(child, SIGKILL);
-    EXPECT_EQ(wait_for(child), -1);
-    for (int64_t next = 0; ::read(reports[0], &next, sizeof(next)) == static_cast<ssize_t>(sizeof(next));)
-      flushed = next;
-    ::close(reports[0]);
-    return flushed;
+  static int64_t record_until_killed(const Config& config, const Kind& kind, std::chrono::microseconds life) {
+    const auto record_kind = [&](const Config& of, int64_t end, const auto& flushed) {
+      record(of, kind, end, flushed);
+    };
+    return plugin::record_until_killed(record_kind, config, life);
   }
 
   const RunContents& undisturbed(int64_t forwards, const Kind& kind = kWithDump) {
