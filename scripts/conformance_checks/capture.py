@@ -46,7 +46,7 @@ def run_program(moetap: pathlib.Path, arguments: list[str]) -> str:
 
 
 def inspect(moetap: pathlib.Path, model: pathlib.Path) -> dict:
-    """The routers of a model and what was skipped. A model without routers is an error of the program, which
+    """The hooks of a model, and what looks like a router and was skipped. A model without routers is an error of the program, which
     says so and still lists what it skipped."""
     try:
         found = json.loads(run_program(moetap, ["inspect", str(model), "--json"]))
@@ -54,8 +54,7 @@ def inspect(moetap: pathlib.Path, model: pathlib.Path) -> dict:
         if "no router" not in str(error):
             raise
         found = json.loads(error.output)
-    for key in ("hooks", "skipped"):
-        found[key] = [entry for entry in found[key] if entry.get("kind", "router") == "router"]
+    found["skipped"] = [entry for entry in found["skipped"] if entry.get("kind", "router") == "router"]
     return found
 
 
