@@ -273,20 +273,28 @@ def forward(self, x: Tensor, past: Tensor) -> Tensor:
 }
 
 TEST(FindAttention, AMaskOverTheKeysDoesNotTellWhatTheyAre) {
-  const char* const code = R"(
+  const std::string begin = R"(
+def heads(self, t: Tensor) -> Tensor:
+    return t.view(t.size(0), t.size(1), 2, -1).transpose(1, 2)
+
 def forward(self, x: Tensor, other: Tensor, mask: Tensor) -> Tensor:
-    h = %s
+    x, other = torch.layer_norm(x, [8]), torch.layer_norm(other, [8])
+)";
+  const std::string end = R"(
     q, k = self.heads(torch.linear(x, self.wq)), self.heads(torch.linear(h, self.wk))
     v = self.heads(torch.linear(h, self.wv))
-    keep = torch.gt(mask.reshape(x.size(0), 1, 1, h.size(1)) * torch.tril(torch.ones([x.size(1), h.size(1)]), 1), 0)
+    seen = torch.tril(torch.ones([x.size(1), h.size(1)]), h.size(1) - x.size(1))
+    keep = torch.gt(mask.reshape(x.size(0), 1, 1, h.size(1)) * seen, 0)
     scores = torch.masked_fill(torch.matmul(q, k.transpose(-2, -1)), torch.logical_not(keep), -10000.0)
-    return self.joined(torch.matmul(torch.softmax(scores, -1), v))
+    return torch.matmul(torch.softmax(scores, -1), v)
 )";
   for (const bool is_cache : {true, false}) {
-    std::string source = code;
-    source.replace(source.find("%s"), 2, is_cache ? "torch.cat([other, x], 1)" : "other");
-    const jit::Module model = model_with("x: Tensor, other: Tensor, mask: Tensor",
-                                         "torch.layer_norm(x, [8]), torch.layer_norm(other, [8]), mask", source);
+    const jit::Module model =
+        compile({.type = "Model",
+                 .parameters = {{"wq", random_tensor({kHidden, kHidden}, 1)},
+                                {"wk", random_tensor({kHidden, kHidden}, 2)},
+                                {"wv", random_tensor({kHidden, kHidden}, 3)}},
+                 .code = begin + (is_cache ? "    h = torch.cat([other, x], 1)" : "    h = other") + end});
     const auto hooks = attention_of(discover(model, {}, {}, kBoth));
     ASSERT_EQ(hooks.size(), 1u) << is_cache;
     EXPECT_EQ(hooks[0].self_attention, is_cache);
