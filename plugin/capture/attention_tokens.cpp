@@ -94,6 +94,25 @@ bool keys_are_of_the_queries_text(const ForwardTokens& tokens, const hooks::Hook
   return false;
 }
 
+const hooks::TokenDim* sequence_of(const hooks::TokenLayout& layout) {
+  const auto found = std::find_if(layout.dims.begin(), layout.dims.end(), [](const hooks::TokenDim& dim) {
+    return dim.role == hooks::TokenDimRole::kSequence;
+  });
+  return !layout.known || found == layout.dims.end() ? nullptr : &*found;
+}
+
+/// Whether the queries' own keys stand before others, such as means of several tokens, which are no tokens.
+bool own_keys_stand_first(const hooks::HookPoint& point) {
+  const hooks::TokenDim *queries = sequence_of(point.tokens), *keys = sequence_of(point.key_tokens);
+  if (queries == nullptr || keys == nullptr || keys->parts.size() < 2) return false;
+  const auto are_own = [&](const hooks::TokenDim& part) {
+    return std::any_of(part.arguments.begin(), part.arguments.end(), [&](const hooks::ArgumentDim& dim) {
+      return std::find(queries->arguments.begin(), queries->arguments.end(), dim) != queries->arguments.end();
+    });
+  };
+  return are_own(keys->parts.front()) && !are_own(keys->parts.back());
+}
+
 }  // namespace
 
 hooks::TokenLayout AttentionHook::queries() const {
@@ -118,7 +137,7 @@ AttentionPlaces place_attention(ForwardTokens& tokens, const AttentionHook& hook
   analysis::AttentionTokens& found = places.tokens;
   found.num_regions = regions.names.num_regions();
   found.self = keys_are_of_the_queries_text(tokens, point, text, sizes);
-  const int64_t cached = sizes.keys - sizes.queries;
+  int64_t cached = sizes.keys - sizes.queries;
   std::shared_ptr<const TokenGroup> keys = places.queries;
   at::Tensor valid_keys = valid_queries;
   if (!found.self) {
@@ -126,6 +145,10 @@ AttentionPlaces place_attention(ForwardTokens& tokens, const AttentionHook& hook
     const TextOfComponent key_text = is_decoder ? TextOfComponent::kText : TextOfComponent::kNone;
     keys = group_of(tokens, key_text, sizes.batch, sizes.keys, sizes.device, hook.keys(), copies);
     valid_keys = valid_of(*keys, sizes.batch, sizes.keys);
+  } else if (cached > 0 && own_keys_stand_first(point)) {
+    const at::Tensor no_tokens = at::zeros({sizes.batch, cached}, valid_queries.options());
+    valid_keys = at::cat({valid_queries, no_tokens}, 1);
+    cached = 0;
   } else if (cached > 0) {
     valid_keys = mask_over_cache(tokens, text, sizes.batch, sizes.keys, sizes.device);
     if (!valid_keys.defined()) {
@@ -141,6 +164,9 @@ AttentionPlaces place_attention(ForwardTokens& tokens, const AttentionHook& hook
   found.key_region = found.self && !argument_has_cache
                          ? regions_behind_cache(regions, point.component, found.query_region, cached)
                          : regions_of(regions, *keys, sizes.batch, sizes.keys);
+  if (found.key_region.defined() && found.key_region.size(1) < sizes.keys) {  // keys that are no tokens
+    found.key_region = at::constant_pad_nd(found.key_region, {0, sizes.keys - found.key_region.size(1)}, 0);
+  }
   return places;
 }
 

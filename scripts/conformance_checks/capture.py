@@ -46,8 +46,8 @@ def run_program(moetap: pathlib.Path, arguments: list[str]) -> str:
 
 
 def inspect(moetap: pathlib.Path, model: pathlib.Path) -> dict:
-    """The hooks of a model, and what looks like a router and was skipped. A model without routers is an error of the program, which
-    says so and still lists what it skipped."""
+    """The hooks of a model, and what looks like a router and was skipped. A model without routers is an error of the
+    program, which says so and still lists what it skipped."""
     try:
         found = json.loads(run_program(moetap, ["inspect", str(model), "--json"]))
     except ProgramFailed as error:
