@@ -84,7 +84,7 @@ def draw_attention(shares: dict[str, dict]) -> str:
                 parts.append(f'<text x="{x + CELL / 2}" y="{TOP - 8}" class="label">{label}</text>')
             if share is None:
                 continue
-            ink = "#ffffff" if share > largest * 0.55 else "#33415c"
+            ink = "#ffffff" if share > largest * 0.35 else "#33415c"
             parts.append(
                 f'<rect x="{x}" y="{y}" width="{CELL - 1}" height="{CELL - 1}" fill="{colour(share, largest)}"/>'
                 f'<text x="{x + CELL / 2 - 0.5}" y="{y + CELL * 0.64}" class="cell" style="fill:{ink}">'
