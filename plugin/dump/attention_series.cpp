@@ -1,8 +1,6 @@
 #include "plugin/dump/attention_series.h"
 
 #include <algorithm>
-#include <charconv>
-#include <cstdio>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -11,6 +9,7 @@
 
 #include "plugin/dump/dump_keys.h"
 #include "plugin/dump/matrix_frames.h"
+#include "plugin/dump/series_files.h"
 #include "plugin/formats/atomic_file.h"
 #include "plugin/formats/json_text.h"
 #include "plugin/formats/random_access_file.h"
@@ -22,48 +21,13 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr std::string_view kFramesExtension = ".matrices";
-constexpr std::string_view kShardExtension = ".safetensors";
 constexpr std::string_view kNameEnd = ".attention";
 
-std::string file_name(const std::string& series, int64_t number, std::string_view extension) {
-  char text[32];
-  std::snprintf(text, sizeof(text), "-%06lld", static_cast<long long>(number));
-  return series + text + std::string(extension);
-}
-
-struct SeriesFile {
-  std::string series;
-  int64_t number = 0;
-};
-
-/// COMPONENT.attention-000012.matrices; empty for any other name.
-std::optional<SeriesFile> series_file(const fs::path& path, std::string_view extension) {
-  const std::string stem = path.stem().string();
-  const size_t dash = stem.rfind('-');
-  if (dash == std::string::npos) return std::nullopt;
-  SeriesFile file{stem.substr(0, dash), 0};
-  const auto read = std::from_chars(stem.data() + dash + 1, stem.data() + stem.size(), file.number);
-  const bool is_ours = read.ec == std::errc{} && AttentionSeries::is_name(file.series) &&
-                       path.filename() == file_name(file.series, file.number, extension);
-  return is_ours ? std::optional(file) : std::nullopt;
-}
-
-std::vector<SeriesFile> series_files(const std::string& folder, std::string_view extension) {
-  std::vector<SeriesFile> files;
-  std::error_code error;
-  for (const auto& entry : fs::directory_iterator(folder, error)) {
-    if (auto file = series_file(entry.path(), extension)) files.push_back(std::move(*file));
-  }
+/// The files of series of attention.
+std::vector<SeriesFile> attention_files(const std::string& folder, std::string_view extension) {
+  std::vector<SeriesFile> files = series_files(folder, extension);
+  std::erase_if(files, [](const SeriesFile& file) { return !AttentionSeries::is_name(file.series); });
   return files;
-}
-
-std::optional<SafetensorsHeader> read_header(const RandomAccessFile& file, int64_t& data_begin) {
-  uint64_t length = 0;
-  file.read(0, &length, sizeof(length));
-  const auto begin = static_cast<int64_t>(sizeof(length));
-  if (length > static_cast<uint64_t>(file.size_bytes() - begin)) return std::nullopt;
-  data_begin = begin + static_cast<int64_t>(length);
-  return parse_safetensors_header(file.read(begin, static_cast<int64_t>(length)), file.size_bytes() - data_begin);
 }
 
 /// Writes tensors that `next` gives one after the other, in the order of the header.
@@ -88,11 +52,11 @@ bool AttentionSeries::is_name(const std::string& series) {
 }
 
 std::string AttentionSeries::shard_path(int64_t number) const {
-  return place_.dump_folder + "/" + file_name(place_.name, number, kShardExtension);
+  return place_.dump_folder + "/" + series_file_name(place_.name, number, kShardExtension);
 }
 
 std::string AttentionSeries::frames_path(int64_t number) const {
-  return place_.journal_folder + "/" + file_name(place_.name, number, kFramesExtension);
+  return place_.journal_folder + "/" + series_file_name(place_.name, number, kFramesExtension);
 }
 
 void AttentionSeries::begin_piece(const Metadata& metadata) {
@@ -175,8 +139,8 @@ void AttentionSeries::finish() {
 
 std::set<std::string> AttentionSeries::names_in(const std::string& dump_folder, const std::string& journal_folder) {
   std::set<std::string> names;
-  for (auto& file : series_files(dump_folder, kShardExtension)) names.insert(std::move(file.series));
-  for (auto& file : series_files(journal_folder, kFramesExtension)) names.insert(std::move(file.series));
+  for (auto& file : attention_files(dump_folder, kShardExtension)) names.insert(std::move(file.series));
+  for (auto& file : attention_files(journal_folder, kFramesExtension)) names.insert(std::move(file.series));
   return names;
 }
 
@@ -199,21 +163,21 @@ std::unique_ptr<AttentionSeries::Piece> AttentionSeries::reopen(const std::strin
 }
 
 int64_t AttentionSeries::restore() {
-  for (const auto& file : series_files(place_.dump_folder, kShardExtension)) {
+  for (const auto& file : attention_files(place_.dump_folder, kShardExtension)) {
     if (file.series != place_.name) continue;
     try {
       const RandomAccessFile shard(shard_path(file.number));
-      int64_t data_begin = 0;
-      const auto header = read_header(shard, data_begin);
-      if (!header) continue;
-      auto piece = std::make_unique<Piece>(Piece{file.number, std::stoll(header->metadata.at(keys::kFirstRow.name))});
-      piece->num_matrices = static_cast<int64_t>(header->entries.size());
+      const auto found = read_shard_header(shard);
+      if (!found) continue;
+      const SafetensorsHeader& header = found->header;
+      auto piece = std::make_unique<Piece>(Piece{file.number, std::stoll(header.metadata.at(keys::kFirstRow.name))});
+      piece->num_matrices = static_cast<int64_t>(header.entries.size());
       restored_[file.number] = std::move(piece);
     } catch (const std::exception&) {
       // moetap did not write it: it is left alone
     }
   }
-  for (const auto& file : series_files(place_.journal_folder, kFramesExtension)) {
+  for (const auto& file : attention_files(place_.journal_folder, kFramesExtension)) {
     if (file.series != place_.name) continue;
     const std::string path = frames_path(file.number);
     auto piece = reopen(path, file.number);
@@ -256,13 +220,12 @@ void AttentionSeries::keep(Piece& piece, int64_t num_matrices) const {
 void AttentionSeries::cut_shard(const Piece& piece, int64_t num_matrices) const {
   const std::string path = shard_path(piece.number);
   const RandomAccessFile file(path);
-  int64_t data_begin = 0;
-  const auto whole = read_header(file, data_begin);
+  const auto whole = read_shard_header(file);
   SafetensorsHeader header;
-  header.metadata = whole->metadata;
-  header.entries.assign(whole->entries.begin(), whole->entries.begin() + num_matrices);
+  header.metadata = whole->header.metadata;
+  header.entries.assign(whole->header.entries.begin(), whole->header.entries.begin() + num_matrices);
   write_matrices(path, header, [&](const SafetensorsEntry& entry) {
-    return file.read(data_begin + entry.begin, entry.end - entry.begin);
+    return file.read(whole->data_begin + entry.begin, entry.end - entry.begin);
   });
 }
 

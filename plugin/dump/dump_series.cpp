@@ -1,8 +1,6 @@
 #include "plugin/dump/dump_series.h"
 
 #include <algorithm>
-#include <charconv>
-#include <cstdio>
 #include <cstring>
 #include <filesystem>
 #include <optional>
@@ -10,6 +8,7 @@
 
 #include "plugin/dump/attention_series.h"
 #include "plugin/dump/dump_keys.h"
+#include "plugin/dump/series_files.h"
 #include "plugin/formats/random_access_file.h"
 #include "plugin/formats/safetensors.h"
 
@@ -18,39 +17,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr const char* kRowsExtension = ".rows";
-constexpr const char* kShardExtension = ".safetensors";
-
-struct SeriesFile {
-  std::string series;
-  int64_t number = 0;
-};
-
-std::string file_name(const std::string& series, int64_t number, const char* extension) {
-  char text[32];
-  std::snprintf(text, sizeof(text), "-%06lld", static_cast<long long>(number));
-  return series + text + extension;
-}
-
-// NAME-000012.rows -> NAME, 12. Empty for any other spelling, such as NAME-12.rows: moetap did not write that file.
-std::optional<SeriesFile> series_file(const fs::path& path, const char* extension) {
-  const std::string stem = path.stem().string();
-  const size_t dash = stem.rfind('-');
-  if (dash == std::string::npos || dash == 0) return std::nullopt;
-  SeriesFile file{stem.substr(0, dash), 0};
-  const auto read = std::from_chars(stem.data() + dash + 1, stem.data() + stem.size(), file.number);
-  if (read.ec != std::errc{} || path.filename() != file_name(file.series, file.number, extension)) return std::nullopt;
-  return file;
-}
-
-std::vector<SeriesFile> series_files(const std::string& folder, const char* extension) {
-  std::vector<SeriesFile> files;
-  std::error_code error;
-  for (const auto& entry : fs::directory_iterator(folder, error)) {
-    if (auto file = series_file(entry.path(), extension)) files.push_back(std::move(*file));
-  }
-  return files;
-}
+constexpr std::string_view kRowsExtension = ".rows";
 
 // Which dump rows of its series a finished shard holds.
 struct ShardExtent {
@@ -62,13 +29,9 @@ struct ShardExtent {
 std::optional<ShardExtent> shard_extent(const std::string& path) {
   try {
     const RandomAccessFile file(path);
-    uint64_t length = 0;
-    file.read(0, &length, sizeof(length));
-    const auto begin = static_cast<int64_t>(sizeof(length));
-    if (length > static_cast<uint64_t>(file.size_bytes() - begin)) return std::nullopt;
-    const auto end = begin + static_cast<int64_t>(length);
-    const auto header =
-        parse_safetensors_header(file.read(begin, static_cast<int64_t>(length)), file.size_bytes() - end);
+    const auto shard = read_shard_header(file);
+    if (!shard) return std::nullopt;
+    const SafetensorsHeader& header = shard->header;
     if (header.entries.empty() || header.entries.front().shape.empty()) return std::nullopt;
     return ShardExtent{std::stoll(header.metadata.at(keys::kFirstRow.name)), header.entries.front().shape.front()};
   } catch (const std::exception&) {
@@ -78,8 +41,8 @@ std::optional<ShardExtent> shard_extent(const std::string& path) {
 
 }  // namespace
 
-std::string DumpSeries::file_of(const std::string& folder, int64_t number, const char* extension) const {
-  return folder + "/" + file_name(place_.name, number, extension);
+std::string DumpSeries::file_of(const std::string& folder, int64_t number, std::string_view extension) const {
+  return folder + "/" + series_file_name(place_.name, number, extension);
 }
 
 void DumpSeries::append(const std::vector<DumpColumn>& columns, const std::map<std::string, std::string>& hooks,

@@ -5,6 +5,7 @@
 #include <memory>
 #include <set>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "plugin/dump/shard_rows.h"
@@ -64,7 +65,7 @@ class DumpSeries {
 
   void make_shard(ShardRows& rows);
   void cut_shard(int64_t number, int64_t num_rows);
-  std::string file_of(const std::string& folder, int64_t number, const char* extension) const;
+  std::string file_of(const std::string& folder, int64_t number, std::string_view extension) const;
 
   Place place_;
   int64_t next_number_ = 0;  // of the next shard to begin

@@ -39,30 +39,13 @@ std::vector<std::string> column_names(int64_t num_regions, bool self) {
   return names;
 }
 
-/// Row-major values of a shape that begins with one or more sizes: nested lists.
-template <typename Value>
-ordered_json nested(std::span<const Value> values, std::span<const int64_t> sizes) {
-  if (sizes.size() <= 1) {
-    ordered_json list = ordered_json::array();
-    for (const Value& value : values) list.push_back(metric_value(value));
-    return list;
-  }
-  ordered_json list = ordered_json::array();
-  if (sizes[0] == 0) return list;
-  const size_t step = values.size() / static_cast<size_t>(sizes[0]);
-  for (size_t begin = 0; begin < values.size(); begin += step) {
-    list.push_back(nested(values.subspan(begin, step), sizes.subspan(1)));
-  }
-  return list;
-}
-
 template <typename Value>
 ordered_json shaped(std::span<const Value> values, std::string_view shape, const analysis::AttentionMetrics& metrics) {
   if (values.empty()) return nullptr;
-  if (shape == "[R, R]") return nested(values, std::vector<int64_t>{metrics.num_regions, metrics.num_regions});
+  if (shape == "[R, R]") return metric_lists(values, std::vector<int64_t>{metrics.num_regions, metrics.num_regions});
   if (shape == "[6]") return named(values, plane_regions());
   if (shape == "[C]") return named(values, column_names(metrics.num_regions, metrics.self));
-  return nested(values, std::vector<int64_t>{static_cast<int64_t>(values.size())});
+  return metric_lists(values, std::vector<int64_t>{static_cast<int64_t>(values.size())});
 }
 
 ordered_json metric_json(const analysis::AttentionMetrics& metrics, const analysis::AttentionMetric& metric) {
@@ -115,7 +98,7 @@ ordered_json experts_json(const ExpertAttentionTotal& total, const LayerTable& r
             return value;
           } else {
             using Value = typename Type::value_type;
-            return nested(std::span<const Value>(value), sizes_of(metric.shape, metrics));
+            return metric_lists(std::span<const Value>(value), sizes_of(metric.shape, metrics));
           }
         },
         metric.member);

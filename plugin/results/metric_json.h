@@ -31,17 +31,20 @@ nlohmann::ordered_json metric_value(const std::vector<Value>& values) {
   return list;
 }
 
-/// [rows * columns] row-major -> [rows][columns]; null: there are none.
+/// Row-major values of a shape that begins with `sizes`: nested lists.
 template <typename Value>
-nlohmann::ordered_json metric_matrix(std::span<const Value> values, int64_t columns) {
-  if (values.empty()) return nullptr;
-  nlohmann::ordered_json rows = nlohmann::ordered_json::array();
-  for (size_t begin = 0; begin < values.size(); begin += static_cast<size_t>(columns)) {
-    nlohmann::ordered_json row = nlohmann::ordered_json::array();
-    for (const Value& value : values.subspan(begin, static_cast<size_t>(columns))) row.push_back(metric_value(value));
-    rows.push_back(std::move(row));
+nlohmann::ordered_json metric_lists(std::span<const Value> values, std::span<const int64_t> sizes) {
+  nlohmann::ordered_json list = nlohmann::ordered_json::array();
+  if (sizes.size() <= 1) {
+    for (const Value& value : values) list.push_back(metric_value(value));
+    return list;
   }
-  return rows;
+  if (sizes[0] == 0) return list;
+  const size_t step = values.size() / static_cast<size_t>(sizes[0]);
+  for (size_t begin = 0; begin < values.size(); begin += step) {
+    list.push_back(metric_lists(values.subspan(begin, step), sizes.subspan(1)));
+  }
+  return list;
 }
 
 }  // namespace moetap::plugin

@@ -1,6 +1,7 @@
 #include "plugin/results/router_json.h"
 
 #include <cstdint>
+#include <span>
 #include <string_view>
 #include <type_traits>
 #include <variant>
@@ -16,12 +17,17 @@ namespace {
 
 using nlohmann::ordered_json;
 
+/// [rows * columns] row-major -> [rows][columns]; null: there are none.
+ordered_json matrix(std::span<const int64_t> values, int64_t columns) {
+  if (values.empty()) return nullptr;
+  return metric_lists(values, std::vector<int64_t>{static_cast<int64_t>(values.size()) / columns, columns});
+}
+
 ordered_json metric_json(const analysis::RouterMetrics& metrics, const analysis::RouterMetric& metric) {
   return std::visit(
       [&](auto member) -> ordered_json {
         if constexpr (std::is_same_v<decltype(member), std::vector<int64_t> analysis::RouterMetrics::*>) {
-          if (std::string_view(metric.shape) == "[E, E]")
-            return metric_matrix<int64_t>(metrics.*member, metrics.num_experts);
+          if (std::string_view(metric.shape) == "[E, E]") return matrix(metrics.*member, metrics.num_experts);
         }
         return metric_value(metrics.*member);
       },
@@ -31,8 +37,7 @@ ordered_json metric_json(const analysis::RouterMetrics& metrics, const analysis:
 ordered_json transition_json(const analysis::TransitionSums* sums) {
   if (sums == nullptr || !sums->counts.defined()) return nullptr;
   const at::Tensor counts = sums->counts.contiguous();
-  return metric_matrix<int64_t>({counts.const_data_ptr<int64_t>(), static_cast<size_t>(counts.numel())},
-                                sums->num_experts_to);
+  return matrix({counts.const_data_ptr<int64_t>(), static_cast<size_t>(counts.numel())}, sums->num_experts_to);
 }
 
 analysis::RouterSums no_tokens(const RunLayer& layer) {
