@@ -12,8 +12,6 @@ namespace {
 constexpr double kLog2OfE = 1.4426950408889634;
 // Positions are floats in the kernel.
 constexpr int64_t kMaxTokens = int64_t{1} << 24;
-// Blocks that keep a large device busy; a pass is cut into parts until it has as many.
-constexpr int64_t kEnoughBlocks = 512;
 // A part is at most this long: see Note [Sums of the attention kernel].
 constexpr int64_t kMaxTilesOfPart = 16;
 
@@ -77,12 +75,12 @@ struct Cut {
 };
 
 /// Tiles a part, so that there are enough blocks.
-int64_t tiles_of_part(int64_t blocks, int64_t tiles) {
-  const int64_t parts = std::clamp<int64_t>(parts_of(kEnoughBlocks, std::max<int64_t>(1, blocks)), 1, tiles);
+int64_t tiles_of_part(int64_t blocks, int64_t tiles, int64_t enough_blocks) {
+  const int64_t parts = std::clamp<int64_t>(parts_of(enough_blocks, std::max<int64_t>(1, blocks)), 1, tiles);
   return parts_of(tiles, parts);
 }
 
-Cut cut_of(const AttentionShape& shape) {
+Cut cut_of(const AttentionShape& shape, int64_t enough_blocks = kEnoughBlocks) {
   Cut cut{};
   cut.warps = std::clamp<int64_t>(parts_of(shape.num_queries, kRowsOfWarp), 1, kMaxWarpsOfBlock);
   cut.row_blocks = parts_of(shape.num_queries, cut.warps * kRowsOfWarp);
@@ -90,9 +88,9 @@ Cut cut_of(const AttentionShape& shape) {
   const int64_t tiles = std::max<int64_t>(1, cut.key_tiles);
   const int64_t blocks = shape.num_sequences * shape.num_heads * cut.row_blocks;
   // More than one part only where there are few rows, so that their memory stays linear.
-  cut.softmax_tiles = tiles_of_part(blocks, tiles);
+  cut.softmax_tiles = tiles_of_part(blocks, tiles, enough_blocks);
   cut.softmax_parts = parts_of(tiles, cut.softmax_tiles);
-  cut.value_tiles = std::min(tiles_of_part(blocks, tiles), kMaxTilesOfPart);
+  cut.value_tiles = std::min(tiles_of_part(blocks, tiles, enough_blocks), kMaxTilesOfPart);
   cut.value_parts = parts_of(tiles, cut.value_tiles);
   return cut;
 }
@@ -164,7 +162,7 @@ int64_t attention_scratch_words(const AttentionShape& shape) {
 
 AttentionKernelLaunch attention_kernel_launch(const AttentionCall& call, const AttentionTokens& tokens,
                                               const AttentionShape& shape, const AttentionRows& rows,
-                                              const at::Tensor& scratch) {
+                                              const at::Tensor& scratch, int64_t enough_blocks) {
   AttentionKernelLaunch launch;
   AttentionKernelArguments& to = launch.arguments;
   to.query = four_dimensions(call.query);
@@ -194,7 +192,7 @@ AttentionKernelLaunch attention_kernel_launch(const AttentionCall& call, const A
   to.causal = call.causal;
   to.self = tokens.self;
 
-  const Cut cut = cut_of(shape);
+  const Cut cut = cut_of(shape, enough_blocks);
   to.warps_of_block = narrow(cut.warps);
   to.row_blocks = narrow(cut.row_blocks);
   to.key_tiles = narrow(cut.key_tiles);

@@ -160,11 +160,14 @@ const char* attention_kernel_refusal(const AttentionCall& call, const AttentionS
 /// int64 words of memory that the kernels of a call need beside `rows`. It grows linearly with Sq + Sk.
 int64_t attention_scratch_words(const AttentionShape& shape);
 
-/// Arguments are checked already, and not refused. The parts that work is cut into depend on the shape alone, so bits
-/// do not depend on the device.
+/// Blocks that keep a large device busy: a pass is cut into parts of the keys until it has as many.
+inline constexpr int64_t kEnoughBlocks = 512;
+
+/// Arguments are checked already, and not refused. enough_blocks: at most kEnoughBlocks, for which `scratch` is. The
+/// parts that work is cut into depend on the shape alone, so bits do not depend on the device.
 AttentionKernelLaunch attention_kernel_launch(const AttentionCall& call, const AttentionTokens& tokens,
                                               const AttentionShape& shape, const AttentionRows& rows,
-                                              const at::Tensor& scratch);
+                                              const at::Tensor& scratch, int64_t enough_blocks = kEnoughBlocks);
 
 /// Bytes of shared memory: rows of queries, of keys, the keys and their columns, what keys receive from each warp.
 struct AttentionBlockMemory {

@@ -11,7 +11,7 @@ void EmulatedAttentionKernels::measure(const AttentionCall& call, const Attentio
                                        const AttentionRows& rows, const at::Tensor& scratch) const {
   using warp::EmulatedBlock;
   const AttentionKernelLaunch launch =
-      attention_kernel_launch(call, tokens, check_attention(call, tokens), rows, scratch);
+      attention_kernel_launch(call, tokens, check_attention(call, tokens), rows, scratch, enough_blocks_);
   const AttentionKernelArguments& arguments = launch.arguments;
   const int threads_of_rows = 32 * arguments.warps_of_block;
   EmulatedBlock::launch(launch.prepare_blocks, kThreadsOfTokens, attention_kernel::TokenPreparation::kSharedBytes,

@@ -3,14 +3,17 @@
 #include <cstdint>
 
 #include "analysis/attention/attention_device_kernels.h"
+#include "analysis/attention/attention_kernel_arguments.h"
 
 namespace moetap::analysis {
 
 /// The attention kernels on tensors of the CPU, run thread by thread: see Note [Emulated warps].
 class EmulatedAttentionKernels final : public AttentionDeviceKernels {
  public:
-  /// seed: of the order in which threads and blocks run; results must not depend on it.
-  explicit EmulatedAttentionKernels(uint64_t seed = 1) : seed_(seed) {}
+  /// seed: of the order in which threads and blocks run; results must not depend on it. enough_blocks: as for
+  /// `attention_kernel_launch`.
+  explicit EmulatedAttentionKernels(uint64_t seed = 1, int64_t enough_blocks = kEnoughBlocks)
+      : seed_(seed), enough_blocks_(enough_blocks) {}
 
   bool runs_on(c10::Device device) const override { return device.is_cpu(); }
   void measure(const AttentionCall& call, const AttentionTokens& tokens, const AttentionRows& rows,
@@ -18,6 +21,7 @@ class EmulatedAttentionKernels final : public AttentionDeviceKernels {
 
  private:
   uint64_t seed_;
+  int64_t enough_blocks_;
 };
 
 }  // namespace moetap::analysis
