@@ -21,9 +21,9 @@ using attention_kernel::ScoreSource;
 
 constexpr int kThreadsOfRows = 32 * kMaxWarpsOfBlock;
 // Blocks that a multiprocessor holds at once, so that some multiply while others wait for memory. Their 128 threads may
-// use 128 registers each in the first pass, and 168 in the second, whose sums stay in registers. On processors with
-// 100 KB of shared memory two fit.
-constexpr int kBlocksOfSoftmax = 4, kBlocksOfRows = 3;
+// use 168 registers each then, which both passes need: scores and sums stay there. On processors with 100 KB of shared
+// memory two fit.
+constexpr int kBlocksOfProcessor = 3;
 constexpr int kOldestArchitecture = 80;  // older ones have no product of bfloat16 and tf32
 
 __global__ void __launch_bounds__(kThreadsOfTokens)
@@ -32,7 +32,7 @@ __global__ void __launch_bounds__(kThreadsOfTokens)
 }
 
 template <ScoreSource kSource>
-__global__ void __launch_bounds__(kThreadsOfRows, kBlocksOfSoftmax)
+__global__ void __launch_bounds__(kThreadsOfRows, kBlocksOfProcessor)
     attention_softmax_kernel(const __grid_constant__ AttentionKernelArguments arguments) {
   attention_kernel::SoftmaxPass<kSource>(arguments).run();
 }
@@ -43,7 +43,7 @@ __global__ void __launch_bounds__(kThreadsOfTokens)
 }
 
 template <ScoreSource kSource>
-__global__ void __launch_bounds__(kThreadsOfRows, kBlocksOfRows)
+__global__ void __launch_bounds__(kThreadsOfRows, kBlocksOfProcessor)
     attention_rows_kernel(const __grid_constant__ AttentionKernelArguments arguments) {
   attention_kernel::RowPass<kSource>(arguments).run();
 }

@@ -177,7 +177,7 @@ class RowPass {
       MOETAP_UNROLL
       for (int group = 0; group < kColumnGroups; ++group) {
         if (group == 1 && call_.num_regions <= 8) continue;  // columns of no region
-        const Words ones = columns[(2 * group + pair) * 32];
+        const Words ones = load_words(columns + (2 * group + pair) * 32);
         MOETAP_UNROLL
         for (int step = 0; step < 2; ++step) {
           multiply(columns_[group], rest[step], ones.of[2 * step], ones.of[2 * step + 1]);

@@ -145,7 +145,7 @@ class TileScores {
       if (place >= 0 && depth + value < call_.depth) {
         const int64_t first = begin + place * from.strides[2] + value * from.strides[3];
         if (from.in_pieces) {
-          words = *reinterpret_cast<const Words*>(static_cast<const char*>(from.data) + first * kBytesOfValue);
+          words = load_words(static_cast<const char*>(from.data) + first * kBytesOfValue);
         } else {
           words = read_piece(from, first, call_.depth - depth - value);
         }
@@ -194,12 +194,11 @@ class TileScores {
     const char* query = shared_ + memory_.queries() + own * call_.row_pitch + 16 * place_in_group();
     const char* key = shared_ + memory_.key_rows() + group_of_lane() * call_.row_pitch + 16 * place_in_group();
     for (int32_t byte = 0; byte < call_.row_bytes; byte += 64) {
-      const Words low = *reinterpret_cast<const Words*>(query + byte);
-      const Words high = *reinterpret_cast<const Words*>(query + byte + 8 * call_.row_pitch);
+      const Words low = load_words(query + byte);
+      const Words high = load_words(query + byte + 8 * call_.row_pitch);
       MOETAP_UNROLL
       for (int n = 0; n < kGroups; ++n) {
-        multiply_bytes<kSource>(of[n], low, high,
-                                *reinterpret_cast<const Words*>(key + byte + 8 * n * call_.row_pitch));
+        multiply_bytes<kSource>(of[n], low, high, load_words(key + byte + 8 * n * call_.row_pitch));
       }
     }
   }

@@ -23,6 +23,16 @@ struct alignas(16) Words {
   uint32_t of[4];
 };
 
+/// In one instruction: nvcc takes an array of four apart.
+MOETAP_DEVICE inline Words load_words(const void* from) {
+#ifdef __CUDACC__
+  const uint4 words = *static_cast<const uint4*>(from);
+  return {{words.x, words.y, words.z, words.w}};
+#else
+  return *static_cast<const Words*>(from);
+#endif
+}
+
 MOETAP_DEVICE inline float element(const AttentionTensor& tensor, int64_t place) {
   switch (tensor.type) {
     case AttentionElement::kFloat:
