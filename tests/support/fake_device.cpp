@@ -14,6 +14,8 @@
 #include <utility>
 #include <vector>
 
+#include "analysis/attention/attention_device_kernels.h"
+#include "analysis/attention/attention_paths.h"
 #include "analysis/devices/device_kernels.h"
 #include "analysis/routers/observe_paths.h"
 #include "analysis/routers/router_kernels.h"
@@ -158,9 +160,44 @@ class FakeRouterKernels final : public analysis::RouterKernels {
   }
 };
 
+class FakeAttentionKernels final : public analysis::AttentionDeviceKernels {
+ public:
+  bool runs_on(c10::Device /*device*/) const override { return true; }
+  void measure(const analysis::AttentionCall& call, const analysis::AttentionTokens& tokens,
+               const analysis::AttentionRows& rows, const at::Tensor& /*scratch*/) const override {
+    const auto task = [call = host(call), tokens = host(tokens), rows = rows] {
+      const analysis::AttentionRows measured = analysis::measure_on_cpu(call, tokens, {});
+      for (const auto tensor : kTensors) on_cpu(rows.*tensor).copy_(measured.*tensor);
+    };
+    run_or_capture(tokens.query_position.device(), task);
+  }
+
+ private:
+  using Rows = analysis::AttentionRows;
+  static constexpr at::Tensor Rows::*kTensors[] = {
+      &Rows::line,   &Rows::values, &Rows::bins,      &Rows::region,   &Rows::num_keys,
+      &Rows::length, &Rows::weight, &Rows::head_high, &Rows::head_low, &Rows::head_max_score};
+
+  static analysis::AttentionCall host(analysis::AttentionCall call) {
+    for (at::Tensor* tensor :
+         {&call.probabilities, &call.scores, &call.query, &call.key, &call.mask, &call.log_sum_exp}) {
+      *tensor = on_cpu(*tensor);
+    }
+    return call;
+  }
+  static analysis::AttentionTokens host(analysis::AttentionTokens tokens) {
+    for (at::Tensor* tensor :
+         {&tokens.query_position, &tokens.key_position, &tokens.query_region, &tokens.key_region, &tokens.sampled}) {
+      *tensor = on_cpu(*tensor);
+    }
+    return tokens;
+  }
+};
+
 class FakeKernels final : public analysis::DeviceKernels {
  public:
   const analysis::RouterKernels& routers() const override { return routers_; }
+  const analysis::AttentionDeviceKernels* attention() const override { return &attention_; }
   void count_one(const at::Tensor& counter) const override {
     run_or_capture(counter.device(), [host = on_cpu(counter)] { ++*host.mutable_data_ptr<int64_t>(); });
   }
@@ -176,6 +213,7 @@ class FakeKernels final : public analysis::DeviceKernels {
 
  private:
   FakeRouterKernels routers_;
+  FakeAttentionKernels attention_;
 };
 
 }  // namespace
