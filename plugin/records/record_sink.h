@@ -76,6 +76,9 @@ class MOETAP_API RecordSink {
   /// Called when no more records wait, and after some megabytes of them. If it throws, none of the batch was written.
   virtual void end_batch() {}
 
+  /// Bytes of the files that grow with the records, so far.
+  virtual int64_t bytes_written() const { return 0; }
+
   /// Makes what was written so far survive a power cut. Called when the host asks; while records arrive, at least every
   /// `kSyncInterval` (writer_thread.h).
   virtual void flush() = 0;

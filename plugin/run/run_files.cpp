@@ -141,8 +141,8 @@ std::string method_ran_text(const ForwardRecord& record) {
 RunState::RunState(Config run_config, ProcessRank process_rank, const RunPaths& paths)
     : config(std::move(run_config)),
       rank(process_rank),
-      probe(config.probe_tokens),
-      dump(config.dump, {paths.dump.string(), paths.journal.string(), rank.rank}),
+      probe(probed_tokens(config)),
+      dump({config.dump, config.dump_weights}, {paths.dump.string(), paths.journal.string(), rank.rank}),
       attention_dump({paths.dump.string(), paths.journal.string(), rank.rank}) {}
 
 void RunState::add_model(std::shared_ptr<const ModelDescription> model, RunJournal& journal) {
@@ -327,8 +327,32 @@ void RunFiles::write(const ForwardRecord& record) {
   guard([&] { state_->write(record, journal_); });
 }
 
+void RunFiles::begin_batch() {
+  guard([&] {
+    // The journal has the forwards of all dump rows so far, so full shards can be made.
+    state_->dump.settle();
+    state_->attention_dump.settle();
+    state_->dump.begin_batch();
+    state_->attention_dump.begin_batch();
+    journal_.begin_batch();
+  });
+}
+
 void RunFiles::end_batch() {
-  guard([&] { journal_.end_batch(); });
+  guard([&] {
+    try {
+      state_->attention_dump.end_batch();
+      state_->dump.end_batch();
+    } catch (const std::exception&) {
+      journal_.drop_batch();  // no forward without its dump rows
+      throw;
+    }
+    journal_.end_batch();
+  });
+}
+
+int64_t RunFiles::bytes_written() const {
+  return journal_.bytes() + state_->dump.bytes() + state_->attention_dump.bytes();
 }
 
 void RunFiles::flush() {

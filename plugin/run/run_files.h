@@ -84,18 +84,16 @@ class RunFiles final : public RecordSink {
   RunFiles& operator=(const RunFiles&) = delete;
 
   ResumedRun resumed() const override { return resumed_; }
-  /// The dump wants columns, and an entry of several samples the sums of each.
+  /// The dump wants columns, and an entry of several samples the sums of each; held calls tell tokens.
   bool takes_held_calls() const override {
-    return !writes_dump(state_->config) && state_->config.log_entries == LogEntries::kRow;
+    return !writes_dump(state_->config) && tells_tokens(state_->config) && state_->config.log_entries == LogEntries::kRow;
   }
   void count(const Counters& counters) override;
   void add_model(std::shared_ptr<const ModelDescription> model) override;
   void write(const ForwardRecord& record) override;
-  /// A dump's shards are finished only once the journal has the forwards of their rows.
-  void begin_batch() override {
-    if (!writes_dump(state_->config)) journal_.begin_batch();
-  }
+  void begin_batch() override;
   void end_batch() override;
+  int64_t bytes_written() const override;
   void flush() override;
   void leave_unfinished() override { unfinished_ = true; }
   /// Writes all files. Throws after that if the run recorded nothing (why_not_done in run_outputs.h): such a run is

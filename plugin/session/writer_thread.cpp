@@ -105,6 +105,7 @@ void WriterThread::end_batch() {
     failed(one_line(error));
     written = false;
   }
+  bytes_written_.store(sink_->bytes_written(), std::memory_order_relaxed);
   {
     const std::lock_guard lock(mutex_);
     if (written) {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <chrono>
 #include <cstdint>
 #include <functional>
@@ -36,6 +37,9 @@ class WriterThread {
   /// The error of the sink that ended the recording, one line. An error of a single record is only counted.
   std::optional<std::string> error() const;
 
+  /// RecordSink::bytes_written, as of the last batch.
+  int64_t bytes_written() const { return bytes_written_.load(std::memory_order_relaxed); }
+
   /// Adds what only the writer knows: tokens, out_of_range, unattributed, unwritten, hooks that their check has
   /// stopped, and its notices.
   void add_to(Counters& counters) const;
@@ -61,6 +65,7 @@ class WriterThread {
   std::optional<RunEnd> end_;           // set before the queue is closed; empty: the sink is not completed
   std::set<std::string> known_models_;  // instances that the sink knows
   std::optional<std::chrono::steady_clock::time_point> next_sync_;  // empty: nothing new was written
+  std::atomic<int64_t> bytes_written_ = 0;
   Counters batch_;                                                  // of the records in the batch
   int64_t batch_bytes_ = 0;                                         // that they hold in the queue; 0: there is no batch
   mutable std::mutex mutex_;                                        // guards error_ and counted_
