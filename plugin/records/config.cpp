@@ -143,6 +143,13 @@ const std::vector<ConfigKey>& config_keys() {
       free_on_resume(value_key("max_bytes", ConfigType::kCount, &Config::max_bytes,
                                "Recording ends once a process has written so many bytes of journal and dump, the model "
                                "runs on; what was under way is still written; 0: never.")),
+      free_on_resume(value_key("metrics_file", ConfigType::kText, &Config::metrics_file,
+                               "File with figures of the run so far, in Prometheus' text format; rewritten while it goes "
+                               "on. Empty: none.")),
+      free_on_resume(value_key("metrics_interval", ConfigType::kCount, &Config::metrics_interval,
+                               "Seconds between two writes of metrics_file and tensorboard_dir, at least.")),
+      free_on_resume(value_key("tensorboard_dir", ConfigType::kText, &Config::tensorboard_dir,
+                               "Folder for the same figures as TensorBoard's event files. Empty: none.")),
       value_key("log_per_token", ConfigType::kFlag, &Config::log_per_token,
                 "Log selected_experts and router_magine, which grow with the tokens.", "return_id_experts"),
       value_key("renumber_layers", ConfigType::kFlag, &Config::renumber_layers,
@@ -290,6 +297,8 @@ void Config::make_paths_absolute(const std::filesystem::path& directory) {
   };
   output_dir = absolute(output_dir);
   samples = absolute(samples);
+  metrics_file = absolute(metrics_file);
+  tensorboard_dir = absolute(tensorboard_dir);
   if (hooks.is_string()) hooks = absolute(hooks.get<std::string>());
 }
 

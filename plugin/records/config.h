@@ -39,6 +39,9 @@ struct MOETAP_API Config {
   int64_t record_every = 1;
   int64_t max_forwards = 0;
   int64_t max_bytes = 0;
+  std::string metrics_file;
+  int64_t metrics_interval = 15;
+  std::string tensorboard_dir;
   std::string token_ids;
   std::string token_mask;
   TokenMaskMeans token_mask_means = TokenMaskMeans::kAuto;
@@ -78,7 +81,7 @@ struct MOETAP_API Config {
   /// All keys with their values, as `from_json` reads them.
   nlohmann::ordered_json to_json() const;
 
-  /// Makes output_dir, samples and the path of a hook spec absolute: relative ones are taken from `directory`. A
+  /// Makes output_dir, samples, metrics_file, tensorboard_dir and the path of a hook spec absolute: relative ones are taken from `directory`. A
   /// session calls it when it opens, since its host may change the working directory later.
   void make_paths_absolute(const std::filesystem::path& directory);
 

@@ -45,6 +45,26 @@ void RunSummary::Phase::add(const ExpertAttentionTotal& total) {
   if (!is_new) analysis::merge(known->second.sums, total.sums);
 }
 
+RouterSums RunSummary::sums_without_pairs(size_t layer) const {
+  RouterSums all;
+  for (const Phase* phase : {&prompt_, &generation_}) {
+    const auto known = phase->sums.find(layer);
+    if (known == phase->sums.end() || !known->second.defined()) continue;
+    RouterSums rows = known->second;
+    if (rows.has_pairs) {
+      rows.words = rows.words.narrow(0, 0, rows.layout().pairs_begin());
+      rows.has_pairs = false;
+    }
+    if (all.defined()) {
+      add_sums(all, rows);
+    } else {
+      all = rows;
+      all.words = all.words.clone();
+    }
+  }
+  return all;
+}
+
 std::vector<size_t> RunSummary::routers_of(size_t attention_layer) const {
   std::set<size_t> routers;
   for (const Phase* phase : {&prompt_, &generation_}) {

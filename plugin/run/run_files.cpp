@@ -15,6 +15,7 @@
 #include "plugin/formats/whole_file.h"
 #include "plugin/journal/logged_forward.h"
 #include "plugin/process/error_text.h"
+#include "plugin/process/notices.h"
 #include "plugin/process/process_rank.h"
 #include "plugin/records/config_keys.h"
 #include "plugin/records/model_description_json.h"
@@ -247,7 +248,8 @@ void RunState::write(const ForwardRecord& record, RunJournal& journal) {
 RunFiles::RunFiles(const Config& config)
     : rank_(process_rank_from_environment()),
       paths_(open_run(config, rank_)),
-      journal_(paths_.journal.string(), config.resume ? RunJournal::Left::kTake : RunJournal::Left::kRefuse) {
+      journal_(paths_.journal.string(), config.resume ? RunJournal::Left::kTake : RunJournal::Left::kRefuse),
+      figures_(config, rank_) {
   const bool left = !journal_.left_by().empty();
   std::optional<RunStart> before;
   if (left && fs::exists(journal_.frames_path())) before = read_run_start(journal_.frames_path());
@@ -310,7 +312,8 @@ Counters RunFiles::of_run(const Counters& of_session) const {
 }
 
 void RunFiles::count(const Counters& counters) {
-  counted_ = counters_text(of_run(counters));
+  newest_ = of_run(counters);
+  counted_ = counters_text(newest_);
 }
 
 void RunFiles::add_counters() {
@@ -363,6 +366,20 @@ void RunFiles::flush() {
     state_->attention_dump.sync();
     journal_.sync();
   });
+  const auto due = figures_.due(newest_.forwards);
+  if (due && *due <= std::chrono::steady_clock::now()) write_figures();
+}
+
+std::optional<std::chrono::steady_clock::time_point> RunFiles::next_flush() const {
+  return figures_.due(newest_.forwards);
+}
+
+void RunFiles::write_figures() {
+  try {
+    figures_.write(run_figures(state_->summary, state_->layers, newest_));
+  } catch (const std::exception& error) {
+    notify(one_line(error) + "; the run is recorded without it");
+  }
 }
 
 // For a state that may hold a part of a record: replaces it by that of the whole forwards in the journal.
@@ -388,6 +405,7 @@ void RunFiles::close(const Counters& counters, const RunTimes& times) {
   } else if (unfinished_ || !not_done.empty()) {
     add_counters();
   }
+  if (figures_.wanted()) write_figures();
   write_run_outputs(*state_, paths_, journal_, *samples_, all, {state_->opened, times.closed});
   // The journal of a run that is not done stays: `moetap recover` can write the files once the disk has room, and the
   // run can be resumed.

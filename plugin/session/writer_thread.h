@@ -55,6 +55,7 @@ class WriterThread {
   /// Tells the user which columns are withheld, and why.
   void tell(const std::vector<UnverifiedColumn>& unverified, const ModelDescription& model);
   void flush_sink();
+  std::optional<std::chrono::steady_clock::time_point> next_flush() const;
   void complete_sink();
   void failed(const std::string& reason);
 
@@ -65,6 +66,7 @@ class WriterThread {
   std::optional<RunEnd> end_;           // set before the queue is closed; empty: the sink is not completed
   std::set<std::string> known_models_;  // instances that the sink knows
   std::optional<std::chrono::steady_clock::time_point> next_sync_;  // empty: nothing new was written
+  std::optional<std::chrono::steady_clock::time_point> wanted_flush_;  // RecordSink::next_flush
   std::atomic<int64_t> bytes_written_ = 0;
   Counters batch_;                                                  // of the records in the batch
   int64_t batch_bytes_ = 0;                                         // that they hold in the queue; 0: there is no batch
