@@ -1,13 +1,12 @@
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/amax.h>
 #include <ATen/ops/arange.h>
-#include <ATen/ops/exp.h>
 #include <ATen/ops/floor.h>
 #include <ATen/ops/isfinite.h>
-#include <ATen/ops/logsumexp.h>
 #include <ATen/ops/matmul.h>
 #include <ATen/ops/maximum.h>
 #include <ATen/ops/round.h>
+#include <ATen/ops/softmax.h>
 #include <ATen/ops/special_entr.h>
 #include <ATen/ops/stack.h>
 #include <ATen/ops/where.h>
@@ -65,8 +64,9 @@ BlockOfProbabilities made_probabilities(const AttentionCall& call, const Attenti
     const at::Tensor j = at::arange(shape.num_keys, options);
     scores = scores.masked_fill(j > i, kMinusInfinity);
   }
-  const at::Tensor log_sum = scores.logsumexp(3, true);
-  return {at::exp(scores - log_sum).masked_fill(log_sum == kMinusInfinity, 0), scores};
+  // A difference from the logarithm of the sum would lose that sum where all scores are the lowest number of a dtype.
+  const at::Tensor nothing = (scores == kMinusInfinity).all(3, true);
+  return {at::softmax(scores, 3).masked_fill(nothing, 0), scores};
 }
 
 class OperationMeter {
