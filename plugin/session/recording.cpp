@@ -6,15 +6,28 @@
 
 #include "plugin/capture/router_pending.h"
 #include "plugin/process/error_text.h"
+#include "plugin/process/fork_local.h"
 #include "plugin/process/notices.h"
 #include "plugin/records/hook_notices.h"
 
 namespace moetap::plugin {
+namespace {
+
+struct ProcessId {
+  pid_t value = getpid();
+};
+
+/// Asks the system once a process: to ask takes up to a microsecond, and each forward wants to know.
+pid_t process_id() {
+  return fork_local<ProcessId>().value;
+}
+
+}  // namespace
 
 Recording::Recording(Config config, std::unique_ptr<RecordSink> sink, std::shared_ptr<HostThreads> threads)
     : config_(std::move(config)),
       threads_(std::move(threads)),
-      process_(getpid()),
+      process_(process_id()),
       resumed_(sink->resumed()),
       records_held_calls_(sink->takes_held_calls()),
       next_forward_(resumed_.next_forward),
@@ -27,7 +40,7 @@ Recording::~Recording() {
 }
 
 bool Recording::in_own_process() const {
-  return getpid() == process_;
+  return process_id() == process_;
 }
 
 bool Recording::accepts() const {
