@@ -16,7 +16,7 @@ using nlohmann::json;
 using nlohmann::ordered_json;
 using std::chrono::system_clock;
 
-constexpr int kSchemaVersionOfJournal = 5;
+constexpr int kSchemaVersionOfJournal = 6;
 
 int64_t microseconds(system_clock::time_point time) {
   return std::chrono::duration_cast<std::chrono::microseconds>(time.time_since_epoch()).count();
