@@ -8,8 +8,10 @@
 
 #include "plugin/capture/attention_pending.h"
 #include "plugin/capture/attention_report.h"
+#include "plugin/capture/attention_tokens.h"
 #include "plugin/capture/cached_regions.h"
 #include "plugin/capture/forward_context.h"
+#include "plugin/process/recycled_memory.h"
 #include "plugin/records/attention_regions.h"
 
 namespace moetap::plugin {
@@ -29,7 +31,7 @@ struct AttentionValues {
 
 /// Measures the attention calls of one forward, on the devices and current streams of their tensors. Thread-safe: forks
 /// report on threads of their own. Does not wait for a device. The caller switches gradients off.
-class AttentionObserver {
+class AttentionObserver : public Recycled {
  public:
   /// `cached`: of the model's forwards.
   AttentionObserver(ForwardContext forward, AttentionValues values, std::shared_ptr<CachedRegions> cached);
@@ -41,7 +43,18 @@ class AttentionObserver {
   std::unique_ptr<PendingReport> end();
 
  private:
+  /// Where the tokens of calls are that see the same ones, as those of all layers do.
+  struct KnownPlaces {
+    const hooks::HookPoint* hook = nullptr;  // of the first of these calls
+    AttentionSizes sizes;
+    AttentionPlaces places;
+  };
+
   void check_bytes(const analysis::AttentionCall& call) const;
+  bool needs_samples() const;
+  /// Those of an earlier call that saw the same tokens, or of this one.
+  AttentionPlaces places_of(const hooks::HookPoint& hook, const AttentionSizes& sizes,
+                            const std::vector<int64_t>& samples);
 
   const ForwardContext forward_;
   const AttentionValues values_;
@@ -49,7 +62,8 @@ class AttentionObserver {
 
   std::mutex mutex_;  // guards what follows
   bool ended_ = false;
-  std::vector<int64_t> calls_;  // by hook
+  std::vector<int64_t, RecyclingAllocator<int64_t>> calls_;  // by hook
+  std::vector<KnownPlaces, RecyclingAllocator<KnownPlaces>> places_;
   PendingAttention measured_;
 };
 

@@ -9,6 +9,7 @@
 #include "analysis/attention/attention_rows.h"
 #include "plugin/capture/forward_tokens.h"
 #include "plugin/capture/pending_report.h"
+#include "plugin/process/recycled_memory.h"
 #include "plugin/records/forward_record.h"
 #include "plugin/records/model_description.h"
 
@@ -31,7 +32,7 @@ struct MeasuredAttention {
 
 /// The attention calls of a forward. `finish` sums them up by sample and by the experts of the routers that go with
 /// them.
-class PendingAttention final : public PendingReport {
+class PendingAttention final : public PendingReport, public Recycled {
  public:
   /// `keep_values`: those of each query are recorded.
   PendingAttention(std::shared_ptr<const ModelDescription> model, bool keep_values)
@@ -52,7 +53,7 @@ class PendingAttention final : public PendingReport {
 
   std::shared_ptr<const ModelDescription> model_;
   bool keep_values_;
-  std::vector<MeasuredAttention> calls_;  // in order of hooks, then of calls
+  std::vector<MeasuredAttention, RecyclingAllocator<MeasuredAttention>> calls_;  // in order of hooks, then of calls
 };
 
 }  // namespace moetap::plugin

@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <string>
 
+#include "hooks/points/token_sequence.h"
+
 namespace moetap::plugin {
 namespace {
 
@@ -94,23 +96,11 @@ bool keys_are_of_the_queries_text(const ForwardTokens& tokens, const hooks::Hook
   return false;
 }
 
-const hooks::TokenDim* sequence_of(const hooks::TokenLayout& layout) {
-  const auto found = std::find_if(layout.dims.begin(), layout.dims.end(), [](const hooks::TokenDim& dim) {
-    return dim.role == hooks::TokenDimRole::kSequence;
-  });
-  return !layout.known || found == layout.dims.end() ? nullptr : &*found;
-}
-
 /// Whether the queries' own keys stand before others, such as means of several tokens, which are no tokens.
 bool own_keys_stand_first(const hooks::HookPoint& point) {
   const hooks::TokenDim *queries = sequence_of(point.tokens), *keys = sequence_of(point.key_tokens);
   if (queries == nullptr || keys == nullptr || keys->parts.size() < 2) return false;
-  const auto are_own = [&](const hooks::TokenDim& part) {
-    return std::any_of(part.arguments.begin(), part.arguments.end(), [&](const hooks::ArgumentDim& dim) {
-      return std::find(queries->arguments.begin(), queries->arguments.end(), dim) != queries->arguments.end();
-    });
-  };
-  return are_own(keys->parts.front()) && !are_own(keys->parts.back());
+  return share_argument(keys->parts.front(), *queries) && !share_argument(keys->parts.back(), *queries);
 }
 
 }  // namespace

@@ -100,18 +100,21 @@ bool knows_attention(const LayerTable& layers, const ForwardRecord& record) {
   });
 }
 
-void place_attention(LayerTable& layers, const ForwardRecord& record) {
+void place_attention(LayerTable& layers, const ForwardRecord& record, const LayerTable& routers) {
   for (const AttentionRecord& attention : record.attention) {
-    layers.place(*record.model, attention.hook, /*num_experts=*/0);
+    layers.place(*record.model, attention.hook, /*num_experts=*/0, &routers);
   }
 }
 
-void place_hooks(LayerTable& layers, const ForwardRecord& record) {
-  for (const RouterRecord& router : record.routers) layers.place(*record.model, router.hook, router.sums.num_experts);
-  for (const HeldRouter& router : record.held) layers.place(*record.model, router.hook, router.values.num_experts);
+void place_routers(LayerTable& layers, const ForwardRecord& record, const LayerTable& attention) {
+  const auto place = [&](int64_t hook, int64_t num_experts) {
+    layers.place(*record.model, hook, num_experts, &attention);
+  };
+  for (const RouterRecord& router : record.routers) place(router.hook, router.sums.num_experts);
+  for (const HeldRouter& router : record.held) place(router.hook, router.values.num_experts);
   for (const TransitionRecord& transition : record.transitions) {
-    layers.place(*record.model, transition.from_hook, transition.sums.num_experts_from);
-    layers.place(*record.model, transition.to_hook, transition.sums.num_experts_to);
+    place(transition.from_hook, transition.sums.num_experts_from);
+    place(transition.to_hook, transition.sums.num_experts_to);
   }
 }
 
@@ -172,10 +175,12 @@ struct RunState::Change {
 RunState::Change RunState::prepare(const ForwardRecord& record, const RunJournal& journal) const {
   Change change;
   std::vector<NewFrame> effects;
-  if (!knows_hooks(layers, record)) place_hooks(change.layers.emplace(layers), record);
+  if (!knows_hooks(layers, record)) {
+    place_routers(change.layers.emplace(layers), record, attention_layers);
+  }
   const LayerTable& table = change.layers ? *change.layers : layers;
   if (!knows_attention(attention_layers, record)) {
-    place_attention(change.attention_layers.emplace(attention_layers), record);
+    place_attention(change.attention_layers.emplace(attention_layers), record, table);
   }
   const LayerTable& attention_table = change.attention_layers ? *change.attention_layers : attention_layers;
   LoggedForward logged = log_forward(record, {table, attention_table}, config);
