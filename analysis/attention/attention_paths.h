@@ -40,7 +40,8 @@ inline int64_t part_of_position(int64_t position, int64_t length, int64_t num_re
 /// uint8 [B, Sk]: the region of each key, 0 for padding.
 at::Tensor key_regions(const AttentionTokens& tokens);
 
-// The paths of `measure_attention`. Arguments are checked already. Both agree to the accuracy of float32.
+// The paths of `measure_attention`; the third, by kernels, is in attention_device.h. Arguments are checked already. All
+// agree to the accuracy of float32.
 
 /// Reference, for any device: LibTorch operations in double precision on the current stream, over blocks of queries, no
 /// synchronisation, no shape that depends on data.

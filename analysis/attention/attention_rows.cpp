@@ -2,6 +2,7 @@
 
 #include <bit>
 
+#include "analysis/attention/attention_device.h"
 #include "analysis/attention/attention_paths.h"
 
 namespace moetap::analysis {
@@ -10,7 +11,7 @@ AttentionRows measure_attention(const AttentionCall& call, const AttentionTokens
                                 const AttentionOptions& options) {
   check_attention(call, tokens);
   if (tokens.query_position.is_cpu()) return measure_on_cpu(call, tokens, options);
-  return measure_with_operations(call, tokens, options);
+  return measure_on_device(call, tokens, options);
 }
 
 int64_t score_code(float score) {

@@ -56,9 +56,10 @@ struct AttentionRows {
 
 /// Measures a call. Tensors on the CPU: computed before the return, with LibTorch's threads, in memory that grows
 /// linearly with Sq + Sk (but for `matrix`); the bits of a row do not depend on the sequences beside it, nor on
-/// padding. Other devices: LibTorch operations on the current stream, in double precision, over blocks of queries so
-/// that memory is bounded; no synchronisation. Thread-safe. Throws c10::Error on tensors whose shape, dtype or device
-/// does not fit.
+/// padding. Other devices: moetap's kernels on the current stream where there are some that take the call, in memory
+/// that grows linearly too (see attention_kernel.cuh); else LibTorch operations, in double precision, over blocks of
+/// queries so that memory is bounded. No synchronisation. Thread-safe. Throws c10::Error on tensors whose shape, dtype
+/// or device does not fit.
 AttentionRows measure_attention(const AttentionCall& call, const AttentionTokens& tokens,
                                 const AttentionOptions& options = {});
 

@@ -18,6 +18,7 @@ __global__ void count_one_kernel(int64_t* counter) {
 class CudaKernels : public DeviceKernels {
  public:
   const RouterKernels& routers() const override { return cuda_router_kernels(); }
+  const AttentionDeviceKernels* attention() const override { return &cuda_attention_kernels(); }
 
   bool is_capturing(c10::Device device) const override {
     cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;

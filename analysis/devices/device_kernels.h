@@ -13,6 +13,7 @@ namespace moetap::analysis {
 // is observed. So moetap itself links no CUDA library, and one build serves hosts with and without CUDA. Where the
 // library is missing or cannot be loaded, LibTorch's operations do the same work.
 
+class AttentionDeviceKernels;
 class RouterKernels;
 
 /// moetap's own code for one type of device: the kernels of each kind of hook, and the state of captured graphs.
@@ -23,6 +24,9 @@ class DeviceKernels {
 
   /// The kernels that measure router calls: see routers/router_kernels.h.
   virtual const RouterKernels& routers() const = 0;
+
+  /// Those that measure attention calls: see attention/attention_device_kernels.h. Null: there are none.
+  virtual const AttentionDeviceKernels* attention() const { return nullptr; }
 
   /// True while a graph is being captured on the device's current stream: work that is enqueued does not run now, but
   /// each time the graph is replayed.
