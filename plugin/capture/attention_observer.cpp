@@ -42,7 +42,9 @@ AttentionObserver::AttentionObserver(ForwardContext forward, AttentionValues val
       values_(std::move(values)),
       cached_(std::move(cached)),
       calls_(forward_.model->hooks.size(), 0),
-      measured_(forward_.model, values_.values) {}
+      measured_(forward_.model, values_.values,
+                values_.tells_tokens ? PendingAttention::ByExpert::kRowsIfShorter : PendingAttention::ByExpert::kSums) {
+}
 
 void AttentionObserver::check_bytes(const analysis::AttentionCall& call) const {
   const AttentionSizes sizes = sizes_of(call);

@@ -18,11 +18,12 @@ namespace moetap::plugin {
 
 /// What a forward keeps of its attention calls.
 struct AttentionValues {
-  bool matrix = false;      // the probabilities, averaged over the heads
-  bool values = false;      // those of each query, for a dump
-  int64_t limit_bytes = 0;  // the most that the matrices of one sample may take
-  int64_t sample = 0;       // queries a sample and layer that are measured; 0: all
-  uint64_t seed = 0;        // that chooses them
+  bool matrix = false;       // the probabilities, averaged over the heads
+  bool values = false;       // those of each query, for a dump
+  bool tells_tokens = true;  // records may tell what single tokens did
+  int64_t limit_bytes = 0;   // the most that the matrices of one sample may take
+  int64_t sample = 0;        // queries a sample and layer that are measured; 0: all
+  uint64_t seed = 0;         // that chooses them
   AttentionRegions regions;
   at::Tensor region_argument;  // int64 [B, S]; undefined: no argument gives regions
   /// The numbers that the forward's samples will get, as far as it is known while it runs. Thread-safe.

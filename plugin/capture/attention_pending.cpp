@@ -150,7 +150,8 @@ void PendingAttention::finish(ForwardRecord& record) {
       ExpertAttentionRecord experts;
       experts.router_hook = router.hook;
       const int64_t num_experts = router.sums.num_experts;
-      if (analysis::are_shorter_than_sums(found->numel(), router.selected.size(1), rows.num_regions, num_experts)) {
+      if (by_expert_ == ByExpert::kRowsIfShorter &&
+          analysis::are_shorter_than_sums(found->numel(), router.selected.size(1), rows.num_regions, num_experts)) {
         experts.rows = analysis::expert_rows(rows, num_experts, *found, router.selected, router.weights);
       } else {
         experts.sums = analysis::empty_attention_sums(rows.num_heads, rows.num_regions, rows.self, num_experts,

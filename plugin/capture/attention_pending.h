@@ -34,9 +34,12 @@ struct MeasuredAttention {
 /// them.
 class PendingAttention final : public PendingReport, public Recycled {
  public:
+  /// How sums by expert of few tokens are recorded.
+  enum class ByExpert { kRowsIfShorter, kSums };
   /// `keep_values`: those of each query are recorded.
-  PendingAttention(std::shared_ptr<const ModelDescription> model, bool keep_values)
-      : model_(std::move(model)), keep_values_(keep_values) {}
+  PendingAttention(std::shared_ptr<const ModelDescription> model, bool keep_values,
+                   ByExpert by_expert = ByExpert::kRowsIfShorter)
+      : model_(std::move(model)), keep_values_(keep_values), by_expert_(by_expert) {}
 
   bool empty() const { return calls_.empty(); }
   /// In any order: forks report as they come.
@@ -53,6 +56,7 @@ class PendingAttention final : public PendingReport, public Recycled {
 
   std::shared_ptr<const ModelDescription> model_;
   bool keep_values_;
+  ByExpert by_expert_;
   std::vector<MeasuredAttention, RecyclingAllocator<MeasuredAttention>> calls_;  // in order of hooks, then of calls
 };
 

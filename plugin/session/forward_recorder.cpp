@@ -62,6 +62,7 @@ AttentionValues ForwardRecorder::attention_values(const c10::List<std::optional<
   AttentionValues values;
   values.matrix = config.attention == Attention::kFull;
   values.values = config.attention == Attention::kStats && config.dump != Dump::kNone;
+  values.tells_tokens = tells_tokens(config);
   values.limit_bytes = config.attention_limit_bytes;
   values.sample = config.attention_sample;
   values.seed = static_cast<uint64_t>(config.seed);

@@ -195,6 +195,22 @@ TEST(PendingAttentionTest, ExpertsGetWhatTheirOwnTokensAttendTo) {
   EXPECT_EQ(metrics.unassigned_slots, 0);
 }
 
+TEST(PendingAttentionTest, WhereTokensMayNotBeToldFewAreSummedUpToo) {
+  const at::Tensor valid = at::ones({kBatch, kLength}, at::kBool);
+  Call call{0};
+  call.valid = valid;
+  const auto model = model_of({{'a', "0"}, {'r', "0"}});
+  PendingAttention as_rows(model, false), as_sums(model, false, PendingAttention::ByExpert::kSums);
+  as_rows.add(measured(call));
+  as_sums.add(measured(call));
+  const ExpertAttentionRecord rows = finish(as_rows, {router(1, valid)}).attention.at(0).experts.at(0);
+  const ExpertAttentionRecord sums = finish(as_sums, {router(1, valid)}).attention.at(0).experts.at(0);
+  EXPECT_EQ(sums.rows.num_rows(), 0);
+  analysis::AttentionSums expected;
+  add_experts(expected, rows.rows);
+  EXPECT_EQ(finalize_experts(sums.sums).gate_mass, finalize_experts(expected).gate_mass);
+}
+
 TEST(PendingAttentionTest, ManyTokensAreSummedUpInTheForwardsRecord) {
   const at::Tensor valid = at::ones({kBatch, 512}, at::kBool);
   Call call{0};
