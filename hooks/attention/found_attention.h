@@ -44,6 +44,7 @@ struct FoundAttention {
   std::string component;           // the same
   TokenLayout tokens, key_tokens;
   bool self_attention = false;
+  bool keys_in_buffer = false;  // see HookPoint
   std::optional<int64_t> num_heads, num_key_heads;
 
   /// Where the attention stands in the order of execution.
