@@ -109,7 +109,8 @@ void RouterFlow::follow_pick(jit::Node* node) {
   values.parent = nullptr;
   values.nested = own.role == Role::kSlot;
   values.one_hot = values.per_expert = false;
-  values.mixed_at = -1;
+  values.mixed_at = values.place = -1;
+  values.place_in_run = nullptr;
   values.num_slots = pick.k;
   values.threshold = false;
   Fact indices = values;

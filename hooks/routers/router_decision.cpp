@@ -5,6 +5,7 @@
 
 #include "hooks/routers/applied_weights.h"
 #include "hooks/routers/chosen_without_ids.h"
+#include "hooks/routers/crossed_slots.h"
 #include "hooks/routers/logits_of_selection.h"
 #include "hooks/routers/router_events.h"
 #include "hooks/routers/scoring_name.h"
@@ -103,7 +104,7 @@ RouterDecision decide_by_events(const MethodGraph& graph, const RouterFlow& flow
     if (event.what.cut) return skip(last.node, SkipReason::kTakesFirstTokens);
     if (event.what.joined && is_strong(event.kind)) return skip(last.node, SkipReason::kPicksFromPicked);
   }
-  if (chooses_by_rewritten_ids(flow)) return skip(last.node, SkipReason::kRewritesIds);
+  if (chooses_by_rewritten_ids(flow) || crosses_slots(graph, flow)) return skip(last.node, SkipReason::kRewritesIds);
   if (has_changed_weights(flow)) {
     const Fact* sorted = only_permuted_weights(flow);
     if (sorted == nullptr) return skip(last.node, SkipReason::kChangesSortedWeights);
@@ -211,7 +212,7 @@ RouterDecision decide_hash(const MethodGraph& graph, const RouterFlow& flow, con
     decision.skipped = SkippedNode{hash.ids->node(), hash.ids->node(), SkipReason::kUnknownNumExperts};
     return decision;
   }
-  if (chooses_by_rewritten_ids(flow)) {
+  if (chooses_by_rewritten_ids(flow) || crosses_slots(graph, flow)) {
     decision.skipped = SkippedNode{hash.ids->node(), hash.ids->node(), SkipReason::kRewritesIds};
     return decision;
   }

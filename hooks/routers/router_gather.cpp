@@ -2,6 +2,7 @@
 // Note [Following a projection].
 #include <algorithm>
 
+#include "hooks/routers/crossed_slots.h"
 #include "hooks/routers/router_flow.h"
 
 namespace moetap::hooks {
@@ -62,6 +63,8 @@ void RouterFlow::follow_gather(jit::Node* node, jit::Value* source, const std::v
       Fact result = derived(own, node, Role::kSlot);  // the scores of the picked
       merge(result, by);
       result.nested = by.nested;
+      result.place = by.place;
+      result.place_in_run = by.place_in_run;
       result.rewritten = own.rewritten;  // the weights are what was taken, wherever that was
       result.num_slots = by.num_slots;
       if (!by.aligned) lose_alignment(result);
@@ -85,6 +88,8 @@ void RouterFlow::follow_gather(jit::Node* node, jit::Value* source, const std::v
       Fact part = own;
       merge(part, by);
       lose_alignment(part);
+      const bool of_expert = by.per_expert && own.role == Role::kSlot;
+      if (of_expert && are_of_other_slots(own, by)) part.rewritten = true;  // see Note [Crossed slots]
       if (own.role == Role::kSlot && own.aligned && indices.size() == 1 && puts_in_order(source, own, indices[0])) {
         part.permuted = node->output();
         part.order = indices[0];

@@ -2,6 +2,7 @@
 // `where`. See Note [Following a projection].
 #include <algorithm>
 
+#include "hooks/routers/crossed_slots.h"
 #include "hooks/routers/router_flow.h"
 
 namespace moetap::hooks {
@@ -46,6 +47,7 @@ void RouterFlow::follow_mask(jit::Node* node, OpKind kind) {
         left != nullptr && right != nullptr && (left->role == Role::kScore || right->role == Role::kScore);
     if (of_score) found = left->role == Role::kScore ? right : left;
     Fact mask = mask_of(remembered(*found), node);
+    if (left != nullptr && right != nullptr) join_places(mask, found == left ? *right : *left);
     mask.rewritten = found->rewritten || (an_index && !found->placed && !found->nested);  // with other numbers
     // Scores against one of them, or against a number: all that are as large are chosen.
     const bool alone = !of_score && found->role == Role::kScore;
@@ -96,6 +98,7 @@ void RouterFlow::follow_mask(jit::Node* node, OpKind kind) {
         result = derived(remembered(*found), node, Role::kMask);
       else {
         merge(*result, remembered(*found));
+        join_places(*result, *found);
         result->per_expert = result->per_expert || found->per_expert;
       }
     }
@@ -133,6 +136,8 @@ void RouterFlow::follow_mask(jit::Node* node, OpKind kind) {
     result.unsure_slots = result.unsure_slots || other->unsure_slots || self->num_slots != other->num_slots;
   }
   if (mask != nullptr) {
+    const bool of_expert = mask->per_expert && own.role == Role::kSlot;
+    if (of_expert && are_of_other_slots(own, *mask)) result.rewritten = true;  // see Note [Crossed slots]
     if (own.role != Role::kIds) merge(result, remembered(*mask));
     if (own.role == Role::kIds) result.picks.insert(mask->picks.begin(), mask->picks.end());
   }
@@ -155,6 +160,7 @@ void RouterFlow::follow_mask(jit::Node* node, OpKind kind) {
       result.base = node->output();
       result.num_slots = 1;
       result.place = -1;
+      result.place_in_run = nullptr;
       if (own.role == Role::kIds) result.ids = {node->output()};
       set(node->output(), result);
       return;
