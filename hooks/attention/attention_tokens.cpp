@@ -207,18 +207,34 @@ std::optional<int64_t> key_heads_of(const AttentionArm& arm, const TokenFlow& fl
   return constant_at(flow, arm.key, heads);
 }
 
+// True if the keys are all places of a buffer, into which those of the forward are written: a static cache.
+bool has_keys_in_buffer(const AttentionArm& arm, const TokenFlow& flow) {
+  const auto is_buffer = [&](const jit::Value* value, size_t dim) {
+    if (value == nullptr || dim == std::string::npos) return false;
+    const auto& axes = flow.of(value).axes;
+    if (!axes || dim >= axes->size() || (*axes)[dim].size() != 1 || (*axes)[dim][0].is_constant()) return false;
+    return flow.symbols().buffer_of(flow.symbols().class_of((*axes)[dim][0].symbol)) != nullptr;
+  };
+  if (is_like_fused(arm)) return is_buffer(arm.key, arm.layout.find('q'));
+  const size_t keys = arm.layout.find('k');
+  return is_buffer(arm.scores, keys) || is_buffer(arm.probabilities, keys);
+}
+
 }  // namespace
 
 void describe_tokens(FoundAttention& attention, const MethodGraph& graph, const ValueOrigins& origins,
                      const TokenLayouts& layouts) {
   for (const AttentionArm& arm : attention.arms) {
     BothLayouts both = layouts_of(arm, layouts);
+    if (both.queries.packed) both.queries = {};  // tokens of all samples, one behind the other: no batch of queries
+    if (both.keys.packed) both.keys = {};
     if (!attention.tokens.known) attention.tokens = std::move(both.queries);
     if (!attention.key_tokens.known) attention.key_tokens = std::move(both.keys);
     if (arm.implementation == kPackedImplementation) {
       attention.num_heads = attention.num_key_heads = graph.constant_int(packed_num_heads(arm.node));
     }
     const TokenFlow& flow = layouts.flow();
+    attention.keys_in_buffer = attention.keys_in_buffer || has_keys_in_buffer(arm, flow);
     for (const jit::Value* value : {arm.probabilities, is_like_fused(arm) ? arm.query : nullptr}) {
       if (value != nullptr && !attention.num_heads) attention.num_heads = heads_of(arm, value, flow);
     }

@@ -143,6 +143,7 @@ HookPoint hook_point(const FoundAttention& attention, const std::string& method)
   hook.tokens = attention.tokens;
   hook.key_tokens = attention.key_tokens;
   hook.self_attention = attention.self_attention;
+  hook.keys_in_buffer = attention.keys_in_buffer;
   hook.num_heads = attention.num_heads;
   hook.num_key_heads = attention.num_key_heads;
   return hook;

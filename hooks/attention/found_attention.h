@@ -60,6 +60,7 @@ struct FoundAttention : FoundHook {
   std::string implementation;      // set by a hook spec; empty: that of the first arm
   TokenLayout tokens, key_tokens;
   bool self_attention = false;
+  bool keys_in_buffer = false;  // see HookPoint
   std::optional<int64_t> num_heads, num_key_heads;
 
   /// Where the attention stands in the order of execution.

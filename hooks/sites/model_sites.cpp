@@ -47,7 +47,8 @@ TokenLayout router_tokens(const FoundRouter& router, const TokenLayouts& layouts
   if (router.logits != nullptr) layout = layouts.of(router.logits, router.logits_dim);
   if (router.scores != nullptr) {
     TokenLayout of_scores = layouts.of(router.scores, router.scores_dim);
-    if (layout.known && of_scores.known && layout.dims != of_scores.dims) return {};
+    const bool both = layout.known && of_scores.known;
+    if (both && (layout.dims != of_scores.dims || layout.packed != of_scores.packed)) return {};
     if (!layout.known) layout = std::move(of_scores);
   }
   if (layout.known || router.selected.empty() || router.form == "expert_choice") return layout;

@@ -38,6 +38,16 @@ at::Tensor mask_over_cache(const ForwardTokens& tokens, TextOfComponent text, in
   return read.mask.to(device, /*non_blocking=*/true);
 }
 
+/// Throws c10::Error where the text has a mask over more than the queries and less than the keys: nothing tells which
+/// keys the others are.
+void check_mask_covers_cache(const ForwardTokens& tokens, TextOfComponent text, const AttentionSizes& sizes) {
+  if (text == TextOfComponent::kNone) return;
+  const TextTokens read = text == TextOfComponent::kText ? tokens.text() : tokens.query_text();
+  TORCH_CHECK(!read.mask.defined() || read.batch != sizes.batch || read.mask_columns <= sizes.queries ||
+                  read.mask_columns >= sizes.keys,
+              "the token mask covers ", read.mask_columns, " of ", sizes.keys, " keys: nothing tells which these are");
+}
+
 /// The region of each token, uint8 in the shape of `ids`.
 at::Tensor regions_of_ids(const AttentionRegions& regions, const at::Tensor& ids) {
   at::Tensor found = at::full(ids.sizes(), static_cast<int64_t>(regions.tokens.size()), ids.options().dtype(at::kByte));
@@ -85,6 +95,9 @@ at::Tensor regions_behind_cache(const RegionsOfForward& regions, const std::stri
 /// where these do not tell either: positions of keys that are not known would be wrong without a word.
 bool keys_are_of_the_queries_text(const ForwardTokens& tokens, const hooks::HookPoint& point, TextOfComponent text,
                                   const AttentionSizes& sizes) {
+  TORCH_CHECK(!point.keys_in_buffer || sizes.keys == sizes.queries,
+              "its keys are a buffer of a fixed length (a static cache), of which a forward fills a part: ",
+              sizes.queries, " queries, ", sizes.keys, " keys");
   if (point.self_attention) return sizes.keys >= sizes.queries;
   if (point.key_tokens.known) return false;
   const bool has_other_text = text == TextOfComponent::kDecoder;  // whose keys may be those of the encoder
@@ -140,6 +153,7 @@ AttentionPlaces place_attention(ForwardTokens& tokens, const AttentionHook& hook
     valid_keys = at::cat({valid_queries, no_tokens}, 1);
     cached = 0;
   } else if (cached > 0) {
+    check_mask_covers_cache(tokens, text, sizes);
     valid_keys = mask_over_cache(tokens, text, sizes.batch, sizes.keys, sizes.device);
     if (!valid_keys.defined()) {
       const at::Tensor of_cache = at::ones({sizes.batch, cached}, valid_queries.options());
