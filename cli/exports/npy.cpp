@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <filesystem>
 #include <map>
-#include <optional>
 
 #include "cli/exports/attention_matrices.h"
 #include "cli/exports/export_format.h"
