@@ -1,5 +1,6 @@
 #include "plugin/run/live_figures.h"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <filesystem>
@@ -49,8 +50,9 @@ TEST_F(LiveFiguresTest, AreDueOnceInTheIntervalAndOnlyForSomethingNew) {
   ASSERT_TRUE(figures.due(2));
   EXPECT_GT(*figures.due(2), LiveFigures::Clock::now() + std::chrono::minutes(59));
   figures.write(after(2));
-  EXPECT_NE(read_text_file(folder_.file("moetap.prom")).find("moetap_forwards_total{task=\"log_metrics\",rank=\"0\"} 2\n"),
-            std::string::npos);
+  EXPECT_NE(
+      read_text_file(folder_.file("moetap.prom")).find("moetap_forwards_total{task=\"log_metrics\",rank=\"0\"} 2\n"),
+      std::string::npos);
   EXPECT_EQ(event_files(), 1);
 }
 
@@ -88,10 +90,12 @@ TEST_F(LiveFiguresTest, ARunShowsItsFiguresWhileItGoesOn) {
     recorded.forward({ids, at::ones_like(ids)});
   };
   const auto tokens_shown = [&](int64_t tokens) {
-    const std::string wanted = "moetap_router_tokens{task=\"log_metrics\",rank=\"0\",component=\"language_model\","
-                               "layer=\"0\"} " + std::to_string(tokens) + "\n";
+    const std::string wanted = fmt::format(
+        "moetap_router_tokens{{task=\"log_metrics\",rank=\"0\",component=\"language_model\",layer=\"0\"}} {}\n",
+        tokens);
     for (int i = 0; i < 1500; ++i) {  // some seconds; up to 15 on a busy machine
-      if (fs::exists(live.metrics_file) && read_text_file(live.metrics_file).find(wanted) != std::string::npos) return true;
+      if (fs::exists(live.metrics_file) && read_text_file(live.metrics_file).find(wanted) != std::string::npos)
+        return true;
       std::this_thread::sleep_for(std::chrono::milliseconds(10));
     }
     return false;
