@@ -134,7 +134,11 @@ class Sources {
     Projection projection;
     if (match_projection(const_cast<jit::Node*>(node), origins_, projection)) {
       found.projected.insert(projection.activation);
-      if (projections > 1) found.add({find(projection.activation, projections - 1).projected, {}});
+      if (projections > 1) {
+        const Found& before = find(projection.activation, projections - 1);
+        const Values& states = before.projected.empty() ? before.others : before.projected;
+        found.projected.insert(states.begin(), states.end());
+      }
       return found;
     }
     const OpKind kind = op_kind(*node);

@@ -217,8 +217,11 @@ AxisFact AxisTransfer::concatenate() {
       const AxisFact found = fact(part);
       if (found.axes && is_sure(found)) rank = std::max(rank, static_cast<int64_t>(found.axes->size()));
     }
+    const auto along = dim_named("dim", static_cast<size_t>(rank), 0);
     for (const jit::Value* part : made->inputs()) {
-      if (!is_sure(fact(part))) flow_.require_rank(part, rank, /*at_least=*/true);
+      if (is_sure(fact(part))) continue;
+      flow_.require_rank(part, rank, /*at_least=*/true);
+      if (rank >= 3 && along) flow_.grows_along(part, *along);
     }
   }
   const AxisFact list = fact(node_->input(0));

@@ -98,6 +98,7 @@ TokenFlow::TokenFlow(const MethodGraph& graph, const ValueOrigins& origins) : gr
     is_state_.push_back(is_hidden_state(input, origins));
     ranks_.push_back(is_state_.back() ? kRankOfHiddenStates : kRankOfIds);
   }
+  grown_along_.resize(arguments_.size(), -1);
   find_written_parts();
   for (int i = 0; i < kMaxStarts; ++i) {
     ranks_changed_ = false;
@@ -122,7 +123,8 @@ void TokenFlow::start() {
     const auto argument = static_cast<int64_t>(i);
     const bool is_states = is_state_[i] && ranks_[i] == kRankOfHiddenStates;
     for (int64_t dim = 0; dim < ranks_[i]; ++dim) {
-      axes.push_back(symbols_.of_argument(argument, dim, is_states && dim == ranks_[i] - 1));
+      const bool beside_grown = grown_along_[i] >= 0 && dim > 0 && dim != grown_along_[i];
+      axes.push_back(symbols_.of_argument(argument, dim, beside_grown || (is_states && dim == ranks_[i] - 1)));
     }
     for (const WrittenPart& part : written_parts_) {
       if (part.argument != arguments_[i]) continue;
@@ -219,6 +221,13 @@ void TokenFlow::require_rank(const jit::Value* value, int64_t rank, bool at_leas
   int64_t& assumed = ranks_[static_cast<size_t>(fact.rank_of)];
   if (assumed + rank - known < 1) return;
   assumed += rank - known;
+  ranks_changed_ = true;
+}
+
+void TokenFlow::grows_along(const jit::Value* value, int64_t dim) {
+  const AxisFact& fact = of(value);
+  if (!fact.axes || fact.rank_of < 0 || grown_along_[static_cast<size_t>(fact.rank_of)] >= 0) return;
+  grown_along_[static_cast<size_t>(fact.rank_of)] = dim;
   ranks_changed_ = true;
 }
 

@@ -54,12 +54,16 @@ class TokenFlow {
   bool is_cache(const torch::jit::Value* value) const;
   void find_written_parts();
   void require_rank(const torch::jit::Value* value, int64_t rank, bool at_least);
+  /// Something is put behind an argument along a dimension: of its others only the first may run along samples.
+  void grows_along(const torch::jit::Value* value, int64_t dim);
 
   const MethodGraph& graph_;
   const ValueOrigins& origins_;
   std::vector<const torch::jit::Value*> arguments_;
   std::vector<bool> is_state_;  // of the arguments
   std::vector<int64_t> ranks_;
+  // Of the arguments: the dimension along which something is put behind them, as keys behind a cache of keys; -1: none.
+  std::vector<int64_t> grown_along_;
   bool ranks_changed_ = false;
   AxisSymbols symbols_;
   std::unordered_map<const torch::jit::Value*, AxisFact> facts_;

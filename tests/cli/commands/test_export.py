@@ -10,7 +10,6 @@ import time
 
 import numpy as np
 import pytest
-from conftest import MOETAP
 from safetensors.numpy import save_file
 
 
