@@ -7,10 +7,13 @@ import shutil
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
+
+MOETAP = Path(os.environ["MOETAP_BIN_DIR"]) / "moetap"
 
 
 @pytest.fixture(scope="module")
