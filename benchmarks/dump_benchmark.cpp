@@ -54,8 +54,7 @@ plugin::ForwardRecord make_record(const std::shared_ptr<plugin::ModelDescription
   plugin::ForwardRecord record = plugin::forward_of(model, {0});
   for (int64_t layer = 0; layer < kNumLayers; ++layer) {
     plugin::SyntheticRouter router{.hook = layer, .top_k = kTopK};
-    record.routers.push_back(
-        plugin::observe_router(router, plugin::seeded_logits(layer, {1, length, kNumExperts})));
+    record.routers.push_back(plugin::observe_router(router, plugin::seeded_logits(layer, {1, length, kNumExperts})));
     plugin::RouterRecord& made = record.routers.back();
     made.logits = made.scores = at::Tensor();
     // As in a forward, all layers hand over the same columns of tokens.
@@ -134,8 +133,8 @@ void run(bool smoke) {
   std::printf("%s\n\n", describe_environment().c_str());
   at::NoGradGuard no_grad;
   const int64_t tokens = smoke ? 20'000 : 1'000'000;
-  MarkdownTable table({"dump", "tokens a forward", "bytes a token", "writer s", "GB/s", "plain writes GB/s", "close s",
-                       "memory MiB"});
+  MarkdownTable table(
+      {"dump", "tokens a forward", "bytes a token", "writer s", "GB/s", "plain writes GB/s", "close s", "memory MiB"});
   for (const int64_t length : {kLength, int64_t{1}}) {
     for (const Case& of : kCases) {
       const int64_t number = length == 1 ? tokens / 50 : tokens;

@@ -56,7 +56,8 @@ void DumpSeries::append(const std::vector<DumpColumn>& columns, const std::map<s
       head.attention_columns = attention_columns;
       head.max_shard_bytes = place_.max_shard_bytes;
       for (const DumpColumn& column : columns) head.columns.push_back(column_of(column));
-      open_ = std::make_unique<ShardRows>(file_of(place_.journal_folder, next_number_, kRowsExtension), std::move(head));
+      open_ =
+          std::make_unique<ShardRows>(file_of(place_.journal_folder, next_number_, kRowsExtension), std::move(head));
       ++next_number_;
     }
     const int64_t number = std::min(num_rows - begin, open_->room());

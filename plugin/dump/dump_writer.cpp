@@ -99,7 +99,8 @@ std::vector<LayerRows> DumpWriter::Preparation::collect() {
     rows.row = router.row;
     rows.position = router.position;
     rows.token_id = router.token_id;
-    const int64_t largest = router.sums.num_experts + record_.model->hooks.at(static_cast<size_t>(router.hook)).null_experts;
+    const int64_t largest =
+        router.sums.num_experts + record_.model->hooks.at(static_cast<size_t>(router.hook)).null_experts;
     rows.selected = router.selected.to(largest <= std::numeric_limits<int16_t>::max() ? at::kShort : at::kInt);
     if (writer_.wanted_.what != Dump::kIds && router.weights.defined()) {
       rows.weights = router.weights.to(writer_.wanted_.weights == DumpWeights::kF16 ? at::kHalf : at::kFloat);

@@ -34,11 +34,13 @@ SafetensorsEntry column_of(const DumpColumn& column) {
 }
 
 std::string to_text(const ShardHead& head) {
-  nlohmann::ordered_json json = {
-      {keys::kSeries.name, head.series},      {keys::kShard.name, head.number},
-      {keys::kFirstRow.name, head.first_row}, {keys::kRank.name, head.rank},
-      {keys::kMaxShardBytes.name, head.max_shard_bytes},
-      {keys::kHooks.name, head.hooks},        {keys::kColumns.name, nlohmann::ordered_json::array()}};
+  nlohmann::ordered_json json = {{keys::kSeries.name, head.series},
+                                 {keys::kShard.name, head.number},
+                                 {keys::kFirstRow.name, head.first_row},
+                                 {keys::kRank.name, head.rank},
+                                 {keys::kMaxShardBytes.name, head.max_shard_bytes},
+                                 {keys::kHooks.name, head.hooks},
+                                 {keys::kColumns.name, nlohmann::ordered_json::array()}};
   for (const SafetensorsEntry& column : head.columns) {
     json[keys::kColumns.name].push_back({{keys::kName.name, column.name},
                                          {keys::kDtype.name, static_cast<int>(column.dtype)},

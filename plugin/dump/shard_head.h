@@ -48,9 +48,9 @@ SafetensorsHeader shard_header(const ShardHead& head, int64_t num_rows);
 
 /// Where the columns of a shard lie that holds as many dump rows as it can.
 struct ShardPlaces {
-  int64_t num_rows = 0;             // at least 1
-  std::string header;               // the first bytes of the file
-  std::vector<int64_t> begin_bytes; // of each column of the head, from the start of the file
+  int64_t num_rows = 0;              // at least 1
+  std::string header;                // the first bytes of the file
+  std::vector<int64_t> begin_bytes;  // of each column of the head, from the start of the file
 };
 ShardPlaces full_shard(const ShardHead& head);
 

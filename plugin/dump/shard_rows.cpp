@@ -43,11 +43,9 @@ std::string columns_path(const std::string& rows_path) {
 
 }  // namespace
 
-ShardRows::ShardRows(ShardHead head)
-    : head_(std::move(head)), places_(full_shard(head_)) {}
+ShardRows::ShardRows(ShardHead head) : head_(std::move(head)), places_(full_shard(head_)) {}
 
-ShardRows::ShardRows(const std::string& path, ShardHead head)
-    : ShardRows(std::move(head)) {
+ShardRows::ShardRows(const std::string& path, ShardHead head) : ShardRows(std::move(head)) {
   rows_ = std::make_unique<FrameLog>(path);
   rows_->append(kShardBegun, to_text(head_));
   open_columns(path, ColumnFile::Open::kNew);

@@ -19,9 +19,9 @@ namespace moetap::plugin {
 // (the last one of a series) is copied, with its columns moved together.
 //
 // SERIES-NNNNNN.rows says which dump rows are there: a frame with the shard's head (kShardBegun, JSON), then one for
-// each forward, written after its dump rows (kShardRows: u64 number of dump rows, u64 checksum of those of each column).
-// A process that is killed, or a power cut, may leave dump rows without a frame or a frame whose dump rows never reached
-// the disk: neither counts.
+// each forward, written after its dump rows (kShardRows: u64 number of dump rows, u64 checksum of those of each
+// column). A process that is killed, or a power cut, may leave dump rows without a frame or a frame whose dump rows
+// never reached the disk: neither counts.
 enum ShardFrame : uint32_t { kShardBegun = 10, kShardRows = 11 };
 
 /// The dump rows of one shard that is not finished. Used by one thread. Errors are std::runtime_error with one line.
@@ -34,7 +34,7 @@ class ShardRows {
   static std::unique_ptr<ShardRows> reopen(const std::string& path);
 
   const ShardHead& head() const { return head_; }
-  int64_t num_rows() const { return num_rows_; }                // with those that `write` has not written yet
+  int64_t num_rows() const { return num_rows_; }                 // with those that `write` has not written yet
   int64_t room() const { return places_.num_rows - num_rows_; }  // how many more fit
   /// True if dump rows of these columns can be appended: same names, dtypes, shapes and hooks.
   bool takes(const std::vector<DumpColumn>& columns, const std::map<std::string, std::string>& hooks,

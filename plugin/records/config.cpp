@@ -143,9 +143,10 @@ const std::vector<ConfigKey>& config_keys() {
       free_on_resume(value_key("max_bytes", ConfigType::kCount, &Config::max_bytes,
                                "Recording ends once a process has written so many bytes of journal and dump, the model "
                                "runs on; what was under way is still written; 0: never.")),
-      free_on_resume(value_key("metrics_file", ConfigType::kText, &Config::metrics_file,
-                               "File with figures of the run so far, in Prometheus' text format; rewritten while it goes "
-                               "on. Empty: none.")),
+      free_on_resume(
+          value_key("metrics_file", ConfigType::kText, &Config::metrics_file,
+                    "File with figures of the run so far, in Prometheus' text format; rewritten while it goes "
+                    "on. Empty: none.")),
       free_on_resume(value_key("metrics_interval", ConfigType::kCount, &Config::metrics_interval,
                                "Seconds between two writes of metrics_file and tensorboard_dir, at least.")),
       free_on_resume(value_key("tensorboard_dir", ConfigType::kText, &Config::tensorboard_dir,
@@ -312,7 +313,7 @@ void Config::check() const {
   }
   if (record_every == 0) throw std::invalid_argument("record_every must be at least 1, got 0");
   if (privacy == Privacy::kSums) {
-    const char* told = dump != Dump::kNone              ? "dump must be none"
+    const char* told = dump != Dump::kNone             ? "dump must be none"
                        : attention == Attention::kFull ? "attention must be off or stats"
                        : log_per_token                 ? "log_per_token must be false"
                                                        : nullptr;

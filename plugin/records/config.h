@@ -81,8 +81,8 @@ struct MOETAP_API Config {
   /// All keys with their values, as `from_json` reads them.
   nlohmann::ordered_json to_json() const;
 
-  /// Makes output_dir, samples, metrics_file, tensorboard_dir and the path of a hook spec absolute: relative ones are taken from `directory`. A
-  /// session calls it when it opens, since its host may change the working directory later.
+  /// Makes output_dir, samples, metrics_file, tensorboard_dir and the path of a hook spec absolute: relative ones are
+  /// taken from `directory`. A session calls it when it opens, since its host may change the working directory later.
   void make_paths_absolute(const std::filesystem::path& directory);
 
   /// Throws std::invalid_argument for what a session cannot do: a task that is no file name, regions or

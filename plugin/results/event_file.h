@@ -8,9 +8,9 @@
 
 namespace moetap::plugin {
 
-/// A file of scalars that TensorBoard reads: FOLDER/events.out.tfevents.SECONDS.HOST.PID.N. Records of the TFRecord format
-/// (length, data, and a masked CRC-32C of each) that hold protocol buffers tensorflow.Event. TensorBoard follows the
-/// file while it grows. Used by one thread; errors are FileError.
+/// A file of scalars that TensorBoard reads: FOLDER/events.out.tfevents.SECONDS.HOST.PID.N. Records of the TFRecord
+/// format (length, data, and a masked CRC-32C of each) that hold protocol buffers tensorflow.Event. TensorBoard follows
+/// the file while it grows. Used by one thread; errors are FileError.
 class EventFile {
  public:
   /// Creates the folder and the file. `seconds`: since 1970.

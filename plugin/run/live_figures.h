@@ -12,8 +12,9 @@
 
 namespace moetap::plugin {
 
-/// Writes the figures of a run while it goes on: `metrics_file` and `tensorboard_dir` of the configuration. At most once in
-/// `metrics_interval`, and only where forwards came in since; the last time when the run closes. Used by one thread.
+/// Writes the figures of a run while it goes on: `metrics_file` and `tensorboard_dir` of the configuration. At most
+/// once in `metrics_interval`, and only where forwards came in since; the last time when the run closes. Used by one
+/// thread.
 class LiveFigures {
  public:
   using Clock = std::chrono::steady_clock;

@@ -87,7 +87,8 @@ class RunFiles final : public RecordSink {
   ResumedRun resumed() const override { return resumed_; }
   /// The dump wants columns, and an entry of several samples the sums of each; held calls tell tokens.
   bool takes_held_calls() const override {
-    return !writes_dump(state_->config) && tells_tokens(state_->config) && state_->config.log_entries == LogEntries::kRow;
+    return !writes_dump(state_->config) && tells_tokens(state_->config) &&
+           state_->config.log_entries == LogEntries::kRow;
   }
   void count(const Counters& counters) override;
   void add_model(std::shared_ptr<const ModelDescription> model) override;

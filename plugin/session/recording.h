@@ -130,7 +130,7 @@ class Recording {
   const bool records_held_calls_;
   std::atomic<bool> closed_ = false;
   std::atomic<bool> paused_ = false;
-  std::atomic<int64_t> offered_ = 0;  // forwards that began while it was not paused
+  std::atomic<int64_t> offered_ = 0;   // forwards that began while it was not paused
   std::atomic<bool> is_full_ = false;  // `max_forwards` or `max_bytes` is reached
   std::mutex closing_;
   std::mutex recording_replays_;
@@ -139,7 +139,7 @@ class Recording {
   Counters counters_;
   int64_t next_forward_ = 0;
   int64_t next_sample_ = 0;
-  int64_t reserved_ = 0;  // forwards that were taken or are being handed over
+  int64_t reserved_ = 0;                                // forwards that were taken or are being handed over
   std::vector<std::shared_ptr<GraphReplays>> replays_;  // of all captured graphs
   struct ModelChecks {
     std::shared_ptr<const ModelDescription> model;

@@ -65,12 +65,12 @@ class WriterThread {
   const std::function<Counters()> session_counters_;
   std::optional<RunEnd> end_;           // set before the queue is closed; empty: the sink is not completed
   std::set<std::string> known_models_;  // instances that the sink knows
-  std::optional<std::chrono::steady_clock::time_point> next_sync_;  // empty: nothing new was written
+  std::optional<std::chrono::steady_clock::time_point> next_sync_;     // empty: nothing new was written
   std::optional<std::chrono::steady_clock::time_point> wanted_flush_;  // RecordSink::next_flush
   std::atomic<int64_t> bytes_written_ = 0;
-  Counters batch_;                                                  // of the records in the batch
-  int64_t batch_bytes_ = 0;                                         // that they hold in the queue; 0: there is no batch
-  mutable std::mutex mutex_;                                        // guards error_ and counted_
+  Counters batch_;            // of the records in the batch
+  int64_t batch_bytes_ = 0;   // that they hold in the queue; 0: there is no batch
+  mutable std::mutex mutex_;  // guards error_ and counted_
   std::optional<std::string> error_;
   Counters counted_;
   std::thread thread_;

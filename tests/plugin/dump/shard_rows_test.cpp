@@ -111,7 +111,8 @@ TEST_F(ShardRowsTest, AFullShardIsNotLargerThanItsLimitAndIsNotCopied) {
   rows.append(columns_of(0, room), 0, room);
   rows.write();
   EXPECT_EQ(rows.room(), 0);
-  struct stat before {}, after {};
+  struct stat before {
+  }, after{};
   ASSERT_EQ(::stat(columns_path_.c_str(), &before), 0);
   expect_rows(rows, room);
   ASSERT_EQ(::stat(folder_.file("shard.safetensors").c_str(), &after), 0);
@@ -124,7 +125,8 @@ TEST_F(ShardRowsTest, OnlyTheOwnerReadsShards) {
     ShardRows rows(path_, head_of(columns_of(0, 1), limit));
     rows.append(columns_of(0, 1), 0, 1);
     rows.write();
-    struct stat of_columns {}, of_shard {};
+    struct stat of_columns {
+    }, of_shard{};
     ASSERT_EQ(::stat(columns_path_.c_str(), &of_columns), 0);
     EXPECT_EQ(of_columns.st_mode & 0777, 0600u);
     expect_rows(rows, 1);

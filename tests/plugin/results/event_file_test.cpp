@@ -45,8 +45,12 @@ TEST(EventFileTest, RecordsHaveTheirLengthAndTheirChecksums) {
   EXPECT_EQ(events[0].substr(9), std::string("\x1A\x0D", 2) + "brain.Event:2");
   // Step 300 as a varint; values of 8 and 14 bytes: tag and a float.
   EXPECT_EQ(events[1].substr(9), std::string("\x10\xAC\x02\x2A\x1A", 5) +
-                                     std::string("\x0A\x08\x0A\x01" "a\x15\x00\x00\x00\x3F", 10) +
-                                     std::string("\x0A\x0E\x0A\x07" "layer/0\x15\x00\x00\x00\xC0", 16));
+                                     std::string("\x0A\x08\x0A\x01"
+                                                 "a\x15\x00\x00\x00\x3F",
+                                                 10) +
+                                     std::string("\x0A\x0E\x0A\x07"
+                                                 "layer/0\x15\x00\x00\x00\xC0",
+                                                 16));
 }
 
 TEST(EventFileTest, AFolderThatCannotBeMadeIsNamed) {
