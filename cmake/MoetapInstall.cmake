@@ -8,6 +8,7 @@ set(MOETAP_PUBLIC_HEADERS
   analysis/attention/attention_rows.h
   analysis/attention/attention_sums.h
   analysis/attention/attention_sums_layout.h
+  analysis/attention/expert_rows.h
   analysis/numbers/token_kernels.h
   analysis/routers/host_call.h
   analysis/routers/router_call.h

@@ -34,6 +34,7 @@ constexpr CounterField kCounterFields[] = {
     {&moetap_counters::label_mismatches, &Counters::label_mismatches},
     {&moetap_counters::replayed, &Counters::replayed},
     {&moetap_counters::called_hooks, &Counters::called_hooks},
+    {&moetap_counters::skipped, &Counters::skipped},
 };
 static_assert(sizeof(moetap_counters) == sizeof(size_t) + std::size(kCounterFields) * sizeof(int64_t),
               "each field of the header is filled");
@@ -125,6 +126,14 @@ int moetap_label(moetap_session* session, const int64_t* samples, size_t num_sam
 
 int moetap_clear_label(moetap_session* session) {
   return on_session(session, [](ProcessSession& open) { open.clear_label(); });
+}
+
+int moetap_pause(moetap_session* session) {
+  return on_session(session, [](ProcessSession& open) { open.pause(); });
+}
+
+int moetap_resume(moetap_session* session) {
+  return on_session(session, [](ProcessSession& open) { open.resume(); });
 }
 
 int moetap_log(moetap_session* session, const char* layer, const char* name, double value) {

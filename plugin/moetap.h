@@ -49,6 +49,12 @@ moetap_session* moetap_open(const char* config_json);
 int moetap_label(moetap_session* session, const int64_t* samples, size_t num_samples, int generation);
 int moetap_clear_label(moetap_session* session);
 
+/* From here on forwards run unrecorded, at next to no cost, until moetap_resume; forwards that have begun are recorded.
+ * They are counted in `skipped`, and use up sample numbers as if they were recorded, so that labels and numbers stay
+ * right. Pausing twice is the same as once. Blocks only as a forward does when the queue is full. */
+int moetap_pause(moetap_session* session);
+int moetap_resume(moetap_session* session);
+
 /* Adds a value to the log entry of the forward that the calling thread is in, or began last; before its first forward,
  * to that one. `layer`: a layer id of the log's component, decimal digits or "mm_projector". */
 int moetap_log(moetap_session* session, const char* layer, const char* name, double value);
@@ -72,6 +78,7 @@ typedef struct moetap_counters {
   int64_t label_mismatches;
   int64_t replayed;     /* those of `forwards` that were replays of a CUDA graph; not in this header's first version */
   int64_t called_hooks; /* not in this header's first version */
+  int64_t skipped;      /* not in this header's first version */
 } moetap_counters;
 int moetap_get_counters(moetap_session* session, moetap_counters* counters);
 

@@ -147,6 +147,7 @@ std::shared_ptr<ModelBinding> ProcessSession::bind(std::string_view description)
     config.output_dir = output_dir_of(*model);
     auto recording = std::make_shared<Recording>(config, std::make_unique<RunFiles>(config), threads_);
     close_at_exit(recording);
+    if (paused_) recording->pause();
     auto binding = std::make_shared<ModelBinding>(recording, std::move(model));
     try {
       ModelRegistry::get().bind(binding);
@@ -174,6 +175,15 @@ std::vector<std::shared_ptr<Recording>> ProcessSession::recordings() const {
   const std::lock_guard lock(mutex_);
   for (const auto& [instance, recording] : recordings_) all.push_back(recording);
   return all;
+}
+
+void ProcessSession::set_paused(bool paused) {
+  if (!in_own_process()) return;
+  {
+    const std::lock_guard lock(mutex_);
+    paused_ = paused;  // also of models that run later
+  }
+  for (const auto& recording : recordings()) paused ? recording->pause() : recording->resume();
 }
 
 void ProcessSession::flush() {

@@ -37,6 +37,8 @@ class ProcessSession {
 
   void label(ForwardLabel label) { threads_->label(std::move(label)); }
   void clear_label() { threads_->clear_label(); }
+  void pause() { set_paused(true); }
+  void resume() { set_paused(false); }
   void log(std::string_view layer, std::string_view name, CustomValue value) { threads_->log(layer, name, value); }
   void flush();
   void close();
@@ -51,12 +53,14 @@ class ProcessSession {
   std::string output_dir_of(const ModelDescription& model) const;
   std::vector<std::shared_ptr<Recording>> recordings() const;
   bool in_own_process() const;
+  void set_paused(bool paused);
 
   const Config config_;
   const pid_t process_;  // a child process has a copy, whose locks may be held for ever
   const std::shared_ptr<HostThreads> threads_ = std::make_shared<HostThreads>();
   mutable std::mutex mutex_;  // guards what follows
   bool closed_ = false;
+  bool paused_ = false;
   std::map<std::string, std::shared_ptr<Recording>> recordings_;  // by instance
   std::map<std::string, std::string> refused_;                    // instance -> why it is not recorded
 };

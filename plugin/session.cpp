@@ -126,6 +126,14 @@ void Session::clear_label() {
   recording_->threads().clear_label();
 }
 
+void Session::pause() {
+  recording_->pause();
+}
+
+void Session::resume() {
+  recording_->resume();
+}
+
 void Session::log(std::string_view layer, std::string_view name, CustomValue value) {
   recording_->threads().log(layer, name, value);
 }

@@ -76,6 +76,12 @@ class MOETAP_API Session {
   void label(ForwardLabel label);
   void clear_label();
 
+  /// From here on forwards run unrecorded, at next to no cost, until `resume`; forwards that have begun are recorded.
+  /// They are counted in `skipped`, and use up sample numbers as if they were recorded, so that labels and numbers stay
+  /// right. Blocks only as a forward does when the queue is full.
+  void pause();
+  void resume();
+
   /// Adds a value of the host's own to the log entry of the forward that the calling thread is in, or began last;
   /// before its first forward, to that one. `layer` is a layer id of the log's component; the name must be none of the
   /// log's own keys. Blocks only as a forward does when the queue is full.

@@ -1,5 +1,9 @@
 #pragma once
 
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
 #include <cstdint>
 #include <type_traits>
 
@@ -9,7 +13,8 @@
 // Note [Lanes]
 // A sum over experts is eight partial sums (lane l adds experts l, l + 8, ...) that are joined in one fixed order. That
 // is the order of eight-wide vectors. Since it is written out, narrower vectors give the same bits: a token's values do
-// not depend on the processor, nor on the tokens around it.
+// not depend on the processor, nor on the tokens around it. Multiplications and additions are fused where `fused` says
+// so and nowhere else (the files are compiled without contraction), since a fused one has other bits.
 //
 // Note [Tokens side by side]
 // The functions of vector_math.h are one long chain of operations, each of which waits for the one before. A processor
@@ -46,6 +51,7 @@ struct Mask {
   VectorInts v;  // -1 or 0
 
   MOETAP_ALWAYS_INLINE friend Mask operator&(const Mask& x, const Mask& y) { return Mask{x.v & y.v}; }
+  MOETAP_ALWAYS_INLINE friend Mask operator|(const Mask& x, const Mask& y) { return Mask{x.v | y.v}; }
 };
 
 struct Bits {
@@ -87,6 +93,40 @@ MOETAP_ALWAYS_INLINE Vector from_bits(const Bits& x) {
   return Vector(reinterpret_cast<VectorReals>(x.v));
 }
 
+/// x * y + z, rounded once. The baseline of x86 has no such instruction: it calls libm there.
+MOETAP_ALWAYS_INLINE Vector fused(const Vector& x, const Vector& y, const Vector& z) {
+#if defined(__AVX512F__) && MOETAP_VECTOR_BYTES == 64
+  return Vector(VectorReals(_mm512_fmadd_pd(x.v, y.v, z.v)));
+#elif defined(__FMA__) && MOETAP_VECTOR_BYTES == 32
+  return Vector(VectorReals(_mm256_fmadd_pd(x.v, y.v, z.v)));
+#else
+  Vector result;
+  for (size_t i = 0; i < sizeof(x.v) / sizeof(double); ++i) result.v[i] = __builtin_fma(x.v[i], y.v[i], z.v[i]);
+  return result;
+#endif
+}
+
+/// The larger or the smaller one; y where one of them is NaN. (GCC 12 warns of the plain intrinsics, which leave a
+/// value that they do not use undefined; those with a mask become the same instruction.)
+MOETAP_ALWAYS_INLINE Vector larger(const Vector& x, const Vector& y) {
+#if defined(__AVX512F__) && MOETAP_VECTOR_BYTES == 64
+  return Vector(VectorReals(_mm512_maskz_max_pd(0xff, x.v, y.v)));
+#elif defined(__AVX__) && MOETAP_VECTOR_BYTES == 32
+  return Vector(VectorReals(_mm256_max_pd(x.v, y.v)));
+#else
+  return Vector(x.v > y.v ? x.v : y.v);
+#endif
+}
+MOETAP_ALWAYS_INLINE Vector smaller(const Vector& x, const Vector& y) {
+#if defined(__AVX512F__) && MOETAP_VECTOR_BYTES == 64
+  return Vector(VectorReals(_mm512_maskz_min_pd(0xff, x.v, y.v)));
+#elif defined(__AVX__) && MOETAP_VECTOR_BYTES == 32
+  return Vector(VectorReals(_mm256_min_pd(x.v, y.v)));
+#else
+  return Vector(x.v < y.v ? x.v : y.v);
+#endif
+}
+
 enum class Beside { kLanes, kTokens };
 
 /// Two of what Part is: the lower and the upper lanes of the same tokens, or two tokens.
@@ -123,6 +163,7 @@ MOETAP_OPERATION(>=)
 MOETAP_OPERATION(<=)
 MOETAP_OPERATION(==)
 MOETAP_OPERATION(&)
+MOETAP_OPERATION(|)
 MOETAP_OPERATION(<<)
 MOETAP_OPERATION(>>)
 #undef MOETAP_OPERATION
@@ -141,6 +182,20 @@ MOETAP_ALWAYS_INLINE auto from_bits(const Pair<Part, kBeside>& x) {
   return pair_of<kBeside>(from_bits(x.a), from_bits(x.b));
 }
 
+template <typename Part, Beside kBeside>
+MOETAP_ALWAYS_INLINE Pair<Part, kBeside> fused(const Pair<Part, kBeside>& x, const Pair<Part, kBeside>& y,
+                                               const Pair<Part, kBeside>& z) {
+  return {fused(x.a, y.a, z.a), fused(x.b, y.b, z.b)};
+}
+template <typename Part, Beside kBeside>
+MOETAP_ALWAYS_INLINE Pair<Part, kBeside> larger(const Pair<Part, kBeside>& x, const Pair<Part, kBeside>& y) {
+  return {larger(x.a, y.a), larger(x.b, y.b)};
+}
+template <typename Part, Beside kBeside>
+MOETAP_ALWAYS_INLINE Pair<Part, kBeside> smaller(const Pair<Part, kBeside>& x, const Pair<Part, kBeside>& y) {
+  return {smaller(x.a, y.a), smaller(x.b, y.b)};
+}
+
 template <int kBytes>
 struct LanesOfBytes {
   using Half = typename LanesOfBytes<kBytes / 2>::Type;
@@ -153,6 +208,8 @@ struct LanesOfBytes<MOETAP_VECTOR_BYTES> {
 using Lanes = LanesOfBytes<kLanes * sizeof(double)>::Type;
 using TwoTokens = Pair<Lanes, Beside::kTokens>;
 using FourTokens = Pair<TwoTokens, Beside::kTokens>;
+
+using LanesBits = decltype(to_bits(Lanes()));
 
 /// Tokens of a group.
 template <typename Group>
@@ -204,6 +261,15 @@ template <typename Part>
 MOETAP_ALWAYS_INLINE void repeat(const Lanes& lanes, Pair<Part, Beside::kTokens>& out) {
   repeat(lanes, out.a);
   repeat(lanes, out.b);
+}
+
+/// The sum over the tokens of a group.
+MOETAP_ALWAYS_INLINE LanesBits sum_of_tokens(const LanesBits& bits) {
+  return bits;
+}
+template <typename Part>
+MOETAP_ALWAYS_INLINE LanesBits sum_of_tokens(const Pair<Part, Beside::kTokens>& bits) {
+  return sum_of_tokens(bits.a) + sum_of_tokens(bits.b);
 }
 
 using TwoReals = double __attribute__((vector_size(16)));

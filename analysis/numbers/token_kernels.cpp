@@ -5,8 +5,10 @@ namespace moetap::analysis {
 TokenKernelChoices available_token_kernels() {
   TokenKernelChoices choices{{{"baseline", baseline_token_kernels()}, {}, {}}, 1};
 #if defined(__x86_64__)
-  if (__builtin_cpu_supports("avx2")) choices.items[choices.size++] = {"avx2", avx2_token_kernels()};
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("popcnt"))
+    choices.items[choices.size++] = {"avx2", avx2_token_kernels()};
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+      __builtin_cpu_supports("fma") && __builtin_cpu_supports("popcnt")) {
     choices.items[choices.size++] = {"avx512", avx512_token_kernels()};
   }
 #endif

@@ -8,7 +8,7 @@ namespace moetap::analysis {
 /// `padded_size(n)` doubles: the first n are the values, and the kernels overwrite the rest. Those of the next token
 /// follow.
 inline constexpr int64_t kLanes = 8;
-inline constexpr int64_t kMaxGroup = 4;  // tokens at once, at most
+inline constexpr int64_t kMaxGroup = 8;  // tokens at once, at most
 constexpr int64_t padded_size(int64_t n) {
   return (n + kLanes - 1) / kLanes * kLanes;
 }
@@ -16,28 +16,37 @@ constexpr int64_t padded_size(int64_t n) {
 /// How the values of a call are stored.
 enum class RealFormat { kFloat, kDouble, kHalf, kBFloat16 };
 
+/// What the kernels give for the tokens at hand. Of a token that is not in range the other fields mean nothing.
 struct SoftmaxTerms {
-  // False: a logit was NaN or +inf, or all were -inf; the other fields and the values mean nothing.
-  bool in_range = false;
-  int64_t largest = 0;  // index of the largest logit, ties to the lower
-  double log_sum_exp = 0;
-  double entropy = 0;  // H of the probabilities
+  // False: a logit was NaN or +inf, or all were -inf.
+  bool in_range[kMaxGroup];
+  int64_t largest[kMaxGroup];  // index of the largest logit, ties to the lower
+  double log_sum_exp[kMaxGroup];
+  double entropy[kMaxGroup];  // H of the probabilities; of tokens that have sums
 };
 
 struct EntropyTerms {
-  bool in_range = false;  // false: a value was negative, above the limit, infinite or NaN
-  double entropy = 0;     // 0 if all values are 0
+  bool in_range[kMaxGroup];   // false: a value was negative, above the limit, infinite or NaN
+  double entropy[kMaxGroup];  // 0 if all values are 0
+};
+
+/// See Note [Slots are ranked by gate weight].
+struct RankTerms {
+  double first[kMaxGroup];                       // expert of the first slot; infinite: no slot holds one
+  double largest[kMaxGroup], second[kMaxGroup];  // the first two weights; -inf: there is none, or it is NaN
+  EntropyTerms entropies;                        // H of the weights
 };
 
 /// The loops over the experts of tokens. H(v) is -sum q ln(q + 1e-9) with q = v / sum(v), the formula of LibMoE, in
-/// nats; it is clamped at 0, which the 1e-9 would undercut. `count`: tokens, 1 to kMaxGroup; what a token gives does
-/// not depend on the tokens beside it.
+/// nats, to 1e-9 an expert at worst; it is clamped at 0, which the 1e-9 would undercut. `count`: tokens, 1 to
+/// kMaxGroup; what a token gives does not depend on the tokens beside it.
 struct TokenKernels {
   /// Reads the n values of one token; the padding is left alone.
   void (*widen)(const void* from, RealFormat format, int64_t n, double* values);
-  /// Replaces logits by their softmax.
-  void (*softmax)(double* values, int64_t n, int64_t count, SoftmaxTerms* terms);
-  void (*entropy)(double* values, int64_t n, int64_t count, double limit, EntropyTerms* terms);
+  /// Overwrites logits. Adds the softmax of each token that is in range, rounded to fixed point in units of 2^-40, to
+  /// its sums[token], n words; null: to none. Several tokens may have the same.
+  void (*softmax)(double* logits, int64_t n, int64_t count, int64_t* const* sums, SoftmaxTerms& terms);
+  void (*entropy)(double* values, int64_t n, int64_t count, double limit, EntropyTerms& terms);
   /// The index of the largest of n values, none of which is NaN or infinite; ties to the lower.
   int64_t (*largest)(double* values, int64_t n);
   /// Replaces logits of one token by their sigmoid; NaN stays NaN.
@@ -46,6 +55,12 @@ struct TokenKernels {
   void (*add_fixed_point)(const double* values, int64_t n, int64_t count, int64_t* sums);
   /// to_fixed_point of n values of one token. Of a value that is not in range the limbs mean nothing.
   void (*to_limbs)(const double* values, int64_t n, int64_t* high, int64_t* low);
+  /// Ranks n slots of kMaxGroup tokens: [n, kMaxGroup]. Where a slot holds no expert the weight is 0 and the expert
+  /// infinite. `units`: the weights in fixed point in units of 2^-40; of |weight| >= 2^10 they mean nothing.
+  void (*rank)(const double* weights, const double* experts, int64_t n, int64_t* units, RankTerms& terms);
+  /// Adds to sums[p] the number of bits that both of two sets have; p counts the pairs (0, 1), (0, 2), ..., (n - 2, n -
+  /// 1).
+  void (*add_common)(const uint64_t* sets, int64_t n, int64_t* sums);
 };
 
 /// The kernels for the widest vectors of this processor. They give the same bits on every processor.

@@ -3,6 +3,7 @@
 #include <limits>
 
 #include "analysis/numbers/fixed_point.h"
+#include "analysis/numbers/lane_math.h"
 #include "analysis/numbers/lanes.h"
 #include "analysis/numbers/token_kernels.h"
 #include "analysis/numbers/vector_math.h"
@@ -29,134 +30,139 @@ MOETAP_ALWAYS_INLINE void find_largest(const double* values, int64_t size, doubl
   for (int64_t i = 0; i < size; i += kLanes) {
     Group x;
     load(values + i, size, x);
-    largest = select(largest < x, x, largest);
+    largest = larger(x, largest);
   }
   join(largest, Maximum(), of_tokens);
 }
 
-/// The first places, by lane, of the largest value of each token.
+/// The first place of the largest value of each token; 0 if it is NaN.
 template <typename Group>
-class FirstPlaces {
- public:
-  MOETAP_ALWAYS_INLINE FirstPlaces() : first_(kInfinity) {
-    constexpr double kPlaces[kLanes] = {0, 1, 2, 3, 4, 5, 6, 7};
-    load(kPlaces, 0, places_);
+MOETAP_ALWAYS_INLINE void find_places(const double* values, int64_t size, const double* largest, int64_t* of_tokens) {
+  constexpr double kPlaces[kLanes] = {0, 1, 2, 3, 4, 5, 6, 7};
+  Lanes places;
+  load(kPlaces, 0, places);
+  Group highest, first(kInfinity);
+  broadcast(largest, highest);
+  // From the last to the first, so that the first one stays.
+  places = places + static_cast<double>(size - kLanes);
+  for (int64_t i = size - kLanes; i >= 0; i -= kLanes) {
+    Group x, own;
+    load(values + i, size, x);
+    repeat(places, own);
+    first = select(x == highest, own, first);
+    places = places - static_cast<double>(kLanes);
   }
-
-  /// The next eight values; `is_largest` is their mask.
-  template <typename M>
-  MOETAP_ALWAYS_INLINE void add(const M& is_largest) {
-    Group places;
-    repeat(places_, places);
-    const Group found = select(is_largest, places, Group(kInfinity));
-    first_ = select(found < first_, found, first_);
-    places_ = places_ + static_cast<double>(kLanes);
+  double found[kTokensOf<Group>];
+  join(first, Minimum(), found);
+  for (int token = 0; token < kTokensOf<Group>; ++token) {
+    of_tokens[token] = found[token] < kInfinity ? static_cast<int64_t>(found[token]) : 0;
   }
+}
 
-  MOETAP_ALWAYS_INLINE void get(int64_t* of_tokens) const {
-    double places[kTokensOf<Group>];
-    join(first_, Minimum(), places);
-    for (int token = 0; token < kTokensOf<Group>; ++token) {
-      of_tokens[token] = places[token] < kInfinity ? static_cast<int64_t>(places[token]) : 0;
-    }
+/// One value a token, of up to kMaxGroup tokens side by side.
+struct alignas(64) OfTokens {
+  double values[kMaxGroup];
+
+  MOETAP_ALWAYS_INLINE explicit OfTokens(double value) {
+    for (double& v : values) v = value;
   }
-
- private:
-  Group first_;
-  Lanes places_;  // of the next eight values
-};
-
-template <int kCount>
-MOETAP_ALWAYS_INLINE void logarithms(const double* of_tokens, double* out) {
-  if constexpr (kCount == 1) {
-    *out = log_positive(*of_tokens);
-  } else {
-    double values[kLanes] = {1, 1, 1, 1, 1, 1, 1, 1};
-    for (int token = 0; token < kCount; ++token) values[token] = of_tokens[token];
+  MOETAP_ALWAYS_INLINE Lanes lanes() const {
     Lanes lanes;
     load(values, 0, lanes);
-    store(log_positive(lanes), values, 0);
-    for (int token = 0; token < kCount; ++token) out[token] = values[token];
+    return lanes;
   }
-}
+};
+static_assert(kMaxGroup == kLanes, "the values of the tokens at hand are one group of lanes");
 
+/// Sums over the experts of each token; d = x - max <= 0.
+struct PowerSums {
+  OfTokens largest{0.0};   // max
+  OfTokens total{1.0};     // sum of e^d
+  OfTokens products{0.0};  // sum of d e^d
+};
+
+/// Replaces logits x by e^d.
 template <typename Group>
-MOETAP_ALWAYS_INLINE void softmax_of(double* values, int64_t n, SoftmaxTerms* terms) {
-  constexpr int kCount = kTokensOf<Group>;
-  const int64_t size = padded_size(n);
-  pad(values, n, kCount, -kInfinity);
-  int64_t places[kCount];
-  double largest[kCount], sums[kCount], scales[kCount], entropies[kCount];
-  find_largest<Group>(values, size, largest);
-
-  FirstPlaces<Group> first_places;
-  Group highest, lanes(0.0);
-  broadcast(largest, highest);
+MOETAP_ALWAYS_INLINE void powers_of(double* values, int64_t size, int64_t token, PowerSums& sums) {
+  Group largest, total(0.0), products(0.0);
+  broadcast(sums.largest.values + token, largest);
   for (int64_t i = 0; i < size; i += kLanes) {
     Group x;
     load(values + i, size, x);
-    first_places.add(x == highest);
-    const Group power = exp_nonpositive(x - highest);
+    const Group distance = larger(Group(kSmallestExponent), x - largest);  // finite, so that 0 * inf is not added
+    const Group power = exp_nonpositive_coarse(distance);
     store(power, values + i, size);
-    lanes = lanes + power;
+    total = total + power;
+    products = fused(distance, power, products);
   }
-  first_places.get(places);
-  join(lanes, Sum(), sums);
-  for (int token = 0; token < kCount; ++token) scales[token] = 1 / sums[token];
+  join(total, Sum(), sums.total.values + token);
+  join(products, Sum(), sums.products.values + token);
+}
 
-  Group scale, products(0.0);
+/// Adds power * scale of each token in fixed point to sums[0..n); gives sum min(power, limit) of each token.
+template <typename Group>
+MOETAP_ALWAYS_INLINE void add_powers(const double* powers, int64_t n, const double* scales, const double* limits,
+                                     int64_t* sums, double* below_limit) {
+  const int64_t size = padded_size(n);
+  Group scale, limit, below(0.0);
   broadcast(scales, scale);
-  for (int64_t i = 0; i < size; i += kLanes) {
+  broadcast(limits, limit);
+  const auto add = [&](int64_t i, double* words) __attribute__((always_inline)) {
     Group power;
-    load(values + i, size, power);
-    const Group q = power * scale;
-    store(q, values + i, size);
-    products = products + q * log_positive(q + kEpsilon);
+    load(powers + i, size, power);
+    below = below + smaller(power, limit);
+    Lanes before;
+    load(words, 0, before);
+    const LanesBits units = sum_of_tokens(to_bits(fused(power, scale, Group(kRounder))));
+    store(from_bits(to_bits(before) + (units - kTokensOf<Group> * kRounderBits)), words, 0);
+  };
+  int64_t i = 0;
+  // The bits of a word are moved as those of a double.
+  for (; i + kLanes <= n; i += kLanes) add(i, reinterpret_cast<double*>(sums + i));
+  if (i < n) {
+    double words[kLanes] = {};
+    __builtin_memcpy(words, sums + i, (n - i) * sizeof(double));
+    add(i, words);
+    __builtin_memcpy(sums + i, words, (n - i) * sizeof(double));
   }
-  join(products, Sum(), entropies);
-  double logs[kCount];
-  logarithms<kCount>(sums, logs);
-  for (int token = 0; token < kCount; ++token) {
-    // The largest logit adds 1, so a smaller sum comes from a NaN: a logit's, or that of inf - inf.
-    terms[token] = SoftmaxTerms{sums[token] >= 1, places[token], largest[token] + logs[token],
-                                -entropies[token] > 0 ? -entropies[token] : 0};
-  }
+  join(below, Sum(), below_limit);
+}
+
+/// Sums of what an entropy is computed from.
+struct ShareSums {
+  OfTokens total{0.0};
+  OfTokens misfits{0.0};
+  OfTokens products{0.0};  // sum of q ln(q + 1e-9)
+};
+
+/// What values are multiplied with to have the sum 1. 1 / total would be infinite for a subnormal total, so values are
+/// scaled up first.
+struct ShareScale {
+  Lanes enlargement, scale;
+
+  MOETAP_ALWAYS_INLINE explicit ShareScale(const Lanes& total)
+      : enlargement(select(total < 0x1p-1000, Lanes(0x1p500), Lanes(1.0))), scale(Lanes(1.0) / (total * enlargement)) {}
+};
+
+template <typename Group>
+MOETAP_ALWAYS_INLINE Group entropy_product(const Group& x, const Group& enlargement, const Group& scale,
+                                           const Group& products) {
+  const Group q = x * enlargement * scale;
+  return fused(q, log_positive_coarse(q + kEpsilon), products);
 }
 
 template <typename Group>
-MOETAP_ALWAYS_INLINE void entropy_of(double* values, int64_t n, double limit, EntropyTerms* terms) {
-  constexpr int kCount = kTokensOf<Group>;
-  const int64_t size = padded_size(n);
-  pad(values, n, kCount, 0);
-  double sums[kCount], misfits[kCount], scales[kCount], enlargements[kCount], entropies[kCount];
-  Group lanes(0.0), unfit(0.0);
-  for (int64_t i = 0; i < size; i += kLanes) {
-    Group x;
-    load(values + i, size, x);
-    lanes = lanes + x;
-    unfit = unfit + select((x >= 0.0) & (x <= limit), Group(0.0), Group(1.0));  // 1 for NaN too
-  }
-  join(lanes, Sum(), sums);
-  join(unfit, Sum(), misfits);
-  for (int token = 0; token < kCount; ++token) {
-    // 1 / sum would be infinite for a subnormal sum, so such values are scaled up first.
-    enlargements[token] = sums[token] < 0x1p-1000 ? 0x1p500 : 1;
-    scales[token] = 1 / (sums[token] * enlargements[token]);
-  }
-  Group scale, enlargement, products(0.0);
-  broadcast(scales, scale);
-  broadcast(enlargements, enlargement);
-  for (int64_t i = 0; i < size; i += kLanes) {
-    Group x;
-    load(values + i, size, x);
-    const Group q = x * enlargement * scale;
-    products = products + q * log_positive(q + kEpsilon);
-  }
-  join(products, Sum(), entropies);
-  for (int token = 0; token < kCount; ++token) {
-    const bool some = sums[token] > 0 && -entropies[token] > 0;
-    terms[token] = EntropyTerms{!(misfits[token] > 0) && sums[token] < kInfinity, some ? -entropies[token] : 0};
-  }
+MOETAP_ALWAYS_INLINE Group unfit(const Group& x, double limit, const Group& before) {
+  return before + select((x >= 0.0) & (x <= limit), Group(0.0), Group(1.0));  // 1 for NaN too
+}
+
+/// The entropies of values that are not all 0, and whether they are in range.
+MOETAP_ALWAYS_INLINE void finish_entropies(const Lanes& total, const Lanes& misfits, const Lanes& products,
+                                           EntropyTerms& terms) {
+  store(select(total <= 0.0, Lanes(0.0), larger(products * -1.0, Lanes(0.0))), terms.entropy, 0);
+  double fits[kLanes];
+  store(select((misfits <= 0.0) & (total < kInfinity), Lanes(1.0), Lanes(0.0)), fits, 0);
+  for (int64_t token = 0; token < kMaxGroup; ++token) terms.in_range[token] = fits[token] > 0;
 }
 
 struct SetKernels {
@@ -192,32 +198,134 @@ struct SetKernels {
     }
   }
 
-  static void softmax(double* values, int64_t n, int64_t count, SoftmaxTerms* terms) {
+  // With d = x - max and p = e^d / S the entropy is ln S - sum(d e^d) / S, a sum without cancellation and without a
+  // logarithm an expert. LibMoE's 1e-9 lowers it by sum p ln(1 + 1e-9 / p), which min(p, 1e-9) meets to 3.1e-10 an
+  // expert. Where that is more than 5e-7 of the entropy, each expert has its logarithm.
+  static void softmax(double* values, int64_t n, int64_t count, int64_t* const* sums, SoftmaxTerms& terms) {
+    const int64_t size = padded_size(n);
+    PowerSums powers;
+    pad(values, n, count, -kInfinity);
+    // Loop after loop, since each waits for the whole of the one before.
     in_groups(
         count, [&](auto group, int64_t token) __attribute__((always_inline)) {
-          softmax_of<decltype(group)>(values + token * padded_size(n), n, terms + token);
+          find_largest<decltype(group)>(values + token * size, size, powers.largest.values + token);
         });
+    in_groups(
+        count, [&](auto group, int64_t token) __attribute__((always_inline)) {
+          const double* largest = powers.largest.values + token;
+          find_places<decltype(group)>(values + token * size, size, largest, terms.largest + token);
+        });
+    in_groups(
+        count, [&](auto group, int64_t token) __attribute__((always_inline)) {
+          powers_of<decltype(group)>(values + token * size, size, token, powers);
+        });
+    const Lanes total = powers.total.lanes(), inverse = Lanes(1.0) / total;
+    OfTokens scales(0.0), limits(0.0), below(0.0);
+    store(inverse * kFixedPointScale, scales.values, 0);
+    store(total * kEpsilon, limits.values, 0);
+    // The largest logit adds 1, so a smaller sum comes from a NaN: a logit's, or that of inf - inf.
+    for (int64_t token = 0; token < kMaxGroup; ++token) terms.in_range[token] = powers.total.values[token] >= 1;
+    for (int64_t token = 0, of_run = 0; token < count; token += of_run) {
+      of_run = 1;
+      if (sums[token] == nullptr || !terms.in_range[token]) continue;
+      while (token + of_run < count && terms.in_range[token + of_run] && sums[token + of_run] == sums[token]) ++of_run;
+      in_groups(
+          of_run, [&](auto group, int64_t of_group) __attribute__((always_inline)) {
+            const int64_t first = token + of_group;
+            add_powers<decltype(group)>(values + first * size, n, scales.values + first, limits.values + first,
+                                        sums[first], below.values + first);
+          });
+    }
+    const Lanes log_total = log_positive_coarse(total);
+    store(powers.largest.lanes() + log_total, terms.log_sum_exp, 0);
+    const Lanes entropy = log_total - (powers.products.lanes() + below.lanes()) * inverse;
+    store(larger(entropy, Lanes(0.0)), terms.entropy, 0);
+    const double small = static_cast<double>(n) * (3.1e-10 / 5e-7);
+    for (int64_t token = 0; token < count; ++token) {
+      if (sums[token] == nullptr || !terms.in_range[token] || !(terms.entropy[token] < small)) continue;
+      terms.entropy[token] = small_entropy(values + token * size, n, powers.total.values[token]);
+    }
   }
 
-  static void entropy(double* values, int64_t n, int64_t count, double limit, EntropyTerms* terms) {
+  static __attribute__((noinline)) double small_entropy(const double* powers, int64_t n, double total) {
+    const Lanes scale = Lanes(1.0) / Lanes(total);
+    Lanes products(0.0);
+    for (int64_t i = 0; i < padded_size(n); i += kLanes) {
+      Lanes power;
+      load(powers + i, 0, power);
+      products = entropy_product(power, Lanes(1.0), scale, products);
+    }
+    double sum;
+    join(products, Sum(), &sum);
+    return sum < 0 ? -sum : 0;
+  }
+
+  static void entropy(double* values, int64_t n, int64_t count, double limit, EntropyTerms& terms) {
+    const int64_t size = padded_size(n);
+    pad(values, n, count, 0);
+    ShareSums sums;
     in_groups(
         count, [&](auto group, int64_t token) __attribute__((always_inline)) {
-          entropy_of<decltype(group)>(values + token * padded_size(n), n, limit, terms + token);
+          decltype(group) total(0.0), misfits(0.0), x;
+          for (int64_t i = 0; i < size; i += kLanes) {
+            load(values + token * size + i, size, x);
+            total = total + x;
+            misfits = unfit(x, limit, misfits);
+          }
+          join(total, Sum(), sums.total.values + token);
+          join(misfits, Sum(), sums.misfits.values + token);
         });
+    const ShareScale share(sums.total.lanes());
+    OfTokens scales(0.0), enlargements(0.0);
+    store(share.scale, scales.values, 0);
+    store(share.enlargement, enlargements.values, 0);
+    in_groups(
+        count, [&](auto group, int64_t token) __attribute__((always_inline)) {
+          decltype(group) scale, enlargement, x, products(0.0);
+          broadcast(scales.values + token, scale);
+          broadcast(enlargements.values + token, enlargement);
+          for (int64_t i = 0; i < size; i += kLanes) {
+            load(values + token * size + i, size, x);
+            products = entropy_product(x, enlargement, scale, products);
+          }
+          join(products, Sum(), sums.products.values + token);
+        });
+    finish_entropies(sums.total.lanes(), sums.misfits.lanes(), sums.products.lanes(), terms);
+  }
+
+  static void rank(const double* weights, const double* experts, int64_t n, int64_t* units, RankTerms& terms) {
+    Lanes largest(-kInfinity), second(-kInfinity), first(kInfinity), total(0.0), misfits(0.0), products(0.0), x;
+    for (int64_t slot = 0; slot < n; ++slot) {
+      Lanes expert;
+      load(weights + slot * kLanes, 0, x);
+      load(experts + slot * kLanes, 0, expert);
+      const Lanes weight = select((expert < kInfinity) & (x == x), x, Lanes(-kInfinity));
+      const auto is_first = (largest < weight) | ((weight == largest) & (expert < first));
+      second = select(is_first, largest, larger(weight, second));
+      largest = larger(weight, largest);
+      first = select(is_first, expert, first);
+      total = total + x;
+      misfits = unfit(x, kInfinity, misfits);
+      const LanesBits rounded = to_bits(fused(x, Lanes(kFixedPointScale), Lanes(kRounder))) - kRounderBits;
+      store(from_bits(rounded), reinterpret_cast<double*>(units + slot * kLanes), 0);
+    }
+    const ShareScale share(total);
+    for (int64_t slot = 0; slot < n; ++slot) {
+      load(weights + slot * kLanes, 0, x);
+      products = entropy_product(x, share.enlargement, share.scale, products);
+    }
+    store(first, terms.first, 0);
+    store(largest, terms.largest, 0);
+    store(second, terms.second, 0);
+    finish_entropies(total, misfits, products, terms.entropies);
   }
 
   static int64_t largest(double* values, int64_t n) {
     pad(values, n, 1, -kInfinity);
     double highest;
     find_largest<Lanes>(values, padded_size(n), &highest);
-    FirstPlaces<Lanes> places;
-    for (int64_t i = 0; i < padded_size(n); i += kLanes) {
-      Lanes x;
-      load(values + i, 0, x);
-      places.add(x == highest);
-    }
     int64_t place;
-    places.get(&place);
+    find_places<Lanes>(values, padded_size(n), &highest, &place);
     return place;
   }
 
@@ -226,7 +334,8 @@ struct SetKernels {
       Lanes x;
       load(values + i, 0, x);
       const auto is_negative = x < 0.0;
-      const Lanes power = exp_nonpositive(select(is_negative, x, x * -1.0));
+      const Lanes distance = select(is_negative, x, x * -1.0), bound = larger(Lanes(kSmallestExponent), distance);
+      const Lanes power = select(distance < kSmallestExponent, Lanes(0.0), exp_nonpositive_coarse(bound));
       store(select(is_negative, power, Lanes(1.0)) / (power + 1.0), values + i, 0);
     }
   }
@@ -235,7 +344,7 @@ struct SetKernels {
     const int64_t size = padded_size(n);
     for (int64_t token = 0; token < count; ++token) {
       for (int64_t i = 0; i < n; ++i) {
-        sums[i] += static_cast<int64_t>(to_bits(values[token * size + i] * kFixedPointScale + 0x1.8p52) - kRounderBits);
+        sums[i] += static_cast<int64_t>(to_bits(values[token * size + i] * kFixedPointScale + kRounder) - kRounderBits);
       }
     }
   }
@@ -244,16 +353,24 @@ struct SetKernels {
   static void to_limbs(const double* values, int64_t n, int64_t* high, int64_t* low) {
     for (int64_t i = 0; i < n; ++i) {
       const double units = values[i] * kUnitsPerHigh;
-      const double nearest = (units + 0x1.8p52) - 0x1.8p52;
+      const double nearest = (units + kRounder) - kRounder;
       const double hi = nearest > units ? nearest - 1.0 : nearest;
       const double rest = (values[i] - hi / kUnitsPerHigh) * kFixedPointScale;
-      high[i] = static_cast<int64_t>(to_bits(hi + 0x1.8p52) - kRounderBits);
-      low[i] = static_cast<int64_t>(to_bits(rest + 0x1.8p52) - kRounderBits);
+      high[i] = static_cast<int64_t>(to_bits(hi + kRounder) - kRounderBits);
+      low[i] = static_cast<int64_t>(to_bits(rest + kRounder) - kRounderBits);
+    }
+  }
+
+  static void add_common(const uint64_t* sets, int64_t n, int64_t* sums) {
+    for (int64_t i = 0; i < n; ++i) {
+      const uint64_t set = sets[i];
+#pragma GCC unroll 8
+      for (int64_t j = i + 1; j < n; ++j) *sums++ += __builtin_popcountll(set & sets[j]);
     }
   }
 
   static constexpr TokenKernels kernels() {
-    return {widen, softmax, entropy, largest, sigmoid, add_fixed_point, to_limbs};
+    return {widen, softmax, entropy, largest, sigmoid, add_fixed_point, to_limbs, rank, add_common};
   }
 
   /// function(group, first token), with the widest groups that fit; the value of `group` means nothing.

@@ -8,8 +8,8 @@ namespace moetap::analysis {
 
 // Note [Own exp and log]
 // The bits are the same on any processor: the functions use only additions, multiplications, divisions and bit
-// operations, no branches, and are compiled without contraction to fused multiply-adds. `Real` is double, or several
-// doubles side by side (see lanes.h). LibTorch's vectorised operations are no choice: they compute the last elements of
+// operations, no branches, and are compiled without contraction to fused multiply-adds. Those of the loops over experts
+// on the CPU are in lane_math.h. LibTorch's vectorised operations are no choice: they compute the last elements of
 // a tensor by another routine, so the bits of a token would depend on its place in the batch. Both functions are good
 // to 2 ulp.
 

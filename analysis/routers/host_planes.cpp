@@ -40,12 +40,6 @@ const void* values_of(const HostPlane& plane, int64_t token) {
   return static_cast<const char*>(plane.data) + token * plane.row_stride * element;
 }
 
-const int64_t* read_ids(const HostPlane& plane, int64_t token, int64_t columns, int64_t* memory) {
-  if (plane.dtype == c10::ScalarType::Long) return static_cast<const int64_t*>(values_of(plane, token));
-  copy_row<int32_t>(plane, token, columns, memory);
-  return memory;
-}
-
 void write_slots(const HostRouterCall& call, int64_t token, const HostTokenOutputs& outputs) {
   const int64_t begin = token * call.top_k;
   if (outputs.selected != nullptr) {

@@ -13,9 +13,6 @@ RealFormat format_of(const HostPlane& plane);
 /// The address of a token's values.
 const void* values_of(const HostPlane& plane, int64_t token);
 
-/// A token's ids, where they lie or in `memory`.
-const int64_t* read_ids(const HostPlane& plane, int64_t token, int64_t columns, int64_t* memory);
-
 inline bool is_expert(int64_t id, int64_t num_experts) {
   return static_cast<uint64_t>(id) < static_cast<uint64_t>(num_experts);
 }

@@ -6,9 +6,9 @@
 
 namespace moetap::analysis {
 
-// The paths by which `observe_into` can measure a call. All give the same counts, and sums of reals that agree to the
-// accuracy of double precision. The third is the kernel: see router_kernels.h. Arguments are checked already: see
-// `check_call`.
+// The paths by which `observe_into` can measure a call. All give the same counts, and sums of reals that agree to 1e-6
+// of their value; each gives the same bits wherever it runs. The third is the kernel: see router_kernels.h. Arguments
+// are checked already: see `check_call`.
 
 /// Reference: one pass over the tokens with LibTorch's threads. CPU tensors only. Leaves `sums` normalized.
 void observe_on_cpu(RouterSums& sums, const RouterCall& call, const TokenRows& rows, const TokenOutputs& outputs = {},

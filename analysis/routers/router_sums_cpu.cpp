@@ -19,7 +19,7 @@
 // a long one each thread fills a block of rows in the layout of the sums, and the blocks are added to the sums at the
 // end. Only integers are added, so it does not matter which thread had which token. Each token is measured in double
 // precision in memory that stays in the first-level cache: the logits are read once, and the bits of a token do not
-// depend on its neighbours.
+// depend on its neighbours. A block is short enough for its sums of probabilities and weights: see kMaxShortWeight.
 namespace moetap::analysis {
 namespace {
 
@@ -63,32 +63,29 @@ class HostTokens {
   /// Adds tokens to the rows from `first_row` on, and to the pairs if there are any.
   void add(int64_t begin, int64_t end, const RouterSumsLayout& layout, int64_t first_row, int64_t* rows,
            int64_t* pairs) const {
-    TokenMeter meter(call_, layout, pairs, thread_memory().meter);
+    TokenMeter meter(call_, outputs_, layout, pairs, end - begin, thread_memory().meter);
     MeteredToken group[kMaxGroup];
     int64_t count = 0;
-    const auto add_group = [&] {
-      TokenSlots slots[kMaxGroup];
-      meter.add(group, count, slots);
-      for (int64_t i = 0; i < count; ++i) write_ranked(slots[i], group[i].token);
-      count = 0;
-    };
     for (int64_t token = begin; token < end; ++token) {
-      write_slots(call_, token, outputs_);
       const int64_t row = row_of(token);
       if (!is_row(row)) {
-        write_ranked({}, token);
+        write_masked(token);
         continue;
       }
       group[count++] = {token, rows + (row - first_row) * layout.row_words()};
-      if (count == kMaxGroup) add_group();
+      if (count < kMaxGroup) continue;
+      meter.add(group, count);
+      count = 0;
     }
-    if (count > 0) add_group();
+    if (count > 0) meter.add(group, count);
+    meter.finish();
   }
 
  private:
-  void write_ranked(const TokenSlots& slots, int64_t token) const {
-    outputs_.first_slot[token] = slots.first;
-    if (outputs_.margins != nullptr) outputs_.margins[token] = slots.recorded_margin();
+  void write_masked(int64_t token) const {
+    write_slots(call_, token, outputs_);
+    outputs_.first_slot[token] = kNoSlot;
+    if (outputs_.margins != nullptr) outputs_.margins[token] = 0;
   }
 
   const HostRouterCall& call_;
@@ -154,9 +151,15 @@ int64_t* pairs_of(const HostSums& sums) {
   return sums.has_pairs ? sums.words + sums.layout.pairs_begin() : nullptr;
 }
 
+/// Tokens of a block: see kMaxShortWeight.
+int64_t tokens_of_block(const RouterSumsLayout& layout) {
+  return std::max<int64_t>(1, kMaxTokensInBlock / std::max<int64_t>(1, layout.top_k));
+}
+
 void add_to_sums(const HostTokens& tokens, int64_t begin, int64_t end, const HostSums& sums) {
-  for (int64_t from = begin; from < end; from += kMaxTokensInBlock) {
-    tokens.add(from, std::min(end, from + kMaxTokensInBlock), sums.layout, 0, sums.words, pairs_of(sums));
+  const int64_t size = tokens_of_block(sums.layout);
+  for (int64_t from = begin; from < end; from += size) {
+    tokens.add(from, std::min(end, from + size), sums.layout, 0, sums.words, pairs_of(sums));
     normalize_words(sums.layout, sums.words);
   }
 }
@@ -251,8 +254,9 @@ void observe_on_cpu(RouterSums& sums, const RouterCall& call, const TokenRows& r
     std::mutex merging;
     for_token_ranges(host.num_tokens, grain, [&](int64_t begin, int64_t end) {
       if (begin == 0 && end == host.num_tokens) return add_to_sums(tokens, begin, end, host_words);
-      for (int64_t from = begin; from < end; from += kMaxTokensInBlock) {
-        add_block(tokens, from, std::min(end, from + kMaxTokensInBlock), host_words, merging);
+      const int64_t size = tokens_of_block(host_words.layout);
+      for (int64_t from = begin; from < end; from += size) {
+        add_block(tokens, from, std::min(end, from + size), host_words, merging);
       }
     });
     add_sequences(tokens, host, host_words, host_transition);

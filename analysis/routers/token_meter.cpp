@@ -1,7 +1,10 @@
 #include "analysis/routers/token_meter.h"
 
 #include <algorithm>
+#include <bit>
+#include <cmath>
 #include <limits>
+#include <type_traits>
 
 #include "analysis/numbers/fixed_point.h"
 #include "analysis/routers/host_planes.h"
@@ -10,67 +13,131 @@ namespace moetap::analysis {
 namespace {
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
+static_assert(kMaxGroup == kLanes, "slots are ranked with a token a lane");
 
 void count_term(int64_t* row, RowScalarSum which, bool in_range, int64_t count = 1) {
   row[RouterSumsLayout::scalar_sum(which) + (in_range ? kTermsAdded : kTermsOutOfRange)] += count;
 }
 
+bool is_short(double weight) {
+  return std::abs(weight) <= kMaxShortWeight;
+}
+
+// The two below have loops without comparisons, which the compiler makes vectors of: the sign bit of a difference
+// tells.
+
+template <typename Id>
+bool are_experts(const Id* ids, int64_t count, int64_t num_experts) {
+  using Bits = std::make_unsigned_t<Id>;
+  const Bits last = static_cast<Bits>(num_experts - 1);
+  Bits misfits = 0;
+  for (int64_t i = 0; i < count; ++i) misfits |= static_cast<Bits>(ids[i]) | (last - static_cast<Bits>(ids[i]));
+  return static_cast<Id>(misfits) >= 0;
+}
+
+/// Whether all weights are short and not 0.
+template <typename Weight>
+bool are_short(const Weight* weights, int64_t count) {
+  using Bits = std::conditional_t<sizeof(Weight) == 4, uint32_t, uint64_t>;
+  constexpr Bits kSign = Bits{1} << (8 * sizeof(Bits) - 1);
+  constexpr Bits kLimit = std::bit_cast<Bits>(static_cast<Weight>(kMaxShortWeight));
+  Bits misfits = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    const Bits size = std::bit_cast<Bits>(weights[i]) & ~kSign;  // ordered as the numbers, infinity and NaN beyond
+    misfits |= (size - 1) | (kLimit - size);
+  }
+  return (misfits & kSign) == 0;
+}
+
+// Note [Pairs of several tokens]
+// To add 1 to each pair of a token's experts takes some 5 cycles a pair, for the additions of few experts wait for each
+// other. Where experts are few, up to 64 tokens are gathered: of each expert the set of tokens that chose it. The two
+// sets of a pair have as many tokens in common as chose both.
+constexpr int64_t kMaxGathered = 64;
+constexpr int64_t kSpeedup = 4;  // of a pair of sets over a pair of a token
+
+bool pays_to_gather(const RouterSumsLayout& layout, int64_t num_tokens) {
+  const int64_t pairs_of_token = layout.top_k * (layout.top_k - 1) / 2;
+  return layout.pair_words() <= std::min(num_tokens, kMaxGathered) * pairs_of_token * kSpeedup;
+}
+
 }  // namespace
 
-TokenMeter::TokenMeter(const HostRouterCall& call, const RouterSumsLayout& layout, int64_t* pairs, MeterMemory& memory)
+TokenMeter::TokenMeter(const HostRouterCall& call, const HostTokenOutputs& outputs, const RouterSumsLayout& layout,
+                       int64_t* pairs, int64_t num_tokens, MeterMemory& memory)
     : call_(call),
+      outputs_(outputs),
       layout_(layout),
       pairs_(pairs),
       kernels_(token_kernels()),
       memory_(memory),
       experts_size_(padded_size(layout.num_experts)),
-      slots_size_(padded_size(layout.top_k)) {
+      gathers_pairs_(pairs != nullptr && pays_to_gather(layout, num_tokens)) {
   const auto grow = [](auto& values, int64_t size) {
     if (static_cast<int64_t>(values.size()) < size) values.resize(size);
   };
-  grow(memory.is_chosen, layout.num_experts / 64 + 1);
+  const int64_t top_k = std::max<int64_t>(1, layout.top_k);
   grow(memory.experts, kMaxGroup * experts_size_ / kLanes);
-  for (std::vector<int64_t>* of_slots : {&memory.high, &memory.low, &memory.experts_of}) {
-    grow(*of_slots, kMaxGroup * slots_size_);
-  }
-  grow(memory.weights, std::max<int64_t>(1, kMaxGroup * slots_size_ / kLanes));
-  for (std::vector<int64_t>* of_token : {&memory.ids, &memory.chosen}) grow(*of_token, layout.top_k);
+  grow(memory.weights, top_k);
+  grow(memory.weight_experts, top_k);
+  grow(memory.units, kMaxGroup * top_k);
+  grow(memory.widened, top_k);
+  grow(memory.chosen, kMaxGroup * top_k);
+  grow(memory.is_chosen, layout.num_experts / 64 + 1);
+  if (gathers_pairs_) grow(memory.choosers, layout.num_experts);
 }
 
-void TokenMeter::add(const MeteredToken* tokens, int64_t count, TokenSlots* slots) {
+void TokenMeter::add(const MeteredToken* tokens, int64_t count) {
   tokens_ = tokens;
   count_ = count;
   for (int64_t token = 0; token < count; ++token) ++tokens[token].row[RouterSumsLayout::counter(kTokens)];
   add_probabilities();
   add_scores();
-  add_slots(slots);
+  add_slots();
   add_terms();
 }
 
-void TokenMeter::set_term(int64_t token, RowScalarSum which, bool in_range, double value) {
-  in_range = in_range && analysis::in_range(value);
-  terms_[which][token] = {in_range ? value : 0, true, in_range};
+int64_t TokenMeter::end_of_row(int64_t begin) const {
+  int64_t end = begin + 1;
+  while (end < count_ && tokens_[end].row == tokens_[begin].row) ++end;
+  return end;
+}
+
+void TokenMeter::set_terms(RowScalarSum which, const double* values, const bool* in_range) {
+  Terms& terms = terms_[which];
+  terms.are_asked = true;
+  for (int64_t token = 0; token < kMaxGroup; ++token) {
+    terms.in_range[token] = (in_range == nullptr || in_range[token]) && analysis::in_range(values[token]);
+    values_[which * kMaxGroup + token] = terms.in_range[token] ? values[token] : 0;
+  }
 }
 
 void TokenMeter::add_terms() {
-  double values[kNumTerms * kMaxGroup];
   int64_t high[kNumTerms * kMaxGroup], low[kNumTerms * kMaxGroup];
-  for (int64_t i = 0; i < kNumTerms * kMaxGroup; ++i) values[i] = terms_[i / kMaxGroup][i % kMaxGroup].value;
-  kernels_.to_limbs(values, kNumTerms * kMaxGroup, high, low);
-  for (int64_t which = 0; which < kNumTerms; ++which) {
-    for (int64_t token = 0; token < count_; ++token) {
-      Term& term = terms_[which][token];
-      if (!term.is_asked) continue;
-      int64_t* sum = tokens_[token].row + RouterSumsLayout::scalar_sum(static_cast<RowScalarSum>(which));
-      sum[kHighLimb] += high[which * kMaxGroup + token];
-      sum[kLowLimb] += low[which * kMaxGroup + token];
-      ++sum[term.in_range ? kTermsAdded : kTermsOutOfRange];
+  kernels_.to_limbs(values_, kNumTerms * kMaxGroup, high, low);
+  for (int64_t begin = 0, end = 0; begin < count_; begin = end) {
+    end = end_of_row(begin);
+    for (int64_t which = 0; which < kNumTerms; ++which) {
+      const Terms& terms = terms_[which];
+      if (!terms.are_asked) continue;
+      int64_t sum_high = 0, sum_low = 0, num_added = 0;
+      for (int64_t token = begin; token < end; ++token) {
+        sum_high += high[which * kMaxGroup + token];
+        sum_low += low[which * kMaxGroup + token];
+        num_added += terms.in_range[token];
+      }
+      int64_t* sum = tokens_[begin].row + RouterSumsLayout::scalar_sum(static_cast<RowScalarSum>(which));
+      sum[kHighLimb] += sum_high;
+      sum[kLowLimb] += sum_low;
+      sum[kTermsAdded] += num_added;
+      sum[kTermsOutOfRange] += end - begin - num_added;
     }
   }
 }
 
 void TokenMeter::add_probabilities() {
   const int64_t num_experts = layout_.num_experts;
+  const bool has_probabilities = call_.probabilities.defined();
   const auto read = [&](const HostPlane& plane) {
     const RealFormat format = format_of(plane);
     for (int64_t token = 0; token < count_; ++token) {
@@ -78,43 +145,40 @@ void TokenMeter::add_probabilities() {
     }
   };
   if (call_.logits.defined()) {
-    SoftmaxTerms softmax[kMaxGroup];
+    int64_t* sums[kMaxGroup] = {};
+    for (int64_t token = 0; token < count_ && !has_probabilities; ++token) sums[token] = vector(token, kProbabilityLow);
+    SoftmaxTerms terms;
     read(call_.logits);
-    kernels_.softmax(experts(0), num_experts, count_, softmax);
-    for (int64_t token = 0; token < count_; ++token) {
-      const SoftmaxTerms& terms = softmax[token];
-      set_term(token, kLseSquared, terms.in_range, terms.log_sum_exp * terms.log_sum_exp);
-      if (!call_.probabilities.defined()) add_distribution(token, terms.in_range, terms.entropy, terms.largest);
+    kernels_.softmax(experts(0), num_experts, count_, sums, terms);
+    double squares[kMaxGroup];
+    for (int64_t token = 0; token < kMaxGroup; ++token) {
+      squares[token] = terms.log_sum_exp[token] * terms.log_sum_exp[token];
     }
-    if (!call_.probabilities.defined()) add_experts();
+    set_terms(kLseSquared, squares, terms.in_range);
+    if (!has_probabilities) {
+      set_terms(kEntropyAll, terms.entropy, terms.in_range);
+      count_distributions(terms.in_range, terms.largest);
+    }
   }
-  if (call_.probabilities.defined()) {
-    EntropyTerms entropies[kMaxGroup];
+  if (has_probabilities) {
+    EntropyTerms terms;
     read(call_.probabilities);
-    kernels_.entropy(experts(0), num_experts, count_, kMaxProbability, entropies);
+    kernels_.entropy(experts(0), num_experts, count_, kMaxProbability, terms);
+    int64_t largest[kMaxGroup] = {};
     for (int64_t token = 0; token < count_; ++token) {
-      const EntropyTerms& terms = entropies[token];
-      const int64_t top = terms.in_range ? kernels_.largest(experts(token), num_experts) : 0;
-      add_distribution(token, terms.in_range, terms.entropy, top);
+      if (!terms.in_range[token]) continue;
+      largest[token] = kernels_.largest(experts(token), num_experts);
+      kernels_.add_fixed_point(experts(token), num_experts, 1, vector(token, kProbabilityLow));
     }
-    add_experts();
+    set_terms(kEntropyAll, terms.entropy, terms.in_range);
+    count_distributions(terms.in_range, largest);
   }
 }
 
-void TokenMeter::add_distribution(int64_t token, bool in_range, double entropy, int64_t top) {
-  set_term(token, kEntropyAll, in_range, entropy);
-  count_term(tokens_[token].row, kProbability, in_range);
-  has_distribution_[token] = in_range;
-  if (in_range) ++vector(token, kTopProbability)[top];
-}
-
-/// Adds the probabilities of the tokens at hand, of neighbours in one row together.
-void TokenMeter::add_experts() {
-  for (int64_t begin = 0, end = 0; begin < count_; begin = end) {
-    end = begin + 1;
-    if (!has_distribution_[begin]) continue;
-    while (end < count_ && has_distribution_[end] && tokens_[end].row == tokens_[begin].row) ++end;
-    kernels_.add_fixed_point(experts(begin), layout_.num_experts, end - begin, vector(begin, kProbabilityLow));
+void TokenMeter::count_distributions(const bool* in_range, const int64_t* largest) {
+  for (int64_t token = 0; token < count_; ++token) {
+    count_term(tokens_[token].row, kProbability, in_range[token]);
+    if (in_range[token]) ++vector(token, kTopProbability)[largest[token]];
   }
 }
 
@@ -125,127 +189,194 @@ void TokenMeter::add_scores() {
     kernels_.widen(values_of(plane, tokens_[token].token), format_of(plane), layout_.num_experts, experts(token));
     if (!call_.scores.defined()) kernels_.sigmoid(experts(token), layout_.num_experts);
   }
-  EntropyTerms entropies[kMaxGroup];
-  kernels_.entropy(experts(0), layout_.num_experts, count_, kInfinity, entropies);
-  for (int64_t token = 0; token < count_; ++token) {
-    set_term(token, kScoreEntropy, entropies[token].in_range, entropies[token].entropy);
-  }
+  EntropyTerms terms;
+  kernels_.entropy(experts(0), layout_.num_experts, count_, kInfinity, terms);
+  set_terms(kScoreEntropy, terms.entropy, terms.in_range);
 }
 
-void TokenMeter::add_slots(TokenSlots* slots) {
-  for (int64_t token = 0; token < count_; ++token) slots[token] = rank_slots(token);
-  if (call_.weights.defined()) {
-    kernels_.to_limbs(weights(0), count_ * slots_size_, memory_.high.data(), memory_.low.data());
-    EntropyTerms entropies[kMaxGroup];
-    kernels_.entropy(weights(0), layout_.top_k, count_, kInfinity, entropies);
-    for (int64_t token = 0; token < count_; ++token) {
-      set_term(token, kEntropyTopk, entropies[token].in_range, entropies[token].entropy);
-      if (call_.has_margins()) set_term(token, kMargin, true, slots[token].margin());
+void TokenMeter::add_slots() {
+  read_slots();
+  rank_slots();
+  for (int64_t token = 0; token < count_; ++token) {
+    int64_t num_chosen = layout_.top_k;
+    if (slots_[token].are_plain) {
+      add_plain_slots(token);
+    } else {
+      num_chosen = add_other_slots(token);
+    }
+    if (num_chosen == 0) ++tokens_[token].row[RouterSumsLayout::counter(kDroppedTokens)];
+    if (gathers_pairs_) {
+      gather_pairs(token, num_chosen);
+    } else if (pairs_ != nullptr) {
+      add_pairs(token, num_chosen);
     }
   }
-  for (int64_t token = 0; token < count_; ++token) add_selections(token, slots[token]);
 }
 
-/// Finds the slots that hold an expert, and the first two of them.
-TokenSlots TokenMeter::rank_slots(int64_t token) {
-  const int64_t top_k = layout_.top_k;
-  const bool weighted = call_.weights.defined();
-  int64_t* experts = memory_.experts_of.data() + token * slots_size_;
-  double* weights = this->weights(token);
-  const int64_t* ids = read_ids(call_.selected, tokens_[token].token, top_k, memory_.ids.data());
-  if (weighted)
-    kernels_.widen(values_of(call_.weights, tokens_[token].token), format_of(call_.weights), top_k, weights);
-
-  int64_t num_used = 0, num_invalid = 0;
-  for (int64_t slot = 0; slot < top_k; ++slot) {
-    const bool is_used = is_expert(ids[slot], layout_.num_experts);
-    experts[num_used] = ids[slot];
-    if (weighted) weights[num_used] = weights[slot];
-    num_used += is_used;
-    num_invalid += !is_used && ids[slot] != -1;
+void TokenMeter::read_slots() {
+  const HostPlane& weights = call_.weights;
+  const bool is_float = weights.dtype == c10::ScalarType::Float, is_double = weights.dtype == c10::ScalarType::Double;
+  for (int64_t token = 0; token < count_; ++token) {
+    const int64_t place = tokens_[token].token;
+    const void* ids = values_of(call_.selected, place);
+    const auto read = [&](const auto* of_token) {
+      slots_[token] = call_.selected.dtype == c10::ScalarType::Int
+                          ? read_slots(token, static_cast<const int32_t*>(ids), of_token)
+                          : read_slots(token, static_cast<const int64_t*>(ids), of_token);
+    };
+    if (!weights.defined()) {
+      read(static_cast<const double*>(nullptr));
+    } else if (is_float) {
+      read(static_cast<const float*>(values_of(weights, place)));
+    } else if (is_double) {
+      read(static_cast<const double*>(values_of(weights, place)));
+    } else {
+      kernels_.widen(values_of(weights, place), format_of(weights), layout_.top_k, memory_.widened.data());
+      read(static_cast<const double*>(memory_.widened.data()));
+    }
   }
-  tokens_[token].row[RouterSumsLayout::counter(kInvalidIds)] += num_invalid;
-  num_used_[token] = num_used;
-  TokenSlots slots;
-  if (num_used > 0) slots.first = static_cast<int32_t>(experts[0]);
-  if (!weighted) return slots;
+}
 
-  std::fill(weights + num_used, weights + slots_size_, 0.0);  // adds nothing to an entropy
-  const auto rank = [&](int64_t i) { return weights[i] == weights[i] ? weights[i] : -kInfinity; };
-  if (num_used > 0) slots.largest = rank(0);
-  if (num_used > 1) slots.second = -kInfinity;
-  for (int64_t i = 1; i < num_used; ++i) {
-    const double weight = rank(i);
-    // The second weight is the largest of all other slots, whether they hold the same expert or not.
-    const bool is_first = weight > slots.largest || (weight == slots.largest && experts[i] < slots.first);
-    slots.second = is_first ? slots.largest : weight > slots.second ? weight : slots.second;
-    slots.largest = is_first ? weight : slots.largest;
-    slots.first = is_first ? static_cast<int32_t>(experts[i]) : slots.first;
+/// Writes the ids and weights of a token as they are recorded, and puts those slots first that hold an expert.
+template <typename Id, typename Weight>
+TokenMeter::ReadSlots TokenMeter::read_slots(int64_t token, const Id* ids, const Weight* weights) {
+  const int64_t top_k = layout_.top_k, num_experts = layout_.num_experts, output = tokens_[token].token * top_k;
+  int32_t* chosen = this->chosen(token);
+  int32_t* written_ids = outputs_.selected == nullptr ? nullptr : outputs_.selected + output;
+  float* written_weights = outputs_.weights == nullptr || weights == nullptr ? nullptr : outputs_.weights + output;
+  double* lane_of_weights = memory_.weights.data()->values + token;
+  double* lane_of_experts = memory_.weight_experts.data()->values + token;
+  if (written_weights != nullptr) {
+    for (int64_t slot = 0; slot < top_k; ++slot) written_weights[slot] = static_cast<float>(weights[slot]);
+  }
+  if (are_experts(ids, top_k, num_experts) && (weights == nullptr || are_short(weights, top_k))) {
+    for (int64_t slot = 0; slot < top_k; ++slot) chosen[slot] = static_cast<int32_t>(ids[slot]);
+    if (written_ids != nullptr) std::copy_n(chosen, top_k, written_ids);
+    for (int64_t slot = 0; slot < top_k && weights != nullptr; ++slot) {
+      lane_of_weights[slot * kMaxGroup] = weights[slot];
+      lane_of_experts[slot * kMaxGroup] = static_cast<double>(ids[slot]);
+    }
+    return {top_k, 0, true};
+  }
+
+  ReadSlots slots{0, 0, false};
+  for (int64_t slot = 0; slot < top_k; ++slot) {
+    const Id id = ids[slot];
+    const bool is_used = is_expert(id, num_experts);
+    if (written_ids != nullptr) written_ids[slot] = is_used ? static_cast<int32_t>(id) : -1;
+    if (!is_used) {
+      slots.num_invalid += id != -1;
+      continue;
+    }
+    const int64_t place = slots.num_used++;
+    chosen[place] = static_cast<int32_t>(id);
+    lane_of_weights[place * kMaxGroup] = weights == nullptr ? 0 : weights[slot];
+    lane_of_experts[place * kMaxGroup] = static_cast<double>(id);
+  }
+  for (int64_t place = slots.num_used; place < top_k; ++place) {
+    lane_of_weights[place * kMaxGroup] = 0;
+    lane_of_experts[place * kMaxGroup] = kInfinity;
   }
   return slots;
 }
 
-void TokenMeter::add_selections(int64_t token, TokenSlots& slots) {
-  const int64_t* experts = memory_.experts_of.data() + token * slots_size_;
-  int64_t* chosen = memory_.chosen.data();
-  int64_t* selected = vector(token, kSelected);
-  int64_t num_chosen = 0;
+void TokenMeter::rank_slots() {
+  const auto write_first = [&](int64_t token, int32_t first) {
+    outputs_.first_slot[tokens_[token].token] = first;
+    if (first != kNoSlot) ++vector(token, kFirstSlot)[first];
+  };
   if (!call_.weights.defined()) {
-    for (; num_chosen < num_used_[token]; ++num_chosen) {
-      chosen[num_chosen] = experts[num_chosen];
-      ++selected[experts[num_chosen]];
+    for (int64_t token = 0; token < count_; ++token) {
+      write_first(token, slots_[token].num_used > 0 ? chosen(token)[0] : kNoSlot);
     }
-  } else {
-    const double* weights = this->weights(token);
-    const int64_t* high = memory_.high.data() + token * slots_size_;
-    const int64_t* low = memory_.low.data() + token * slots_size_;
-    int64_t* sum_high = vector(token, kWeightHigh);
-    int64_t* sum_low = vector(token, kWeightLow);
-    int64_t num_in_range = 0;
-    for (int64_t i = 0; i < num_used_[token]; ++i) {
-      const int64_t id = experts[i];
-      if (weights[i] == 0) {
-        ++vector(token, kZeroWeight)[id];
-        continue;
-      }
-      ++selected[id];
-      chosen[num_chosen++] = id;
-      if (!analysis::in_range(weights[i])) continue;
-      ++num_in_range;
-      sum_high[id] += high[i];
-      sum_low[id] += low[i];
-    }
-    count_term(tokens_[token].row, kWeight, true, num_in_range);
-    count_term(tokens_[token].row, kWeight, false, num_chosen - num_in_range);
+    return;
   }
-  if (slots.first != kNoSlot) ++vector(token, kFirstSlot)[slots.first];
-  if (num_chosen == 0) ++tokens_[token].row[RouterSumsLayout::counter(kDroppedTokens)];
-  if (pairs_ != nullptr) add_pairs(num_chosen);
+  RankTerms terms;
+  kernels_.rank(memory_.weights.data()->values, memory_.weight_experts.data()->values, layout_.top_k,
+                memory_.units.data(), terms);
+  set_terms(kEntropyTopk, terms.entropies.entropy, terms.entropies.in_range);
+  double margins[kMaxGroup] = {};
+  for (int64_t token = 0; token < count_; ++token) {
+    const int64_t num_used = slots_[token].num_used;
+    write_first(token, num_used > 0 ? static_cast<int32_t>(terms.first[token]) : kNoSlot);
+    const double largest = num_used > 0 ? terms.largest[token] : 0, second = num_used > 1 ? terms.second[token] : 0;
+    margins[token] = largest - second;
+    if (outputs_.margins == nullptr) continue;
+    // Of the weights as they are recorded, in float32.
+    outputs_.margins[tokens_[token].token] = static_cast<float>(largest) - static_cast<float>(second);
+  }
+  if (call_.has_margins()) set_terms(kMargin, margins, nullptr);
 }
 
-/// Adds the pairs of the chosen experts, each expert once.
-void TokenMeter::add_pairs(int64_t num_chosen) {
-  num_chosen = sort_chosen(num_chosen);
-  const int64_t* chosen = memory_.chosen.data();
-  for (int64_t i = 0; i + 1 < num_chosen; ++i) {
-    int64_t* pairs_of_one = pairs_ + layout_.pair_index(chosen[i], 0);
-    for (int64_t j = i + 1; j < num_chosen; ++j) ++pairs_of_one[chosen[j]];
-  }
+void TokenMeter::add_plain_slots(int64_t token) {
+  const int64_t top_k = layout_.top_k;
+  const int32_t* experts = chosen(token);
+  int64_t* selected = vector(token, kSelected);
+  for (int64_t slot = 0; slot < top_k; ++slot) ++selected[experts[slot]];
+  if (!call_.weights.defined()) return;
+  int64_t* sum_low = vector(token, kWeightLow);
+  for (int64_t slot = 0; slot < top_k; ++slot) sum_low[experts[slot]] += unit(token, slot);
+  count_term(tokens_[token].row, kWeight, true, top_k);
 }
 
-/// Sorts the chosen experts and returns how many there are, each counted once. By a set of bits: the order of a token's
+/// Leaves the experts with nonzero weight in `chosen`, and returns how many.
+int64_t TokenMeter::add_other_slots(int64_t token) {
+  const ReadSlots& slots = slots_[token];
+  int32_t* experts = chosen(token);
+  int64_t* selected = vector(token, kSelected);
+  tokens_[token].row[RouterSumsLayout::counter(kInvalidIds)] += slots.num_invalid;
+  int64_t num_chosen = 0, num_in_range = 0;
+  for (int64_t slot = 0; slot < slots.num_used; ++slot) {
+    const int32_t expert = experts[slot];
+    const double weight = call_.weights.defined() ? this->weight(token, slot) : 1;
+    if (weight == 0) {
+      ++vector(token, kZeroWeight)[expert];
+      continue;
+    }
+    ++selected[expert];
+    experts[num_chosen++] = expert;
+    if (!call_.weights.defined() || !analysis::in_range(weight)) continue;
+    ++num_in_range;
+    const FixedPoint term = is_short(weight) ? FixedPoint{0, unit(token, slot)} : to_fixed_point(weight);
+    vector(token, kWeightHigh)[expert] += term.hi;
+    vector(token, kWeightLow)[expert] += term.lo;
+  }
+  if (!call_.weights.defined()) return num_chosen;
+  count_term(tokens_[token].row, kWeight, true, num_in_range);
+  count_term(tokens_[token].row, kWeight, false, num_chosen - num_in_range);
+  return num_chosen;
+}
+
+/// Adds the pairs of the chosen experts, each expert once. They are sorted by a set of bits: the order of a token's
 /// slots is a toss, and comparing them would mispredict many branches.
-int64_t TokenMeter::sort_chosen(int64_t num_chosen) {
-  int64_t* chosen = memory_.chosen.data();
+void TokenMeter::add_pairs(int64_t token, int64_t num_chosen) {
+  int32_t* experts = chosen(token);
   uint64_t* words = memory_.is_chosen.data();
-  for (int64_t i = 0; i < num_chosen; ++i) words[chosen[i] >> 6] |= uint64_t{1} << (chosen[i] & 63);
+  for (int64_t i = 0; i < num_chosen; ++i) words[experts[i] >> 6] |= uint64_t{1} << (experts[i] & 63);
   int64_t num_sorted = 0;
   for (int64_t word = 0; word * 64 < layout_.num_experts; ++word) {
     uint64_t bits = words[word];
     words[word] = 0;
-    for (; bits != 0; bits &= bits - 1) chosen[num_sorted++] = word * 64 + __builtin_ctzll(bits);
+    for (; bits != 0; bits &= bits - 1) experts[num_sorted++] = static_cast<int32_t>(word * 64 + __builtin_ctzll(bits));
   }
-  return num_sorted;
+  for (int64_t i = 0; i + 1 < num_sorted; ++i) {
+    int64_t* pairs_of_one = pairs_ + layout_.pair_index(experts[i], 0);
+    for (int64_t j = i + 1; j < num_sorted; ++j) ++pairs_of_one[experts[j]];
+  }
+}
+
+void TokenMeter::gather_pairs(int64_t token, int64_t num_chosen) {
+  const uint64_t bit = uint64_t{1} << num_gathered_;
+  const int32_t* experts = chosen(token);
+  for (int64_t i = 0; i < num_chosen; ++i) memory_.choosers[experts[i]] |= bit;
+  if (++num_gathered_ == kMaxGathered) add_gathered_pairs();
+}
+
+void TokenMeter::add_gathered_pairs() {
+  if (num_gathered_ == 0) return;
+  kernels_.add_common(memory_.choosers.data(), layout_.num_experts, pairs_);
+  std::fill_n(memory_.choosers.data(), layout_.num_experts, 0);
+  num_gathered_ = 0;
 }
 
 }  // namespace moetap::analysis

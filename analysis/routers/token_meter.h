@@ -10,15 +10,10 @@ namespace moetap::analysis {
 
 inline constexpr int32_t kNoSlot = -1;
 
-/// The first two slots of a token: see Note [Slots are ranked by gate weight].
-struct TokenSlots {
-  int32_t first = kNoSlot;         // expert of the first slot
-  double largest = 0, second = 0;  // w[0] and w[1]; 0: there is no such slot, or the call has no weights
-
-  double margin() const { return largest - second; }
-  /// Of the weights as they are recorded, in float32.
-  float recorded_margin() const { return static_cast<float>(largest) - static_cast<float>(second); }
-};
+// Weights of at most this size have at most 2^41 units, as probabilities, and are added to a low limb without being
+// split. All slots of a token may hold one expert, so sums are normalized after so many selections, not tokens:
+// kMaxTokensInBlock.
+inline constexpr double kMaxShortWeight = 2;
 
 /// A token and the row of sums that it is added to.
 struct MeteredToken {
@@ -26,7 +21,7 @@ struct MeteredToken {
   int64_t* row = nullptr;
 };
 
-/// Eight values, aligned as the widest vectors want them.
+/// One value for each token at hand, aligned as the widest vectors want them.
 struct alignas(64) EightValues {
   double values[kLanes];
 };
@@ -34,59 +29,83 @@ struct alignas(64) EightValues {
 /// Memory of a thread for measuring, which grows to the largest call and is used again.
 struct MeterMemory {
   std::vector<EightValues> experts;  // values of the tokens at hand, padded_size(num_experts) each
-  std::vector<EightValues> weights;  // their gate weights, of slots that hold an expert, padded_size(top_k) each
-  std::vector<int64_t> high, low;    // the limbs of `weights`
-  std::vector<int64_t> experts_of;   // of `weights`
-  std::vector<int64_t> ids;          // of one token, one a slot
-  std::vector<int64_t> chosen;       // experts of one token with nonzero weight
-  std::vector<uint64_t> is_chosen;   // a bit an expert, all 0: see `sort_chosen`
+  // Slots that hold an expert, before the others, of the tokens at hand: [top_k, kMaxGroup].
+  std::vector<EightValues> weights;  // see TokenKernels::rank
+  std::vector<EightValues> weight_experts;
+  std::vector<int64_t> units;
+  std::vector<double> widened;      // the gate weights of one token
+  std::vector<int32_t> chosen;      // of each token at hand the experts of its slots, top_k each
+  std::vector<uint64_t> is_chosen;  // a bit an expert, all 0: see `add_pairs`
+  std::vector<uint64_t> choosers;   // of each expert a bit a token, all 0: see Note [Pairs of several tokens]
 };
 
 /// Measures tokens of a call, a few at once, each in double precision, and adds them to sums.
 class TokenMeter {
  public:
-  /// `pairs`: the table that pairs are added to; null where there is none.
-  TokenMeter(const HostRouterCall& call, const RouterSumsLayout& layout, int64_t* pairs, MeterMemory& memory);
+  /// `outputs`: what is written of each token; `first_slot` is given, weights and margins only where the call has them.
+  /// `pairs`: the table that pairs are added to; null where there is none. `num_tokens`: how many will come, about.
+  TokenMeter(const HostRouterCall& call, const HostTokenOutputs& outputs, const RouterSumsLayout& layout,
+             int64_t* pairs, int64_t num_tokens, MeterMemory& memory);
 
-  /// Adds up to kMaxGroup tokens to their rows, which may be the same; gives their first slots.
-  void add(const MeteredToken* tokens, int64_t count, TokenSlots* slots);
+  /// Adds up to kMaxGroup tokens to their rows, which may be the same, and writes their outputs. What a token adds
+  /// depends neither on the others nor on its place among them.
+  void add(const MeteredToken* tokens, int64_t count);
+  /// After the last token.
+  void finish() { add_gathered_pairs(); }
 
  private:
   /// Terms of the tokens at hand for the scalar sums that have limbs of their own.
-  struct Term {
-    double value = 0;
-    bool is_asked = false, in_range = false;
-  };
   static constexpr int64_t kNumTerms = kScoreEntropy + 1;
+  struct Terms {
+    bool are_asked = false;
+    bool in_range[kMaxGroup] = {};
+  };
+  /// What is read of a token's slots.
+  struct ReadSlots {
+    int64_t num_used = 0;     // slots that hold an expert
+    int64_t num_invalid = 0;  // neither an expert nor -1
+    bool are_plain = true;    // all slots hold an expert, with weights (if any) that `units` hold and that are not 0
+  };
 
   double* experts(int64_t token) const { return memory_.experts.data()->values + token * experts_size_; }
-  double* weights(int64_t token) const { return memory_.weights.data()->values + token * slots_size_; }
+  double weight(int64_t token, int64_t slot) const { return memory_.weights[slot].values[token]; }
+  int64_t unit(int64_t token, int64_t slot) const { return memory_.units[slot * kMaxGroup + token]; }
+  int32_t* chosen(int64_t token) const { return memory_.chosen.data() + token * layout_.top_k; }
   int64_t* vector(int64_t token, RowVector which) const { return tokens_[token].row + layout_.vector(which); }
-  void set_term(int64_t token, RowScalarSum which, bool in_range, double value);
+  /// The end of the tokens from `begin` on that are added to the same row.
+  int64_t end_of_row(int64_t begin) const;
+  void set_terms(RowScalarSum which, const double* values, const bool* in_range);
   void add_terms();
   void add_probabilities();
-  void add_distribution(int64_t token, bool in_range, double entropy, int64_t top);
-  void add_experts();
+  void count_distributions(const bool* in_range, const int64_t* largest);
   void add_scores();
-  void add_slots(TokenSlots* slots);
-  TokenSlots rank_slots(int64_t token);
-  void add_selections(int64_t token, TokenSlots& slots);
-  void add_pairs(int64_t num_chosen);
-  int64_t sort_chosen(int64_t num_chosen);
+  void add_slots();
+  void read_slots();
+  template <typename Id, typename Weight>
+  ReadSlots read_slots(int64_t token, const Id* ids, const Weight* weights);
+  void rank_slots();
+  void add_plain_slots(int64_t token);
+  int64_t add_other_slots(int64_t token);
+  void add_pairs(int64_t token, int64_t num_chosen);
+  void gather_pairs(int64_t token, int64_t num_chosen);
+  void add_gathered_pairs();
 
   const HostRouterCall& call_;
+  const HostTokenOutputs outputs_;
   const RouterSumsLayout layout_;
   int64_t* const pairs_;
   const TokenKernels& kernels_;
   MeterMemory& memory_;
-  const int64_t experts_size_, slots_size_;  // values of a token, padded
+  const int64_t experts_size_;  // values of a token, padded
+  const bool gathers_pairs_;
+  int64_t num_gathered_ = 0;  // tokens in MeterMemory::choosers
 
   // The tokens at hand.
   const MeteredToken* tokens_ = nullptr;
   int64_t count_ = 0;
-  Term terms_[kNumTerms][kMaxGroup];
-  bool has_distribution_[kMaxGroup] = {};
-  int64_t num_used_[kMaxGroup] = {};  // slots that hold an expert
+  Terms terms_[kNumTerms];
+  double values_[kNumTerms * kMaxGroup] = {};  // of `terms_`; 0 where a term is not in range
+  ReadSlots slots_[kMaxGroup];
 };
 
 }  // namespace moetap::analysis

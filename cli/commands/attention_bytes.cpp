@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <optional>
 
+#include "hooks/points/token_sequence.h"
 #include "plugin/capture/token_places.h"
 
 namespace moetap::cli {
@@ -27,11 +28,8 @@ plugin::ArgumentSizes sizes_of(const c10::FunctionSchema& schema, const std::vec
 }
 
 std::optional<int64_t> length_of(const hooks::TokenLayout& layout, const plugin::ArgumentSizes& sizes) {
-  if (!layout.known) return std::nullopt;
-  for (const hooks::TokenDim& dim : layout.dims) {
-    if (dim.role == hooks::TokenDimRole::kSequence) return plugin::size_of(dim, sizes);
-  }
-  return std::nullopt;
+  const hooks::TokenDim* sequence = hooks::sequence_of(layout);
+  return sequence == nullptr ? std::nullopt : plugin::size_of(*sequence, sizes);
 }
 
 }  // namespace

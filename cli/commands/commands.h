@@ -14,6 +14,7 @@ struct Command {
 Command add_inspect(CLI::App& program);
 Command add_instrument(CLI::App& program);
 Command add_run(CLI::App& program);
+Command add_export(CLI::App& program);
 Command add_recover(CLI::App& program);
 Command add_verify(CLI::App& program);
 

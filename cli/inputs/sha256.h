@@ -8,4 +8,7 @@ namespace moetap::cli {
 /// the disk takes. Thread-safe.
 std::string sha256_of_file(const std::string& path);
 
+/// The same of a text.
+std::string sha256_of_text(const std::string& text);
+
 }  // namespace moetap::cli

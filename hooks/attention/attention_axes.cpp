@@ -288,6 +288,7 @@ bool AttentionAxes::runs_along_tokens(const Axis& axis) const {
     const AxisSymbol& symbol = flow_.symbols()[factor.symbol];
     const auto is_tokens = [&](const Axis& part) { return runs_along_tokens(part); };
     if (symbol.kind == AxisSymbol::Kind::kArgument) return !symbol.features;
+    if (symbol.kind == AxisSymbol::Kind::kBuffer) return true;  // places of keys
     return std::any_of(symbol.parts.begin(), symbol.parts.end(), is_tokens);
   });
 }

@@ -3,11 +3,14 @@
 #include <torch/csrc/jit/ir/constants.h>
 
 #include <algorithm>
+#include <map>
 #include <set>
+#include <string>
 #include <utility>
 
 #include "hooks/attention/packed_projection.h"
 #include "hooks/graph/op_traits.h"
+#include "hooks/points/token_sequence.h"
 
 namespace moetap::hooks {
 namespace jit = torch::jit;
@@ -65,18 +68,6 @@ BothLayouts layouts_of(const AttentionArm& arm, const TokenLayouts& layouts) {
   return both;
 }
 
-const TokenDim* sequence_of(const TokenLayout& layout) {
-  const auto found = std::find_if(layout.dims.begin(), layout.dims.end(),
-                                  [](const TokenDim& dim) { return dim.role == TokenDimRole::kSequence; });
-  return !layout.known || found == layout.dims.end() ? nullptr : &*found;
-}
-
-bool share_argument(const TokenDim& a, const TokenDim& b) {
-  return std::any_of(a.arguments.begin(), a.arguments.end(), [&](const ArgumentDim& one) {
-    return std::find(b.arguments.begin(), b.arguments.end(), one) != b.arguments.end();
-  });
-}
-
 // Whether the sequences of two layouts are one: the same, or the queries beside a cache. Empty: not known.
 std::optional<bool> is_same_sequence(const TokenLayout& queries, const TokenLayout& keys) {
   const TokenDim *query = sequence_of(queries), *key = sequence_of(keys);
@@ -91,54 +82,91 @@ std::optional<bool> is_same_sequence(const TokenLayout& queries, const TokenLayo
   return false;
 }
 
-/// The hidden states that a value is made of: those that were projected to it, back over so many projections, and those
-/// that come from nowhere else.
+/// The hidden states that a value is made of: those that were projected to it, back over so many projections; where
+/// nothing was projected, what comes from nowhere else.
 class Sources {
  public:
+  using Values = std::set<const jit::Value*>;
+
   Sources(int projections, const MethodGraph& graph, const ValueOrigins& origins)
       : projections_(projections), graph_(graph), origins_(origins) {}
 
-  std::set<const jit::Value*> of(const jit::Value* value) {
-    visit(value, projections_);
-    return std::move(sources_);
+  Values of(const jit::Value* value) {
+    const Found& found = find(value, projections_);
+    return found.projected.empty() ? found.others : found.projected;
   }
 
  private:
-  void visit(const jit::Value* value, int projections) {
-    if (!origins_.is_activation(value) || !seen_.insert({value, projections}).second) return;
+  struct Found {
+    Values projected, others;
+
+    bool empty() const { return projected.empty() && others.empty(); }
+    void add(const Found& more) {
+      projected.insert(more.projected.begin(), more.projected.end());
+      others.insert(more.others.begin(), more.others.end());
+    }
+  };
+
+  // Angles of rotary positions are no hidden states.
+  static bool is_rotation(const jit::Node& node) {
+    static const std::set<std::string> names = {"cos", "sin", "polar"};
+    return node.kind().ns() == c10::namespaces::aten && names.count(base_name(node)) > 0;
+  }
+
+  const Found& find(const jit::Value* value, int projections) {
+    const auto [place, is_new] = found_.try_emplace({value, projections});
+    if (is_new) {
+      const Found found = made_of(value, projections);
+      found_[{value, projections}] = found;
+    }
+    return found_.at({value, projections});
+  }
+
+  Found made_of(const jit::Value* value, int projections) {
+    Found found;
     const jit::Node* node = value->node();
-    if (const jit::Value* outer = graph_.outer_of(value)) return visit(outer, projections);
+    if (!origins_.is_activation(value) || is_rotation(*node)) return found;
+    if (const jit::Value* outer = graph_.outer_of(value)) return find(outer, projections);
     if (node->kind() == jit::prim::If) {
-      for (const jit::Block* block : node->blocks()) visit(block->outputs()[value->offset()], projections);
-      return;
+      for (const jit::Block* block : node->blocks()) found.add(find(block->outputs()[value->offset()], projections));
+      return found;
     }
     Projection projection;
     if (match_projection(const_cast<jit::Node*>(node), origins_, projection)) {
-      sources_.insert(projection.activation);
-      if (projections > 1) visit(projection.activation, projections - 1);
-      return;
+      found.projected.insert(projection.activation);
+      if (projections > 1) {
+        const Found& before = find(projection.activation, projections - 1);
+        const Values& states = before.projected.empty() ? before.others : before.projected;
+        found.projected.insert(states.begin(), states.end());
+      }
+      return found;
     }
     const OpKind kind = op_kind(*node);
-    const bool first_only = kind == OpKind::kElementwise || kind == OpKind::kMultiply;  // rotations, scales
+    const bool is_one = kind == OpKind::kElementwise || kind == OpKind::kMultiply;  // rotations, scales
     bool followed = false;
     for (const jit::Value* input : node->inputs()) {
       if (!origins_.is_activation(input)) continue;
       followed = true;
-      visit(input, projections);
-      if (first_only) break;
+      const Found& more = find(input, projections);
+      if (!is_one) {
+        found.add(more);
+      } else if (found.projected.empty() && (found.empty() || !more.projected.empty())) {
+        found = more;  // what was projected is the state, in whichever order it meets its factor
+      }
     }
-    if (!followed) sources_.insert(value);  // an argument, or embeddings
+    if (!followed) found.others.insert(value);  // an argument, or embeddings
+    return found;
   }
 
   const int projections_;
   const MethodGraph& graph_;
   const ValueOrigins& origins_;
-  std::set<std::pair<const jit::Value*, int>> seen_;
-  std::set<const jit::Value*> sources_;
+  std::map<std::pair<const jit::Value*, int>, Found> found_;
 };
 
 // Query and key are projections of the same hidden states. Some models project them in two steps.
 bool have_same_source(const AttentionArm& arm, const MethodGraph& graph, const ValueOrigins& origins) {
+  if (arm.query == nullptr || arm.key == nullptr) return false;
   if (arm.query == arm.key) return true;
   for (const int projections : {1, 2}) {
     const auto queries = Sources(projections, graph, origins).of(arm.query);
@@ -169,6 +197,7 @@ std::optional<int64_t> heads_of(const AttentionArm& arm, const jit::Value* value
 
 // Heads of keys: those of the key before it was repeated for the heads of queries.
 std::optional<int64_t> key_heads_of(const AttentionArm& arm, const TokenFlow& flow) {
+  if (arm.key == nullptr) return std::nullopt;
   const jit::Value* value = arm.key;
   while (!value->node()->inputs().empty() && is_tensor(value->node()->input(0))) {
     const jit::Node* node = value->node();
@@ -182,18 +211,34 @@ std::optional<int64_t> key_heads_of(const AttentionArm& arm, const TokenFlow& fl
   return constant_at(flow, arm.key, heads);
 }
 
+// True if the keys are all places of a buffer, into which those of the forward are written: a static cache.
+bool has_keys_in_buffer(const AttentionArm& arm, const TokenFlow& flow) {
+  const auto is_buffer = [&](const jit::Value* value, size_t dim) {
+    if (value == nullptr || dim == std::string::npos) return false;
+    const auto& axes = flow.of(value).axes;
+    if (!axes || dim >= axes->size() || (*axes)[dim].size() != 1 || (*axes)[dim][0].is_constant()) return false;
+    return flow.symbols().buffer_of(flow.symbols().class_of((*axes)[dim][0].symbol)) != nullptr;
+  };
+  if (is_like_fused(arm)) return is_buffer(arm.key, arm.layout.find('q'));
+  const size_t keys = arm.layout.find('k');
+  return is_buffer(arm.scores, keys) || is_buffer(arm.probabilities, keys);
+}
+
 }  // namespace
 
 void describe_tokens(FoundAttention& attention, const MethodGraph& graph, const ValueOrigins& origins,
                      const TokenLayouts& layouts) {
   for (const AttentionArm& arm : attention.arms) {
     BothLayouts both = layouts_of(arm, layouts);
+    if (both.queries.packed) both.queries = {};  // tokens of all samples, one behind the other: no batch of queries
+    if (both.keys.packed) both.keys = {};
     if (!attention.tokens.known) attention.tokens = std::move(both.queries);
     if (!attention.key_tokens.known) attention.key_tokens = std::move(both.keys);
     if (arm.implementation == kPackedImplementation) {
       attention.num_heads = attention.num_key_heads = graph.constant_int(packed_num_heads(arm.node));
     }
     const TokenFlow& flow = layouts.flow();
+    attention.keys_in_buffer = attention.keys_in_buffer || has_keys_in_buffer(arm, flow);
     for (const jit::Value* value : {arm.probabilities, is_like_fused(arm) ? arm.query : nullptr}) {
       if (value != nullptr && !attention.num_heads) attention.num_heads = heads_of(arm, value, flow);
     }

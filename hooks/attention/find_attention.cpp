@@ -138,16 +138,12 @@ std::vector<FoundAttention> find_attention(const MethodGraph& graph, const Value
 }
 
 HookPoint hook_point(const FoundAttention& attention, const std::string& method) {
-  HookPoint hook;
-  hook.kind = HookKind::kAttention;
-  hook.method = method;
-  hook.name = attention.owner;
-  hook.layer = attention.layer;
-  hook.component = attention.component;
-  hook.implementation = attention.arms[0].implementation;
+  HookPoint hook = attention.point(HookKind::kAttention, method);
+  hook.implementation = attention.implementation.empty() ? attention.arms[0].implementation : attention.implementation;
   hook.tokens = attention.tokens;
   hook.key_tokens = attention.key_tokens;
   hook.self_attention = attention.self_attention;
+  hook.keys_in_buffer = attention.keys_in_buffer;
   hook.num_heads = attention.num_heads;
   hook.num_key_heads = attention.num_key_heads;
   return hook;

@@ -26,17 +26,29 @@ jit::Value* without_dropout(jit::Graph& graph, const AttentionArm& arm) {
   return last;
 }
 
+// Behind which node the values are as the model uses them.
+jit::Node* place_of(const AttentionArm& arm, const InPlaceWrites& writes) {
+  if (!arm.behind_dropout.empty()) return arm.behind_dropout.back();
+  if (!arm.named_by_hand) return arm.is_fused() ? arm.node : arm.probabilities->node();
+  jit::Node* after = writes.ready_after(arm.needed_values());
+  TORCH_INTERNAL_ASSERT(after != nullptr, "the values of an attention that a hook spec names are in several branches");
+  return after;
+}
+
 void insert_arm(const AttentionArm& arm, const HookPoint& hook, const InPlaceWrites& writes, ForwardHandle& handle) {
-  jit::Node* after = arm.is_fused() ? arm.node : arm.probabilities->node();
-  if (!arm.behind_dropout.empty()) after = arm.behind_dropout.back();
+  jit::Node* after = place_of(arm, writes);
   jit::Graph& graph = *after->owningGraph();
   jit::Value* forward = handle.in(&graph);
+  if (after->kind() == jit::prim::Param && forward->node()->owningBlock() == after->owningBlock()) {
+    after = forward->node();  // query and key that are arguments
+  }
   jit::WithInsertPoint here(after->next());
   jit::Value* none = graph.insertConstant(c10::IValue());
   const auto or_none = [&](jit::Value* value) { return value == nullptr ? none : value; };
 
   jit::Value *query = none, *key = none, *mask = none, *probabilities = none, *scores = none;
-  jit::Value* causal = arm.causal;
+  jit::Value* causal = arm.said_causal ? graph.insertConstant(*arm.said_causal) : arm.causal;
+  jit::Value* scale = arm.said_scale ? graph.insertConstant(*arm.said_scale) : or_none(arm.scale);
   if (arm.is_fused()) {
     query = arm.query;
     key = arm.key;
@@ -58,10 +70,10 @@ void insert_arm(const AttentionArm& arm, const HookPoint& hook, const InPlaceWri
   jit::Value* id = graph.insertConstant(hook.id);
   jit::Value* num_heads = graph.insertConstant(arm.num_heads);
   jit::Value* layout = graph.insertConstant(arm.layout);
-  graph.insertNode(graph.create(kind,
-                                {forward, id, query, key, mask, probabilities, scores, or_none(arm.output),
-                                 or_none(arm.scale), causal, num_heads, layout},
-                                0));
+  graph.insertNode(graph.create(
+      kind,
+      {forward, id, query, key, mask, probabilities, scores, or_none(arm.output), scale, causal, num_heads, layout},
+      0));
 }
 
 }  // namespace

@@ -39,7 +39,8 @@ struct HookPoint {
   // Of an attention; `tokens` are then its queries.
   std::string implementation = {};  // "sdpa", "eager", "einsum", "mha", ...
   TokenLayout key_tokens = {};
-  bool self_attention = false;                // its keys are made of the same tokens as its queries
+  bool self_attention = false;  // its keys are made of the same tokens as its queries
+  bool keys_in_buffer = false;  // they are written into a buffer that is as long in each forward: a static cache
   std::optional<int64_t> num_heads = {};      // of queries; empty where the graph does not fix it
   std::optional<int64_t> num_key_heads = {};  // the same
 };

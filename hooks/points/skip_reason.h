@@ -2,6 +2,8 @@
 
 #include <torch/csrc/jit/ir/ir.h>
 
+#include <optional>
+
 #include "hooks/points/hook_point.h"
 
 namespace moetap::hooks {
@@ -40,7 +42,7 @@ inline constexpr int kNumSkipReasons = static_cast<int>(SkipReason::kSharesClass
 /// The text that users see. That of `kSharesClass` follows the path of another module of the class.
 const char* to_string(SkipReason reason);
 
-/// The kind of hook that it is the reason of.
+/// The kind of hook that it is the reason of; of several kinds, the first.
 HookKind kind_of(SkipReason reason);
 
 /// Something in a graph that looked like a hook point and has no hook.
@@ -48,6 +50,9 @@ struct SkippedNode {
   const torch::jit::Node* node = nullptr;    // the pick, say
   const torch::jit::Node* source = nullptr;  // the projection whose scores it picks from; else the node itself
   SkipReason reason = SkipReason::kSelectsNoExpert;
+  std::optional<HookKind> of_kind = {};  // where the reason is one of several kinds
+
+  HookKind kind() const { return of_kind.value_or(kind_of(reason)); }
 };
 
 }  // namespace moetap::hooks

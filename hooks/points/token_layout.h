@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 namespace moetap::hooks {
@@ -46,6 +47,7 @@ enum class MaskDims {
   kUnknown,     // the graph does not tell
   kTokens,      // [batch, sequence]
   kTransposed,  // [sequence, batch]
+  kBuffer,      // [batch, places of a buffer of keys that is as long in each forward]: a static cache
   kOther,       // something else: [sequence, sequence], or another text's
 };
 
@@ -55,6 +57,8 @@ inline const char* to_string(MaskDims dims) {
       return "tokens";
     case MaskDims::kTransposed:
       return "transposed";
+    case MaskDims::kBuffer:
+      return "buffer";
     case MaskDims::kOther:
       return "other";
     case MaskDims::kUnknown:
@@ -89,8 +93,40 @@ struct TokenMask {
   int64_t argument = 0;
   MaskDims dims = MaskDims::kUnknown;
   MaskMeans means = MaskMeans::kAuto;
+  int64_t places = -1;  // kBuffer: the argument that says which columns are the tokens'; -1: the graph does not tell
 
   bool operator==(const TokenMask&) const = default;
+};
+
+/// How numbers are compared with another one.
+enum class Comparison { kEqual, kNotEqual, kLess, kLessEqual, kGreater, kGreaterEqual };
+
+inline const char* to_string(Comparison comparison) {
+  switch (comparison) {
+    case Comparison::kEqual:
+      return "eq";
+    case Comparison::kNotEqual:
+      return "ne";
+    case Comparison::kLess:
+      return "lt";
+    case Comparison::kLessEqual:
+      return "le";
+    case Comparison::kGreater:
+      return "gt";
+    case Comparison::kGreaterEqual:
+      break;
+  }
+  return "ge";
+}
+
+/// Which of the tokens are the rows, where others were taken out: those at which an argument, of the tokens'
+/// dimensions, compares so with a number.
+struct TokenPacking {
+  int64_t argument = 0;
+  Comparison keeps = Comparison::kNotEqual;
+  double number = 0;
+
+  bool operator==(const TokenPacking&) const = default;
 };
 
 /// What the rows of a router are: which dimensions of which arguments of the method, in which order. Followed through
@@ -100,6 +136,7 @@ struct TokenLayout {
   std::vector<TokenDim> dims = {};    // of the tokens, the last varies fastest; flattened or not
   std::vector<int64_t> ids = {};      // arguments that embeddings of these tokens are looked up by, in order of use
   std::vector<TokenMask> masks = {};  // arguments of two dimensions that may be masks
+  std::optional<TokenPacking> packed = {};  // empty: all tokens are rows
 
   bool operator==(const TokenLayout&) const = default;
 };

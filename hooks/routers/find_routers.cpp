@@ -219,12 +219,7 @@ std::vector<FoundRouter> find_routers(const MethodGraph& graph, const ValueOrigi
 }
 
 HookPoint hook_point(const FoundRouter& router, const std::string& method) {
-  HookPoint hook;
-  hook.kind = HookKind::kRouter;
-  hook.method = method;
-  hook.name = router.owner;
-  hook.layer = router.layer;
-  hook.component = router.component;
+  HookPoint hook = router.point(HookKind::kRouter, method);
   hook.num_experts = router.num_experts;
   hook.null_experts = router.null_experts;
   hook.top_k = router.top_k;

@@ -8,15 +8,14 @@
 #include <vector>
 
 #include "hooks/graph/value_origins.h"
+#include "hooks/points/found_hook.h"
 
 namespace moetap::hooks {
 
 /// A router of a method graph: the values that its operator gets, and how they are to be read (operator_schemas.h).
-struct FoundRouter {
+/// Its owner is the module that owns the projection; that of the experts where there is none.
+struct FoundRouter : FoundHook {
   Projection projection;  // none for hash routing
-  std::string owner;      // path of the module that owns the projection; of the experts where there is none
-  std::string layer;      // set by a hook spec; else empty, and given by name_hooks
-  std::string component;  // the same
   torch::jit::Value* logits = nullptr;
   torch::jit::Value* scores = nullptr;
   bool scores_of_other_logits = false;  // the selection reads masked or noisy ones: `scores` are not made of `logits`

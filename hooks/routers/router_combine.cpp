@@ -2,6 +2,7 @@
 // See Note [Following a projection].
 #include <algorithm>
 
+#include "hooks/routers/crossed_slots.h"
 #include "hooks/routers/router_flow.h"
 
 namespace moetap::hooks {
@@ -93,7 +94,10 @@ std::optional<Fact> RouterFlow::combine(jit::Node* node, const Fact& left, const
   if (left.role == right.role) {
     Fact result = derived(left, node, left.role);
     const bool divides = base_name(*node) == "div";
-    if (!divides || left.role != Role::kSlot) merge(result, right);
+    if (!divides || left.role != Role::kSlot) {
+      merge(result, right);
+      join_places(result, right);
+    }
     if (left.role == Role::kScore) {
       if (!left.aligned || !right.aligned) result.aligned = true;
       result.biased = left.biased && right.biased;
@@ -166,7 +170,10 @@ std::optional<Fact> RouterFlow::combine(jit::Node* node, const Fact& left, const
     Fact result = derived(slot, node, Role::kSlot);
     result.parent = slot.base;
     result.dropped = slot.dropped || mask.dropped;
-    if (result.place < 0) result.place = mask.place;
+    if (result.place < 0 && result.place_in_run == nullptr) {
+      result.place = mask.place;
+      result.place_in_run = mask.place_in_run;
+    }
     if (!slot.aligned) lose_alignment(result);
     if (slot.order != nullptr) change_in_order(result, node->output());
     if (mask.per_expert) {
@@ -175,7 +182,7 @@ std::optional<Fact> RouterFlow::combine(jit::Node* node, const Fact& left, const
       lose_alignment(part);
       part.ids = mask.ids;
       part.joined = part.joined || mask.joined;
-      part.rewritten = part.rewritten || mask.rewritten;
+      part.rewritten = part.rewritten || mask.rewritten || are_of_other_slots(slot, mask);
       part.per_expert = true;
       return part;
     }

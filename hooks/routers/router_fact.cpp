@@ -19,6 +19,12 @@ void merge(Fact& into, const Fact& from) {
   into.rewritten = into.rewritten || from.rewritten;
 }
 
+void join_places(Fact& into, const Fact& from) {
+  if (into.place == from.place && into.place_in_run == from.place_in_run) return;
+  into.place = -1;
+  into.place_in_run = nullptr;
+}
+
 bool carries_weights(const Fact& fact) {
   if (fact.threshold && (fact.role == Role::kScore || fact.role == Role::kMask)) return true;
   return fact.role == Role::kSlot || fact.role == Role::kRouted || (fact.role == Role::kScore && !fact.picks.empty());

@@ -72,7 +72,8 @@ struct Fact {
   bool merged = false;      // scores whose experts share their axis with tokens
   // Weights that were picked from those over tokens: the tokens of each expert, [.., experts, tokens].
   torch::jit::Value* tokens_of_experts = nullptr;
-  int place = -1;  // of a piece of the slots, which one
+  int place = -1;                                   // of a piece of the slots, which one
+  const torch::jit::Value* place_in_run = nullptr;  // the same where only the run tells the number; null: unknown
   // Of a mask that says which tokens an expert sees within its capacity: the mask over all experts.
   torch::jit::Value* kept = nullptr;
   bool one_hot = false;  // mask [..., slot, expert] with one place set
@@ -98,6 +99,9 @@ struct Fact {
 
 /// Adds the picks, ids and weights of `from`.
 void merge(Fact& into, const Fact& from);
+
+/// Forgets which slot the value is, if it is another one's, too.
+void join_places(Fact& into, const Fact& from);
 
 /// True for gate weights: over slots, or over experts if they depend on a pick.
 bool carries_weights(const Fact& fact);

@@ -177,7 +177,9 @@ void RouterFlow::wake_users(const jit::Value* value) {
 
 void RouterFlow::event(EventKind kind, jit::Node* node, const Fact& fact) {
   // What was not followed then is known by now.
-  std::erase_if(events_, [&](const Event& earlier) { return earlier.node == node && earlier.what.rewritten; });
+  if (!fact.rewritten) {
+    std::erase_if(events_, [&](const Event& earlier) { return earlier.node == node && earlier.what.rewritten; });
+  }
   events_.push_back({kind, node, fact});
 }
 
@@ -421,7 +423,7 @@ void RouterFlow::visit_structure(jit::Node* node) {
         pass(made->input(i), node->output(i));
       } else if (const Fact* found = fact(node->input())) {
         Fact piece = *found;
-        piece.place = static_cast<int>(i);
+        if (piece.role == Role::kIds || piece.role == Role::kSlot) piece.place = static_cast<int>(i);
         if (piece.role == Role::kScore && piece.picks.empty()) {
           piece.part = static_cast<int>(i);
           piece.num_experts = piece.expert_dim == -1 ? shapes_.of(node->output(i)).last : std::nullopt;
@@ -452,8 +454,15 @@ void RouterFlow::visit_structure(jit::Node* node) {
           set(node->output(), part);
         }
       }
-    } else {
-      pass(node->input(0), node->output());
+    } else if (const Fact* found = fact(node->input(0))) {
+      Fact piece = *found;
+      const bool slots = piece.role == Role::kIds || piece.role == Role::kSlot;
+      if (slots && op_kind(*made) == OpKind::kSplit && is_along_slots(made->input(0), piece, made->inputs().back())) {
+        const auto place = graph_.constant_int(node->input(1));
+        piece.place = place && *place >= 0 ? static_cast<int>(*place) : -1;
+        piece.place_in_run = piece.place < 0 ? node->input(1) : nullptr;
+      }
+      set(node->output(), piece);
     }
   }
 }

@@ -126,6 +126,7 @@ class RouterFlow {
   bool follow_sorted_ids(torch::jit::Node* node, const Fact& own);
   bool joins_slots_in_order(torch::jit::Node* node, const std::vector<torch::jit::Value*>& parts, Fact& result);
   std::optional<int64_t> slot_dim(const torch::jit::Value* value, const Fact& slots);
+  bool is_along_slots(const torch::jit::Value* value, const Fact& slots, const torch::jit::Value* dim);
   void follow_numbers(torch::jit::Node* node, const Fact& own, torch::jit::Value* value);
   void name_numbers(Fact& result, const Fact& own, torch::jit::Node* node) const;
   void write_over_numbers(Fact& result, const Fact& own, const torch::jit::Value* written,

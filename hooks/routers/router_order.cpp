@@ -118,6 +118,13 @@ std::optional<int64_t> RouterFlow::slot_dim(const jit::Value* value, const Fact&
   return from_end(slots.expert_dim, rank);
 }
 
+bool RouterFlow::is_along_slots(const jit::Value* value, const Fact& slots, const jit::Value* dim) {
+  const auto along = graph_.constant_int(dim);
+  const auto rank = shapes_.of(value).rank, own = slot_dim(value, slots);
+  if (!along || !own) return false;
+  return from_end(*along, rank) == *own || (!rank && *along == 1 && *own == -1);  // [tokens, slots] in most models
+}
+
 // Elements that change places, all of them: `flip`, `roll`.
 void RouterFlow::follow_reorder(jit::Node* node, const Fact& own) {
   const auto dims = turned_dims(graph_, *node);
@@ -162,7 +169,9 @@ bool RouterFlow::follow_slots_in_order(jit::Node* node, const Fact& own, const s
   if (!dim || index == indices.end()) return false;
   const auto order = constant_order(graph_, *index);
   const bool spread = (own.role == Role::kScore && !own.picks.empty()) || (own.role == Role::kMask && own.aligned);
-  if (spread && !own.placed && order && order->size() > 1 && from_end(*dim, rank) == from_end(own.expert_dim, rank)) {
+  const bool of_experts = from_end(*dim, rank) == from_end(own.expert_dim, rank) ||
+                          (!rank && *dim == 1 && own.expert_dim == -1);  // [tokens, experts] in most models
+  if (spread && !own.placed && order && order->size() > 1 && of_experts) {
     std::vector<int64_t> as_they_are(order->size());
     std::iota(as_they_are.begin(), as_they_are.end(), 0);
     if (*order == as_they_are) return false;

@@ -178,8 +178,15 @@ void RouterFlow::follow_part(jit::Node* node, OpKind kind) {
     set(node->output(), result);
     return;
   }
-  if (kind == OpKind::kSelect && slots && result.aligned && selects_slot(graph_, *node, result, shapes_) &&
-      is_only_piece(node)) {
+  const bool is_piece = found->place >= 0 || found->place_in_run != nullptr;  // then it has no slots any more
+  const bool one_slot = kind == OpKind::kSelect && slots && selects_slot(graph_, *node, *found, shapes_);
+  if (one_slot && !is_piece) {
+    auto place = graph_.constant_int(node->input(2));
+    if (place && *place < 0) place = found->num_slots ? std::optional(*place + *found->num_slots) : std::nullopt;
+    result.place = static_cast<int>(place.value_or(-1));
+    result.place_in_run = result.place < 0 ? node->input(2) : nullptr;
+  }
+  if (one_slot && result.aligned && is_only_piece(node)) {
     // One slot of each token is all that is used.
     result.parent = nullptr;
     result.base = node->output();
@@ -191,8 +198,9 @@ void RouterFlow::follow_part(jit::Node* node, OpKind kind) {
     result.base = nullptr;
   } else {
     lose_alignment(result);
-    if (kind == OpKind::kSelect && slots)
+    if (kind == OpKind::kSelect && slots && !one_slot && !is_piece) {
       result.place = static_cast<int>(graph_.constant_int(node->input(2)).value_or(-1));
+    }
     result.per_expert = result.per_expert || carries_weights(*found);
     result.cut =
         result.cut || (result.role == Role::kOrder && (takes_first(graph_, *node) || ends_at_a_minimum(*node)));

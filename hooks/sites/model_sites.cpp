@@ -47,7 +47,8 @@ TokenLayout router_tokens(const FoundRouter& router, const TokenLayouts& layouts
   if (router.logits != nullptr) layout = layouts.of(router.logits, router.logits_dim);
   if (router.scores != nullptr) {
     TokenLayout of_scores = layouts.of(router.scores, router.scores_dim);
-    if (layout.known && of_scores.known && layout.dims != of_scores.dims) return {};
+    const bool both = layout.known && of_scores.known;
+    if (both && (layout.dims != of_scores.dims || layout.packed != of_scores.packed)) return {};
     if (!layout.known) layout = std::move(of_scores);
   }
   if (layout.known || router.selected.empty() || router.form == "expert_choice") return layout;
@@ -98,7 +99,7 @@ ModelSites find_sites(const jit::Module& module, const std::vector<std::string>&
   for (const auto& entry : entry_methods(module, methods)) {
     MethodSites sites;
     sites.graph = std::make_unique<MethodGraph>(entry.module, entry.method, entry.path, calls);
-    find_kinds(sites, kinds);
+    find_kinds(sites, spec.names(HookKind::kAttention) ? HookKinds::kRoutersAndAttention : kinds);
     name_by_order(sites.routers, unnamed_routers);
     name_by_order(sites.attentions, unnamed_attentions);
     const bool one_of_several = !entry.path.empty() && !entry.class_sharers.empty();
@@ -113,13 +114,20 @@ ModelSites find_sites(const jit::Module& module, const std::vector<std::string>&
     model.methods.push_back(std::move(sites));
   }
   if (!spec.empty()) apply_hook_spec(spec, model.methods);
+  // A spec that names attention is checked as a whole, also where attention is not recorded.
+  if (kinds == HookKinds::kRouters) {
+    for (MethodSites& sites : model.methods) {
+      sites.attentions.clear();
+      std::erase_if(sites.skipped, [](const SkippedNode& node) { return node.kind() == HookKind::kAttention; });
+    }
+  }
 
   std::vector<HookPoint>& hooks = model.discovery.hooks;
   for (MethodSites& sites : model.methods) {
     list_sites(sites);
     for (const Site& site : sites.sites) hooks.push_back(site.hook);
     for (const SkippedNode& skipped : sites.skipped) {
-      model.discovery.skipped.push_back({printed(skipped.node), to_string(skipped.reason), kind_of(skipped.reason)});
+      model.discovery.skipped.push_back({printed(skipped.node), to_string(skipped.reason), skipped.kind()});
     }
   }
   model.discovery.skipped.insert(model.discovery.skipped.end(), shared.begin(), shared.end());

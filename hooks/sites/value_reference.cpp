@@ -214,7 +214,7 @@ std::regex checked_regex(const std::string& pattern, const std::string& where) {
 }
 
 jit::Value* resolve(const ValueReference& reference, const MethodGraph& graph, const ModuleCall& scope,
-                    const std::string& where) {
+                    const std::string& where, ValueType type) {
   jit::Value* value = nullptr;
   switch (reference.kind) {
     case ValueReference::Kind::kOutputOf:
@@ -230,9 +230,12 @@ jit::Value* resolve(const ValueReference& reference, const MethodGraph& graph, c
       value = variable(reference, graph, scope, where);
       break;
   }
-  if (!is_tensor(value)) {
-    throw HookSpecError(fmt::format("{}: it must be a tensor, got {} %{} of: {}", where, value->type()->str(),
-                                    value->debugName(), printed(value->node())));
+  const bool may_be_none = type == ValueType::kOptionalTensor;
+  const bool fits = is_tensor(value) || (may_be_none && value->type()->isSubtypeOf(*c10::OptionalType::ofTensor()));
+  if (!fits) {
+    throw HookSpecError(fmt::format("{}: it must be a tensor{}, got {} %{} of: {}", where,
+                                    may_be_none ? " or none" : "", value->type()->str(), value->debugName(),
+                                    printed(value->node())));
   }
   return value;
 }

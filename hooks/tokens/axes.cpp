@@ -38,10 +38,49 @@ Axis AxisSymbols::fresh(const void* owner, int64_t place) {
 
 Axis AxisSymbols::concatenation(const void* owner, std::vector<Axis> parts) {
   const Axis axis = fresh(owner, -1);
-  AxisSymbol& symbol = symbols_[static_cast<size_t>(axis[0].symbol)];
-  symbol.kind = AxisSymbol::Kind::kConcatenation;
-  symbol.parts = std::move(parts);
+  symbol_of(axis).kind = AxisSymbol::Kind::kConcatenation;
+  symbol_of(axis).parts = std::move(parts);
   return axis;
+}
+
+Axis AxisSymbols::buffer(const void* owner, int64_t place, int64_t places) {
+  const Axis axis = fresh(owner, place);
+  symbol_of(axis).kind = AxisSymbol::Kind::kBuffer;
+  symbol_of(axis).places = places;
+  return axis;
+}
+
+Axis AxisSymbols::packed(const void* owner, Axis whole, const TokenPacking& packing) {
+  const Axis axis = fresh(owner, -1);
+  symbol_of(axis).kind = AxisSymbol::Kind::kPacked;
+  symbol_of(axis).whole = std::move(whole);
+  symbol_of(axis).packing = packing;
+  return axis;
+}
+
+void AxisSymbols::mark_end(const Axis& whole, const Axis& end) {
+  const bool one_each = whole.size() == 1 && end.size() == 1 && !whole[0].is_constant() && !end[0].is_constant();
+  if (!one_each || same_class(whole[0], end[0])) return;
+  const std::pair<int, Axis> marked{whole[0].symbol, end};
+  if (std::find(ends_.begin(), ends_.end(), marked) == ends_.end()) ends_.push_back(marked);
+}
+
+bool AxisSymbols::ends_with(int class_id, const Factor& end) const {
+  const auto is_end = [&](const Axis& axis) { return axis.size() == 1 && same_class(axis[0], end); };
+  for (int symbol = 0; symbol < count(); ++symbol) {
+    const AxisSymbol& joined = symbols_[static_cast<size_t>(symbol)];
+    if (!joined.parts.empty() && class_of(symbol) == class_id && is_end(joined.parts.back())) return true;
+  }
+  return std::any_of(ends_.begin(), ends_.end(),
+                     [&](const auto& cut) { return class_of(cut.first) == class_id && is_end(cut.second); });
+}
+
+const AxisSymbol* AxisSymbols::buffer_of(int class_id) const {
+  for (int symbol = 0; symbol < count(); ++symbol) {
+    const AxisSymbol& found = symbols_[static_cast<size_t>(symbol)];
+    if (found.kind == AxisSymbol::Kind::kBuffer && class_of(symbol) == class_id) return &found;
+  }
+  return nullptr;
 }
 
 int AxisSymbols::class_of(int symbol) const {

@@ -179,6 +179,7 @@ std::vector<AxisFact> AxisTransfer::results() {
   if (space != "aten" && space != "prim" && space != "quantized" && space != "mkldnn") return {};
   if (auto found = shapes(name)) return *found;
   if (auto found = products(name)) return *found;
+  if (auto found = places(name)) return *found;
   if (auto found = picks(name)) return *found;
   switch (op_kind(*node_)) {
     case OpKind::kCopy:

@@ -49,7 +49,8 @@ class AxisTransfer {
   std::optional<std::vector<AxisFact>> values(const std::string& name);    // numbers, lists, tuples
   std::optional<std::vector<AxisFact>> shapes(const std::string& name);    // views, transposes, slices, repetitions
   std::optional<std::vector<AxisFact>> products(const std::string& name);  // matrices, convolutions, attention
-  std::optional<std::vector<AxisFact>> picks(const std::string& name);     // reductions, top-k, indexing
+  std::optional<std::vector<AxisFact>> picks(const std::string& name);     // reductions, top-k
+  std::optional<std::vector<AxisFact>> places(const std::string& name);    // indexing, places that a mask sets
 
   AxisFact elementwise();
   AxisFact fresh_tensor(const std::string& name);
@@ -57,6 +58,7 @@ class AxisTransfer {
   AxisFact flatten(const Axes& source);
   AxisFact squeeze(const Axes& source);
   AxisFact permute(const Axes& source, const std::string& name);
+  std::optional<Axis> length_behind(const torch::jit::Value* start, const Axis& size);
   AxisFact slice(const Axes& source);
   AxisFact expand(const Axes& source);
   AxisFact repeat(const Axes& source);
@@ -72,6 +74,11 @@ class AxisTransfer {
   AxisFact attention();
   AxisFact reduce(const Axes& source, const std::string& name);
   AxisFact index();
+  AxisFact index_select(const Axes& source);
+  AxisFact gather(const char* index_name);
+  AxisFact write_to_places();
+  Axis left_by(const torch::jit::Value* mask, const Axes& along, size_t place);
+  std::optional<Axis> left_by_places(const std::vector<const torch::jit::Value*>& indices, const Axes& along);
 
   TokenFlow& flow_;
   torch::jit::Node* node_;

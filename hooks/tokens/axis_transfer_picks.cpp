@@ -1,4 +1,4 @@
-// Operators that reduce dimensions, and those that choose places along them.
+// Operators that reduce dimensions, and those that pick or pool along them.
 
 #include <algorithm>
 #include <numeric>
@@ -29,51 +29,6 @@ AxisFact AxisTransfer::reduce(const Axes& source, const std::string& name) {
     if (gone && keep) axes.push_back(Axis());
   }
   return tensor_fact(std::move(axes));
-}
-
-// `x[i, j]`, with `:` where an index is none.
-AxisFact AxisTransfer::index() {
-  const MaybeAxes source = input_axes(0);
-  const jit::Node* list = node_->input(1)->node();
-  if (!source || list->kind() != jit::prim::ListConstruct || list->inputs().size() > source->size()) {
-    return unknown_fact();
-  }
-  Axes chosen;
-  std::optional<size_t> first, last;
-  for (size_t i = 0; i < list->inputs().size(); ++i) {
-    const jit::Value* place = list->inputs()[i];
-    if (is_none(place)) continue;
-    const OpKind kind = op_kind(*place->node());
-    const MaybeAxes own = axes(place);
-    // A mask chooses places, and an argument may be one; but a table is looked up by ids.
-    const int64_t argument = flow_.argument_behind(place);
-    const bool is_lookup = argument >= 0 && flow_.origins_.is_parameter(node_->input(0));
-    if (is_lookup) flow_.look_up(argument);
-    const bool may_be_mask = kind == OpKind::kCompare || kind == OpKind::kLogical || (argument >= 0 && !is_lookup);
-    if (!own || may_be_mask) {
-      if (list->inputs().size() > 1) return unknown_fact();
-      if (own && own->size() > source->size()) return unknown_fact();
-      const size_t taken = kind == OpKind::kCompare || kind == OpKind::kLogical ? (own ? own->size() : 0) : 0;
-      if (taken == 0) return unknown_fact();
-      Axes rest(source->begin() + static_cast<std::ptrdiff_t>(taken), source->end());
-      rest.insert(rest.begin(), fresh(0));
-      return tensor_fact(std::move(rest));
-    }
-    chosen = broadcast(chosen, *own);
-    if (!first) first = i;
-    last = i;
-  }
-  if (!first) return tensor(source);
-  Axes result;
-  bool together = true;
-  for (size_t i = *first; i <= *last; ++i) together = together && !is_none(list->inputs()[i]);
-  const auto is_chosen = [&](size_t i) { return i < list->inputs().size() && !is_none(list->inputs()[i]); };
-  if (!together) result = chosen;
-  for (size_t i = 0; i < source->size(); ++i) {
-    if (together && i == *first) result.insert(result.end(), chosen.begin(), chosen.end());
-    if (!is_chosen(i)) result.push_back((*source)[i]);
-  }
-  return tensor_fact(std::move(result));
 }
 
 std::optional<std::vector<AxisFact>> AxisTransfer::picks(const std::string& name) {
@@ -115,30 +70,6 @@ std::optional<std::vector<AxisFact>> AxisTransfer::picks(const std::string& name
     }
     return Results(node_->outputs().size(), reduce(*source, name));
   }
-  if (name == "gather" || name == "take_along_dim") {
-    const jit::Value* index = named(name == "gather" ? "index" : "indices");
-    const MaybeAxes chosen = index == nullptr ? std::nullopt : axes(index);
-    if (chosen) return Results{tensor_fact(*chosen)};
-    return Results{along("dim", 0, [&](Axes& axes, size_t place) { axes[place] = fresh(place); })};
-  }
-  if (name == "index_select") {
-    const MaybeAxes chosen = axes(named("index"));
-    const int64_t argument = flow_.argument_behind(named("index"));
-    if (argument >= 0 && flow_.origins_.is_parameter(node_->input(0))) flow_.look_up(argument);
-    return Results{along("dim", 0, [&](Axes& axes, size_t place) {
-      axes[place] = chosen && chosen->size() == 1 ? (*chosen)[0] : fresh(place);
-    })};
-  }
-  if (name == "index" || name == "_unsafe_index") return Results{index()};
-  if (name == "nonzero" || name == "argwhere") {
-    return Results{source ? tensor_fact({fresh(0), constant_axis(static_cast<int64_t>(source->size()))})
-                          : unknown_fact()};
-  }
-  if (kind == OpKind::kNonzero) {  // `where(mask)`, `nonzero_numpy`: a list, one tensor a dimension
-    const AxisFact places = tensor_fact({fresh(0)});
-    return Results{source ? list_fact(std::vector<AxisFact>(source->size(), places)) : list_of(places)};
-  }
-  if (name == "masked_select") return Results{tensor_fact({fresh(0)})};
   static const std::set<std::string> pools = {"adaptive_avg_pool1d", "adaptive_avg_pool2d",
                                               "adaptive_max_pool2d", "avg_pool1d",
                                               "avg_pool2d",          "max_pool1d",

@@ -146,6 +146,9 @@ std::optional<std::vector<AxisFact>> AxisTransfer::products(const std::string& n
     axes.back() = weight && weight->size() == 2 ? weight->front() : fresh(axes.size() - 1);
     return Results{tensor(axes)};
   }
+  if (name == "bmm") {
+    for (const jit::Value* operand : node_->inputs()) flow_.require_rank(operand, 3, /*at_least=*/false);
+  }
   if (name == "matmul" || name == "mm" || name == "bmm") return Results{matmul(node_->input(0), node_->input(1))};
   if (name == "addmm" || name == "baddbmm") {
     const AxisFact product = matmul(node_->input(1), node_->input(2));
@@ -173,7 +176,10 @@ std::optional<std::vector<AxisFact>> AxisTransfer::products(const std::string& n
   if (name == "embedding") {
     const jit::Value* ids = node_->input(1);
     const MaybeAxes weight = input_axes(0), source = axes(ids);
-    const int64_t argument = flow_.argument_behind(ids);
+    // Of some of the ids, perhaps.
+    const bool some =
+        op_kind(*ids->node()) == OpKind::kIndex && flow_.origins_.of(ids->node()->input(0)) != Origin::kParameter;
+    const int64_t argument = flow_.argument_behind(some ? ids->node()->input(0) : ids);
     if (argument >= 0) flow_.look_up(argument);
     if (!source) return Results{unknown_fact()};
     Axes result = *source;

@@ -94,6 +94,19 @@ AxisFact AxisTransfer::permute(const Axes& source, const std::string& name) {
   return tensor(axes);
 }
 
+// The size of what is left behind `start` along a dimension of `size`, where it is that of something else: `-n`, or
+// `size - n`.
+std::optional<Axis> AxisTransfer::length_behind(const jit::Value* start, const Axis& size) {
+  while (start->node()->inputs().size() == 1 && base_name(*start->node()) != "neg") start = start->node()->input(0);
+  const jit::Node& node = *start->node();
+  const std::string name = base_name(node);
+  const bool from_end = name == "neg";
+  if (!from_end && (name != "sub" || fact(node.input(0)).number != size)) return std::nullopt;
+  const auto length = fact(node.input(from_end ? 0 : 1)).number;
+  const bool one = length && length->size() == 1 && !(*length)[0].is_constant();
+  return one ? length : std::nullopt;
+}
+
 AxisFact AxisTransfer::slice(const Axes& source) {
   const auto along = dim_named("dim", source.size(), 0);
   if (!along) return unknown_fact();
@@ -106,6 +119,13 @@ AxisFact AxisTransfer::slice(const Axes& source) {
   const bool whole = first == 0 && by_one && (to_the_end || (last.number && *last.number == source[place]));
   Axes axes = source;
   if (whole) return tensor(axes);
+  if (const auto length =
+          by_one && to_the_end && !is_none(start) ? length_behind(start, source[place]) : std::nullopt) {
+    // `mask[:, -ids.size(1):]`: as long as something else, and behind all others.
+    symbols_.mark_end(source[place], *length);
+    axes[place] = *length;
+    return tensor(axes);
+  }
   axes[place] = fresh(place);
   if (const auto size = constant_size(source[place]); size && first && by_one) {
     const auto bound = [&](int64_t at) { return std::clamp(at < 0 ? at + *size : at, int64_t{0}, *size); };
@@ -184,6 +204,26 @@ AxisFact AxisTransfer::repeat_interleave(const Axes& source) {
 }
 
 AxisFact AxisTransfer::concatenate() {
+  const jit::Node* made = node_->input(0)->node();
+  if (made->kind() == jit::prim::ListConstruct) {
+    // An argument of which nothing else tells, a cache beside the keys, has as many dimensions as the others.
+    const auto is_sure = [&](const AxisFact& found) {
+      const auto& ids = flow_.looked_up_;
+      return found.rank_of < 0 || flow_.is_state_[static_cast<size_t>(found.rank_of)] ||
+             std::find(ids.begin(), ids.end(), found.rank_of) != ids.end();
+    };
+    int64_t rank = 0;
+    for (const jit::Value* part : made->inputs()) {
+      const AxisFact found = fact(part);
+      if (found.axes && is_sure(found)) rank = std::max(rank, static_cast<int64_t>(found.axes->size()));
+    }
+    const auto along = dim_named("dim", static_cast<size_t>(rank), 0);
+    for (const jit::Value* part : made->inputs()) {
+      if (is_sure(fact(part))) continue;
+      flow_.require_rank(part, rank, /*at_least=*/true);
+      if (rank >= 3 && along) flow_.grows_along(part, *along);
+    }
+  }
   const AxisFact list = fact(node_->input(0));
   std::vector<AxisFact> elements;
   if (list.elements) elements = *list.elements;

@@ -22,6 +22,12 @@ std::optional<std::vector<AxisFact>> AxisTransfer::values(const std::string& nam
     if (constant->isTensor() && constant->toTensor().defined()) {
       Axes axes;
       for (const int64_t size : constant->toTensor().sizes()) axes.push_back(constant_axis(size));
+      const std::vector<std::string> path =
+          flow_.written_parts_.empty() ? std::vector<std::string>() : flow_.graph_.attribute_path(node_->output());
+      for (const TokenFlow::WrittenPart& part : flow_.written_parts_) {
+        if (path.empty() || part.attribute != path || part.dim >= static_cast<int64_t>(axes.size())) continue;
+        axes[static_cast<size_t>(part.dim)] = symbols_.buffer(&part, part.dim, part.places);
+      }
       AxisFact tensor = tensor_fact(axes);
       const at::Tensor& value = constant->toTensor();
       if (axes.empty() && value.is_cpu() && at::isIntegralType(value.scalar_type(), false)) {

@@ -5,6 +5,7 @@
 
 #include "hooks/graph/op_traits.h"
 #include "hooks/tokens/axis_transfer.h"
+#include "hooks/tokens/token_packing.h"
 
 namespace moetap::hooks {
 namespace jit = torch::jit;
@@ -72,6 +73,22 @@ bool is_hidden_state(const jit::Value* argument, const ValueOrigins& origins) {
   return false;
 }
 
+// Seen through what makes a part or a view of a value.
+const jit::Value* part_of(const jit::Value* value, const MethodGraph& graph) {
+  while (true) {
+    if (const jit::Value* outer = graph.outer_of(value)) {
+      value = outer;
+      continue;
+    }
+    const jit::Node& node = *value->node();
+    const bool element = node.kind() == jit::aten::__getitem__ || node.kind() == jit::prim::ListUnpack ||
+                         node.kind() == jit::prim::TupleUnpack || node.kind() == jit::prim::TupleIndex;
+    const bool written = op_kind(node) == OpKind::kIndexWrite || op_kind(node) == OpKind::kScatter;
+    if (node.inputs().empty() || (!element && !written && !may_be_view(node))) return value;
+    value = node.input(0);
+  }
+}
+
 }  // namespace
 
 TokenFlow::TokenFlow(const MethodGraph& graph, const ValueOrigins& origins) : graph_(graph), origins_(origins) {
@@ -81,6 +98,8 @@ TokenFlow::TokenFlow(const MethodGraph& graph, const ValueOrigins& origins) : gr
     is_state_.push_back(is_hidden_state(input, origins));
     ranks_.push_back(is_state_.back() ? kRankOfHiddenStates : kRankOfIds);
   }
+  grown_along_.resize(arguments_.size(), -1);
+  find_written_parts();
   for (int i = 0; i < kMaxStarts; ++i) {
     ranks_changed_ = false;
     run();
@@ -104,9 +123,71 @@ void TokenFlow::start() {
     const auto argument = static_cast<int64_t>(i);
     const bool is_states = is_state_[i] && ranks_[i] == kRankOfHiddenStates;
     for (int64_t dim = 0; dim < ranks_[i]; ++dim) {
-      axes.push_back(symbols_.of_argument(argument, dim, is_states && dim == ranks_[i] - 1));
+      const bool beside_grown = grown_along_[i] >= 0 && dim > 0 && dim != grown_along_[i];
+      axes.push_back(symbols_.of_argument(argument, dim, beside_grown || (is_states && dim == ranks_[i] - 1)));
+    }
+    for (const WrittenPart& part : written_parts_) {
+      if (part.argument != arguments_[i]) continue;
+      ranks_[i] = std::max(ranks_[i], part.dim + 1);
+      axes.resize(static_cast<size_t>(ranks_[i]));
+      axes[static_cast<size_t>(part.dim)] = symbols_.buffer(part.argument, part.dim, part.places);
     }
     facts_[arguments_[i]] = tensor_fact(std::move(axes), argument);
+  }
+}
+
+bool TokenFlow::is_cache(const jit::Value* value) const {
+  value = part_of(value, graph_);
+  const auto found = std::find(arguments_.begin(), arguments_.end(), value);
+  if (found != arguments_.end()) return !is_state_[static_cast<size_t>(found - arguments_.begin())];
+  const auto inputs = graph_.graph()->inputs().slice(1);
+  return std::find(inputs.begin(), inputs.end(), value) != inputs.end() || !graph_.attribute_path(value).empty();
+}
+
+void TokenFlow::find_written_parts() {
+  for (const jit::Node* node : graph_.nodes()) {
+    const std::string name = base_name(*node);
+    const bool copies = node->kind() == jit::aten::copy_, writes = is_in_place(*node) && name == "index_copy";
+    const bool puts = is_in_place(*node) && name == "index_put";
+    if ((!copies && !writes && !puts) || !is_cache(node->input(0))) continue;
+    WrittenPart part;
+    const jit::Value* root = part_of(node->input(0), graph_);
+    part.attribute = graph_.attribute_path(root);
+    part.argument = part.attribute.empty() ? root : nullptr;
+    const jit::Value* index = nullptr;
+    std::optional<int64_t> along;
+    if (writes) {
+      along = graph_.constant_int(node->input(1));
+      index = node->input(2);
+    } else if (puts && node->input(1)->node()->kind() == jit::prim::ListConstruct) {
+      const auto indices = node->input(1)->node()->inputs();
+      for (size_t i = 0; i < indices.size(); ++i) {
+        if (indices[i]->type()->kind() == c10::TypeKind::NoneType) continue;
+        along = static_cast<int64_t>(i);
+        index = indices[i];
+      }
+    }
+    if (index != nullptr) {
+      const jit::Value* sliced = node->input(0);
+      while (sliced != root && op_kind(*sliced->node()) == OpKind::kSlice) sliced = sliced->node()->input(0);
+      // Every later use of an argument that is written itself is one of the operator's result, which tells it.
+      const bool is_told = part.argument != nullptr && node->input(0) == root;
+      const bool is_source = origins_.is_activation(node->input(writes ? 3 : 2));
+      if (!along || *along < 0 || sliced != root || is_told || !is_source || holds_bools(index, graph_)) continue;
+      part.dim = *along;
+      part.places = argument_of_numbers(index, *this, graph_);
+      written_parts_.push_back(part);
+      continue;
+    }
+    if (!copies || !origins_.is_activation(node->input(1))) continue;
+    for (const jit::Value* value = node->input(0); value != root; value = value->node()->input(0)) {
+      if (op_kind(*value->node()) != OpKind::kSlice) break;
+      const auto dim = graph_.constant_int(value->node()->input(1));
+      const bool moves = !graph_.constant(value->node()->input(2)) || !graph_.constant(value->node()->input(3));
+      if (!dim || *dim < 0 || !moves) continue;
+      part.dim = *dim;
+      written_parts_.push_back(part);
+    }
   }
 }
 
@@ -140,6 +221,13 @@ void TokenFlow::require_rank(const jit::Value* value, int64_t rank, bool at_leas
   int64_t& assumed = ranks_[static_cast<size_t>(fact.rank_of)];
   if (assumed + rank - known < 1) return;
   assumed += rank - known;
+  ranks_changed_ = true;
+}
+
+void TokenFlow::grows_along(const jit::Value* value, int64_t dim) {
+  const AxisFact& fact = of(value);
+  if (!fact.axes || fact.rank_of < 0 || grown_along_[static_cast<size_t>(fact.rank_of)] >= 0) return;
+  grown_along_[static_cast<size_t>(fact.rank_of)] = dim;
   ranks_changed_ = true;
 }
 

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <unordered_map>
 #include <vector>
 
@@ -49,17 +50,33 @@ class TokenFlow {
   bool is_dead(const torch::jit::Block* block) const;
   bool is_never_run(const torch::jit::Node* node) const;
   /// An operator works only where the value has this many dimensions (`at_least`: or more).
+  /// True for what a method keeps between forwards, in an argument or a buffer of a module: no hidden state.
+  bool is_cache(const torch::jit::Value* value) const;
+  void find_written_parts();
   void require_rank(const torch::jit::Value* value, int64_t rank, bool at_least);
+  /// Something is put behind an argument along a dimension: of its others only the first may run along samples.
+  void grows_along(const torch::jit::Value* value, int64_t dim);
 
   const MethodGraph& graph_;
   const ValueOrigins& origins_;
   std::vector<const torch::jit::Value*> arguments_;
   std::vector<bool> is_state_;  // of the arguments
   std::vector<int64_t> ranks_;
+  // Of the arguments: the dimension along which something is put behind them, as keys behind a cache of keys; -1: none.
+  std::vector<int64_t> grown_along_;
   bool ranks_changed_ = false;
   AxisSymbols symbols_;
   std::unordered_map<const torch::jit::Value*, AxisFact> facts_;
   std::vector<int64_t> looked_up_;
+  // Parts of caches that are written at places that differ from forward to forward, where the cache itself is read
+  // later: `cache[:, :, p:q] = keys`.
+  struct WrittenPart {
+    const torch::jit::Value* argument = nullptr;  // null: an attribute
+    std::vector<std::string> attribute;
+    int64_t dim = 0;
+    int64_t places = -1;  // the argument that holds the places; -1: the graph does not tell
+  };
+  std::vector<WrittenPart> written_parts_;
 };
 
 }  // namespace moetap::hooks

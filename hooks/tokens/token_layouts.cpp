@@ -146,14 +146,10 @@ MaskDims TokenLayouts::mask_dims(int64_t argument, int batch, const Factor* sequ
       if (part.size() == 1 && is_argument(symbols, part[0]) && symbols.class_of(part[0].symbol) == class_id)
         return true;
     }
-    for (int other = 0; other < symbols.count(); ++other) {
-      if (symbols[other].parts.empty() || symbols.class_of(other) != class_id) continue;
-      const Axis& last = symbols[other].parts.back();
-      if (last.size() == 1 && symbols.same_class(last[0], *sequence)) return true;
-    }
-    return false;
+    return symbols.ends_with(class_id, *sequence);
   };
   const bool batch_first = first == batch, batch_second = second == batch;
+  if ((batch_first || alone(0)) && symbols.buffer_of(second) != nullptr) return MaskDims::kBuffer;
   const bool sequence_first = runs_along_sequence(first), sequence_second = runs_along_sequence(second);
   if ((batch_first || alone(0)) && sequence_second) return MaskDims::kTokens;
   if (batch_first && alone(1)) return MaskDims::kUnknown;
@@ -161,6 +157,13 @@ MaskDims TokenLayouts::mask_dims(int64_t argument, int batch, const Factor* sequ
     return batch_second ? MaskDims::kTransposed : MaskDims::kUnknown;
   }
   return alone(0) && alone(1) ? MaskDims::kUnknown : MaskDims::kOther;
+}
+
+TokenMask TokenLayouts::placed(TokenMask mask, int batch, const Factor* sequence) const {
+  mask.dims = mask_dims(mask.argument, batch, sequence);
+  if (mask.dims != MaskDims::kBuffer) return mask;
+  mask.places = flow_.symbols().buffer_of(flow_.symbols().class_of_argument(mask.argument, 1))->places;
+  return mask;
 }
 
 TokenLayout TokenLayouts::of(const jit::Value* tensor, std::optional<int64_t> without) const {
@@ -183,6 +186,18 @@ TokenLayout TokenLayouts::of(const jit::Value* tensor, const std::vector<LeftOut
       if (out.size != 0 && !kept) return layout;
     }
     if (kept) factors.insert(factors.end(), axis.begin(), axis.end());
+  }
+  const auto packed = std::find_if(factors.begin(), factors.end(), [&](const Factor& factor) {
+    return !factor.is_constant() && symbols[factor.symbol].kind == AxisSymbol::Kind::kPacked;
+  });
+  if (packed != factors.end()) {
+    const AxisSymbol& left = symbols[packed->symbol];
+    const bool twice = std::any_of(left.whole.begin(), left.whole.end(), [&](const Factor& factor) {
+      return !factor.is_constant() && symbols[factor.symbol].kind == AxisSymbol::Kind::kPacked;
+    });
+    if (factors.size() != 1 || twice) return {};
+    layout.packed = left.packing;
+    factors = left.whole;
   }
   std::vector<int> classes;
   for (const Factor& factor : factors) {
@@ -223,8 +238,7 @@ TokenLayout TokenLayouts::of(const jit::Value* tensor, const std::vector<LeftOut
     const MaskDims dims = mask_dims(argument, *batch, sequence);
     if (dims == MaskDims::kTokens || dims == MaskDims::kTransposed) layout.ids.push_back(argument);
   }
-  layout.masks = masks_;
-  for (TokenMask& mask : layout.masks) mask.dims = mask_dims(mask.argument, *batch, sequence);
+  for (const TokenMask& mask : masks_) layout.masks.push_back(placed(mask, *batch, sequence));
   return layout;
 }
 

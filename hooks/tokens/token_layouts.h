@@ -38,6 +38,7 @@ class TokenLayouts {
   bool is_first_dim(int class_id) const;
   bool is_square(int64_t argument) const;
   MaskDims mask_dims(int64_t argument, int batch, const Factor* sequence) const;
+  TokenMask placed(TokenMask mask, int batch, const Factor* sequence) const;
 
   TokenFlow flow_;
   std::vector<TokenMask> masks_;  // arguments of two dimensions that no embedding is looked up by

@@ -7,8 +7,6 @@
 #include <utility>
 
 #include "analysis/attention/sampled_rows.h"
-#include "plugin/capture/attention_tokens.h"
-#include "plugin/capture/device_stream.h"
 
 namespace moetap::plugin {
 namespace {
@@ -23,6 +21,19 @@ AttentionSizes sizes_of(const analysis::AttentionCall& call) {
   return {tensor.size(0), tensor.size(2), keys, tensor.device()};
 }
 
+/// Throws c10::Error where what a model, or a hook spec, gave as probabilities sums to more than 1 in a row: values
+/// that are none would give numbers that look like others. On the CPU only: a device would have to be waited for.
+void check_are_probabilities(const analysis::AttentionRows& rows) {
+  if (!rows.values.is_cpu()) return;
+  constexpr float kMost = 1.02F, kLeast = -0.02F;  // half precision, summed over many keys
+  const int64_t columns = rows.values.size(1);
+  const auto* values = rows.values.const_data_ptr<float>();
+  for (int64_t line = 0; line < rows.num_lines(); ++line, values += columns) {
+    const float mass = values[analysis::kKeyMass];
+    TORCH_CHECK(mass <= kMost && mass >= kLeast, "probabilities must sum to 1 over the keys of a row, got ", mass);
+  }
+}
+
 }  // namespace
 
 AttentionObserver::AttentionObserver(ForwardContext forward, AttentionValues values,
@@ -31,7 +42,9 @@ AttentionObserver::AttentionObserver(ForwardContext forward, AttentionValues val
       values_(std::move(values)),
       cached_(std::move(cached)),
       calls_(forward_.model->hooks.size(), 0),
-      measured_(forward_.model, values_.values) {}
+      measured_(forward_.model, values_.values,
+                values_.tells_tokens ? PendingAttention::ByExpert::kRowsIfShorter : PendingAttention::ByExpert::kSums) {
+}
 
 void AttentionObserver::check_bytes(const analysis::AttentionCall& call) const {
   const AttentionSizes sizes = sizes_of(call);
@@ -45,6 +58,36 @@ void AttentionObserver::check_bytes(const analysis::AttentionCall& call) const {
               values_.limit_bytes, "; raise it, or set attention to stats");
 }
 
+bool AttentionObserver::needs_samples() const {
+  return values_.sample > 0 || values_.regions.by != AttentionRegions::By::kParts;
+}
+
+AttentionPlaces AttentionObserver::places_of(const hooks::HookPoint& hook, const AttentionSizes& sizes,
+                                             const std::vector<int64_t>& samples) {
+  HostCopies& copies = *forward_.copies;
+  const auto sees_the_same = [&](const KnownPlaces& known) {
+    const hooks::HookPoint& other = *known.hook;
+    return known.sizes == sizes && other.component == hook.component && other.self_attention == hook.self_attention &&
+           other.tokens == hook.tokens && other.key_tokens == hook.key_tokens &&
+           forward_.tokens->text_of_hook(other.id, other.component) ==
+               forward_.tokens->text_of_hook(hook.id, hook.component);
+  };
+  {
+    const std::lock_guard lock(mutex_);
+    const auto found = std::find_if(places_.begin(), places_.end(), sees_the_same);
+    if (found != places_.end()) {
+      copies.wait_for_marked(sizes.device);  // a fork may have made them on another stream
+      return found->places;
+    }
+  }
+  AttentionPlaces made = place_attention(*forward_.tokens, AttentionHook(hook), sizes,
+                                         {values_.regions, values_.region_argument, *cached_, samples}, &copies);
+  copies.mark_stream(sizes.device);
+  const std::lock_guard lock(mutex_);
+  places_.push_back({&hook, sizes, made});
+  return made;
+}
+
 void AttentionObserver::observe(int64_t hook_id, const ReportedAttention& reported) {
   const hooks::HookPoint& hook = forward_.model->hooks.at(static_cast<size_t>(hook_id));
   MeasuredAttention measured;
@@ -55,24 +98,26 @@ void AttentionObserver::observe(int64_t hook_id, const ReportedAttention& report
     measured.call = calls_.at(static_cast<size_t>(hook_id))++;
   }
   const at::Tensor& any = reported.probabilities.defined() ? reported.probabilities : reported.query;
-  TORCH_CHECK(any.defined(), "attention: neither probabilities nor a query were reported");
+  // The operators of hooks/attention/packed_projection.h give none of a nested tensor.
+  TORCH_CHECK(any.defined(),
+              "its queries are a nested tensor, whose sequences have lengths of their own: these are not read; "
+              "nn.TransformerEncoder makes none with enable_nested_tensor=False");
   const c10::Device device = any.device();
-  TORCH_CHECK(!is_capturing(device), "attention is not recorded in graphs that are captured");
+  HostCopies& copies = *forward_.copies;
+  TORCH_CHECK(!copies.is_capturing(device), "attention is not recorded in graphs that are captured");
   const analysis::AttentionCall call = to_canonical(reported);
   if (values_.matrix) check_bytes(call);
-  HostCopies& copies = *forward_.copies;
   copies.wait_for_marked(device);
   const AttentionSizes sizes = sizes_of(call);
-  const bool needs_samples = values_.sample > 0 || values_.regions.by != AttentionRegions::By::kParts;
-  const std::vector<int64_t> samples = needs_samples ? values_.samples(sizes.batch) : std::vector<int64_t>();
-  AttentionPlaces places = place_attention(*forward_.tokens, AttentionHook(hook), sizes,
-                                           {values_.regions, values_.region_argument, *cached_, samples}, &copies);
-  analysis::AttentionTokens& tokens = places.tokens;
+  const std::vector<int64_t> samples = needs_samples() ? values_.samples(sizes.batch) : std::vector<int64_t>();
+  const AttentionPlaces places = places_of(hook, sizes, samples);
+  analysis::AttentionTokens tokens = places.tokens;
   if (values_.sample > 0) {
     const at::Tensor numbers = at::tensor(samples, at::kLong).to(device, /*non_blocking=*/true);
     tokens.sampled = analysis::sampled_rows(values_.seed, numbers, hook.layer, tokens.query_position, values_.sample);
   }
   measured.rows = analysis::measure_attention(call, tokens, {values_.matrix});
+  if (call.probabilities.defined()) check_are_probabilities(measured.rows);
   measured.tokens = places.queries;
   // The model may have repeated the keys for the queries' heads: the graph shows how many there are.
   measured.num_key_heads = hook.num_key_heads.value_or(call.key.defined() ? call.key.size(1) : scored(call).size(1));

@@ -8,19 +8,22 @@
 
 #include "plugin/capture/attention_pending.h"
 #include "plugin/capture/attention_report.h"
+#include "plugin/capture/attention_tokens.h"
 #include "plugin/capture/cached_regions.h"
 #include "plugin/capture/forward_context.h"
+#include "plugin/process/recycled_memory.h"
 #include "plugin/records/attention_regions.h"
 
 namespace moetap::plugin {
 
 /// What a forward keeps of its attention calls.
 struct AttentionValues {
-  bool matrix = false;      // the probabilities, averaged over the heads
-  bool values = false;      // those of each query, for a dump
-  int64_t limit_bytes = 0;  // the most that the matrices of one sample may take
-  int64_t sample = 0;       // queries a sample and layer that are measured; 0: all
-  uint64_t seed = 0;        // that chooses them
+  bool matrix = false;       // the probabilities, averaged over the heads
+  bool values = false;       // those of each query, for a dump
+  bool tells_tokens = true;  // records may tell what single tokens did
+  int64_t limit_bytes = 0;   // the most that the matrices of one sample may take
+  int64_t sample = 0;        // queries a sample and layer that are measured; 0: all
+  uint64_t seed = 0;         // that chooses them
   AttentionRegions regions;
   at::Tensor region_argument;  // int64 [B, S]; undefined: no argument gives regions
   /// The numbers that the forward's samples will get, as far as it is known while it runs. Thread-safe.
@@ -29,7 +32,7 @@ struct AttentionValues {
 
 /// Measures the attention calls of one forward, on the devices and current streams of their tensors. Thread-safe: forks
 /// report on threads of their own. Does not wait for a device. The caller switches gradients off.
-class AttentionObserver {
+class AttentionObserver : public Recycled {
  public:
   /// `cached`: of the model's forwards.
   AttentionObserver(ForwardContext forward, AttentionValues values, std::shared_ptr<CachedRegions> cached);
@@ -41,7 +44,18 @@ class AttentionObserver {
   std::unique_ptr<PendingReport> end();
 
  private:
+  /// Where the tokens of calls are that see the same ones, as those of all layers do.
+  struct KnownPlaces {
+    const hooks::HookPoint* hook = nullptr;  // of the first of these calls
+    AttentionSizes sizes;
+    AttentionPlaces places;
+  };
+
   void check_bytes(const analysis::AttentionCall& call) const;
+  bool needs_samples() const;
+  /// Those of an earlier call that saw the same tokens, or of this one.
+  AttentionPlaces places_of(const hooks::HookPoint& hook, const AttentionSizes& sizes,
+                            const std::vector<int64_t>& samples);
 
   const ForwardContext forward_;
   const AttentionValues values_;
@@ -49,7 +63,8 @@ class AttentionObserver {
 
   std::mutex mutex_;  // guards what follows
   bool ended_ = false;
-  std::vector<int64_t> calls_;  // by hook
+  std::vector<int64_t, RecyclingAllocator<int64_t>> calls_;  // by hook
+  std::vector<KnownPlaces, RecyclingAllocator<KnownPlaces>> places_;
   PendingAttention measured_;
 };
 

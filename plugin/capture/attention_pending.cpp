@@ -149,11 +149,17 @@ void PendingAttention::finish(ForwardRecord& record) {
       const analysis::AttentionRows& rows = calls_[place].rows;
       ExpertAttentionRecord experts;
       experts.router_hook = router.hook;
-      experts.sums = analysis::empty_attention_sums(rows.num_heads, rows.num_regions, rows.self,
-                                                    router.sums.num_experts, /*num_rows=*/1);
-      add_experts(experts.sums, rows, at::zeros({rows.num_lines()}, at::kLong),
-                  on_lines(router.selected, *found, rows.num_lines(), -1),
-                  on_lines(router.weights, *found, rows.num_lines(), 0));
+      const int64_t num_experts = router.sums.num_experts;
+      if (by_expert_ == ByExpert::kRowsIfShorter &&
+          analysis::are_shorter_than_sums(found->numel(), router.selected.size(1), rows.num_regions, num_experts)) {
+        experts.rows = analysis::expert_rows(rows, num_experts, *found, router.selected, router.weights);
+      } else {
+        experts.sums = analysis::empty_attention_sums(rows.num_heads, rows.num_regions, rows.self, num_experts,
+                                                      /*num_rows=*/1);
+        add_experts(experts.sums, rows, at::zeros({rows.num_lines()}, at::kLong),
+                    on_lines(router.selected, *found, rows.num_lines(), -1),
+                    on_lines(router.weights, *found, rows.num_lines(), 0));
+      }
       record.attention[place].experts.push_back(std::move(experts));
       break;
     }

@@ -9,6 +9,7 @@
 #include "analysis/attention/attention_rows.h"
 #include "plugin/capture/forward_tokens.h"
 #include "plugin/capture/pending_report.h"
+#include "plugin/process/recycled_memory.h"
 #include "plugin/records/forward_record.h"
 #include "plugin/records/model_description.h"
 
@@ -31,11 +32,14 @@ struct MeasuredAttention {
 
 /// The attention calls of a forward. `finish` sums them up by sample and by the experts of the routers that go with
 /// them.
-class PendingAttention final : public PendingReport {
+class PendingAttention final : public PendingReport, public Recycled {
  public:
+  /// How sums by expert of few tokens are recorded.
+  enum class ByExpert { kRowsIfShorter, kSums };
   /// `keep_values`: those of each query are recorded.
-  PendingAttention(std::shared_ptr<const ModelDescription> model, bool keep_values)
-      : model_(std::move(model)), keep_values_(keep_values) {}
+  PendingAttention(std::shared_ptr<const ModelDescription> model, bool keep_values,
+                   ByExpert by_expert = ByExpert::kRowsIfShorter)
+      : model_(std::move(model)), keep_values_(keep_values), by_expert_(by_expert) {}
 
   bool empty() const { return calls_.empty(); }
   /// In any order: forks report as they come.
@@ -52,7 +56,8 @@ class PendingAttention final : public PendingReport {
 
   std::shared_ptr<const ModelDescription> model_;
   bool keep_values_;
-  std::vector<MeasuredAttention> calls_;  // in order of hooks, then of calls
+  ByExpert by_expert_;
+  std::vector<MeasuredAttention, RecyclingAllocator<MeasuredAttention>> calls_;  // in order of hooks, then of calls
 };
 
 }  // namespace moetap::plugin

@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <string>
 
+#include "hooks/points/token_sequence.h"
+
 namespace moetap::plugin {
 namespace {
 
@@ -34,6 +36,16 @@ at::Tensor mask_over_cache(const ForwardTokens& tokens, TextOfComponent text, in
   const TextTokens read = text == TextOfComponent::kText ? tokens.text() : tokens.query_text();
   if (!read.mask.defined() || read.batch != batch || read.mask_columns != length) return {};
   return read.mask.to(device, /*non_blocking=*/true);
+}
+
+/// Throws c10::Error where the text has a mask over more than the queries and less than the keys: nothing tells which
+/// keys the others are.
+void check_mask_covers_cache(const ForwardTokens& tokens, TextOfComponent text, const AttentionSizes& sizes) {
+  if (text == TextOfComponent::kNone) return;
+  const TextTokens read = text == TextOfComponent::kText ? tokens.text() : tokens.query_text();
+  TORCH_CHECK(!read.mask.defined() || read.batch != sizes.batch || read.mask_columns <= sizes.queries ||
+                  read.mask_columns >= sizes.keys,
+              "the token mask covers ", read.mask_columns, " of ", sizes.keys, " keys: nothing tells which these are");
 }
 
 /// The region of each token, uint8 in the shape of `ids`.
@@ -83,6 +95,9 @@ at::Tensor regions_behind_cache(const RegionsOfForward& regions, const std::stri
 /// where these do not tell either: positions of keys that are not known would be wrong without a word.
 bool keys_are_of_the_queries_text(const ForwardTokens& tokens, const hooks::HookPoint& point, TextOfComponent text,
                                   const AttentionSizes& sizes) {
+  TORCH_CHECK(!point.keys_in_buffer || sizes.keys == sizes.queries,
+              "its keys are a buffer of a fixed length (a static cache), of which a forward fills a part: ",
+              sizes.queries, " queries, ", sizes.keys, " keys");
   if (point.self_attention) return sizes.keys >= sizes.queries;
   if (point.key_tokens.known) return false;
   const bool has_other_text = text == TextOfComponent::kDecoder;  // whose keys may be those of the encoder
@@ -94,23 +109,11 @@ bool keys_are_of_the_queries_text(const ForwardTokens& tokens, const hooks::Hook
   return false;
 }
 
-const hooks::TokenDim* sequence_of(const hooks::TokenLayout& layout) {
-  const auto found = std::find_if(layout.dims.begin(), layout.dims.end(), [](const hooks::TokenDim& dim) {
-    return dim.role == hooks::TokenDimRole::kSequence;
-  });
-  return !layout.known || found == layout.dims.end() ? nullptr : &*found;
-}
-
 /// Whether the queries' own keys stand before others, such as means of several tokens, which are no tokens.
 bool own_keys_stand_first(const hooks::HookPoint& point) {
   const hooks::TokenDim *queries = sequence_of(point.tokens), *keys = sequence_of(point.key_tokens);
   if (queries == nullptr || keys == nullptr || keys->parts.size() < 2) return false;
-  const auto are_own = [&](const hooks::TokenDim& part) {
-    return std::any_of(part.arguments.begin(), part.arguments.end(), [&](const hooks::ArgumentDim& dim) {
-      return std::find(queries->arguments.begin(), queries->arguments.end(), dim) != queries->arguments.end();
-    });
-  };
-  return are_own(keys->parts.front()) && !are_own(keys->parts.back());
+  return share_argument(keys->parts.front(), *queries) && !share_argument(keys->parts.back(), *queries);
 }
 
 }  // namespace
@@ -150,6 +153,7 @@ AttentionPlaces place_attention(ForwardTokens& tokens, const AttentionHook& hook
     valid_keys = at::cat({valid_queries, no_tokens}, 1);
     cached = 0;
   } else if (cached > 0) {
+    check_mask_covers_cache(tokens, text, sizes);
     valid_keys = mask_over_cache(tokens, text, sizes.batch, sizes.keys, sizes.device);
     if (!valid_keys.defined()) {
       const at::Tensor of_cache = at::ones({sizes.batch, cached}, valid_queries.options());

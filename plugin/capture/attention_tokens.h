@@ -24,6 +24,8 @@ struct AttentionPlaces {
 struct AttentionSizes {
   int64_t batch = 0, queries = 0, keys = 0;  // B, Sq, Sk
   c10::Device device = c10::kCPU;
+
+  bool operator==(const AttentionSizes&) const = default;
 };
 
 /// Which regions the tokens of a forward belong to.

@@ -21,11 +21,11 @@ void ForwardTokens::read(const TextArguments& places, const c10::List<std::optio
     return tensor->requires_grad() ? tensor->detach() : *tensor;
   };
   const auto read_arguments = [&](const std::optional<size_t>& ids, const std::optional<size_t>& mask,
-                                  const TextReading& reading) {
+                                  const std::optional<size_t>& mask_places, const TextReading& reading) {
     const at::Tensor ids_tensor = argument(ids), mask_tensor = argument(mask);
     const at::Tensor& on_device = ids_tensor.defined() && !ids_tensor.is_cpu() ? ids_tensor : mask_tensor;
     const OutsideCaptures outside(on_device.defined() ? on_device.device() : c10::Device(c10::kCPU));
-    return read_text(ids_tensor, mask_tensor, keep_ids, reading);
+    return read_text(ids_tensor, mask_tensor, keep_ids, reading, argument(mask_places));
   };
   const std::lock_guard lock(mutex_);
   arguments_ = &places;
@@ -33,16 +33,25 @@ void ForwardTokens::read(const TextArguments& places, const c10::List<std::optio
   for (const std::optional<at::Tensor>& tensor : arguments) {
     sizes_.push_back(tensor && tensor->defined() ? std::optional<at::DimVector>(tensor->sizes()) : std::nullopt);
   }
-  text_ = read_arguments(places.ids, places.mask, places.reading);
-  decoder_text_ = read_arguments(places.decoder_ids, places.decoder_mask, places.decoder_reading);
+  text_ = read_arguments(places.ids, places.mask, places.mask_places, places.reading);
+  decoder_text_ =
+      read_arguments(places.decoder_ids, places.decoder_mask, places.decoder_mask_places, places.decoder_reading);
+  const auto keep = [&](const at::Tensor& made) {
+    if (!made.defined() || copies.is_capturing(made.device())) return;
+    copies.mark_stream(made.device());
+    copies.keep(made);  // forks may read it on other streams
+  };
+  for (const size_t place : places.packings) {
+    const at::Tensor tensor = argument(place);
+    if (!tensor.defined()) continue;
+    const OutsideCaptures outside(tensor.device());
+    packings_.emplace_back(place, tensor.clone());
+    keep(packings_.back().second);
+  }
   for (const TextTokens* text : {&text_, &decoder_text_}) {
     if (!text->notice.empty()) notice(text->notice, text->notice_detail);
     if (!batch_ && text->batch > 0) batch_ = text->batch;
-    for (const at::Tensor& made : {text->ids, text->valid, text->mask}) {
-      if (!made.defined() || copies.is_capturing(made.device())) continue;
-      copies.mark_stream(made.device());
-      copies.keep(made);  // forks may read it on other streams
-    }
+    for (const at::Tensor& made : {text->ids, text->valid, text->mask}) keep(made);
   }
   if (!batch_) batch_ = batch_of_arguments(places.batches, sizes_);
 }
@@ -61,8 +70,12 @@ Attribution ForwardTokens::attribute(const CallTokens& call, int64_t num_tokens)
       if (arguments_ != nullptr) {
         ids = call.text == TextOfComponent::kDecoder ? arguments_->decoder_ids : arguments_->ids;
       }
-      return attribute_tokens(*places, text, ids, batch_, num_tokens);
+      Attribution attribution = attribute_tokens(*places, text, ids, batch_, places->num_places);
+      attribution.packed = call.layout->packed;
+      if (attribution.packed) attribution.num_places = places->num_places;
+      return attribution;
     }
+    if (call.layout->packed) return not_attributed(PositionOf::kCall);
     // Hidden states [B, D] in a model that takes [B, S, D] as well.
     if (call.layout->known && batch_ && num_tokens == *batch_) {
       TokenPlaces one_each;
@@ -115,6 +128,21 @@ std::shared_ptr<const TokenGroup> ForwardTokens::group_of(const CallTokens& call
   return groups_.back().group;
 }
 
+at::Tensor ForwardTokens::places_of(const Attribution& attribution, const hooks::TokenLayout& layout,
+                                    int64_t num_tokens) const {
+  const auto packing = std::find_if(packings_.begin(), packings_.end(), [&](const auto& known) {
+    return static_cast<int64_t>(known.first) == attribution.packed->argument;
+  });
+  if (packing == packings_.end()) return {};
+  const bool transposed = std::any_of(layout.dims.begin(), layout.dims.end(), [&](const hooks::TokenDim& dim) {
+    return dim.role == hooks::TokenDimRole::kBatch &&
+           std::any_of(dim.arguments.begin(), dim.arguments.end(), [&](const hooks::ArgumentDim& own) {
+             return own.argument == attribution.packed->argument && own.dim == 1;
+           });
+  });
+  return packed_places(attribution, packing->second, transposed, num_tokens);
+}
+
 std::shared_ptr<const TokenGroup> ForwardTokens::new_group(const CallTokens& call, const Attribution& attribution,
                                                            int64_t num_tokens) const {
   auto group = std::allocate_shared<TokenGroup>(RecyclingAllocator<TokenGroup>());
@@ -123,20 +151,34 @@ std::shared_ptr<const TokenGroup> ForwardTokens::new_group(const CallTokens& cal
   group->num_tokens = num_tokens;
   group->attribution = attribution;
   const bool for_host = !call.device.is_cpu() && call.columns != nullptr;
+  if (attribution.packed) {
+    group->places = places_of(attribution, *call.layout, num_tokens);
+    if (!group->places.defined()) {
+      group->attribution = not_attributed(PositionOf::kCall);
+      group->rows = rows_for(group->attribution, {}, num_tokens, call.device);
+      return group;
+    }
+    group->places = group->places.to(call.device, /*non_blocking=*/true);
+    if (for_host) group->places = call.columns->snapshot(group->places);
+  }
+  const int64_t num_places = attribution.packed ? attribution.num_places : num_tokens;
+  const auto of_tokens = [&](const at::Tensor& of_text, const TextColumns& columns, int64_t fill) {
+    const at::Tensor all = in_token_order(of_text, columns, attribution, num_places, fill);
+    return group->places.defined() ? all.index_select(0, group->places.to(all.device(), /*non_blocking=*/true)) : all;
+  };
   if (attribution.text) {
     const TextTokens& tokens = *text_of(call.text);
     const at::Tensor& valid = attribution.whole_mask ? tokens.mask : tokens.valid;
     if (valid.defined()) {
-      group->valid = in_token_order(valid, attribution.mask, attribution, num_tokens, /*fill=*/1)
-                         .to(call.device, /*non_blocking=*/true);
+      group->valid = of_tokens(valid, attribution.mask, /*fill=*/1).to(call.device, /*non_blocking=*/true);
       if (for_host) group->valid = call.columns->snapshot(group->valid);
     }
     if (tokens.ids.defined()) {
-      group->token_ids = in_token_order(tokens.ids, attribution.ids, attribution, num_tokens, /*fill=*/-1);
+      group->token_ids = of_tokens(tokens.ids, attribution.ids, /*fill=*/-1);
       if (for_host) group->token_ids = call.columns->snapshot(group->token_ids);
     }
   }
-  group->rows = rows_for(attribution, group->valid, num_tokens, call.device);
+  group->rows = rows_for(attribution, group->valid, num_tokens, call.device, group->places);
   return group;
 }
 

@@ -11,6 +11,7 @@
 #include <mutex>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "analysis/routers/router_call.h"
@@ -31,6 +32,7 @@ struct TokenGroup {
   analysis::TokenRows rows;  // for `analysis::observe_into`
   at::Tensor valid;          // bool [N] on `device`, false: padding; undefined: all valid
   at::Tensor token_ids;      // int64 [N]; undefined: unknown, or not kept
+  at::Tensor places;         // int64 [N]: see packed_places; undefined: no tokens were taken out
 };
 
 /// What one call shows of its tokens.
@@ -89,6 +91,7 @@ class ForwardTokens {
   // The caller holds mutex_.
   const TextTokens* text_of(TextOfComponent text) const;
   Attribution attribute(const CallTokens& call, int64_t num_tokens);
+  at::Tensor places_of(const Attribution& attribution, const hooks::TokenLayout& layout, int64_t num_tokens) const;
   std::shared_ptr<const TokenGroup> new_group(const CallTokens& call, const Attribution& attribution,
                                               int64_t num_tokens) const;
 
@@ -98,6 +101,7 @@ class ForwardTokens {
   const TextArguments* arguments_ = nullptr;  // null before `read`
   ArgumentSizes sizes_;                       // of the arguments
   TextTokens text_, decoder_text_;
+  std::vector<std::pair<size_t, at::Tensor>> packings_;  // copies of the arguments that say which tokens are left
   c10::SmallVector<KnownGroup, 2> groups_;
 };
 

@@ -154,7 +154,7 @@ PendingRouters::Columns& PendingRouters::columns_of(const MeasuredRouter& router
   const auto found = std::find_if(columns_.begin(), columns_.end(),
                                   [&](const Columns& columns) { return columns.tokens == router.tokens; });
   if (found != columns_.end()) return *found;
-  columns_.push_back({router.tokens, router.tokens->valid, router.tokens->token_ids});
+  columns_.push_back({router.tokens, router.tokens->valid, router.tokens->token_ids, router.tokens->places});
   return columns_.back();
 }
 
@@ -197,6 +197,7 @@ void PendingRouters::visit_tensors(Visit visit) {
   for (Columns& columns : columns_) {
     visit(columns.valid);
     visit(columns.token_ids);
+    visit(columns.places);
   }
 }
 
@@ -207,8 +208,8 @@ void PendingRouters::Columns::drop_padding() {
     kept = valid.nonzero().squeeze(1);
     num_kept = kept.numel();
   }
-  row = keep(row_column(attribution, tokens->num_tokens));
-  position = keep(position_column(attribution, tokens->num_tokens));
+  row = keep(row_column(attribution, tokens->num_tokens, places));
+  position = keep(position_column(attribution, tokens->num_tokens, places));
   token_id = keep(token_ids.defined() ? token_ids.to(at::kInt) : at::full({tokens->num_tokens}, -1, at::kInt));
 }
 

@@ -91,7 +91,7 @@ class PendingRouters final : public PendingReport, public Recycled {
   /// The columns of a group, for the routers that tell of single tokens.
   struct Columns {
     std::shared_ptr<const TokenGroup> tokens;
-    at::Tensor valid, token_ids;  // as in the group, then copied to the host
+    at::Tensor valid, token_ids, places;  // as in the group, then copied to the host
     // Without padding, once `finish` has made them. T = valid tokens.
     at::Tensor kept = {};  // int64 [T], indices of the valid tokens in the call; undefined: all are valid
     int64_t num_kept = 0;

@@ -84,12 +84,24 @@ at::Tensor over_slots(at::TensorList tensors, const TokenLayout& layout, int64_t
   return slots.size() == 1 ? slots.front() : at::cat(slots, 1);
 }
 
+/// Whether ids on the CPU are in [-1, limit), for sure. A loop without comparisons: the sign bit of a difference tells.
+bool are_within(const at::Tensor& ids, int64_t limit) {
+  if (!ids.is_contiguous()) return false;
+  const auto* id = ids.const_data_ptr<int64_t>();
+  const auto highest = static_cast<uint64_t>(limit - 1);
+  uint64_t misfits = 0;
+  for (const auto* end = id + ids.numel(); id != end; ++id) {
+    misfits |= (static_cast<uint64_t>(*id) + 1) | (highest - static_cast<uint64_t>(*id));
+  }
+  return static_cast<int64_t>(misfits) >= 0;
+}
+
 /// int64 ids; on the CPU in [0, limit) or -1, on a device unchecked.
 at::Tensor checked_ids(const at::Tensor& reported, int64_t limit, const char* name, const char* of_what) {
   TORCH_CHECK(at::isIntegralType(reported.scalar_type(), /*includeBool=*/false), name, " must hold integers, got ",
               reported.scalar_type());
   const auto ids = reported.scalar_type() == at::kLong ? reported : reported.to(at::kLong);
-  if (!ids.device().is_cpu() || ids.numel() == 0) return ids;
+  if (!ids.device().is_cpu() || ids.numel() == 0 || are_within(ids, limit)) return ids;
   const auto [lowest, highest] = at::aminmax(ids);
   TORCH_CHECK(lowest.item<int64_t>() >= -1 && highest.item<int64_t>() < limit, name, " must hold ", of_what, " in [0, ",
               limit, ") or -1, got ", lowest.item<int64_t>() < -1 ? lowest.item<int64_t>() : highest.item<int64_t>());

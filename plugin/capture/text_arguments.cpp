@@ -79,6 +79,10 @@ class MaskChoice {
                                       [&](const hooks::TokenMask& other) { return other.argument == mask.argument; });
       if (known == masks_.end()) {
         masks_.push_back(mask);
+      } else if (mask.dims == MaskDims::kBuffer || known->dims == MaskDims::kBuffer) {
+        const bool both = mask.dims == known->dims;
+        known->places = both && mask.places != known->places ? -1 : std::max(mask.places, known->places);
+        known->dims = MaskDims::kBuffer;
       } else if (known->dims == MaskDims::kUnknown ||
                  (known->dims == MaskDims::kOther && mask.dims != MaskDims::kUnknown)) {
         known->dims = mask.dims;
@@ -89,7 +93,7 @@ class MaskChoice {
   Place choose(const Names& names, const std::vector<std::string_view>& usual) const {
     const auto runs_along_tokens = [&](size_t place) {
       const MaskDims dims = dims_of(place);
-      return dims == MaskDims::kTokens || dims == MaskDims::kTransposed;
+      return dims == MaskDims::kTokens || dims == MaskDims::kTransposed || dims == MaskDims::kBuffer;
     };
     if (const Place named = find_name(names, usual, runs_along_tokens)) return named;
     for (const hooks::TokenMask& mask : masks_) {
@@ -97,6 +101,18 @@ class MaskChoice {
       if (place < names.size() && runs_along_tokens(place) && mask.means != hooks::MaskMeans::kAuto) return place;
     }
     return find_name(names, usual, [&](size_t place) { return dims_of(place) != MaskDims::kOther; });
+  }
+
+  bool is_in_buffer(const Place& place) const { return place && dims_of(*place) == MaskDims::kBuffer; }
+
+  /// The argument that holds the columns of the tokens in a mask over a buffer.
+  Place places_in(const Place& place) const {
+    for (const hooks::TokenMask& mask : masks_) {
+      if (place && mask.argument == static_cast<int64_t>(*place) && mask.places >= 0) {
+        return static_cast<size_t>(mask.places);
+      }
+    }
+    return std::nullopt;
   }
 
   bool is_sequence_first(const Place& place) const { return place && dims_of(*place) == MaskDims::kTransposed; }
@@ -148,6 +164,11 @@ TextArguments find_text_arguments(const std::string& method, const Names& names,
     TextOfComponent text = text_of_component(hook.component);
     if (hook.method == method && hook.tokens.known) {
       const hooks::TokenDim* batch = dim_of(hook.tokens, TokenDimRole::kBatch);
+      if (hook.tokens.packed) {
+        const auto packing = static_cast<size_t>(hook.tokens.packed->argument);
+        const bool is_new = std::find(found.packings.begin(), found.packings.end(), packing) == found.packings.end();
+        if (is_new) found.packings.push_back(packing);
+      }
       if (batch != nullptr && std::find(found.batches.begin(), found.batches.end(), *batch) == found.batches.end()) {
         found.batches.push_back(*batch);
       }
@@ -182,8 +203,12 @@ TextArguments find_text_arguments(const std::string& method, const Names& names,
   found.mask = settings.token_mask.empty() ? masks.choose(names, kMaskNames) : place_of(names, settings.token_mask);
   found.decoder_mask = decoder_masks.choose(names, kDecoderMaskNames);
   found.reading.mask_sequence_first = masks.is_sequence_first(found.mask);
+  found.reading.mask_in_buffer = masks.is_in_buffer(found.mask);
+  found.mask_places = masks.places_in(found.mask);
   found.reading.mask_means = masks.means(found.mask, names, settings.mask_means);
   found.decoder_reading.mask_sequence_first = decoder_masks.is_sequence_first(found.decoder_mask);
+  found.decoder_reading.mask_in_buffer = decoder_masks.is_in_buffer(found.decoder_mask);
+  found.decoder_mask_places = decoder_masks.places_in(found.decoder_mask);
   found.decoder_reading.mask_means = decoder_masks.means(found.decoder_mask, names, settings.mask_means);
   return found;
 }

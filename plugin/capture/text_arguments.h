@@ -18,6 +18,7 @@ TextOfComponent text_of_component(const std::string& component);
 struct TextReading {
   bool ids_sequence_first = false;  // ids are [S, B]
   bool mask_sequence_first = false;
+  bool mask_in_buffer = false;  // its columns are the places of a buffer of keys: see hooks::MaskDims::kBuffer
   hooks::MaskMeans mask_means = hooks::MaskMeans::kAuto;  // kAuto: its numbers tell
 
   bool operator==(const TextReading&) const = default;
@@ -28,6 +29,9 @@ struct TextReading {
 struct TextArguments {
   std::optional<size_t> ids, mask;                  // of the encoder, or of the only text
   std::optional<size_t> decoder_ids, decoder_mask;  // of the decoder
+  // The columns of the tokens in a mask over a buffer.
+  std::optional<size_t> mask_places, decoder_mask_places;
+  std::vector<size_t> packings;  // that say which tokens are left where others are taken out
   TextReading reading, decoder_reading;
   std::vector<hooks::TokenDim> batches;         // the samples, as the layouts of the method's routers have them
   std::vector<TextOfComponent> texts_of_hooks;  // by the hook's id; empty: the component tells

@@ -18,6 +18,16 @@ at::Tensor as_batch(const at::Tensor& tensor, bool sequence_first) {
   return sequence_first && tensor.dim() == 2 ? tensor.t() : tensor;
 }
 
+/// int64 [B, S]: the columns of a mask that the tokens of a text stand at; undefined: `places` does not fit.
+at::Tensor columns_of(const at::Tensor& places, int64_t batch, int64_t length, int64_t mask_columns) {
+  if (!places.defined() || !at::isIntegralType(places.scalar_type(), /*includeBool=*/false)) return {};
+  const bool by_sample = places.dim() == 2 && places.size(0) == batch && places.size(1) == length;
+  const bool one_each = length == 1 && places.dim() == 1 && places.size(0) == batch && batch > 1;
+  if (!by_sample && !one_each && (places.numel() != length || places.dim() > 2)) return {};
+  const at::Tensor rows = one_each || by_sample ? places.reshape({batch, length}) : places.reshape({1, length});
+  return rows.to(at::kLong).clamp(0, mask_columns - 1).expand({batch, length});
+}
+
 }  // namespace
 
 at::Tensor read_mask(const at::Tensor& mask, hooks::MaskMeans means) {
@@ -32,7 +42,8 @@ at::Tensor read_mask(const at::Tensor& mask, hooks::MaskMeans means) {
   return at::where(additive, stays, mask.ne(0));
 }
 
-TextTokens read_text(const at::Tensor& ids, const at::Tensor& mask, bool keep_ids, const TextReading& reading) {
+TextTokens read_text(const at::Tensor& ids, const at::Tensor& mask, bool keep_ids, const TextReading& reading,
+                     const at::Tensor& places) {
   TextTokens text;
   if (ids.defined() && at::isIntegralType(ids.scalar_type(), /*includeBool=*/false) &&
       (ids.dim() == 1 || ids.dim() == 2)) {
@@ -50,6 +61,11 @@ TextTokens read_text(const at::Tensor& ids, const at::Tensor& mask, bool keep_id
     return text;
   }
   const auto batch_mask = as_batch(mask, reading.mask_sequence_first);
+  if (text.batch == 0 && batch_mask.dim() == 2 && reading.mask_in_buffer) {
+    text.notice = "a token mask over a static cache counts only where there are token ids";
+    text.notice_detail = fmt::format("got {}", print_sizes(mask));
+    return text;
+  }
   if (text.batch == 0 && batch_mask.dim() == 2) {
     text.batch = batch_mask.size(0);
     text.length = batch_mask.size(1);
@@ -64,6 +80,18 @@ TextTokens read_text(const at::Tensor& ids, const at::Tensor& mask, bool keep_id
   }
   text.mask_columns = batch_mask.size(1);
   text.mask = read_mask(batch_mask, reading.mask_means);
+  if (reading.mask_in_buffer && text.mask_columns != text.length) {
+    const at::Tensor columns = columns_of(places, text.batch, text.length, text.mask_columns);
+    if (columns.defined()) {
+      text.valid = text.mask.gather(1, columns.to(text.mask.device()));
+    } else {
+      text.notice =
+          "the token mask covers a static cache, and which of its columns are the tokens is not known: padding "
+          "counts as tokens";
+      text.notice_detail = fmt::format("got {}", print_sizes(mask));
+    }
+    return text;
+  }
   text.valid = text.mask.narrow(1, text.mask_columns - text.length, text.length);
   return text;
 }

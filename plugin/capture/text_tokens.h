@@ -25,7 +25,10 @@ struct TextTokens {
 
 /// Reads token ids [B, S] (or [S]) and a mask. A mask that is longer than the ids (a key-value cache) counts with its
 /// last S columns; one that is not [B, S] is left out, with a notice. Does not synchronise with a device.
-TextTokens read_text(const at::Tensor& ids, const at::Tensor& mask, bool keep_ids, const TextReading& reading = {});
+/// A mask over a buffer of keys counts with the columns that `places`, int [S] or [B, S], names; where nothing names
+/// them and they are more than S, the text has no mask, with a notice.
+TextTokens read_text(const at::Tensor& ids, const at::Tensor& mask, bool keep_ids, const TextReading& reading = {},
+                     const at::Tensor& places = {});
 
 /// True for what counts, in the shape of the mask. kAuto: of bools and integers, what is not 0; of others, if one is
 /// negative or all are 0, as additive. Additive: what is not very negative (-50: nothing is left of it after a

@@ -59,7 +59,10 @@ std::optional<TokenPlaces> place_by(const hooks::TokenLayout& layout, const Argu
     if (size) known *= *size;
     found.push_back(size);
   }
-  if (runs_of_unknown > 1 || (runs_of_unknown == 0 && known != num_tokens)) return std::nullopt;
+  if (layout.packed ? runs_of_unknown > 0 || known < num_tokens
+                    : runs_of_unknown > 1 || (runs_of_unknown == 0 && known != num_tokens)) {
+    return std::nullopt;
+  }
   if (runs_of_unknown == 1) {
     if (known == 0 ? num_tokens != 0 : num_tokens % known != 0) return std::nullopt;
     // The first of the run stands for all of it.
@@ -69,6 +72,7 @@ std::optional<TokenPlaces> place_by(const hooks::TokenLayout& layout, const Argu
     }
   }
   TokenPlaces places;
+  places.num_places = layout.packed ? known : num_tokens;
   int64_t step = 1;
   for (size_t i = layout.dims.size(); i-- > 0;) {
     const hooks::TokenDim& dim = layout.dims[i];

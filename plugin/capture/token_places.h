@@ -15,13 +15,14 @@ namespace moetap::plugin {
 using ArgumentSizes = std::vector<std::optional<at::DimVector>, RecyclingAllocator<std::optional<at::DimVector>>>;
 
 /// Where the tokens of a call lie: token t is of sample t / batch_step % batch, and of column t / sequence_step %
-/// length of it.
+/// length of it. Where tokens were taken out, t is the token's place among all, not its row.
 struct TokenPlaces {
   int64_t batch = 1, batch_step = 1;
   bool has_sequence = false;
   int64_t length = 1, sequence_step = 1;
   std::vector<hooks::TokenDim> parts = {};  // of the sequence, if it is a concatenation
   std::vector<int64_t> part_sizes = {};     // -1: not known
+  int64_t num_places = 0;                   // tokens before any were taken out
 };
 
 /// Which of the arguments of a dimension tells its size.

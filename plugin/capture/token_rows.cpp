@@ -13,16 +13,11 @@ int64_t count_tokens(at::IntArrayRef token_sizes) {
   return std::accumulate(token_sizes.begin(), token_sizes.end(), int64_t{1}, std::multiplies<>());
 }
 
-Attribution not_attributed(PositionOf position) {
-  Attribution attribution;
-  attribution.attributed = false;
-  attribution.position = position;
-  return attribution;
-}
-
-/// int64 [num_tokens] on `device`: t / step % size.
-at::Tensor coordinate(int64_t step, int64_t size, int64_t num_tokens, c10::Device device) {
-  const auto tokens = at::arange(num_tokens, at::TensorOptions().dtype(at::kLong).device(device));
+/// int64 [num_tokens] on `device`: t / step % size, of all numbers t or of `places`.
+at::Tensor coordinate(int64_t step, int64_t size, int64_t num_tokens, c10::Device device,
+                      const at::Tensor& places = {}) {
+  const auto tokens = places.defined() ? places.to(device, /*non_blocking=*/true)
+                                       : at::arange(num_tokens, at::TensorOptions().dtype(at::kLong).device(device));
   return at::floor_divide(tokens, std::max<int64_t>(1, step)).remainder(std::max<int64_t>(1, size));
 }
 
@@ -48,6 +43,13 @@ std::optional<int64_t> first_column_of(const TokenPlaces& places, const std::opt
 }
 
 }  // namespace
+
+Attribution not_attributed(PositionOf position) {
+  Attribution attribution;
+  attribution.attributed = false;
+  attribution.position = position;
+  return attribution;
+}
 
 Attribution attribute_tokens(const TokenPlaces& places, const TextTokens* text, const std::optional<size_t>& ids,
                              std::optional<int64_t> batch, int64_t num_tokens) {
@@ -120,34 +122,70 @@ at::Tensor in_token_order(const at::Tensor& text_tensor, const TextColumns& colu
   return entries.masked_fill(has_entry.logical_not(), fill);
 }
 
+at::Tensor packed_places(const Attribution& attribution, const at::Tensor& argument, bool transposed,
+                         int64_t num_tokens) {
+  if (!attribution.packed || !argument.defined() || argument.dim() != 2) return {};
+  const at::Tensor by_sample = transposed ? argument.t() : argument;
+  if (by_sample.size(0) != attribution.num_rows || by_sample.size(1) != attribution.num_positions) return {};
+  const double number = attribution.packed->number;
+  const auto compared = [&] {
+    switch (attribution.packed->keeps) {
+      case hooks::Comparison::kEqual:
+        return by_sample.eq(number);
+      case hooks::Comparison::kNotEqual:
+        return by_sample.ne(number);
+      case hooks::Comparison::kLess:
+        return by_sample.lt(number);
+      case hooks::Comparison::kLessEqual:
+        return by_sample.le(number);
+      case hooks::Comparison::kGreater:
+        return by_sample.gt(number);
+      case hooks::Comparison::kGreaterEqual:
+        break;
+    }
+    return by_sample.ge(number);
+  };
+  const TextColumns all{0, attribution.num_positions};
+  const at::Tensor left = in_token_order(compared(), all, attribution, attribution.num_places, /*fill=*/0);
+  if (left.is_cpu()) {  // a device is not waited for
+    const at::Tensor places = left.nonzero().squeeze(1);
+    return places.size(0) == num_tokens ? places : at::Tensor();
+  }
+  // A stable sort brings them to the front without asking the device how many there are.
+  return std::get<1>(left.logical_not().to(at::kByte).sort(/*stable=*/true, 0, false)).narrow(0, 0, num_tokens);
+}
+
 analysis::TokenRows rows_for(const Attribution& attribution, const at::Tensor& valid, int64_t num_tokens,
-                             c10::Device device) {
+                             c10::Device device, const at::Tensor& places) {
   analysis::TokenRows rows;
   rows.valid = valid;
   if (!attribution.attributed) return rows;
   rows.num_rows = attribution.num_rows;
-  if (is_row_by_row(attribution, num_tokens)) return rows;
-  if (attribution.row_step == 1) {
-    rows.order = analysis::RowOrder::kInterleaved;
-    return rows;
+  if (!places.defined()) {
+    if (is_row_by_row(attribution, num_tokens)) return rows;
+    if (attribution.row_step == 1) {
+      rows.order = analysis::RowOrder::kInterleaved;
+      return rows;
+    }
   }
-  rows.row = coordinate(attribution.row_step, attribution.num_rows, num_tokens, device);
+  rows.row = coordinate(attribution.row_step, attribution.num_rows, num_tokens, device, places);
   if (valid.defined()) rows.row.masked_fill_(valid.logical_not(), -1);
   rows.valid = at::Tensor();
   return rows;
 }
 
-at::Tensor row_column(const Attribution& attribution, int64_t num_tokens) {
+at::Tensor row_column(const Attribution& attribution, int64_t num_tokens, const at::Tensor& places) {
   if (!attribution.attributed) return at::full({num_tokens}, -1, at::kLong);
-  return coordinate(attribution.row_step, attribution.num_rows, num_tokens, at::kCPU);
+  return coordinate(attribution.row_step, attribution.num_rows, num_tokens, at::kCPU, places);
 }
 
-at::Tensor position_column(const Attribution& attribution, int64_t num_tokens) {
+at::Tensor position_column(const Attribution& attribution, int64_t num_tokens, const at::Tensor& places) {
   switch (attribution.position) {
     case PositionOf::kNone:
       return at::full({num_tokens}, -1, at::kInt);
     case PositionOf::kSequence:
-      return coordinate(attribution.position_step, attribution.num_positions, num_tokens, at::kCPU).to(at::kInt);
+      return coordinate(attribution.position_step, attribution.num_positions, num_tokens, at::kCPU, places)
+          .to(at::kInt);
     case PositionOf::kCall:
       break;
   }

@@ -27,18 +27,24 @@ struct TextColumns {
 };
 
 /// Which samples of the forward the tokens of a router call belong to: token t to sample t / row_step % num_rows, at
-/// position t / position_step % num_positions.
+/// position t / position_step % num_positions. Where tokens were taken out before the router, t is not the number of a
+/// row but the place, among all `num_places` tokens, of one that is left: the n-th row has the n-th of these places.
 struct Attribution {
   bool attributed = true;  // false: the tokens cannot be told apart by sample; num_rows is 1
   bool text = false;       // the text's ids and mask apply to the tokens
   int64_t num_rows = 1, row_step = 1;
   PositionOf position = PositionOf::kCall;
   int64_t num_positions = 1, position_step = 1;
-  TextColumns ids = {}, mask = {};  // where `text`
-  bool whole_mask = false;          // all columns of the mask apply, not only those of the ids
+  TextColumns ids = {}, mask = {};                 // where `text`
+  bool whole_mask = false;                         // all columns of the mask apply, not only those of the ids
+  std::optional<hooks::TokenPacking> packed = {};  // which tokens are left; empty: all
+  int64_t num_places = 0;                          // where `packed`
 
   bool operator==(const Attribution&) const = default;
 };
+
+/// Of tokens of which nothing is known.
+Attribution not_attributed(PositionOf position);
 
 /// By places that are known. `text`: of the router, nullptr for none; its ids are the argument `ids`. `batch`: number
 /// of samples of the forward, empty if not known.
@@ -58,14 +64,20 @@ std::optional<int64_t> batch_of_router(at::IntArrayRef token_sizes);
 at::Tensor in_token_order(const at::Tensor& text_tensor, const TextColumns& columns, const Attribution& attribution,
                           int64_t num_tokens, int64_t fill);
 
+/// int64 [num_tokens] on the argument's device: the places of the tokens that are left, in their order. `argument`:
+/// that of `attribution.packed`, [B, S], or [S, B] where `transposed`. Undefined: it does not fit.
+at::Tensor packed_places(const Attribution& attribution, const at::Tensor& argument, bool transposed,
+                         int64_t num_tokens);
+
 /// The rows that `analysis::observe` needs. `valid`: bool [num_tokens] on `device`, the call's; undefined: all valid.
+/// `places`: where tokens were taken out, those of `packed_places`.
 analysis::TokenRows rows_for(const Attribution& attribution, const at::Tensor& valid, int64_t num_tokens,
-                             c10::Device device);
+                             c10::Device device, const at::Tensor& places = {});
 
 /// int64 [num_tokens] on the CPU: the sample's place in the forward; -1 where `attributed` is false.
-at::Tensor row_column(const Attribution& attribution, int64_t num_tokens);
+at::Tensor row_column(const Attribution& attribution, int64_t num_tokens, const at::Tensor& places = {});
 
 /// int32 [num_tokens] on the CPU.
-at::Tensor position_column(const Attribution& attribution, int64_t num_tokens);
+at::Tensor position_column(const Attribution& attribution, int64_t num_tokens, const at::Tensor& places = {});
 
 }  // namespace moetap::plugin

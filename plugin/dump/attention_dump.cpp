@@ -42,7 +42,10 @@ AttentionDump::ForwardMatrices AttentionDump::prepare(const ForwardRecord& recor
 }
 
 void AttentionDump::add(const ForwardMatrices& forward) {
-  for (const auto& [name, series] : forward.series) series_of(name).append(series.matrices, series.metadata);
+  for (const auto& [name, series] : forward.series) {
+    for (const AttentionMatrix& matrix : series.matrices) bytes_ += static_cast<int64_t>(matrix.probabilities.nbytes());
+    series_of(name).append(series.matrices, series.metadata);
+  }
 }
 
 AttentionSeries& AttentionDump::series_of(const std::string& name) {
@@ -53,6 +56,7 @@ AttentionSeries& AttentionDump::series_of(const std::string& name) {
 }
 
 void AttentionDump::settle() {
+  if (in_batch_) return;
   for (auto& [name, series] : series_) series.settle();
 }
 

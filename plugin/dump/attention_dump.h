@@ -45,7 +45,10 @@ class AttentionDump {
   /// Appends what `prepare` gave. Nothing may be added between the two.
   void add(const ForwardMatrices& forward);
 
-  /// As those of DumpWriter.
+  /// As those of DumpWriter; a batch only puts `settle` off.
+  void begin_batch() { in_batch_ = true; }
+  void end_batch() { in_batch_ = false; }
+  int64_t bytes() const { return bytes_; }
   void settle();
   void sync();
   void finish();
@@ -56,6 +59,8 @@ class AttentionDump {
   AttentionSeries& series_of(const std::string& name);
 
   Place place_;
+  bool in_batch_ = false;
+  int64_t bytes_ = 0;
   std::map<std::string, AttentionSeries> series_;  // by name
 };
 

@@ -33,7 +33,7 @@ std::vector<SeriesFile> attention_files(const std::string& folder, std::string_v
 /// Writes tensors that `next` gives one after the other, in the order of the header.
 template <typename Next>
 void write_matrices(const std::string& path, const SafetensorsHeader& header, const Next& next) {
-  AtomicFile file(path);
+  AtomicFile file(path, AtomicFile::Readers::kOwner);
   file.write(serialize_safetensors_header(header));
   for (size_t i = 0; i < header.entries.size(); ++i) file.write(next(header.entries[i]));
   file.commit();

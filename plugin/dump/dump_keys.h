@@ -9,6 +9,7 @@ namespace moetap::plugin::keys {
 inline constexpr JsonKey kFirstRow{"first_row", "integer: the shard's first row in its series", "rows"};
 inline constexpr JsonKey kSeries{"series", "text: COMPONENT or COMPONENT.LAYER", ""};
 inline constexpr JsonKey kShard{"shard", "integer: its number in its series", ""};
+inline constexpr JsonKey kMaxShardBytes{"max_shard_bytes", "integer: the most that the shard may be large", "bytes"};
 inline constexpr JsonKey kAttentionColumns{"attention_columns", "{layer: list of names}; absent: none", ""};
 inline constexpr JsonKey kColumns{"columns", "list of objects with name, dtype, shape", ""};
 inline constexpr JsonKey kDtype{"dtype", "integer: at::ScalarType", ""};

@@ -54,9 +54,10 @@ void DumpSeries::append(const std::vector<DumpColumn>& columns, const std::map<s
     if (!open_) {
       ShardHead head{place_.name, next_number_, num_rows_, place_.rank, hooks, {}};
       head.attention_columns = attention_columns;
+      head.max_shard_bytes = place_.max_shard_bytes;
       for (const DumpColumn& column : columns) head.columns.push_back(column_of(column));
-      open_ = std::make_unique<ShardRows>(file_of(place_.journal_folder, next_number_, kRowsExtension), std::move(head),
-                                          place_.max_shard_bytes);
+      open_ =
+          std::make_unique<ShardRows>(file_of(place_.journal_folder, next_number_, kRowsExtension), std::move(head));
       ++next_number_;
     }
     const int64_t number = std::min(num_rows - begin, open_->room());
@@ -67,6 +68,11 @@ void DumpSeries::append(const std::vector<DumpColumn>& columns, const std::map<s
   }
 }
 
+void DumpSeries::write() {
+  for (const auto& rows : full_) rows->write();
+  if (open_) open_->write();
+}
+
 void DumpSeries::sync() {
   for (const auto& rows : full_) rows->sync();
   if (open_) open_->sync();
@@ -75,8 +81,7 @@ void DumpSeries::sync() {
 void DumpSeries::make_shard(ShardRows& rows) {
   rows.check_in_place();  // otherwise a run directory that was removed would be made again, with this shard alone
   fs::create_directories(place_.dump_folder);
-  rows.write_shard(file_of(place_.dump_folder, rows.head().number, kShardExtension));
-  rows.remove();
+  rows.become_shard(file_of(place_.dump_folder, rows.head().number, kShardExtension));
 }
 
 void DumpSeries::settle() {
@@ -87,6 +92,7 @@ void DumpSeries::settle() {
 }
 
 void DumpSeries::finish() {
+  write();
   settle();
   if (!open_) return;
   make_shard(*open_);
@@ -111,7 +117,7 @@ int64_t DumpSeries::restore() {
   for (const auto& file : series_files(place_.journal_folder, kRowsExtension)) {
     if (file.series != place_.name) continue;
     const std::string path = file_of(place_.journal_folder, file.number, kRowsExtension);
-    auto rows = ShardRows::reopen(path, place_.max_shard_bytes);
+    auto rows = ShardRows::reopen(path);
     const auto shard = restored_.find(file.number);
     // The process may have been killed after the shard was written and before its rows were removed.
     if (rows && (shard == restored_.end() || rows->num_rows() >= shard->second.num_rows)) {
@@ -119,6 +125,7 @@ int64_t DumpSeries::restore() {
     } else {
       rows.reset();
       fs::remove(path);
+      fs::remove(file_of(place_.journal_folder, file.number, ".columns"));
     }
   }
   int64_t end = 0;
@@ -133,7 +140,7 @@ void DumpSeries::cut_shard(int64_t number, int64_t num_rows) {
   const std::string path = file_of(place_.dump_folder, number, kShardExtension);
   SafetensorsFile shard = read_safetensors(path);
   for (auto& [name, column] : shard.tensors) column = column.narrow(0, 0, num_rows);
-  write_safetensors(path, shard);
+  write_safetensors(path, shard, AtomicFile::Readers::kOwner);
 }
 
 int64_t DumpSeries::cut(int64_t num_rows) {

@@ -12,13 +12,11 @@
 
 namespace moetap::plugin {
 
-inline constexpr int64_t kMaxShardBytes = int64_t{256} << 20;
-
 /// The shards of one series: DUMP_FOLDER/NAME-000000.safetensors, ... All columns of a shard have the same dump rows; a
 /// new shard begins where the columns change. Used by one thread. Errors are std::runtime_error with one line.
 ///
-/// Dump rows are appended to the journal (Note [Rows of an open shard]) and become shards only in `settle` and
-/// `finish`, so that no shard holds rows of a forward that the journal does not hold yet.
+/// Dump rows are written into files of the journal (Note [Rows of an open shard]), which become shards only in `settle`
+/// and `finish`, so that no shard holds rows of a forward that the journal does not hold yet.
 class DumpSeries {
  public:
   struct Place {
@@ -30,19 +28,23 @@ class DumpSeries {
   };
   explicit DumpSeries(Place place) : place_(std::move(place)) {}
 
-  /// Appends dump rows. `columns`: all with the same number of rows. `hooks`: layer -> name, for the shard's metadata.
+  /// Takes dump rows, which `write` writes. `columns`: all with the same number of rows, which must not change until
+  /// then. `hooks`: layer -> name, for the shard's metadata.
   void append(const std::vector<DumpColumn>& columns, const std::map<std::string, std::string>& hooks,
               const AttentionColumns& attention_columns = {});
 
-  /// Number of dump rows so far, in shards and in the journal.
+  /// Writes what was appended.
+  void write();
+
+  /// Number of dump rows so far.
   int64_t num_rows() const { return num_rows_; }
 
-  /// Writes the shards that are full.
+  /// Makes the shards that are full. All rows must be written.
   void settle();
 
   void sync();
 
-  /// Writes all dump rows into shards; the last shard may be smaller.
+  /// Makes shards of all dump rows; the last one may be smaller.
   void finish();
 
   /// Names of the series that have files in one of the folders.

@@ -99,10 +99,13 @@ std::vector<LayerRows> DumpWriter::Preparation::collect() {
     rows.row = router.row;
     rows.position = router.position;
     rows.token_id = router.token_id;
-    const bool fits = router.sums.num_experts <= std::numeric_limits<int16_t>::max();
-    rows.selected = router.selected.to(fits ? at::kShort : at::kInt);
-    rows.weights = router.weights;
-    if (writer_.what_ == Dump::kFull) {
+    const int64_t largest =
+        router.sums.num_experts + record_.model->hooks.at(static_cast<size_t>(router.hook)).null_experts;
+    rows.selected = router.selected.to(largest <= std::numeric_limits<int16_t>::max() ? at::kShort : at::kInt);
+    if (writer_.wanted_.what != Dump::kIds && router.weights.defined()) {
+      rows.weights = router.weights.to(writer_.wanted_.weights == DumpWeights::kF16 ? at::kHalf : at::kFloat);
+    }
+    if (writer_.wanted_.what == Dump::kFull) {
       rows.logits = router.logits;
       rows.scores = router.scores;
     }
@@ -177,6 +180,7 @@ void DumpWriter::Preparation::append(const std::string& series, const Group& gro
   add("position", first.position.to(at::kInt));
   add("token_id", first.token_id.to(at::kInt));
   add("phase", at::full({first.num_rows()}, record_.generation ? 1 : 0, at::kByte));
+  add("forward", at::full({first.num_rows()}, record_.index, at::kLong));
   const bool loops = std::any_of(group.begin(), group.end(),
                                  [&](const LayerRows* layer) { return rows_.layout.loops.contains(layer->layer); });
   if (loops) add("call", first.call);
@@ -184,7 +188,7 @@ void DumpWriter::Preparation::append(const std::string& series, const Group& gro
     const RunLayer& known = layers_.layers()[layer->layer];
     rows.hooks[known.layer] = known.name;
     add(known.layer + ".selected", layer->selected);
-    if (layer->weights.defined()) add(known.layer + ".weights", layer->weights.to(at::kFloat));
+    if (layer->weights.defined()) add(known.layer + ".weights", layer->weights);
     // Logits that were recorded for the probe alone may be those of the first tokens only: they are no column.
     if (layer->logits.defined() && layer->logits.size(0) == layer->num_rows()) {
       add(known.layer + ".logits", layer->logits);
@@ -217,9 +221,17 @@ DumpWriter::ForwardRows DumpWriter::prepare(const ForwardRecord& record, const R
 
 void DumpWriter::add(ForwardRows rows) {
   for (const ForwardRows::OfSeries& of : rows.series) {
-    series_of(of.series).append(of.columns, of.hooks, of.attention_columns);
+    for (const DumpColumn& column : of.columns) bytes_ += static_cast<int64_t>(column.rows.nbytes());
+    DumpSeries& series = series_of(of.series);
+    series.append(of.columns, of.hooks, of.attention_columns);
+    if (!in_batch_) series.write();
   }
   layout_ = std::move(rows.layout);
+}
+
+void DumpWriter::end_batch() {
+  in_batch_ = false;
+  for (auto& [name, series] : series_) series.write();
 }
 
 DumpSeries& DumpWriter::series_of(const std::string& name) {
@@ -229,6 +241,7 @@ DumpSeries& DumpWriter::series_of(const std::string& name) {
 }
 
 void DumpWriter::settle() {
+  if (in_batch_) return;
   for (auto& [name, series] : series_) series.settle();
 }
 

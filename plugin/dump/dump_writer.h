@@ -30,7 +30,11 @@ class DumpWriter {
     int64_t rank = 0;
     int64_t max_shard_bytes = kMaxShardBytes;
   };
-  DumpWriter(Dump what, Place place) : what_(what), place_(std::move(place)) {}
+  struct Columns {
+    Dump what = Dump::kNone;
+    DumpWeights weights = DumpWeights::kF32;
+  };
+  DumpWriter(Columns wanted, Place place) : wanted_(wanted), place_(std::move(place)) {}
 
   /// Which layers share their dump rows: Note [Layers with other rows]. A layer is its place in the LayerTable.
   struct Layout {
@@ -60,13 +64,21 @@ class DumpWriter {
   /// Makes a forward's dump rows. `layers` must know the record's hooks. Changes nothing.
   ForwardRows prepare(const ForwardRecord& record, const RunLayers& layers) const;
 
-  /// Appends what `prepare` gave to the journal. Nothing may be added between the two.
+  /// Writes what `prepare` gave; between `begin_batch` and `end_batch` only takes it. Nothing may be added between
+  /// `prepare` and this.
   void add(ForwardRows rows);
+  void begin_batch() { in_batch_ = true; }
+  /// Writes what was added. If it throws, a part of it may be written.
+  void end_batch();
 
-  /// Writes the shards that are full. Call it only when the journal holds the forwards whose dump rows they hold.
+  /// Of the dump rows that this process added.
+  int64_t bytes() const { return bytes_; }
+
+  /// Makes the shards that are full; not in a batch. Call it only when the journal holds the forwards whose dump rows
+  /// they hold.
   void settle();
   void sync();
-  /// Writes all dump rows into shards.
+  /// Makes shards of all dump rows.
   void finish();
 
   /// Sets the layout to a `layout_text` that was read from the journal.
@@ -83,8 +95,10 @@ class DumpWriter {
   class Preparation;
   DumpSeries& series_of(const std::string& name);
 
-  Dump what_;
+  Columns wanted_;
   Place place_;
+  bool in_batch_ = false;
+  int64_t bytes_ = 0;
   Layout layout_;
   std::map<std::string, DumpSeries> series_;  // by name
 };

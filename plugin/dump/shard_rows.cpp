@@ -3,134 +3,118 @@
 #include <c10/util/StringUtil.h>
 
 #include <algorithm>
+#include <cstdio>
 #include <cstring>
 #include <filesystem>
-#include <functional>
 #include <nlohmann/json.hpp>
-#include <numeric>
 #include <optional>
 #include <stdexcept>
+#include <utility>
 
-#include "plugin/dump/dump_keys.h"
 #include "plugin/formats/atomic_file.h"
-#include "plugin/formats/json_text.h"
+#include "plugin/formats/checksum.h"
+#include "plugin/formats/file_error.h"
 
 namespace moetap::plugin {
 namespace {
 
-constexpr size_t kColumnBufferBytes = size_t{64} << 10;
+constexpr int64_t kBlockBytes = int64_t{8} << 20;  // of all columns, that are read at once
 
-// Buffers the pieces of one column and writes them, one after the other, to the column's place in the shard.
-class ColumnOutput {
- public:
-  ColumnOutput(AtomicFile& file, int64_t offset_bytes) : file_(file), offset_bytes_(offset_bytes) {}
-
-  void write(std::string_view bytes) {
-    buffer_.append(bytes);
-    if (buffer_.size() >= kColumnBufferBytes) flush();
-  }
-
-  void flush() {
-    file_.write_at(offset_bytes_, buffer_);
-    offset_bytes_ += static_cast<int64_t>(buffer_.size());
-    buffer_.clear();
-  }
-
- private:
-  AtomicFile& file_;
-  int64_t offset_bytes_;
-  std::string buffer_;
+/// The payload of a kShardRows frame.
+struct RowsFrame {
+  uint64_t num_rows = 0;
+  uint64_t sum = 0;
 };
+
+RowsFrame rows_in(const Frame& frame) {
+  RowsFrame rows;
+  if (frame.payload.size() != sizeof(rows)) throw std::runtime_error("a frame of a shard's rows has another size");
+  std::memcpy(&rows, frame.payload.data(), sizeof(rows));
+  return rows;
+}
 
 bool same_column(const SafetensorsEntry& a, const SafetensorsEntry& b) {
   return a.name == b.name && a.dtype == b.dtype && a.shape == b.shape;
 }
 
-void set_row_bytes(SafetensorsEntry& entry) {
-  const int64_t elements = std::accumulate(entry.shape.begin(), entry.shape.end(), int64_t{1}, std::multiplies<>());
-  entry.end = elements * static_cast<int64_t>(c10::elementSize(entry.dtype));
-}
-
-std::string to_text(const ShardHead& head) {
-  nlohmann::ordered_json json = {
-      {keys::kSeries.name, head.series},      {keys::kShard.name, head.number},
-      {keys::kFirstRow.name, head.first_row}, {keys::kRank.name, head.rank},
-      {keys::kHooks.name, head.hooks},        {keys::kColumns.name, nlohmann::ordered_json::array()}};
-  for (const SafetensorsEntry& column : head.columns) {
-    json[keys::kColumns.name].push_back({{keys::kName.name, column.name},
-                                         {keys::kDtype.name, static_cast<int>(column.dtype)},
-                                         {keys::kShape.name, column.shape}});
-  }
-  if (!head.attention_columns.empty()) json[keys::kAttentionColumns.name] = head.attention_columns;
-  return ascii_text(json);
-}
-
-ShardHead head_from(const nlohmann::json& json) {
-  ShardHead head;
-  head.series = json.at(keys::kSeries.name).get<std::string>();
-  head.number = json.at(keys::kShard.name).get<int64_t>();
-  head.first_row = json.at(keys::kFirstRow.name).get<int64_t>();
-  head.rank = json.at(keys::kRank.name).get<int64_t>();
-  head.hooks = json.at(keys::kHooks.name).get<std::map<std::string, std::string>>();
-  head.attention_columns = json.value(keys::kAttentionColumns.name, AttentionColumns());
-  for (const auto& column : json.at(keys::kColumns.name)) {
-    SafetensorsEntry entry;
-    entry.name = column.at(keys::kName.name).get<std::string>();
-    entry.dtype = static_cast<at::ScalarType>(column.at(keys::kDtype.name).get<int>());
-    entry.shape = column.at(keys::kShape.name).get<std::vector<int64_t>>();
-    set_row_bytes(entry);
-    head.columns.push_back(std::move(entry));
-  }
-  return head;
-}
-
-int64_t rows_in(const Frame& frame) {
-  uint64_t num_rows = 0;
-  if (frame.payload.size() < sizeof(num_rows)) throw std::runtime_error("a frame of a shard's rows ends early");
-  std::memcpy(&num_rows, frame.payload.data(), sizeof(num_rows));
-  return static_cast<int64_t>(num_rows);
+std::string columns_path(const std::string& rows_path) {
+  return std::filesystem::path(rows_path).replace_extension(".columns").string();
 }
 
 }  // namespace
 
-SafetensorsEntry column_of(const DumpColumn& column) {
-  SafetensorsEntry entry;
-  entry.name = column.name;
-  entry.dtype = column.rows.scalar_type();
-  entry.shape = column.rows.sizes().slice(1).vec();
-  set_row_bytes(entry);
-  return entry;
-}
+ShardRows::ShardRows(ShardHead head) : head_(std::move(head)), places_(full_shard(head_)) {}
 
-ShardRows::ShardRows(ShardHead head, int64_t max_shard_bytes) : head_(std::move(head)) {
-  int64_t row_bytes = 0;
-  for (const SafetensorsEntry& column : head_.columns) row_bytes += column.end;
-  // This header's numbers are as large as they can be; a header with fewer dump rows is not longer.
-  const auto header_bytes =
-      static_cast<int64_t>(serialize_safetensors_header(header(max_shard_bytes / row_bytes)).size());
-  max_rows_ = std::max<int64_t>(1, (max_shard_bytes - header_bytes) / row_bytes);
-}
-
-ShardRows::ShardRows(const std::string& path, ShardHead head, int64_t max_shard_bytes)
-    : ShardRows(std::move(head), max_shard_bytes) {
+ShardRows::ShardRows(const std::string& path, ShardHead head) : ShardRows(std::move(head)) {
   rows_ = std::make_unique<FrameLog>(path);
   rows_->append(kShardBegun, to_text(head_));
+  open_columns(path, ColumnFile::Open::kNew);
 }
 
-std::unique_ptr<ShardRows> ShardRows::reopen(const std::string& path, int64_t max_shard_bytes) {
+void ShardRows::open_columns(const std::string& path, ColumnFile::Open open) {
+  std::vector<ColumnFile::Column> columns;
+  for (size_t i = 0; i < head_.columns.size(); ++i) {
+    columns.push_back({places_.begin_bytes[i], head_.columns[i].end});
+  }
+  columns_ = std::make_unique<ColumnFile>(columns_path(path), std::move(columns), open);
+}
+
+std::unique_ptr<ShardRows> ShardRows::reopen(const std::string& path) {
   FrameReader frames(path);
   const std::optional<Frame> begun = frames.next();
   if (!begun || begun->kind != kShardBegun) return nullptr;
   ShardHead head;
   try {
-    head = head_from(nlohmann::json::parse(begun->payload));
+    head = shard_head_from_text(begun->payload);
   } catch (const nlohmann::json::exception&) {
     throw std::runtime_error(path + ": its first frame is whole, but its content is not what moetap writes");
   }
-  std::unique_ptr<ShardRows> known(new ShardRows(std::move(head), max_shard_bytes));
-  while (const auto frame = frames.next()) known->num_rows_ += rows_in(*frame);
-  known->rows_ = std::make_unique<FrameLog>(path, frames.whole_bytes());
+  if (!std::filesystem::exists(columns_path(path))) return nullptr;
+  std::unique_ptr<ShardRows> known(new ShardRows(std::move(head)));
+  known->open_columns(path, ColumnFile::Open::kExisting);
+  // Forwards are read by blocks of them, since the dump rows of one may be a few bytes in each of many columns.
+  std::vector<std::pair<int64_t, uint64_t>> block;  // number of dump rows and checksum of each
+  int64_t block_rows = 0;
+  auto room = static_cast<uint64_t>(known->places_.num_rows);
+  while (const auto frame = frames.next()) {
+    const RowsFrame rows = rows_in(*frame);
+    if (rows.num_rows > room) break;
+    room -= rows.num_rows;
+    block.emplace_back(static_cast<int64_t>(rows.num_rows), rows.sum);
+    block_rows += static_cast<int64_t>(rows.num_rows);
+    if (block_rows * known->head_.row_bytes() < kBlockBytes) continue;
+    known->take_whole(std::exchange(block, {}));
+    block_rows = 0;
+  }
+  known->take_whole(block);
+  known->keep_in(path, known->num_rows_);
   return known;
+}
+
+// Counts the dump rows of the forwards that are in the columns as they were written, up to the first that is not.
+// `forwards` follow those that were taken before.
+void ShardRows::take_whole(const std::vector<std::pair<int64_t, uint64_t>>& forwards) {
+  if (num_rows_ != num_written_) return;  // an earlier one was not whole
+  int64_t all = 0;
+  for (const auto& [num_rows, sum] : forwards) all += num_rows;
+  std::vector<uint64_t> sums(forwards.size());
+  num_written_ += all;
+  try {
+    for (size_t i = 0; i < head_.columns.size(); ++i) {
+      const std::string bytes = columns_->read(i, num_rows_, all);
+      std::string_view rest = bytes;
+      for (size_t f = 0; f < forwards.size(); ++f) {
+        const auto size = static_cast<size_t>(forwards[f].first * head_.columns[i].end);
+        sums[f] = checksum(sums[f], rest.substr(0, size));
+        rest.remove_prefix(size);
+      }
+    }
+  } catch (const FileError&) {
+    throw;
+  } catch (const std::runtime_error&) {
+    return;  // the columns end early: none of this block counts
+  }
+  for (size_t f = 0; f < forwards.size() && sums[f] == forwards[f].second; ++f) num_rows_ += forwards[f].first;
 }
 
 bool ShardRows::takes(const std::vector<DumpColumn>& columns, const std::map<std::string, std::string>& hooks,
@@ -143,92 +127,108 @@ bool ShardRows::takes(const std::vector<DumpColumn>& columns, const std::map<std
 }
 
 void ShardRows::append(const std::vector<DumpColumn>& columns, int64_t begin, int64_t num_rows) {
-  const auto number = static_cast<uint64_t>(num_rows);
-  std::string payload(reinterpret_cast<const char*>(&number), sizeof(number));
-  for (size_t i = 0; i < columns.size(); ++i) {
-    const int64_t row_bytes = head_.columns[i].end;
-    payload.append(static_cast<const char*>(columns[i].rows.const_data_ptr()) + begin * row_bytes,
-                   static_cast<size_t>(num_rows * row_bytes));
-  }
-  rows_->append(kShardRows, payload);
+  appended_.push_back({columns, begin, num_rows});
   num_rows_ += num_rows;
 }
 
+std::string_view ShardRows::bytes_of(const Piece& piece, size_t column) const {
+  const int64_t row_bytes = head_.columns[column].end;
+  return {static_cast<const char*>(piece.columns[column].rows.const_data_ptr()) + piece.begin * row_bytes,
+          static_cast<size_t>(piece.num_rows * row_bytes)};
+}
+
+void ShardRows::write() {
+  if (appended_.empty()) return;
+  std::vector<RowsFrame> frames;
+  for (const Piece& piece : appended_) frames.push_back({static_cast<uint64_t>(piece.num_rows), 0});
+  for (size_t i = 0; i < head_.columns.size(); ++i) {
+    std::vector<std::string_view> pieces;
+    for (size_t p = 0; p < appended_.size(); ++p) {
+      pieces.push_back(bytes_of(appended_[p], i));
+      frames[p].sum = checksum(frames[p].sum, pieces.back());
+    }
+    columns_->write(i, num_written_, pieces);
+  }
+  rows_->begin_batch();
+  for (const RowsFrame& frame : frames) {
+    rows_->append(kShardRows, {reinterpret_cast<const char*>(&frame), sizeof(frame)});
+  }
+  rows_->end_batch();
+  appended_.clear();
+  num_written_ = num_rows_;
+}
+
+void ShardRows::sync() {
+  check_in_place();
+  columns_->sync();
+  rows_->sync();
+}
+
+void ShardRows::check_in_place() const {
+  rows_->check_in_place();
+  columns_->check_in_place();
+}
+
 void ShardRows::keep(int64_t num_rows) {
-  const std::string path = rows_->path();
+  keep_in(std::string(rows_->path()), num_rows);
+}
+
+void ShardRows::keep_in(const std::string& path, int64_t num_rows) {
   FrameReader frames(path);
   frames.next();
   int64_t kept = 0;
   int64_t end_bytes = frames.whole_bytes();
   while (const auto frame = frames.next()) {
-    if (kept + rows_in(*frame) > num_rows) break;
-    kept += rows_in(*frame);
+    const auto rows = static_cast<int64_t>(rows_in(*frame).num_rows);
+    if (rows < 0 || rows > num_rows - kept) break;
+    kept += rows;
     end_bytes = frames.whole_bytes();
   }
   rows_ = std::make_unique<FrameLog>(path, end_bytes);
-  num_rows_ = kept;
+  num_rows_ = num_written_ = kept;
 }
 
-SafetensorsHeader ShardRows::header(int64_t num_rows) const {
-  SafetensorsHeader header;
-  header.metadata = {{keys::kSchemaVersion.name, "1"},
-                     {keys::kRank.name, std::to_string(head_.rank)},
-                     {keys::kFirstRow.name, std::to_string(head_.first_row)},
-                     {keys::kHooks.name, compact_text(nlohmann::json(head_.hooks))}};
-  if (!head_.attention_columns.empty()) {
-    header.metadata[keys::kAttentionColumns.name] = compact_text(nlohmann::json(head_.attention_columns));
+void ShardRows::become_shard(const std::string& path) {
+  check_in_place();
+  if (num_rows_ < places_.num_rows) {
+    copy_columns(path);
+    remove();
+    return;
   }
-  header.entries = head_.columns;
-  // The largest elements first: every column is then aligned to its element size.
-  std::stable_sort(header.entries.begin(), header.entries.end(),
-                   [](const auto& a, const auto& b) { return c10::elementSize(a.dtype) > c10::elementSize(b.dtype); });
-  int64_t end = 0;
-  for (SafetensorsEntry& entry : header.entries) {
-    const int64_t row_bytes = entry.end;
-    entry.begin = end;
-    entry.end = end += num_rows * row_bytes;
-    entry.shape.insert(entry.shape.begin(), num_rows);
-  }
-  return header;
+  columns_->write_header(places_.header);
+  columns_->sync();
+  if (std::rename(columns_->path().c_str(), path.c_str()) != 0) throw_file_error("write", path, errno);
+  sync_folder(std::filesystem::path(path).parent_path().string());
+  const std::string rows_path = rows_->path();
+  columns_.reset();
+  rows_.reset();
+  std::filesystem::remove(rows_path);
 }
 
-void ShardRows::write_shard(const std::string& path) const {
-  const SafetensorsHeader shard = header(num_rows_);
+void ShardRows::copy_columns(const std::string& path) const {
+  const SafetensorsHeader shard = shard_header(head_, num_rows_);
   const std::string head = serialize_safetensors_header(shard);
-  AtomicFile file(path);
+  AtomicFile file(path, AtomicFile::Readers::kOwner);
   file.write(head);
-  std::vector<ColumnOutput> outputs;
-  for (const SafetensorsEntry& column : head_.columns) {
+  for (size_t i = 0; i < head_.columns.size(); ++i) {
+    const SafetensorsEntry& column = head_.columns[i];
     const auto placed = std::find_if(shard.entries.begin(), shard.entries.end(),
                                      [&](const SafetensorsEntry& entry) { return entry.name == column.name; });
-    outputs.emplace_back(file, static_cast<int64_t>(head.size()) + placed->begin);
-  }
-  int64_t rows_read = 0;
-  FrameReader frames(rows_->path());
-  while (const auto frame = frames.next()) {
-    if (frame->kind != kShardRows) continue;
-    const int64_t num_rows = rows_in(*frame);
-    std::string_view rest = std::string_view(frame->payload).substr(sizeof(uint64_t));
-    for (size_t i = 0; i < outputs.size(); ++i) {
-      const auto bytes = static_cast<size_t>(num_rows * head_.columns[i].end);
-      if (bytes > rest.size()) throw std::runtime_error("cannot read " + rows_->path() + ": a frame ends early");
-      outputs[i].write(rest.substr(0, bytes));
-      rest.remove_prefix(bytes);
+    const int64_t block = std::max<int64_t>(1, kBlockBytes / std::max<int64_t>(1, column.end));
+    for (int64_t row = 0; row < num_rows_; row += block) {
+      file.write_at(static_cast<int64_t>(head.size()) + placed->begin + row * column.end,
+                    columns_->read(i, row, std::min(block, num_rows_ - row)));
     }
-    rows_read += num_rows;
   }
-  if (rows_read != num_rows_) {
-    throw std::runtime_error(
-        c10::str("cannot read ", rows_->path(), ": expected ", num_rows_, " rows, got ", rows_read));
-  }
-  for (ColumnOutput& output : outputs) output.flush();
   file.commit();
 }
 
 void ShardRows::remove() {
-  const std::string path = rows_->path();
+  const std::string rows_path = rows_->path();
   rows_.reset();
-  std::filesystem::remove(path);
+  columns_.reset();
+  std::filesystem::remove(rows_path);
+  std::filesystem::remove(columns_path(rows_path));
 }
 
 }  // namespace moetap::plugin

@@ -11,6 +11,7 @@
 #include <system_error>
 
 #include "plugin/formats/file_error.h"
+#include "plugin/formats/open_file.h"
 
 namespace moetap::plugin {
 namespace {
@@ -37,11 +38,12 @@ void throw_file_error(const char* action, const std::string& path, int error_num
   throw FileError(std::string("cannot ") + action + " " + path + ": " + std::generic_category().message(error_number));
 }
 
-AtomicFile::AtomicFile(std::string path)
+AtomicFile::AtomicFile(std::string path, Readers readers)
     : path_(std::move(path)),
       temporary_(path_ + ".tmp-" + std::to_string(::getpid()) + "-" + std::to_string(temporary_files++)),
       owner_(::getpid()) {
-  descriptor_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+  descriptor_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC,
+                       readers == Readers::kOwner ? kPrivateFile : 0666);
   if (descriptor_ < 0) throw_file_error("write", path_, errno);
 }
 

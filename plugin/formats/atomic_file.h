@@ -14,7 +14,9 @@ namespace moetap::plugin {
 /// thread-safe; blocks on the disk.
 class AtomicFile {
  public:
-  explicit AtomicFile(std::string path);
+  /// Who may read the file: whoever the umask lets, or its owner alone.
+  enum class Readers { kAll, kOwner };
+  explicit AtomicFile(std::string path, Readers readers = Readers::kAll);
   AtomicFile(const AtomicFile&) = delete;
   AtomicFile& operator=(const AtomicFile&) = delete;
   ~AtomicFile();  // removes the temporary file unless `commit` succeeded

@@ -1,15 +1,15 @@
 #include "plugin/formats/frame_log.h"
 
 #include <fcntl.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
-#include <bit>
 #include <cerrno>
 #include <cstring>
 #include <stdexcept>
 
+#include "plugin/formats/checksum.h"
 #include "plugin/formats/file_error.h"
+#include "plugin/formats/open_file.h"
 
 namespace moetap::plugin {
 namespace {
@@ -24,24 +24,10 @@ struct FrameHead {
 };
 static_assert(sizeof(FrameHead) == 24, "the head is written as it lies in memory");
 
-// Finds bytes that were not written or are old. It does not protect against a forged file.
-uint64_t checksum_of(uint32_t kind, std::string_view payload) {
-  constexpr uint64_t kPrime = 0x9E3779B97F4A7C15;
-  uint64_t sum = (payload.size() + 1) * kPrime ^ kind;
-  while (!payload.empty()) {
-    uint64_t word = 0;
-    const size_t bytes = std::min(payload.size(), sizeof(word));
-    std::memcpy(&word, payload.data(), bytes);
-    payload.remove_prefix(bytes);
-    sum = std::rotl(sum ^ word, 29) * kPrime;
-  }
-  return sum ^ (sum >> 32);
-}
-
 }  // namespace
 
 FrameLog::FrameLog(std::string path) : path_(std::move(path)) {
-  descriptor_ = ::open(path_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+  descriptor_ = ::open(path_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, kPrivateFile);
   if (descriptor_ < 0) throw_file_error("write", path_, errno);
 }
 
@@ -68,7 +54,7 @@ int64_t FrameLog::frame_bytes(size_t payload_bytes) {
 }
 
 void FrameLog::append(uint32_t kind, std::string_view payload) {
-  const FrameHead head{kMagic, kind, payload.size(), checksum_of(kind, payload)};
+  const FrameHead head{kMagic, kind, payload.size(), checksum(kind, payload)};
   gathered_.append(reinterpret_cast<const char*>(&head), sizeof(head));
   gathered_.append(payload);
   if (!in_batch_) write();
@@ -77,6 +63,11 @@ void FrameLog::append(uint32_t kind, std::string_view payload) {
 void FrameLog::end_batch() {
   in_batch_ = false;
   write();
+}
+
+void FrameLog::drop_batch() {
+  in_batch_ = false;
+  gathered_.clear();
 }
 
 std::string_view FrameLog::gathered_from(int64_t place) const {
@@ -105,10 +96,7 @@ void FrameLog::write() {
 }
 
 void FrameLog::check_in_place() const {
-  struct stat named {};
-  struct stat open {};
-  if (::stat(path_.c_str(), &named) != 0 || ::fstat(descriptor_, &open) != 0 || named.st_ino != open.st_ino ||
-      named.st_dev != open.st_dev) {
+  if (!leads_to(path_, descriptor_)) {
     throw std::runtime_error("cannot write " + path_ + ": it was removed while the run goes on");
   }
 }
@@ -128,7 +116,7 @@ std::optional<Frame> FrameReader::next() {
   frame.kind = head.kind;
   frame.payload_begin = next_bytes_ + static_cast<int64_t>(sizeof(head));
   frame.payload = file_.read(frame.payload_begin, static_cast<int64_t>(head.payload_bytes));
-  if (checksum_of(frame.kind, frame.payload) != head.checksum) return std::nullopt;
+  if (checksum(frame.kind, frame.payload) != head.checksum) return std::nullopt;
   next_bytes_ = frame.payload_begin + static_cast<int64_t>(head.payload_bytes);
   return frame;
 }

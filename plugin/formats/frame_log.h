@@ -31,6 +31,7 @@ class FrameLog {
   ~FrameLog();
 
   const std::string& path() const { return path_; }
+  int64_t bytes() const { return written_bytes_; }  // in the file
   int64_t next_payload() const;  // where the payload of the next frame will lie, in bytes from the start
   /// Bytes of a frame in the file.
   static int64_t frame_bytes(size_t payload_bytes);
@@ -39,6 +40,8 @@ class FrameLog {
   void begin_batch() { in_batch_ = true; }
   /// Writes what was gathered. If it throws, all of the batch is lost.
   void end_batch();
+  /// Forgets what was gathered.
+  void drop_batch();
   /// What was gathered from this place in the file on; empty: the place has been written.
   std::string_view gathered_from(int64_t place) const;
   /// Blocks until the frames would survive a power cut. Throws also if the file was removed or replaced:

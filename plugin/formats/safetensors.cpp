@@ -78,7 +78,7 @@ SafetensorsFile read_safetensors(const std::string& path) {
   }
 }
 
-void write_safetensors(const std::string& path, const SafetensorsFile& file) {
+void write_safetensors(const std::string& path, const SafetensorsFile& file, AtomicFile::Readers readers) {
   struct Named {
     std::string name;
     at::Tensor tensor;
@@ -102,7 +102,7 @@ void write_safetensors(const std::string& path, const SafetensorsFile& file) {
     end += static_cast<int64_t>(item.tensor.nbytes());
     header.entries.push_back({item.name, item.tensor.scalar_type(), item.tensor.sizes().vec(), begin, end});
   }
-  AtomicFile output(path);
+  AtomicFile output(path, readers);
   output.write(serialize_safetensors_header(header));
   for (const Named& item : ordered) {
     const at::Tensor data = item.tensor.detach().cpu().contiguous();

@@ -5,6 +5,8 @@
 #include <map>
 #include <string>
 
+#include "plugin/formats/atomic_file.h"
+
 namespace moetap::plugin {
 
 struct SafetensorsFile {
@@ -21,6 +23,7 @@ SafetensorsFile read_safetensors(const std::string& path);
 /// Writes a safetensors file that appears whole or not at all (AtomicFile). Tensors of any device and strides; the
 /// largest elements come first, so that every tensor is aligned to its element size. Throws std::runtime_error if the
 /// file cannot be written or the format lacks a dtype.
-void write_safetensors(const std::string& path, const SafetensorsFile& file);
+void write_safetensors(const std::string& path, const SafetensorsFile& file,
+                       AtomicFile::Readers readers = AtomicFile::Readers::kAll);
 
 }  // namespace moetap::plugin

@@ -1,9 +1,14 @@
 #include "plugin/journal/logged_attention.h"
 
+#include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
 
 #include <algorithm>
+#include <iterator>
+#include <span>
 #include <stdexcept>
+
+#include "plugin/journal/expert_rows_bytes.h"
 
 namespace moetap::plugin {
 namespace {
@@ -20,6 +25,26 @@ void add_to(std::vector<Attention>& all, Attention attention, const Same& same) 
   }
 }
 
+std::span<const int64_t> values_of(const at::Tensor& words) {
+  return {words.const_data_ptr<int64_t>(), static_cast<size_t>(words.numel())};
+}
+
+std::span<int64_t> places_of(const at::Tensor& words) {
+  return {words.mutable_data_ptr<int64_t>(), static_cast<size_t>(words.numel())};
+}
+
+int64_t shared_words(const AttentionSums& sums) {
+  return sums.layout().words() - sums.layout().shared_begin();
+}
+
+/// A list whose elements `read` fills one by one.
+template <typename Element, typename Read>
+std::vector<Element> decode_list(ByteReader& bytes, const Read& read) {
+  std::vector<Element> all;
+  for (uint64_t left = bytes.count(); left > 0; --left) read(all.emplace_back());
+  return all;
+}
+
 void encode(ByteWriter& bytes, const AttentionSums& sums) {
   bytes.count(static_cast<uint64_t>(sums.num_heads));
   bytes.count(static_cast<uint64_t>(sums.num_regions));
@@ -29,7 +54,7 @@ void encode(ByteWriter& bytes, const AttentionSums& sums) {
   bytes.count(sums.has_shared);
   const at::Tensor words = sums.words.contiguous();
   bytes.count(static_cast<uint64_t>(words.numel()));
-  bytes.sparse({words.const_data_ptr<int64_t>(), static_cast<size_t>(words.numel())});
+  bytes.sparse(values_of(words));
 }
 
 AttentionSums decode_sums(ByteReader& bytes) {
@@ -46,7 +71,7 @@ AttentionSums decode_sums(ByteReader& bytes) {
     throw std::runtime_error("a frame of the journal holds sums of attention of a wrong size");
   }
   sums.words = at::empty({words}, at::kLong);
-  bytes.sparse({sums.words.mutable_data_ptr<int64_t>(), static_cast<size_t>(words)});
+  bytes.sparse(places_of(sums.words));
   return sums;
 }
 
@@ -78,9 +103,29 @@ void add_attention(std::vector<AttentionTotal>& all, AttentionTotal attention) {
 }
 
 void add_attention(std::vector<ExpertAttentionTotal>& all, ExpertAttentionTotal attention) {
-  const size_t layer = attention.layer, router = attention.router;
-  add_to(all, std::move(attention),
-         [layer, router](const ExpertAttentionTotal& known) { return known.layer == layer && known.router == router; });
+  const auto known = std::find_if(all.begin(), all.end(), [&](const ExpertAttentionTotal& one) {
+    return one.layer == attention.layer && one.router == attention.router;
+  });
+  if (known == all.end()) {
+    all.push_back(std::move(attention));
+    return;
+  }
+  merge(known->sums, attention.sums);
+  std::move(attention.rows.begin(), attention.rows.end(), std::back_inserter(known->rows));
+}
+
+int64_t ExpertAttentionTotal::num_waiting() const {
+  int64_t count = 0;
+  for (const analysis::ExpertRows& one : rows) count += one.num_rows();
+  return count;
+}
+
+void ExpertAttentionTotal::add_waiting() {
+  if (rows.empty()) return;
+  AttentionSums added;
+  analysis::add_experts(added, analysis::joined(rows));
+  merge(sums, added);  // fresh: a copy may share the words
+  rows.clear();
 }
 
 void encode(ByteWriter& bytes, const std::vector<LoggedAttention>& attention) {
@@ -100,48 +145,70 @@ void encode(ByteWriter& bytes, const std::vector<AttentionTotal>& attention) {
   }
 }
 
+void encode_shared(ByteWriter& bytes, const std::vector<AttentionTotal>& attention) {
+  bytes.count(attention.size());
+  for (const AttentionTotal& one : attention) {
+    const at::Tensor words = one.sums.words.narrow(0, one.sums.layout().shared_begin(), shared_words(one.sums));
+    bytes.count(one.layer);
+    bytes.count(static_cast<uint64_t>(one.num_key_heads));
+    bytes.sparse(values_of(words.contiguous()));
+  }
+}
+
 void encode(ByteWriter& bytes, const std::vector<ExpertAttentionTotal>& attention) {
   bytes.count(attention.size());
   for (const ExpertAttentionTotal& one : attention) {
     bytes.count(one.layer);
     bytes.count(one.router);
-    encode(bytes, one.sums);
+    bytes.count(one.sums.defined());
+    if (one.sums.defined()) encode(bytes, one.sums);
+    bytes.count(one.rows.size());
+    for (const analysis::ExpertRows& rows : one.rows) encode(bytes, rows);
   }
 }
 
 std::vector<LoggedAttention> decode_logged_attention(ByteReader& bytes) {
-  std::vector<LoggedAttention> all;
-  for (uint64_t left = bytes.count(); left > 0; --left) {
-    LoggedAttention one;
+  return decode_list<LoggedAttention>(bytes, [&](LoggedAttention& one) {
     one.layer = bytes.count();
     one.sums = decode_sums(bytes);
-    all.push_back(std::move(one));
-  }
-  return all;
+  });
 }
 
 std::vector<AttentionTotal> decode_attention_totals(ByteReader& bytes) {
-  std::vector<AttentionTotal> all;
-  for (uint64_t left = bytes.count(); left > 0; --left) {
-    AttentionTotal one;
+  return decode_list<AttentionTotal>(bytes, [&](AttentionTotal& one) {
     one.layer = bytes.count();
     one.num_key_heads = static_cast<int64_t>(bytes.count());
     one.sums = decode_sums(bytes);
-    all.push_back(std::move(one));
-  }
-  return all;
+  });
 }
 
 std::vector<ExpertAttentionTotal> decode_expert_attention(ByteReader& bytes) {
-  std::vector<ExpertAttentionTotal> all;
-  for (uint64_t left = bytes.count(); left > 0; --left) {
-    ExpertAttentionTotal one;
+  return decode_list<ExpertAttentionTotal>(bytes, [&](ExpertAttentionTotal& one) {
     one.layer = bytes.count();
     one.router = bytes.count();
-    one.sums = decode_sums(bytes);
-    all.push_back(std::move(one));
-  }
-  return all;
+    if (bytes.count() != 0) one.sums = decode_sums(bytes);
+    for (uint64_t left = bytes.count(); left > 0; --left) one.rows.push_back(decode_expert_rows(bytes));
+  });
+}
+
+std::vector<AttentionTotal> decode_shared(ByteReader& bytes,
+                                          const std::vector<const std::vector<LoggedAttention>*>& parts) {
+  return decode_list<AttentionTotal>(bytes, [&](AttentionTotal& one) {
+    one.layer = bytes.count();
+    one.num_key_heads = static_cast<int64_t>(bytes.count());
+    for (const auto* part : parts) {
+      for (const LoggedAttention& logged : *part) {
+        if (logged.layer == one.layer) merge(one.sums, logged.sums);
+      }
+    }
+    if (!one.sums.defined() || one.sums.has_shared || one.sums.num_rows != 1) {
+      throw std::runtime_error("a frame of the journal holds sums of attention that is in none of its parts");
+    }
+    const at::Tensor shared = at::empty({shared_words(one.sums)}, at::kLong);
+    bytes.sparse(places_of(shared));
+    one.sums.words = at::cat({one.sums.words, shared});
+    one.sums.has_shared = true;
+  });
 }
 
 }  // namespace moetap::plugin

@@ -29,6 +29,12 @@ CustomValue decode_value(ByteReader& bytes) {
   }
 }
 
+ExpertAttentionTotal expert_total(const ExpertAttentionRecord& experts, size_t layer, size_t router) {
+  ExpertAttentionTotal total{layer, router, experts.sums};
+  if (!experts.sums.defined()) total.rows.push_back(experts.rows);
+  return total;
+}
+
 /// Adds what a part holds; `before` counts within the result.
 void add_held(std::vector<HeldRows>& all, const LogPart& part) {
   const auto first = static_cast<int64_t>(all.size());
@@ -70,8 +76,7 @@ LoggedForward log_forward(const ForwardRecord& record, const RunLayers& layers, 
     const size_t layer = layers.attention.at(record.model->instance, attention.hook);
     add_attention(logged.summary.attention, AttentionTotal{layer, attention.num_key_heads, sum_rows(attention.sums)});
     for (const ExpertAttentionRecord& experts : attention.experts) {
-      add_attention(logged.summary.attention_of_experts,
-                    ExpertAttentionTotal{layer, place(experts.router_hook), experts.sums});
+      add_attention(logged.summary.attention_of_experts, expert_total(experts, layer, place(experts.router_hook)));
     }
     if (num_parts == 0) continue;
     SplitAttention split = split_attention(attention, layer, num_parts, parts_are);
@@ -160,7 +165,7 @@ std::string encode(const SummaryPart& part) {
     const at::Tensor counts = transition.sums.counts.contiguous();
     bytes.sparse({counts.const_data_ptr<int64_t>(), static_cast<size_t>(counts.numel())});
   }
-  encode(bytes, part.attention);
+  part.sums_in_parts ? encode_shared(bytes, part.attention) : encode(bytes, part.attention);
   encode(bytes, part.attention_of_experts);
   return bytes.take();
 }
@@ -189,7 +194,13 @@ SummaryPart decode_summary_part(std::string_view encoded, const LogPart& shared,
     bytes.sparse({sums.counts.mutable_data_ptr<int64_t>(), static_cast<size_t>(sums.counts.numel())});
     part.transitions.push_back(std::move(transition));
   }
-  part.attention = decode_attention_totals(bytes);
+  if (part.sums_in_parts) {
+    std::vector<const std::vector<LoggedAttention>*> attention = {&shared.attention};
+    for (const LogPart& of_sample : parts) attention.push_back(&of_sample.attention);
+    part.attention = decode_shared(bytes, attention);
+  } else {
+    part.attention = decode_attention_totals(bytes);
+  }
   part.attention_of_experts = decode_expert_attention(bytes);
   return part;
 }

@@ -48,7 +48,7 @@ struct SummaryPart {
   std::vector<HeldRows> held;  // of all parts
   std::vector<AttentionTotal> attention;
   std::vector<ExpertAttentionTotal> attention_of_experts;
-  /// True if the parts of the forward hold every router: see Note [Sums stand once in a frame].
+  /// True if the parts of the forward hold every router and attention: see Note [Sums stand once in a frame].
   bool sums_in_parts = false;
 };
 
@@ -68,7 +68,7 @@ LogPart decode_log_part(std::string_view bytes);
 /// Moves what is held to `routers`.
 void measure_held(LogPart& part);
 
-/// With `sums_in_parts` it encodes only the pairs of the routers' sums.
+/// With `sums_in_parts` it encodes only the pairs of the routers' sums, and what is shared of the attention's.
 std::string encode(const SummaryPart& part);
 /// `shared` and `parts` are those of the same forward: they give the sums that `encode` left out, and what is held.
 SummaryPart decode_summary_part(std::string_view bytes, const LogPart& shared, const std::vector<LogPart>& parts);

@@ -23,7 +23,7 @@ namespace moetap::plugin {
 //   owner                 who writes, or wrote (journal_lock.h)
 //   forwards.frames       Note [Frames], see JournalFrame
 //   samples.jsonl         a copy of the samples file
-//   SERIES-NNNNNN.rows    dump rows that are not in a finished shard yet (shard_rows.h)
+//   SERIES-NNNNNN.rows, .columns    dump rows that are not in a finished shard yet (shard_rows.h)
 //
 // A forward is one frame (kForward), so it is there whole or not at all. The frame holds, each with its length (u32)
 // before it: the summary part, the tally, the shared part (see Note [Whole-forward routers]), and the log's parts, one
@@ -129,6 +129,7 @@ class RunJournal {
   /// Between the two, frames are gathered: see FrameLog.
   void begin_batch() { log_->begin_batch(); }
   void end_batch() { log_->end_batch(); }
+  void drop_batch() { log_->drop_batch(); }
 
   /// The frames of one forward. Once they are built, only the disk can refuse them.
   struct ForwardFrames {
@@ -140,6 +141,7 @@ class RunJournal {
   ForwardFrames build(std::vector<NewFrame> effects, LoggedForward forward, const ForwardTally& tally) const;
   /// Appends what `build` gave. Nothing may be added between the two.
   void add(ForwardFrames forward);
+  int64_t bytes() const { return log_->bytes(); }
   void sync() { log_->sync(); }
   /// Throws if the file of frames was removed or replaced.
   void check_in_place() const { log_->check_in_place(); }

@@ -7,13 +7,17 @@
 #include <vector>
 
 #include "analysis/attention/attention_sums.h"
+#include "analysis/attention/expert_rows.h"
 
 namespace moetap::plugin {
 
 /// What the tokens of one router's experts attend to in an attention layer.
 struct ExpertAttentionRecord {
-  int64_t router_hook = 0;       // HookPoint::id
-  analysis::AttentionSums sums;  // one row; only what is summed by expert is there
+  int64_t router_hook = 0;  // HookPoint::id
+  // Of many tokens one row of sums, in which only what is summed by expert is there; of few the rows that would be
+  // added, and no sums: Note [Sums by expert of few tokens].
+  analysis::AttentionSums sums = {};
+  analysis::ExpertRows rows = {};
 };
 
 /// What the queries of one sequence attend to, averaged over the heads: Note [Attention in full].

@@ -108,8 +108,12 @@ const std::vector<ConfigKey>& config_keys() {
                 "Queries a sample and layer whose attention is measured, chosen by `seed`; 0: all."),
       value_key("attention_limit_bytes", ConfigType::kCount, &Config::attention_limit_bytes,
                 "attention full: the most that one sample's probabilities may take, over all layers of a forward."),
-      choice_key("dump", &Config::dump, {"none", "topk", "full"},
-                 "Routing dump: none, ids and weights of each token, or logits and scores as well."),
+      choice_key("dump", &Config::dump, {"none", "ids", "topk", "full"},
+                 "Routing dump: none; ids of each token; their weights as well; or logits and scores as well."),
+      choice_key("dump_weights", &Config::dump_weights, {"f32", "f16"}, "Type of the weights in the dump."),
+      choice_key("privacy", &Config::privacy, {"none", "sums"},
+                 "sums: nothing about single tokens may be written, since expert ids give back most of a text: refuses "
+                 "a dump, attention full and log_per_token, and writes no probe."),
       value_key("token_ids", ConfigType::kText, &Config::token_ids,
                 "Argument that holds the token ids; empty: the one that embeddings are looked up by, else found by "
                 "name (input_ids, ...)."),
@@ -132,6 +136,21 @@ const std::vector<ConfigKey>& config_keys() {
       choice_key("unlabelled", &Config::unlabelled, {"new", "follow"},
                  "Forwards that no label names: each starts samples, or those of one token a sequence continue the "
                  "thread's last longer one (generation with a cache)."),
+      value_key("record_every", ConfigType::kCount, &Config::record_every,
+                "Record one forward in so many; the others are counted as skipped. Sample numbers count all forwards."),
+      free_on_resume(value_key("max_forwards", ConfigType::kCount, &Config::max_forwards,
+                               "Recording ends after so many forwards of a process, the model runs on; 0: never.")),
+      free_on_resume(value_key("max_bytes", ConfigType::kCount, &Config::max_bytes,
+                               "Recording ends once a process has written so many bytes of journal and dump, the model "
+                               "runs on; what was under way is still written; 0: never.")),
+      free_on_resume(
+          value_key("metrics_file", ConfigType::kText, &Config::metrics_file,
+                    "File with figures of the run so far, in Prometheus' text format; rewritten while it goes "
+                    "on. Empty: none.")),
+      free_on_resume(value_key("metrics_interval", ConfigType::kCount, &Config::metrics_interval,
+                               "Seconds between two writes of metrics_file and tensorboard_dir, at least.")),
+      free_on_resume(value_key("tensorboard_dir", ConfigType::kText, &Config::tensorboard_dir,
+                               "Folder for the same figures as TensorBoard's event files. Empty: none.")),
       value_key("log_per_token", ConfigType::kFlag, &Config::log_per_token,
                 "Log selected_experts and router_magine, which grow with the tokens.", "return_id_experts"),
       value_key("renumber_layers", ConfigType::kFlag, &Config::renumber_layers,
@@ -279,6 +298,8 @@ void Config::make_paths_absolute(const std::filesystem::path& directory) {
   };
   output_dir = absolute(output_dir);
   samples = absolute(samples);
+  metrics_file = absolute(metrics_file);
+  tensorboard_dir = absolute(tensorboard_dir);
   if (hooks.is_string()) hooks = absolute(hooks.get<std::string>());
 }
 
@@ -289,6 +310,14 @@ void Config::check() const {
   }
   if (task == "results") {
     throw std::invalid_argument("task must not be \"results\": results.json is a file of its own");
+  }
+  if (record_every == 0) throw std::invalid_argument("record_every must be at least 1, got 0");
+  if (privacy == Privacy::kSums) {
+    const char* told = dump != Dump::kNone             ? "dump must be none"
+                       : attention == Attention::kFull ? "attention must be off or stats"
+                       : log_per_token                 ? "log_per_token must be false"
+                                                       : nullptr;
+    if (told != nullptr) throw std::invalid_argument(fmt::format("privacy is sums: {}", told));
   }
   AttentionRegions::from_text(attention_regions);
   hook_spec_from_config(hooks);

@@ -12,7 +12,9 @@
 namespace moetap::plugin {
 
 enum class Attention { kOff, kStats, kFull };
-enum class Dump { kNone, kTopk, kFull };
+enum class Dump { kNone, kIds, kTopk, kFull };
+enum class DumpWeights { kF32, kF16 };
+enum class Privacy { kNone, kSums };
 enum class LogEntries { kRow, kForward };
 enum class LogForwards { kMerged, kLast };
 enum class Unlabelled { kNew, kFollow };
@@ -32,6 +34,14 @@ struct MOETAP_API Config {
   int64_t attention_sample = 0;
   int64_t attention_limit_bytes = int64_t{1} << 30;
   Dump dump = Dump::kNone;
+  DumpWeights dump_weights = DumpWeights::kF32;
+  Privacy privacy = Privacy::kNone;
+  int64_t record_every = 1;
+  int64_t max_forwards = 0;
+  int64_t max_bytes = 0;
+  std::string metrics_file;
+  int64_t metrics_interval = 15;
+  std::string tensorboard_dir;
   std::string token_ids;
   std::string token_mask;
   TokenMaskMeans token_mask_means = TokenMaskMeans::kAuto;
@@ -71,18 +81,28 @@ struct MOETAP_API Config {
   /// All keys with their values, as `from_json` reads them.
   nlohmann::ordered_json to_json() const;
 
-  /// Makes output_dir, samples and the path of a hook spec absolute: relative ones are taken from `directory`. A
-  /// session calls it when it opens, since its host may change the working directory later.
+  /// Makes output_dir, samples, metrics_file, tensorboard_dir and the path of a hook spec absolute: relative ones are
+  /// taken from `directory`. A session calls it when it opens, since its host may change the working directory later.
   void make_paths_absolute(const std::filesystem::path& directory);
 
   /// Throws std::invalid_argument for what a session cannot do: a task that is no file name, regions or
-  /// a hook spec that cannot be read.
+  /// a hook spec that cannot be read, and what `privacy` forbids.
   void check() const;
 };
 
 /// Whether a run with this configuration has files of the dump.
 inline bool writes_dump(const Config& config) {
   return config.dump != Dump::kNone || config.attention == Attention::kFull;
+}
+
+/// Whether anything may be written, even for a while, that tells what single tokens did.
+inline bool tells_tokens(const Config& config) {
+  return config.privacy == Privacy::kNone;
+}
+
+/// Tokens a layer whose probabilities the run keeps.
+inline int64_t probed_tokens(const Config& config) {
+  return tells_tokens(config) ? config.probe_tokens : 0;
 }
 
 }  // namespace moetap::plugin

@@ -21,6 +21,7 @@ struct Counters {
   int64_t unattributed = 0;
   int64_t out_of_range = 0;
   int64_t label_mismatches = 0;
+  int64_t skipped = 0;
   std::map<std::string, int64_t> notices;  // one line that the user should know -> how often
 
   Counters& operator+=(const Counters& other);
@@ -82,6 +83,8 @@ inline constexpr CounterInfo kCounters[] = {
      "expert ids out of range"},
     // Labelled forwards whose number of samples differs from the label's.
     {{"label_mismatches", "integer", "forwards"}, &Counters::label_mismatches, CounterSource::kLastSync, false, ""},
+    // Finished forwards that the host did not want: paused, record_every, max_forwards, max_bytes.
+    {{"skipped", "integer", "forwards"}, &Counters::skipped, CounterSource::kLastSync, false, ""},
 };
 
 static_assert(sizeof(kCounters) / sizeof(CounterInfo) * sizeof(int64_t) + sizeof(Counters::notices) == sizeof(Counters),

@@ -41,6 +41,7 @@ inline constexpr JsonKey kNumHeads{"num_heads", "integer or null: heads of queri
 inline constexpr JsonKey kNumKeyHeads{"num_key_heads", "integer or null: heads of keys", ""};
 inline constexpr JsonKey kKeyTokens{"key_tokens", "object or null: the layout of an attention's keys", ""};
 inline constexpr JsonKey kSelfAttention{"self_attention", "bool: keys and queries are the same tokens", ""};
+inline constexpr JsonKey kKeysInBuffer{"keys_in_buffer", "bool: the keys are a static cache", ""};
 inline constexpr JsonKey kRank{"rank", "integer", ""};
 
 }  // namespace moetap::plugin::keys

@@ -5,8 +5,10 @@
 #include <algorithm>
 #include <initializer_list>
 #include <regex>
+#include <span>
 #include <stdexcept>
 #include <string_view>
+#include <vector>
 
 #include "plugin/formats/json_text.h"
 #include "plugin/formats/whole_file.h"
@@ -17,7 +19,9 @@ namespace {
 using hooks::HookSpecEntry;
 using hooks::ValueReference;
 
-std::string listed(std::initializer_list<std::string_view> names) {
+using Names = std::span<const std::string_view>;
+
+std::string listed(Names names) {
   std::string text;
   for (const auto name : names) {
     text += (text.empty() ? "" : ", ") + std::string(name);
@@ -34,7 +38,7 @@ class Fields {
     }
   }
 
-  void allow(std::initializer_list<std::string_view> names) const {
+  void allow(Names names) const {
     for (const auto& [name, value] : object_.items()) {
       if (std::find(names.begin(), names.end(), name) == names.end()) {
         fail(fmt::format("unknown field \"{}\"; the fields are {}", name, listed(names)));
@@ -80,6 +84,20 @@ class Fields {
     return at(name).get<int64_t>();
   }
 
+  std::optional<double> real(const char* name) const {
+    if (!has(name)) {
+      return std::nullopt;
+    }
+    if (!at(name).is_number()) {
+      wrong_type(name, "a number");
+    }
+    return at(name).get<double>();
+  }
+
+  std::optional<bool> optional_flag(const char* name) const {
+    return has(name) ? std::optional(flag(name)) : std::nullopt;
+  }
+
   bool flag(const char* name) const {
     if (has(name) && !at(name).is_boolean()) {
       wrong_type(name, "true or false");
@@ -90,7 +108,7 @@ class Fields {
   std::optional<std::string> choice(const char* name, std::initializer_list<std::string_view> choices) const {
     const auto text = this->text(name);
     if (text && std::find(choices.begin(), choices.end(), *text) == choices.end()) {
-      wrong_type(name, "one of " + listed(choices));
+      wrong_type(name, "one of " + listed({choices.begin(), choices.size()}));
     }
     return text;
   }
@@ -109,7 +127,9 @@ class Fields {
 ValueReference value_reference(const nlohmann::json& json, const std::string& where) {
   using Kind = ValueReference::Kind;
   const Fields fields(json, where);
-  fields.allow({"output_of", "input_of", "op", "variable", "method", "output", "argument", "occurrence"});
+  constexpr std::string_view kFields[] = {"output_of", "input_of", "op",       "variable",
+                                          "method",    "output",   "argument", "occurrence"};
+  fields.allow(kFields);
   constexpr std::pair<const char*, Kind> kKinds[] = {{"output_of", Kind::kOutputOf},
                                                      {"input_of", Kind::kInputOf},
                                                      {"op", Kind::kOperator},
@@ -185,23 +205,35 @@ std::optional<std::string> layer(const Fields& fields) {
   return fields.text("layer");
 }
 
-HookSpecEntry hook_spec_entry(const nlohmann::json& json, const std::string& where) {
-  const Fields fields(json, where);
-  fields.allow({"module", "kind", "method", "call", "skip", "name", "layer", "component", "logits", "scores",
-                "selected", "weights", "scoring", "form", "num_experts", "top_k", "expert_dim"});
-  if (!fields.has("module")) {
-    fields.fail("it must have module, a regular expression over the paths of modules");
+// What an entry may hold besides these is a matter of its kind.
+constexpr std::string_view kCommonFields[] = {"module", "kind", "method", "call", "skip", "name", "layer", "component"};
+constexpr std::string_view kRouterFields[] = {"logits", "scores",      "selected", "weights",   "scoring",
+                                              "form",   "num_experts", "top_k",    "expert_dim"};
+constexpr std::string_view kAttentionFields[] = {"query",          "key",           "mask",          "scale",
+                                                 "causal",         "probabilities", "scores",        "layout",
+                                                 "implementation", "num_heads",     "num_key_heads", "self_attention"};
+
+bool holds(Names names, std::string_view name) {
+  return std::find(names.begin(), names.end(), name) != names.end();
+}
+
+void allow_fields(const Fields& fields, const nlohmann::json& json, hooks::HookKind kind) {
+  const bool is_router = kind == hooks::HookKind::kRouter;
+  const Names own = is_router ? Names(kRouterFields) : Names(kAttentionFields);
+  const Names others = is_router ? Names(kAttentionFields) : Names(kRouterFields);
+  const auto other_kind = is_router ? hooks::HookKind::kAttention : hooks::HookKind::kRouter;
+  for (const auto& [name, value] : json.items()) {
+    if (holds(others, name) && !holds(own, name)) {
+      fields.fail(fmt::format("{} goes with \"kind\": \"{}\", the entry is of kind {}", name,
+                              hooks::to_string(other_kind), hooks::to_string(kind)));
+    }
   }
-  HookSpecEntry entry;
-  fields.choice("kind", {"router"});
-  fields.text("module");
-  entry.module = fields.pattern("module");
-  entry.method = fields.text("method");
-  entry.call = fields.integer("call", INT64_MIN);
-  entry.skip = fields.flag("skip");
-  entry.name = fields.text("name");
-  entry.layer = layer(fields);
-  entry.component = fields.text("component");
+  std::vector<std::string_view> allowed(std::begin(kCommonFields), std::end(kCommonFields));
+  allowed.insert(allowed.end(), own.begin(), own.end());
+  fields.allow(allowed);
+}
+
+void read_router(const Fields& fields, HookSpecEntry& entry) {
   entry.logits = optional_reference(fields, "logits");
   entry.scores = optional_reference(fields, "scores");
   entry.selects_all = fields.has("selected") && fields.at("selected") == "all";
@@ -214,6 +246,70 @@ HookSpecEntry hook_spec_entry(const nlohmann::json& json, const std::string& whe
   entry.num_experts = fields.integer("num_experts", 1);
   entry.top_k = fields.integer("top_k", 1);
   entry.expert_dim = fields.integer("expert_dim", INT64_MIN);
+}
+
+// Each letter once; queries and keys are there.
+bool is_layout(const std::string& letters) {
+  const bool are_known = letters.find_first_not_of("bhmgrqk") == std::string::npos;
+  const auto has = [&](char letter) { return letters.find(letter) != std::string::npos; };
+  const bool are_once = std::all_of(letters.begin(), letters.end(), [&](char letter) {
+    return std::count(letters.begin(), letters.end(), letter) == 1;
+  });
+  const bool heads_once = has('m') + has('h') + (has('g') || has('r')) <= 1 && !(has('m') && has('b'));
+  return are_known && are_once && heads_once && has('r') <= has('g') && has('q') && has('k');
+}
+
+hooks::AttentionSpec attention_spec(const Fields& fields) {
+  hooks::AttentionSpec attention;
+  attention.query = optional_reference(fields, "query");
+  attention.key = optional_reference(fields, "key");
+  attention.mask = optional_reference(fields, "mask");
+  attention.scale = fields.real("scale");
+  attention.causal = fields.optional_flag("causal");
+  attention.probabilities = optional_reference(fields, "probabilities");
+  attention.scores = optional_reference(fields, "scores");
+  attention.layout = fields.text("layout");
+  attention.implementation = fields.text("implementation");
+  attention.num_heads = fields.integer("num_heads", 1);
+  attention.num_key_heads = fields.integer("num_key_heads", 1);
+  attention.self_attention = fields.optional_flag("self_attention");
+  if (attention.layout && !is_layout(*attention.layout)) {
+    fields.wrong_type("layout", "the letters q and k with b and h, g and r, or m, each once, as \"bhqk\"");
+  }
+  for (const char* name : {"query", "key", "mask", "scale", "causal"}) {
+    if (fields.has(name) && attention.probabilities) {
+      fields.fail(
+          fmt::format("{} and probabilities exclude each other: probabilities hold all that goes into them", name));
+    }
+  }
+  if (attention.query && attention.scores) {
+    fields.fail("query and scores exclude each other: scores go with probabilities");
+  }
+  return attention;
+}
+
+HookSpecEntry hook_spec_entry(const nlohmann::json& json, const std::string& where) {
+  const Fields fields(json, where);
+  HookSpecEntry entry;
+  const auto kind = fields.choice("kind", {"router", "attention"});
+  entry.kind = kind == "attention" ? hooks::HookKind::kAttention : hooks::HookKind::kRouter;
+  allow_fields(fields, json, entry.kind);
+  if (!fields.has("module")) {
+    fields.fail("it must have module, a regular expression over the paths of modules");
+  }
+  fields.text("module");
+  entry.module = fields.pattern("module");
+  entry.method = fields.text("method");
+  entry.call = fields.integer("call", INT64_MIN);
+  entry.skip = fields.flag("skip");
+  entry.name = fields.text("name");
+  entry.layer = layer(fields);
+  entry.component = fields.text("component");
+  if (entry.kind == hooks::HookKind::kRouter) {
+    read_router(fields, entry);
+  } else {
+    entry.attention = attention_spec(fields);
+  }
 
   const bool says_more = std::any_of(json.items().begin(), json.items().end(), [](const auto& item) {
     const std::string& name = item.key();
@@ -223,7 +319,7 @@ HookSpecEntry hook_spec_entry(const nlohmann::json& json, const std::string& whe
     fields.fail("skip leaves out what was found: nothing else may be said of it");
   }
   if (!entry.skip && !says_more) {
-    fields.fail("it says nothing of the module; give skip, selected, layer, component or another field");
+    fields.fail("it says nothing of the module; give skip, selected, query, layer, component or another field");
   }
   return entry;
 }

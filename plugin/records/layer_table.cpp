@@ -14,13 +14,13 @@ bool layer_id_less(const std::string& a, const std::string& b) {
   return x == y ? a < b : hooks::is_smaller_number(x, y);
 }
 
-size_t LayerTable::place(const ModelDescription& model, int64_t hook, int64_t num_experts) {
+size_t LayerTable::place(const ModelDescription& model, int64_t hook, int64_t num_experts, const LayerTable* beside) {
   const hooks::HookPoint& point = model.hooks.at(static_cast<size_t>(hook));
   auto& places = places_of_hooks_[model.instance];
   places.resize(std::max(places.size(), model.hooks.size()));
   std::optional<size_t>& place = places[static_cast<size_t>(hook)];
   if (!place) {
-    place = add(model, point, num_experts);
+    place = add(model, point, num_experts, beside);
     placements_.push_back({model.instance, hook, *place});
   }
   return *place;
@@ -38,35 +38,56 @@ size_t LayerTable::at(const std::string& instance, int64_t hook) const {
   return *place;
 }
 
-void LayerTable::add_silent(const ModelDescription& model, const std::string& method) {
+void LayerTable::add_silent(const ModelDescription& model, const std::string& method, const LayerTable* beside) {
   for (const hooks::HookPoint& hook : model.hooks) {
     if (hook.kind == kind_ && hook.method == method && !find(model.instance, hook.id)) {
       const auto same = std::find_if(layers_.begin(), layers_.end(), [&](const RunLayer& layer) {
         return layer.model == model.identity && layer.component == hook.component && layer.name == hook.name;
       });
-      if (same == layers_.end()) add(model, hook, hook.num_experts.value_or(0));
+      if (same == layers_.end()) add(model, hook, hook.num_experts.value_or(0), beside);
     }
   }
 }
 
-size_t LayerTable::add(const ModelDescription& model, const hooks::HookPoint& hook, int64_t num_experts) {
-  std::string id = hook.layer;
-  bool taken = false;
-  std::string largest;
+bool LayerTable::is_taken(const std::string& component, const std::string& id) const {
+  return std::any_of(layers_.begin(), layers_.end(),
+                     [&](const RunLayer& layer) { return layer.component == component && layer.layer == id; });
+}
+
+std::string LayerTable::number_of(const ModelDescription& model, const hooks::HookPoint& hook) const {
+  const auto found = std::find_if(layers_.begin(), layers_.end(), [&](const RunLayer& layer) {
+    return layer.model == model.identity && layer.component == hook.component && layer.wanted == hook.layer;
+  });
+  return found == layers_.end() ? "" : found->layer;
+}
+
+std::string LayerTable::largest_number(const std::string& component, std::string largest) const {
+  for (const RunLayer& layer : layers_) {
+    if (layer.component != component || !is_number(layer.layer)) continue;
+    if (largest.empty() || layer_id_less(largest, layer.layer)) largest = layer.layer;
+  }
+  return largest;
+}
+
+size_t LayerTable::add(const ModelDescription& model, const hooks::HookPoint& hook, int64_t num_experts,
+                       const LayerTable* beside) {
   for (size_t i = 0; i < layers_.size(); ++i) {
     const RunLayer& layer = layers_[i];
-    if (layer.component != hook.component) continue;
     // Two hooks of one method are two layers, whatever their names.
-    if (layer.model == model.identity && layer.name == hook.name && layer.num_experts == num_experts &&
-        users_.emplace(i, model.instance, hook.method).second) {
+    if (layer.component == hook.component && layer.model == model.identity && layer.name == hook.name &&
+        layer.num_experts == num_experts && users_.emplace(i, model.instance, hook.method).second) {
       return i;
     }
-    taken = taken || layer.layer == id;
-    if (is_number(layer.layer) && (largest.empty() || layer_id_less(largest, layer.layer))) largest = layer.layer;
   }
-  if (taken) id = largest.empty() ? "0" : hooks::next_number(hooks::without_leading_zeros(largest));
-  layers_.push_back(
-      {model.identity, hook.component, id, hook.name, hook.scoring, num_experts, hook.top_k, hook.implementation});
+  std::string id = beside != nullptr ? beside->number_of(model, hook) : "";
+  if (id.empty() || is_taken(hook.component, id)) id = hook.layer;
+  if (is_taken(hook.component, id)) {
+    std::string largest = largest_number(hook.component, "");
+    if (beside != nullptr) largest = beside->largest_number(hook.component, largest);
+    id = largest.empty() ? "0" : hooks::next_number(hooks::without_leading_zeros(largest));
+  }
+  layers_.push_back({model.identity, hook.component, id, hook.layer, hook.name, hook.scoring, num_experts, hook.top_k,
+                     hook.implementation});
   users_.emplace(layers_.size() - 1, model.instance, hook.method);
   return layers_.size() - 1;
 }

@@ -23,8 +23,9 @@ using hooks::is_number;
 struct RunLayer {
   std::string model;  // ModelDescription::identity
   std::string component;
-  std::string layer;  // id, unique in the component over all models and methods of the run
-  std::string name;   // path of the module
+  std::string layer;   // id, unique in the component over all models and methods of the run
+  std::string wanted;  // the id that discovery gave it
+  std::string name;    // path of the module
   std::string scoring;
   int64_t num_experts = 0;  // 0: never seen running, and not fixed by the graph; attention
   std::optional<int64_t> top_k;
@@ -36,15 +37,18 @@ struct RunLayer {
 /// different models are different layers. Layer ids are unique only within a method, so different routers may want the
 /// same id: the first that reports gets it, each later one gets the number after the component's largest. So the same
 /// records give the same table.
+///
+/// The tables of two kinds stand beside each other: hooks of one layer of a model get the same number in both.
 class LayerTable {
  public:
   explicit LayerTable(hooks::HookKind kind = hooks::HookKind::kRouter) : kind_(kind) {}
 
   /// The place in `layers()` of a hook that reported with `num_experts` experts; adds the layer if it is new.
-  size_t place(const ModelDescription& model, int64_t hook, int64_t num_experts);
+  /// `beside`: the table of the other kind; null: there is none.
+  size_t place(const ModelDescription& model, int64_t hook, int64_t num_experts, const LayerTable* beside = nullptr);
 
   /// Adds the hooks of a method that never reported, such as those in an arm that was never taken.
-  void add_silent(const ModelDescription& model, const std::string& method);
+  void add_silent(const ModelDescription& model, const std::string& method, const LayerTable* beside = nullptr);
 
   /// The place of a hook that reported. Throws std::out_of_range if it never did.
   size_t at(const std::string& instance, int64_t hook) const;
@@ -66,7 +70,13 @@ class LayerTable {
   std::map<std::string, std::vector<size_t>> by_component() const;
 
  private:
-  size_t add(const ModelDescription& model, const hooks::HookPoint& hook, int64_t num_experts);
+  size_t add(const ModelDescription& model, const hooks::HookPoint& hook, int64_t num_experts,
+             const LayerTable* beside);
+  bool is_taken(const std::string& component, const std::string& id) const;
+  /// The number of a model's layer; empty: none of its hooks is here.
+  std::string number_of(const ModelDescription& model, const hooks::HookPoint& hook) const;
+  /// The component's largest number, or `largest` if that is larger.
+  std::string largest_number(const std::string& component, std::string largest) const;
 
   hooks::HookKind kind_;
   std::vector<RunLayer> layers_;

@@ -70,6 +70,7 @@ hooks::HookPoint hook_from(const nlohmann::json& json) {
     if (json.contains(keys::kTokens.name)) hook.tokens = token_layout_from_json(json.at(keys::kTokens.name));
     if (json.contains(keys::kKeyTokens.name)) hook.key_tokens = token_layout_from_json(json.at(keys::kKeyTokens.name));
     hook.self_attention = json.value(keys::kSelfAttention.name, false);
+    hook.keys_in_buffer = json.value(keys::kKeysInBuffer.name, false);
   }
   return hook;
 }
@@ -200,6 +201,7 @@ std::string to_text(const ModelDescription& model) {
     if (model.hooks[i].kind == hooks::HookKind::kAttention) {
       hooks[i][keys::kKeyTokens.name] = token_layout_to_json(model.hooks[i].key_tokens);
       hooks[i][keys::kSelfAttention.name] = model.hooks[i].self_attention;
+      hooks[i][keys::kKeysInBuffer.name] = model.hooks[i].keys_in_buffer;
       continue;
     }
     hooks[i][keys::kScoresArePlain.name] = model.hooks[i].scores_are_plain;

@@ -3,6 +3,7 @@
 #include <chrono>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <stdexcept>
 #include <vector>
 
@@ -75,6 +76,12 @@ class MOETAP_API RecordSink {
   virtual void begin_batch() {}
   /// Called when no more records wait, and after some megabytes of them. If it throws, none of the batch was written.
   virtual void end_batch() {}
+
+  /// Bytes of the files that grow with the records, so far.
+  virtual int64_t bytes_written() const { return 0; }
+
+  /// When it wants to be flushed though no record follows; empty: it does not.
+  virtual std::optional<std::chrono::steady_clock::time_point> next_flush() const { return std::nullopt; }
 
   /// Makes what was written so far survive a power cut. Called when the host asks; while records arrive, at least every
   /// `kSyncInterval` (writer_thread.h).

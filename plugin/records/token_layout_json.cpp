@@ -11,13 +11,17 @@ namespace moetap::plugin {
 namespace {
 
 using hooks::ArgumentDim;
+using hooks::Comparison;
 using hooks::MaskDims;
 using hooks::MaskMeans;
 using hooks::TokenDim;
 using hooks::TokenDimRole;
 
 constexpr std::array kRoles = {TokenDimRole::kBatch, TokenDimRole::kSequence, TokenDimRole::kOther};
-constexpr std::array kMaskDims = {MaskDims::kUnknown, MaskDims::kTokens, MaskDims::kTransposed, MaskDims::kOther};
+constexpr std::array kMaskDims = {MaskDims::kUnknown, MaskDims::kTokens, MaskDims::kTransposed, MaskDims::kBuffer,
+                                  MaskDims::kOther};
+constexpr std::array kComparisons = {Comparison::kEqual,     Comparison::kNotEqual, Comparison::kLess,
+                                     Comparison::kLessEqual, Comparison::kGreater,  Comparison::kGreaterEqual};
 constexpr std::array kMaskMeans = {MaskMeans::kAuto, MaskMeans::kValid, MaskMeans::kPadding, MaskMeans::kAdditive};
 constexpr int64_t kMaxRank = 64;
 
@@ -72,6 +76,10 @@ nlohmann::ordered_json token_layout_to_json(const hooks::TokenLayout& layout) {
   for (const hooks::TokenMask& mask : layout.masks) {
     json["masks"].push_back(
         {{"argument", mask.argument}, {"dims", to_string(mask.dims)}, {"means", to_string(mask.means)}});
+    if (mask.places >= 0) json["masks"].back()["places"] = mask.places;
+  }
+  if (const auto& packed = layout.packed) {
+    json["packed"] = {{"argument", packed->argument}, {"keeps", to_string(packed->keeps)}, {"number", packed->number}};
   }
   return json;
 }
@@ -90,7 +98,13 @@ hooks::TokenLayout token_layout_from_json(const nlohmann::json& json) {
   layout.ids = json.at("ids").get<std::vector<int64_t>>();
   for (const auto& mask : json.at("masks")) {
     layout.masks.push_back({mask.at("argument").get<int64_t>(), choice_from(kMaskDims, mask.at("dims")),
-                            choice_from(kMaskMeans, mask.at("means"))});
+                            choice_from(kMaskMeans, mask.at("means")), mask.value("places", int64_t{-1})});
+  }
+  if (json.contains("packed")) {
+    const auto& packed = json.at("packed");
+    layout.packed = {packed.at("argument").get<int64_t>(), choice_from(kComparisons, packed.at("keeps")),
+                     packed.at("number").get<double>()};
+    if (layout.packed->argument < 0) throw std::invalid_argument("a layout of tokens is packed by no argument");
   }
   return layout;
 }

@@ -86,7 +86,9 @@ std::vector<int64_t> sizes_of(std::string_view shape, const analysis::AttentionE
 }
 
 ordered_json experts_json(const ExpertAttentionTotal& total, const LayerTable& routers) {
-  const analysis::AttentionExpertMetrics metrics = finalize_experts(total.sums);
+  ExpertAttentionTotal whole = total;
+  whole.add_waiting();
+  const analysis::AttentionExpertMetrics metrics = finalize_experts(whole.sums);
   ordered_json json;
   json[keys::kRouter.name] = routers.layers()[total.router].name;
   for (const analysis::AttentionExpertMetric& metric : analysis::kAttentionExpertMetrics) {

@@ -49,7 +49,7 @@ std::string model_name(const std::string& model_file) {
 LogLosses write_log_file(const std::string& path, const std::string& time, const Counters& counters,
                          const LogLayout& layout, const RunJournal& journal, const SamplesFile& samples) {
   LogLosses losses;
-  AtomicFile file(path);
+  AtomicFile file(path, AtomicFile::Readers::kOwner);
   const ordered_json configs = {{keys::kTask.name, layout.config().task}};
   ordered_json counted = ordered_json::object();
   for (const CounterInfo& count : kCounters) {

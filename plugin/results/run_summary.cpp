@@ -41,8 +41,34 @@ void RunSummary::Phase::add(const AttentionTotal& total) {
 }
 
 void RunSummary::Phase::add(const ExpertAttentionTotal& total) {
+  constexpr int64_t kMostWaiting = 256;  // rows: adding has a cost of its own, of the sums' length
   const auto [known, is_new] = attention_of_experts.try_emplace({total.layer, total.router}, total);
-  if (!is_new) analysis::merge(known->second.sums, total.sums);
+  ExpertAttentionTotal& all = known->second;
+  if (!is_new) {
+    analysis::merge(all.sums, total.sums);
+    all.rows.insert(all.rows.end(), total.rows.begin(), total.rows.end());
+  }
+  if (all.num_waiting() >= kMostWaiting) all.add_waiting();
+}
+
+RouterSums RunSummary::sums_without_pairs(size_t layer) const {
+  RouterSums all;
+  for (const Phase* phase : {&prompt_, &generation_}) {
+    const auto known = phase->sums.find(layer);
+    if (known == phase->sums.end() || !known->second.defined()) continue;
+    RouterSums rows = known->second;
+    if (rows.has_pairs) {
+      rows.words = rows.words.narrow(0, 0, rows.layout().pairs_begin());
+      rows.has_pairs = false;
+    }
+    if (all.defined()) {
+      add_sums(all, rows);
+    } else {
+      all = rows;
+      all.words = all.words.clone();
+    }
+  }
+  return all;
 }
 
 std::vector<size_t> RunSummary::routers_of(size_t attention_layer) const {

@@ -19,6 +19,8 @@ namespace moetap::plugin {
 class RunSummary {
  public:
   void add(const SummaryPart& part);
+  /// Of a router over both phases, without the table of pairs; undefined: it saw no token.
+  analysis::RouterSums sums_without_pairs(size_t layer) const;
   int64_t forwards() const { return prompt_.forwards + generation_.forwards; }
 
   /// Writes `summary.json`: every layer of the tables, by component; where forwards generated, the same by phase.

@@ -112,7 +112,7 @@ ordered_json SamplesFile::fields(int64_t sample, int64_t doc_id) const {
 void SamplesFile::copy_to(const std::string& path) const {
   if (!file_) return;
   constexpr int64_t kBlockBytes = int64_t{1} << 20;
-  AtomicFile copy(path);
+  AtomicFile copy(path, AtomicFile::Readers::kOwner);
   for (int64_t begin = 0; begin < file_->size_bytes(); begin += kBlockBytes) {
     copy.write(file_->read(begin, std::min(kBlockBytes, file_->size_bytes() - begin)));
   }

@@ -15,6 +15,7 @@
 #include "plugin/formats/whole_file.h"
 #include "plugin/journal/logged_forward.h"
 #include "plugin/process/error_text.h"
+#include "plugin/process/notices.h"
 #include "plugin/process/process_rank.h"
 #include "plugin/records/config_keys.h"
 #include "plugin/records/model_description_json.h"
@@ -99,18 +100,21 @@ bool knows_attention(const LayerTable& layers, const ForwardRecord& record) {
   });
 }
 
-void place_attention(LayerTable& layers, const ForwardRecord& record) {
+void place_attention(LayerTable& layers, const ForwardRecord& record, const LayerTable& routers) {
   for (const AttentionRecord& attention : record.attention) {
-    layers.place(*record.model, attention.hook, /*num_experts=*/0);
+    layers.place(*record.model, attention.hook, /*num_experts=*/0, &routers);
   }
 }
 
-void place_hooks(LayerTable& layers, const ForwardRecord& record) {
-  for (const RouterRecord& router : record.routers) layers.place(*record.model, router.hook, router.sums.num_experts);
-  for (const HeldRouter& router : record.held) layers.place(*record.model, router.hook, router.values.num_experts);
+void place_routers(LayerTable& layers, const ForwardRecord& record, const LayerTable& attention) {
+  const auto place = [&](int64_t hook, int64_t num_experts) {
+    layers.place(*record.model, hook, num_experts, &attention);
+  };
+  for (const RouterRecord& router : record.routers) place(router.hook, router.sums.num_experts);
+  for (const HeldRouter& router : record.held) place(router.hook, router.values.num_experts);
   for (const TransitionRecord& transition : record.transitions) {
-    layers.place(*record.model, transition.from_hook, transition.sums.num_experts_from);
-    layers.place(*record.model, transition.to_hook, transition.sums.num_experts_to);
+    place(transition.from_hook, transition.sums.num_experts_from);
+    place(transition.to_hook, transition.sums.num_experts_to);
   }
 }
 
@@ -141,8 +145,8 @@ std::string method_ran_text(const ForwardRecord& record) {
 RunState::RunState(Config run_config, ProcessRank process_rank, const RunPaths& paths)
     : config(std::move(run_config)),
       rank(process_rank),
-      probe(config.probe_tokens),
-      dump(config.dump, {paths.dump.string(), paths.journal.string(), rank.rank}),
+      probe(probed_tokens(config)),
+      dump({config.dump, config.dump_weights}, {paths.dump.string(), paths.journal.string(), rank.rank}),
       attention_dump({paths.dump.string(), paths.journal.string(), rank.rank}) {}
 
 void RunState::add_model(std::shared_ptr<const ModelDescription> model, RunJournal& journal) {
@@ -171,10 +175,12 @@ struct RunState::Change {
 RunState::Change RunState::prepare(const ForwardRecord& record, const RunJournal& journal) const {
   Change change;
   std::vector<NewFrame> effects;
-  if (!knows_hooks(layers, record)) place_hooks(change.layers.emplace(layers), record);
+  if (!knows_hooks(layers, record)) {
+    place_routers(change.layers.emplace(layers), record, attention_layers);
+  }
   const LayerTable& table = change.layers ? *change.layers : layers;
   if (!knows_attention(attention_layers, record)) {
-    place_attention(change.attention_layers.emplace(attention_layers), record);
+    place_attention(change.attention_layers.emplace(attention_layers), record, table);
   }
   const LayerTable& attention_table = change.attention_layers ? *change.attention_layers : attention_layers;
   LoggedForward logged = log_forward(record, {table, attention_table}, config);
@@ -247,7 +253,8 @@ void RunState::write(const ForwardRecord& record, RunJournal& journal) {
 RunFiles::RunFiles(const Config& config)
     : rank_(process_rank_from_environment()),
       paths_(open_run(config, rank_)),
-      journal_(paths_.journal.string(), config.resume ? RunJournal::Left::kTake : RunJournal::Left::kRefuse) {
+      journal_(paths_.journal.string(), config.resume ? RunJournal::Left::kTake : RunJournal::Left::kRefuse),
+      figures_(config, rank_) {
   const bool left = !journal_.left_by().empty();
   std::optional<RunStart> before;
   if (left && fs::exists(journal_.frames_path())) before = read_run_start(journal_.frames_path());
@@ -310,7 +317,8 @@ Counters RunFiles::of_run(const Counters& of_session) const {
 }
 
 void RunFiles::count(const Counters& counters) {
-  counted_ = counters_text(of_run(counters));
+  newest_ = of_run(counters);
+  counted_ = counters_text(newest_);
 }
 
 void RunFiles::add_counters() {
@@ -327,8 +335,32 @@ void RunFiles::write(const ForwardRecord& record) {
   guard([&] { state_->write(record, journal_); });
 }
 
+void RunFiles::begin_batch() {
+  guard([&] {
+    // The journal has the forwards of all dump rows so far, so full shards can be made.
+    state_->dump.settle();
+    state_->attention_dump.settle();
+    state_->dump.begin_batch();
+    state_->attention_dump.begin_batch();
+    journal_.begin_batch();
+  });
+}
+
 void RunFiles::end_batch() {
-  guard([&] { journal_.end_batch(); });
+  guard([&] {
+    try {
+      state_->attention_dump.end_batch();
+      state_->dump.end_batch();
+    } catch (const std::exception&) {
+      journal_.drop_batch();  // no forward without its dump rows
+      throw;
+    }
+    journal_.end_batch();
+  });
+}
+
+int64_t RunFiles::bytes_written() const {
+  return journal_.bytes() + state_->dump.bytes() + state_->attention_dump.bytes();
 }
 
 void RunFiles::flush() {
@@ -339,6 +371,20 @@ void RunFiles::flush() {
     state_->attention_dump.sync();
     journal_.sync();
   });
+  const auto due = figures_.due(newest_.forwards);
+  if (due && *due <= std::chrono::steady_clock::now()) write_figures();
+}
+
+std::optional<std::chrono::steady_clock::time_point> RunFiles::next_flush() const {
+  return figures_.due(newest_.forwards);
+}
+
+void RunFiles::write_figures() {
+  try {
+    figures_.write(run_figures(state_->summary, state_->layers, newest_));
+  } catch (const std::exception& error) {
+    notify(one_line(error) + "; the run is recorded without it");
+  }
 }
 
 // For a state that may hold a part of a record: replaces it by that of the whole forwards in the journal.
@@ -364,6 +410,7 @@ void RunFiles::close(const Counters& counters, const RunTimes& times) {
   } else if (unfinished_ || !not_done.empty()) {
     add_counters();
   }
+  if (figures_.wanted()) write_figures();
   write_run_outputs(*state_, paths_, journal_, *samples_, all, {state_->opened, times.closed});
   // The journal of a run that is not done stays: `moetap recover` can write the files once the disk has room, and the
   // run can be resumed.

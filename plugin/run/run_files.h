@@ -23,6 +23,7 @@
 #include "plugin/results/probe_file.h"
 #include "plugin/results/run_summary.h"
 #include "plugin/results/samples_file.h"
+#include "plugin/run/live_figures.h"
 #include "plugin/run/run_paths.h"
 
 namespace moetap::plugin {
@@ -84,18 +85,18 @@ class RunFiles final : public RecordSink {
   RunFiles& operator=(const RunFiles&) = delete;
 
   ResumedRun resumed() const override { return resumed_; }
-  /// The dump wants columns, and an entry of several samples the sums of each.
+  /// The dump wants columns, and an entry of several samples the sums of each; held calls tell tokens.
   bool takes_held_calls() const override {
-    return !writes_dump(state_->config) && state_->config.log_entries == LogEntries::kRow;
+    return !writes_dump(state_->config) && tells_tokens(state_->config) &&
+           state_->config.log_entries == LogEntries::kRow;
   }
   void count(const Counters& counters) override;
   void add_model(std::shared_ptr<const ModelDescription> model) override;
   void write(const ForwardRecord& record) override;
-  /// A dump's shards are finished only once the journal has the forwards of their rows.
-  void begin_batch() override {
-    if (!writes_dump(state_->config)) journal_.begin_batch();
-  }
+  void begin_batch() override;
   void end_batch() override;
+  int64_t bytes_written() const override;
+  std::optional<std::chrono::steady_clock::time_point> next_flush() const override;
   void flush() override;
   void leave_unfinished() override { unfinished_ = true; }
   /// Writes all files. Throws after that if the run recorded nothing (why_not_done in run_outputs.h): such a run is
@@ -109,6 +110,8 @@ class RunFiles final : public RecordSink {
   void guard(const Write& write);
   Counters of_run(const Counters& of_session) const;
   void add_counters();
+  /// Writes the live figures; one that cannot be written is told once and given up.
+  void write_figures();
   void rebuild_state();
 
   ProcessRank rank_;
@@ -117,6 +120,8 @@ class RunFiles final : public RecordSink {
   std::optional<SamplesFile> samples_;
   std::unique_ptr<RunState> state_;
   ResumedRun resumed_;
+  LiveFigures figures_;
+  Counters newest_;                      // of the run, as of the last `count`
   Counters before_;                      // counters of the processes that wrote the run before this one
   HookCalls calls_before_;               // of the newest of these that called a hook
   std::string counted_, counted_added_;  // kCounted frame: the newest, and the last one in the journal

@@ -53,8 +53,10 @@ void write_run_outputs(RunState& state, const RunPaths& paths, const RunJournal&
   for (const auto& model : state.models) {
     for (const auto& [instance, method] : state.methods_that_ran) {
       if (instance != model->instance) continue;
-      state.layers.add_silent(*model, method);
-      if (state.records(hooks::HookKind::kAttention)) state.attention_layers.add_silent(*model, method);
+      state.layers.add_silent(*model, method, &state.attention_layers);
+      if (state.records(hooks::HookKind::kAttention)) {
+        state.attention_layers.add_silent(*model, method, &state.layers);
+      }
     }
   }
   std::string first_error;

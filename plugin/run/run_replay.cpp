@@ -16,7 +16,7 @@ using nlohmann::json;
 using nlohmann::ordered_json;
 using std::chrono::system_clock;
 
-constexpr int kSchemaVersionOfJournal = 5;
+constexpr int kSchemaVersionOfJournal = 6;
 
 int64_t microseconds(system_clock::time_point time) {
   return std::chrono::duration_cast<std::chrono::microseconds>(time.time_since_epoch()).count();
@@ -246,7 +246,8 @@ void JournalReplay::place_hook(const json& placed) {
   }
   const bool is_router = model.hooks[static_cast<size_t>(hook)].kind == hooks::HookKind::kRouter;
   LayerTable& layers = is_router ? state.layers : state.attention_layers;
-  const size_t place = layers.place(model, hook, placed.at(keys::kNumExperts.name).get<int64_t>());
+  const LayerTable& beside = is_router ? state.attention_layers : state.layers;
+  const size_t place = layers.place(model, hook, placed.at(keys::kNumExperts.name).get<int64_t>(), &beside);
   if (place != placed.at(keys::kPlace.name).get<size_t>()) {
     throw std::runtime_error(journal_.frames_path() + ": layer " + placed.at(keys::kLayer.name).get<std::string>() +
                              " gets another place than when it was recorded; use the moetap that wrote the journal");

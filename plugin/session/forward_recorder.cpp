@@ -23,7 +23,7 @@ RouterValues router_values(const Recording& recording) {
   const Config& config = recording.config();
   const bool by_expert = config.attention != Attention::kOff;  // needs ids and weights of each token
   return {config.log_per_token || config.dump != Dump::kNone || by_expert, config.dump == Dump::kFull,
-          config.probe_tokens, recording.records_held_calls() && !by_expert};
+          probed_tokens(config), recording.records_held_calls() && !by_expert};
 }
 
 }  // namespace
@@ -36,16 +36,18 @@ ForwardRecorder::ForwardRecorder(std::shared_ptr<ModelBinding> binding, std::str
       copies_(make_recycled<HostCopies>(binding_->block_pools())),
       tokens_(make_recycled<ForwardTokens>()),
       routers_(context(), router_values(binding_->recording()), binding_->routers()) {
-  if (binding_->records_attention()) {
+  Recording& recording = binding_->recording();
+  // What a graph captures runs for as long as the graph is replayed.
+  is_skipped_ = !recording.wants_forward() && !is_capturing(arguments);
+  if (binding_->records_attention() && !is_skipped_) {
     attention_ =
         std::make_unique<AttentionObserver>(context(), attention_values(arguments), binding_->cached_regions());
   }
   pending_ = std::make_unique<PendingForward>(copies_);
   begin_on_this_thread();
-  Recording& recording = binding_->recording();
   try {
     tokens_->read(binding_->text_arguments(method_), arguments,
-                  recording.config().dump != Dump::kNone || binding_->attention_needs_ids(), *copies_,
+                  !is_skipped_ && (recording.config().dump != Dump::kNone || binding_->attention_needs_ids()), *copies_,
                   [&](const std::string& what, const std::string& detail) { recording.notice(what, detail); });
   } catch (const std::exception& error) {
     if (recording.config().strict) {
@@ -60,6 +62,7 @@ AttentionValues ForwardRecorder::attention_values(const c10::List<std::optional<
   AttentionValues values;
   values.matrix = config.attention == Attention::kFull;
   values.values = config.attention == Attention::kStats && config.dump != Dump::kNone;
+  values.tells_tokens = tells_tokens(config);
   values.limit_bytes = config.attention_limit_bytes;
   values.sample = config.attention_sample;
   values.seed = static_cast<uint64_t>(config.seed);
@@ -148,6 +151,7 @@ void ForwardRecorder::attention(int64_t hook, const ReportedAttention& reported)
 }
 
 void ForwardRecorder::router(int64_t hook, const ReportedRouter& reported) {
+  if (is_skipped_) return;
   const bool observed = report(hook, [&] { routers_.observe(hook, reported); });
   if (!observed || !binding_->recording().config().strict) return;
   const std::string reason = binding_->router_checks().reason(hook);
@@ -188,6 +192,7 @@ void ForwardRecorder::add_value(std::string component, std::string layer, std::s
 }
 
 void ForwardRecorder::log(std::string component, std::string layer, std::string name, const c10::IValue& value) {
+  if (is_skipped_) return;
   try {
     add_value(std::move(component), std::move(layer), name, value);
   } catch (const std::exception& error) {
@@ -196,6 +201,26 @@ void ForwardRecorder::log(std::string component, std::string layer, std::string 
       throw;
     }
   }
+}
+
+bool ForwardRecorder::is_capturing(const c10::List<std::optional<at::Tensor>>& arguments) const {
+  for (const std::optional<at::Tensor>& argument : arguments) {
+    if (argument && argument->defined() && !argument->device().is_cpu()) {
+      return copies_->is_capturing(argument->device());
+    }
+  }
+  return false;
+}
+
+void ForwardRecorder::end_skipped() {
+  {
+    const std::lock_guard lock(host_values_->mutex);
+    host_values_->state = ForwardValues::State::kSkipped;
+    host_values_->values.clear();
+  }
+  tokens_->end();
+  source_.query = query_tokens();
+  binding_->recording().forward_skipped(tokens_->batch().value_or(1), source_);
 }
 
 void ForwardRecorder::end_replayed() {
@@ -226,6 +251,10 @@ void ForwardRecorder::end() {
     pending = std::move(pending_);
   }
   try {
+    if (is_skipped_) {
+      end_skipped();
+      return;
+    }
     if (auto routers = routers_.end()) pending->reports.push_back(std::move(routers));
     // Behind the routers: what experts attend to is summed up once their ids and weights are in the record.
     if (auto attention = attention_ ? attention_->end() : nullptr) pending->reports.push_back(std::move(attention));

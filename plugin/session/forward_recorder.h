@@ -52,6 +52,9 @@ class ForwardRecorder {
   std::shared_ptr<GraphReplays> replays();
   ForwardContext context();
   void end_replayed();
+  void end_skipped();
+  /// Whether a graph is being captured on the device of an argument.
+  bool is_capturing(const c10::List<std::optional<at::Tensor>>& arguments) const;
   /// Hands the forward to the recording; throws std::exception.
   void record(std::unique_ptr<PendingForward> pending);
   /// Counts a forward whose `end` failed, unless the recording has counted it.
@@ -61,6 +64,7 @@ class ForwardRecorder {
 
   const std::shared_ptr<ModelBinding> binding_;
   const std::string method_;
+  bool is_skipped_ = false;  // the forward is not to be recorded: constant once it has begun
   const std::shared_ptr<ForwardValues> host_values_;
   SampleSource source_;  // its query is complete when the forward ends
   const std::chrono::steady_clock::time_point began_ = std::chrono::steady_clock::now();

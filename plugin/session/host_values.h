@@ -25,7 +25,7 @@ using CustomValues = std::map<std::pair<std::string, std::string>, std::map<std:
 struct ForwardValues {
   explicit ForwardValues(std::weak_ptr<Recording> of) : recording(std::move(of)) {}
 
-  enum class State { kRunning, kRecorded, kLost };
+  enum class State { kRunning, kRecorded, kSkipped, kLost };
 
   const std::weak_ptr<Recording> recording;
   std::mutex mutex;  // guards what follows

@@ -6,15 +6,28 @@
 
 #include "plugin/capture/router_pending.h"
 #include "plugin/process/error_text.h"
+#include "plugin/process/fork_local.h"
 #include "plugin/process/notices.h"
 #include "plugin/records/hook_notices.h"
 
 namespace moetap::plugin {
+namespace {
+
+struct ProcessId {
+  pid_t value = getpid();
+};
+
+/// Asks the system once a process: to ask takes up to a microsecond, and each forward wants to know.
+pid_t process_id() {
+  return fork_local<ProcessId>().value;
+}
+
+}  // namespace
 
 Recording::Recording(Config config, std::unique_ptr<RecordSink> sink, std::shared_ptr<HostThreads> threads)
     : config_(std::move(config)),
       threads_(std::move(threads)),
-      process_(getpid()),
+      process_(process_id()),
       resumed_(sink->resumed()),
       records_held_calls_(sink->takes_held_calls()),
       next_forward_(resumed_.next_forward),
@@ -27,7 +40,7 @@ Recording::~Recording() {
 }
 
 bool Recording::in_own_process() const {
-  return getpid() == process_;
+  return process_id() == process_;
 }
 
 bool Recording::accepts() const {
@@ -76,9 +89,62 @@ std::vector<int64_t> Recording::expected_samples(int64_t num_samples, const Samp
   return samples;
 }
 
+bool Recording::wants_forward() {
+  if (paused_.load(std::memory_order_relaxed)) return false;
+  const int64_t number = offered_.fetch_add(1, std::memory_order_relaxed);
+  if (config_.record_every > 1 && number % config_.record_every != 0) return false;
+  if (config_.max_bytes > 0 && writer_.bytes_written() >= config_.max_bytes) set_full("max_bytes");
+  return !is_full_.load(std::memory_order_relaxed);
+}
+
+void Recording::set_full(const std::string& key) {
+  if (is_full_.exchange(true)) return;
+  notice(key + " is reached: recording ends, the model runs on");
+}
+
+void Recording::pause() {
+  if (!in_own_process() || paused_.exchange(true)) return;
+  record_replays();  // those so far were to be recorded
+}
+
+void Recording::resume() {
+  if (!in_own_process() || !paused_.load()) return;
+  skip_replays();
+  paused_ = false;
+}
+
+bool Recording::reserve_forward() {
+  if (config_.max_forwards == 0) return true;
+  {
+    const std::lock_guard lock(mutex_);
+    if (reserved_ < config_.max_forwards) {
+      ++reserved_;
+      return true;
+    }
+  }
+  set_full("max_forwards");
+  return false;
+}
+
+void Recording::forward_skipped(int64_t num_samples, const SampleSource& source) {
+  if (!in_own_process()) return;
+  const std::lock_guard lock(mutex_);
+  ++counters_.skipped;
+  ++next_forward_;  // as for one that is dropped
+  take_samples(num_samples, source, Fate::kEnded);
+}
+
 void Recording::forward_ended(std::unique_ptr<PendingForward> forward, const SampleSource& source,
                               ForwardValues& values) {
   const int64_t num_samples = forward->num_samples;
+  if (!reserve_forward()) {
+    {
+      const std::lock_guard values_lock(values.mutex);
+      values.state = ForwardValues::State::kSkipped;
+    }
+    forward_skipped(num_samples, source);
+    return;
+  }
   // Values that the host logs from now on belong to a forward that has ended. The lock is held until its state is
   // known, so that none is lost in between.
   const std::lock_guard values_lock(values.mutex);
@@ -120,6 +186,7 @@ void Recording::forward_ended(std::unique_ptr<PendingForward> forward, const Sam
   {
     const std::lock_guard lock(mutex_);
     ++counters_.dropped;
+    --reserved_;
     ++next_forward_;  // a host that resumes the run later counts it too
     take_samples(num_samples, source, Fate::kEnded);
   }
@@ -170,6 +237,28 @@ void Recording::record_replays() {
     }
     const std::lock_guard lock(mutex_);
     counters_.dropped += number;
+    next_forward_ += number;
+  }
+}
+
+void Recording::skip_replays() {
+  const std::lock_guard one_thread(recording_replays_);
+  std::vector<std::shared_ptr<GraphReplays>> graphs;
+  {
+    const std::lock_guard lock(mutex_);
+    graphs = replays_;
+  }
+  for (const auto& graph : graphs) {
+    int64_t number = 0;
+    try {
+      const auto replays = graph->take_new();
+      if (!replays) continue;
+      number = replays->record.replays;
+    } catch (const std::exception& error) {
+      notice("replays of a graph were not left out", one_line(error));
+    }
+    const std::lock_guard lock(mutex_);
+    counters_.skipped += number;
     next_forward_ += number;
   }
 }
@@ -242,6 +331,7 @@ void Recording::log_value(ForwardValues& values, const std::string& layer, const
       return;
     }
   }
+  if (values.state == ForwardValues::State::kSkipped) return;
   notice("a value was logged for a forward that was not recorded: it is lost");
 }
 
@@ -249,7 +339,7 @@ void Recording::flush() {
   if (!in_own_process()) {
     return;
   }
-  record_replays();
+  if (!paused_) record_replays();
   flush_queue();
 }
 
@@ -269,7 +359,7 @@ void Recording::close(RunEnd end) {
   if (closed_.exchange(true)) {
     return;
   }
-  record_replays();
+  paused_ ? skip_replays() : record_replays();
   std::vector<ModelChecks> all_checks;
   {
     const std::lock_guard checks_lock(mutex_);

@@ -56,6 +56,15 @@ class Recording {
   /// Once the forward is counted, as taken or as dropped, `values.state` says so, even if this throws afterwards.
   void forward_ended(std::unique_ptr<PendingForward> forward, const SampleSource& source, ForwardValues& values);
 
+  /// Whether a forward that begins now is to be recorded: not while paused, once in `record_every`, and not beyond
+  /// `max_forwards` and `max_bytes`. Called once for each forward. Does not block.
+  bool wants_forward();
+  void pause();
+  void resume();
+
+  /// A forward has ended that was not to be recorded: its sample numbers are used up.
+  void forward_skipped(int64_t num_samples, const SampleSource& source);
+
   /// A forward of `num_samples` began and will not end: its sample numbers are used up, so that those of later forwards
   /// are what the host expects.
   void forward_aborted(int64_t num_samples, const SampleSource& source);
@@ -99,6 +108,11 @@ class Recording {
   /// How a forward came to its end: it returned or it threw. Both use up sample numbers, but only one that returned
   /// advances the generation that is followed.
   enum class Fate { kEnded, kAborted };
+  /// False: there are `max_forwards` already. Else the forward counts as one of them.
+  bool reserve_forward();
+  void set_full(const std::string& key);
+  /// Throws away what the replays of all graphs added.
+  void skip_replays();
   /// Hands over what the replays of all graphs added; those that the closed queue refuses are counted as dropped.
   void record_replays();
   /// Waits until the writer has written what is in the queue.
@@ -115,6 +129,9 @@ class Recording {
   const ResumedRun resumed_;
   const bool records_held_calls_;
   std::atomic<bool> closed_ = false;
+  std::atomic<bool> paused_ = false;
+  std::atomic<int64_t> offered_ = 0;   // forwards that began while it was not paused
+  std::atomic<bool> is_full_ = false;  // `max_forwards` or `max_bytes` is reached
   std::mutex closing_;
   std::mutex recording_replays_;
 
@@ -122,6 +139,7 @@ class Recording {
   Counters counters_;
   int64_t next_forward_ = 0;
   int64_t next_sample_ = 0;
+  int64_t reserved_ = 0;                                // forwards that were taken or are being handed over
   std::vector<std::shared_ptr<GraphReplays>> replays_;  // of all captured graphs
   struct ModelChecks {
     std::shared_ptr<const ModelDescription> model;

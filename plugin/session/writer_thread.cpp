@@ -58,7 +58,7 @@ void WriterThread::run() {
   while (true) {
     ForwardQueue::Item item;
     const bool has_batch = batch_bytes_ > 0;
-    const auto popped = queue_.pop(item, has_batch ? ForwardQueue::Deadline(kNoWait) : next_sync_);
+    const auto popped = queue_.pop(item, has_batch ? ForwardQueue::Deadline(kNoWait) : next_flush());
     if (has_batch && (!item.forward || batch_bytes_ > std::min(kMostBytesOfABatch, queue_.capacity_bytes() / 4)))
       end_batch();
     if (popped == ForwardQueue::Popped::kClosed) {
@@ -105,6 +105,7 @@ void WriterThread::end_batch() {
     failed(one_line(error));
     written = false;
   }
+  bytes_written_.store(sink_->bytes_written(), std::memory_order_relaxed);
   {
     const std::lock_guard lock(mutex_);
     if (written) {
@@ -119,9 +120,15 @@ void WriterThread::end_batch() {
   queue_.written(std::exchange(batch_bytes_, 0));
 }
 
+std::optional<std::chrono::steady_clock::time_point> WriterThread::next_flush() const {
+  if (!next_sync_ || !wanted_flush_) return next_sync_ ? next_sync_ : wanted_flush_;
+  return std::min(*next_sync_, *wanted_flush_);
+}
+
 void WriterThread::flush_sink() {
   if (batch_bytes_ > 0) end_batch();
   next_sync_.reset();
+  wanted_flush_.reset();
   if (error()) {
     return;
   }
@@ -131,6 +138,7 @@ void WriterThread::flush_sink() {
   } catch (const std::exception& error) {
     failed(one_line(error));
   }
+  wanted_flush_ = error() ? std::nullopt : sink_->next_flush();
 }
 
 void WriterThread::write(PendingForward& forward) {

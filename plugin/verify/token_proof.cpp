@@ -109,7 +109,7 @@ std::vector<Check> TokenProver::prove(const hooks::ProbedRouter& router) {
 Finding TokenProver::samples(const Rows& rows) {
   const Attribution& attribution = rows.group->attribution;
   if (!attribution.attributed) return not_shown("samples of its rows are not known");
-  const at::Tensor labels = row_column(attribution, rows.count());
+  const at::Tensor labels = row_column(attribution, rows.count(), rows.group->places);
   const Finding finding = labelled(rows, labels, attribution.num_rows, Change::kSample);
   if (finding.verdict != Verdict::kNotShown || attribution.num_rows < 2) return finding;
   // Ids that mark places, for an image say, stay where they are in the ids of another sample.
@@ -122,8 +122,8 @@ Finding TokenProver::positions(const Rows& rows) {
   if (!attribution.attributed || attribution.position != PositionOf::kSequence) {
     return not_shown("positions of its rows are not known");
   }
-  return labelled(rows, position_column(attribution, rows.count()).to(at::kLong), attribution.num_positions,
-                  Change::kPosition);
+  return labelled(rows, position_column(attribution, rows.count(), rows.group->places).to(at::kLong),
+                  attribution.num_positions, Change::kPosition);
 }
 
 Finding TokenProver::labelled(const Rows& rows, const at::Tensor& labels_on_cpu, int64_t count, Change change) {

@@ -62,7 +62,7 @@ def facts(item: parts.Idiom, calls: list[recorder.Call], inputs: dict[str, torch
         sample = [b for b, _ in grid]
         position = None if item.layout == "b" else [s for _, s in grid]
     if calls and mask is not None and item.layout != "packed":
-        valid = mask.flatten().tolist()
+        valid = own_columns(mask, inputs).flatten().tolist()
     return {
         "routers": item.calls,
         "ids_as_sets": item.as_sets,
@@ -72,6 +72,13 @@ def facts(item: parts.Idiom, calls: list[recorder.Call], inputs: dict[str, torch
         "position": position,
         "log_entries": item.batch if sample else None,
     }
+
+
+def own_columns(mask: torch.Tensor, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Of a mask that covers a cache, the columns of the forward's own tokens."""
+    if "cache_position" in inputs:
+        return mask[:, inputs["cache_position"]]
+    return mask[:, -inputs["input_ids"].shape[1] :] if "input_ids" in inputs else mask
 
 
 def rows_of(item: parts.Idiom, rows: int, mask: torch.Tensor | None) -> list[tuple[int, int]]:

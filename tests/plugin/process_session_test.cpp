@@ -119,6 +119,29 @@ TEST_F(ProcessSessionTest, LabelsAndValuesReachTheLog) {
   EXPECT_EQ(phases.at("/generation/components/language_model/0/tokens"_json_pointer), 3);
 }
 
+TEST_F(ProcessSessionTest, APauseHoldsForModelsThatRunLaterToo) {
+  const std::string first = to_text(gates(1)), second = to_text(gates(2));
+  moetap_session* session = moetap_open(config().c_str());
+  ASSERT_NE(session, nullptr) << moetap_last_error();
+  forward(first, 1);
+  ASSERT_EQ(moetap_pause(session), 0);
+  testing::internal::CaptureStderr();
+  forward(first, 1);
+  forward(second, 2);
+  testing::internal::GetCapturedStderr();
+  ASSERT_EQ(moetap_resume(session), 0);
+  forward(second, 2);
+  moetap_counters counters{};
+  counters.struct_size = sizeof(counters);
+  ASSERT_EQ(moetap_get_counters(session, &counters), 0);
+  EXPECT_EQ(counters.forwards, 2);
+  EXPECT_EQ(counters.skipped, 2);
+  EXPECT_EQ(moetap_close(session), 0);
+  EXPECT_EQ(summary().at("forwards"), 1);
+  EXPECT_EQ(summary("-2").at("forwards"), 1);
+  EXPECT_EQ(moetap_pause(nullptr), -1);
+}
+
 TEST_F(ProcessSessionTest, SaysWhatIsWrong) {
   EXPECT_EQ(moetap_open("{}"), nullptr);
   EXPECT_NE(std::strstr(moetap_last_error(), "output_dir must name a directory"), nullptr) << moetap_last_error();

@@ -4,11 +4,13 @@
 #include <c10/util/Half.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstring>
 #include <limits>
 #include <random>
+#include <utility>
 #include <vector>
 
 #include "analysis/numbers/fixed_point.h"
@@ -18,7 +20,7 @@ namespace moetap::analysis {
 namespace {
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
-constexpr uint64_t kHashOfBits = 13964107998830814517U;  // of the results of BitsStayAsTheyAre
+constexpr uint64_t kHashOfBits = 7630144528527253777U;  // of the results of BitsStayAsTheyAre
 constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
 
 /// Distance in units of the last place of `expected`.
@@ -72,38 +74,62 @@ std::vector<unsigned char> bits_of(const std::vector<Value>& values) {
   return {bytes, bytes + values.size() * sizeof(Value)};
 }
 
-SoftmaxTerms softmax(std::vector<double>& values, int64_t n) {
+/// The softmax of one token, and in `sums` its probabilities in fixed point.
+SoftmaxTerms softmax(std::vector<double> logits, int64_t n, std::vector<int64_t>& sums) {
   SoftmaxTerms terms;
-  token_kernels().softmax(values.data(), n, 1, &terms);
+  sums.assign(n, 0);
+  int64_t* of_token[kMaxGroup] = {sums.data()};
+  token_kernels().softmax(logits.data(), n, 1, of_token, terms);
   return terms;
+}
+SoftmaxTerms softmax(std::vector<double> logits, int64_t n) {
+  std::vector<int64_t> sums;
+  return softmax(std::move(logits), n, sums);
 }
 
 EntropyTerms entropy(std::vector<double> values, int64_t n, double limit = kInfinity) {
   EntropyTerms terms;
-  token_kernels().entropy(values.data(), n, 1, limit, &terms);
+  token_kernels().entropy(values.data(), n, 1, limit, terms);
   return terms;
 }
 
-/// All that the kernels give for some tokens, `count` of them at once, in the order of the tokens.
-std::vector<double> measure(const TokenKernels& kernels, const std::vector<std::vector<double>>& tokens, size_t count) {
+/// All that the kernels give for some tokens, `count` of them at once, in the order of the tokens. `rows`: the tokens
+/// are added to that many sums in turn.
+std::vector<double> measure(const TokenKernels& kernels, const std::vector<std::vector<double>>& tokens, size_t count,
+                            size_t rows) {
   const auto n = static_cast<int64_t>(tokens[0].size()), size = padded_size(n);
   std::vector<double> results;
-  std::vector<int64_t> sums(n, 3), high(n), low(n);
+  std::vector<int64_t> sums(n * (rows + 1), 3), high(n), low(n), units(n * kMaxGroup);
   for (size_t begin = 0; begin < tokens.size(); begin += count) {
-    const std::vector<std::vector<double>> group(tokens.begin() + begin, tokens.begin() + begin + count);
-    std::vector<double> probabilities = buffers(group), sigmoids = buffers(group);
-    SoftmaxTerms softmax[kMaxGroup];
-    EntropyTerms entropy[kMaxGroup];
-    kernels.softmax(probabilities.data(), n, count, softmax);
-    kernels.add_fixed_point(probabilities.data(), n, count, sums.data());
-    for (size_t i = 0; i < count; ++i) kernels.sigmoid(sigmoids.data() + i * size, n);
-    kernels.entropy(sigmoids.data(), n, count, kInfinity, entropy);
-    for (size_t i = 0; i < count; ++i) {
-      std::vector<double> logits = buffer(group[i]);
-      kernels.to_limbs(logits.data(), n, high.data(), low.data());
-      results.insert(results.end(), {softmax[i].entropy, softmax[i].log_sum_exp, double(softmax[i].largest),
-                                     double(kernels.largest(logits.data(), n)), entropy[i].entropy});
-      results.insert(results.end(), probabilities.begin() + i * size, probabilities.begin() + i * size + n);
+    const size_t end = std::min(tokens.size(), begin + count), of_group = end - begin;
+    const std::vector<std::vector<double>> group(tokens.begin() + begin, tokens.begin() + end);
+    std::vector<double> logits = buffers(group), sigmoids = buffers(group);
+    std::vector<double> slots(n * kMaxGroup), experts(n * kMaxGroup, kInfinity);
+    SoftmaxTerms softmax;
+    EntropyTerms entropy;
+    RankTerms ranks;
+    int64_t* of_tokens[kMaxGroup] = {};
+    for (size_t i = 0; i < of_group; ++i) of_tokens[i] = sums.data() + (begin + i) * rows / tokens.size() * n;
+    kernels.softmax(logits.data(), n, of_group, of_tokens, softmax);
+    for (size_t i = 0; i < of_group; ++i) kernels.sigmoid(sigmoids.data() + i * size, n);
+    kernels.entropy(sigmoids.data(), n, of_group, kInfinity, entropy);
+    kernels.add_fixed_point(sigmoids.data(), n, of_group, sums.data() + rows * n);
+    for (size_t i = 0; i < of_group; ++i) {
+      for (int64_t slot = 0; slot < n; ++slot) {
+        slots[slot * kMaxGroup + i] = sigmoids[i * size + slot];
+        experts[slot * kMaxGroup + i] = static_cast<double>(n - slot);
+      }
+    }
+    kernels.rank(slots.data(), experts.data(), n, units.data(), ranks);
+    for (size_t i = 0; i < of_group; ++i) {
+      std::vector<double> values = buffer(group[i]);
+      kernels.to_limbs(values.data(), n, high.data(), low.data());
+      results.insert(results.end(),
+                     {softmax.entropy[i], softmax.log_sum_exp[i], double(softmax.largest[i]), entropy.entropy[i],
+                      double(kernels.largest(values.data(), n)), ranks.first[i], ranks.largest[i], ranks.second[i],
+                      ranks.entropies.entropy[i], double(softmax.in_range[i] + entropy.in_range[i])});
+      for (int64_t slot = 0; slot < n; ++slot) results.push_back(double(units[slot * kMaxGroup + i]));
+      results.insert(results.end(), sigmoids.begin() + i * size, sigmoids.begin() + i * size + n);
       results.insert(results.end(), high.begin(), high.end());
       results.insert(results.end(), low.begin(), low.end());
     }
@@ -117,13 +143,15 @@ TEST(TokenKernelsTest, EveryInstructionSetGivesTheSameBitsForAnyNumberOfTokensAt
   std::mt19937 random(3);
   for (const int64_t n : {1, 2, 7, 8, 9, 31, 64, 127, 1000}) {
     std::vector<std::vector<double>> tokens;
-    for (int64_t token = 0; token < 12; ++token) tokens.push_back(random_values(n, random, 4));
-    const std::vector<double> baseline = measure(choices.items[0].kernels, tokens, 1);
-    for (int64_t i = 0; i < choices.size; ++i) {
-      SCOPED_TRACE(choices.items[i].instruction_set);
-      for (const size_t count : {1, 2, 3, 4}) {
-        EXPECT_TRUE(bits_of(measure(choices.items[i].kernels, tokens, count)) == bits_of(baseline))
-            << n << " " << count;
+    for (int64_t token = 0; token < 25; ++token) tokens.push_back(random_values(n, random, token % 5 * 3 + 1));
+    for (const size_t rows : {1, 4, 25}) {
+      const std::vector<double> baseline = measure(choices.items[0].kernels, tokens, 1, rows);
+      for (int64_t i = 0; i < choices.size; ++i) {
+        SCOPED_TRACE(choices.items[i].instruction_set);
+        for (const size_t count : {1, 2, 3, 5, 8}) {
+          EXPECT_TRUE(bits_of(measure(choices.items[i].kernels, tokens, count, rows)) == bits_of(baseline))
+              << n << " " << count << " " << rows;
+        }
       }
     }
   }
@@ -138,11 +166,29 @@ TEST(TokenKernelsTest, BitsStayAsTheyAre) {
     for (std::vector<double>& token : tokens) {
       for (double& value : token) value = static_cast<double>(random() % 4096) / 256 - 8;
     }
-    for (const unsigned char byte : bits_of(measure(token_kernels(), tokens, 4))) {
+    for (const unsigned char byte : bits_of(measure(token_kernels(), tokens, 8, 3))) {
       hash = (hash ^ byte) * 1099511628211U;
     }
   }
   EXPECT_EQ(hash, kHashOfBits);
+}
+
+TEST(TokenKernelsTest, CountsWhatTwoSetsHaveInCommon) {
+  const TokenKernelChoices choices = available_token_kernels();
+  std::mt19937_64 random(8);
+  for (const int64_t n : {1, 2, 3, 9, 64}) {
+    std::vector<uint64_t> sets(n);
+    for (uint64_t& set : sets) set = random() & random();
+    std::vector<int64_t> expected;
+    for (int64_t i = 0; i < n; ++i) {
+      for (int64_t j = i + 1; j < n; ++j) expected.push_back(5 + std::popcount(sets[i] & sets[j]));
+    }
+    for (int64_t set = 0; set < choices.size; ++set) {
+      std::vector<int64_t> sums(expected.size(), 5);
+      choices.items[set].kernels.add_common(sets.data(), n, sums.data());
+      EXPECT_EQ(sums, expected) << choices.items[set].instruction_set << " " << n;
+    }
+  }
 }
 
 TEST(TokenKernelsTest, LimbsAreThoseOfFixedPoint) {
@@ -195,56 +241,132 @@ TEST(TokenKernelsTest, WidensEveryFormat) {
 
 TEST(TokenKernelsTest, SoftmaxAgreesWithTheFormula) {
   std::mt19937 random(4);
-  for (const int64_t n : {1, 3, 8, 60, 256}) {
-    const std::vector<double> logits = random_values(n, random, 5);
-    double sum = 0, entropy = 0;
-    for (const double x : logits) sum += std::exp(x);
-    for (const double x : logits) entropy -= std::exp(x) / sum * std::log(std::exp(x) / sum + 1e-9);
-    std::vector<double> values = buffer(logits);
-    const SoftmaxTerms terms = softmax(values, n);
-    ASSERT_TRUE(terms.in_range);
-    EXPECT_NEAR(terms.log_sum_exp, std::log(sum), 1e-13);
-    EXPECT_NEAR(terms.entropy, n == 1 ? 0 : entropy, 1e-13);
-    for (int64_t i = 0; i < n; ++i) EXPECT_NEAR(values[i], std::exp(logits[i]) / sum, 1e-15);
+  for (const double scale : {0.1, 2.0, 8.0, 40.0}) {
+    for (const int64_t n : {1, 3, 8, 60, 256}) {
+      const std::vector<double> logits = random_values(n, random, scale);
+      double sum = 0, entropy = 0;
+      for (const double x : logits) sum += std::exp(x);
+      for (const double x : logits) entropy -= std::exp(x) / sum * std::log(std::exp(x) / sum + 1e-9);
+      std::vector<int64_t> sums;
+      const SoftmaxTerms terms = softmax(buffer(logits), n, sums);
+      ASSERT_TRUE(terms.in_range[0]);
+      EXPECT_NEAR(terms.log_sum_exp[0], std::log(sum), 1e-12 * std::max(1.0, std::log(sum)));
+      // min(p, 1e-9) stands for p ln(1 + 1e-9 / p), unless the entropy is small.
+      entropy = std::max(0.0, entropy);
+      EXPECT_NEAR(terms.entropy[0], entropy, std::min(3.1e-10 * n, 5e-7 * entropy) + 1e-12) << n << " " << scale;
+      for (int64_t i = 0; i < n; ++i) EXPECT_NEAR(std::ldexp(sums[i], -40), std::exp(logits[i]) / sum, 2e-12);
+    }
   }
 }
 
 TEST(TokenKernelsTest, SoftmaxOfMaskedAndUnfitLogits) {
-  std::vector<double> values = buffer({-kInfinity, 1.0, -kInfinity, 1.0});
-  const SoftmaxTerms terms = softmax(values, 4);
-  EXPECT_TRUE(terms.in_range);
-  EXPECT_EQ(values[0], 0.0);
-  EXPECT_EQ(values[1], 0.5);
-  EXPECT_EQ(terms.largest, 1);
+  std::vector<int64_t> sums;
+  const SoftmaxTerms terms = softmax(buffer({-kInfinity, 1.0, -kInfinity, 1.0}), 4, sums);
+  EXPECT_TRUE(terms.in_range[0]);
+  EXPECT_EQ(sums, (std::vector<int64_t>{0, int64_t{1} << 39, 0, int64_t{1} << 39}));
+  EXPECT_EQ(terms.largest[0], 1);
+  EXPECT_NEAR(terms.entropy[0], std::log(2.0) - 2e-9, 1e-12);
   for (const std::vector<double>& unfit : std::vector<std::vector<double>>{
            {1, kNaN, 2}, {kInfinity, 0, 0}, {-kInfinity, -kInfinity, -kInfinity}, {kNaN, kNaN, kNaN}}) {
-    values = buffer(unfit);
-    EXPECT_FALSE(softmax(values, 3).in_range);
+    EXPECT_FALSE(softmax(buffer(unfit), 3, sums).in_range[0]);
+    EXPECT_EQ(sums, std::vector<int64_t>(3, 0)) << "nothing is added";
+  }
+}
+
+TEST(TokenKernelsTest, LogitsOfAnySize) {
+  for (const double far : {1e-300, 1e30, 1e300}) {
+    const SoftmaxTerms terms = softmax(buffer({far, far, -far}), 3);
+    EXPECT_TRUE(terms.in_range[0]);
+    EXPECT_NEAR(terms.entropy[0], std::log(far < 1 ? 3.0 : 2.0), 4e-9) << far;
+    EXPECT_NEAR(terms.log_sum_exp[0] / std::max(1.0, far), far < 1 ? std::log(3.0) : 1, 1e-12) << far;
   }
 }
 
 TEST(TokenKernelsTest, EntropyOfUnnormalizedValues) {
   std::vector<double> values = buffer({3, 1, 0});
   const EntropyTerms terms = entropy(values, 3);
-  EXPECT_TRUE(terms.in_range);
+  EXPECT_TRUE(terms.in_range[0]);
   EXPECT_EQ(token_kernels().largest(values.data(), 3), 0);
-  EXPECT_NEAR(terms.entropy, -(0.75 * std::log(0.75) + 0.25 * std::log(0.25)), 3e-9);
+  EXPECT_NEAR(terms.entropy[0], -(0.75 * std::log(0.75 + 1e-9) + 0.25 * std::log(0.25 + 1e-9)), 1e-12);
 
   values = buffer({0, 0, 0});
-  EXPECT_EQ(entropy(values, 3).entropy, 0.0);
-  EXPECT_TRUE(entropy(values, 3).in_range);
+  EXPECT_EQ(entropy(values, 3).entropy[0], 0.0);
+  EXPECT_TRUE(entropy(values, 3).in_range[0]);
   values = buffer({5});
-  EXPECT_EQ(entropy(values, 1).entropy, 0.0) << "not below 0";
-  EXPECT_EQ(entropy(values, 0).entropy, 0.0);
+  EXPECT_EQ(entropy(values, 1).entropy[0], 0.0) << "not below 0";
+  EXPECT_EQ(entropy(values, 0).entropy[0], 0.0);
   values = buffer({4e-320, 4e-320});
-  EXPECT_NEAR(entropy(values, 2).entropy, std::log(2.0), 1e-8);
+  EXPECT_NEAR(entropy(values, 2).entropy[0], std::log(2.0), 1e-8);
   for (const std::vector<double>& unfit :
        std::vector<std::vector<double>>{{1, -1}, {1, kNaN}, {kInfinity, 1}, {1e308, 1e308}}) {
     values = buffer(unfit);
-    EXPECT_FALSE(entropy(values, 2).in_range);
+    EXPECT_FALSE(entropy(values, 2).in_range[0]);
   }
-  EXPECT_TRUE(entropy(buffer({1, 2}), 2, 2).in_range);
-  EXPECT_FALSE(entropy(buffer({1, 2}), 2, 1.5).in_range) << "above the limit";
+  EXPECT_TRUE(entropy(buffer({1, 2}), 2, 2).in_range[0]);
+  EXPECT_FALSE(entropy(buffer({1, 2}), 2, 1.5).in_range[0]) << "above the limit";
+}
+
+/// The ranks of one token, whose slots that hold no expert come last.
+RankTerms rank(const std::vector<double>& weights, const std::vector<double>& experts, std::vector<int64_t>& units) {
+  const size_t lane = 5, n = weights.size();
+  std::vector<double> all_weights(n * kMaxGroup, kNaN), all_experts(n * kMaxGroup, 3);
+  for (size_t slot = 0; slot < n; ++slot) {
+    all_weights[slot * kMaxGroup + lane] = weights[slot];
+    all_experts[slot * kMaxGroup + lane] = experts[slot];
+  }
+  std::vector<int64_t> all_units(n * kMaxGroup);
+  RankTerms terms, mine;
+  token_kernels().rank(all_weights.data(), all_experts.data(), static_cast<int64_t>(n), all_units.data(), terms);
+  units.resize(n);
+  for (size_t slot = 0; slot < n; ++slot) units[slot] = all_units[slot * kMaxGroup + lane];
+  mine.first[0] = terms.first[lane];
+  mine.largest[0] = terms.largest[lane];
+  mine.second[0] = terms.second[lane];
+  mine.entropies.in_range[0] = terms.entropies.in_range[lane];
+  mine.entropies.entropy[0] = terms.entropies.entropy[lane];
+  return mine;
+}
+
+TEST(TokenKernelsTest, RanksSlotsByWeightThenByExpert) {
+  struct Case {
+    std::vector<double> weights, experts;
+    double first, largest, second;
+  };
+  const std::vector<Case> cases = {
+      {{0.25, 0.5, 0.25}, {4, 7, 1}, 7, 0.5, 0.25},
+      {{0.5, 0.5, 0.1}, {4, 3, 1}, 3, 0.5, 0.5},
+      {{0.5, 0.5}, {3, 4}, 3, 0.5, 0.5},
+      {{-1, -2, -1}, {9, 3, 8}, 8, -1, -1},
+      {{kNaN, kNaN, 0.1}, {2, 1, 3}, 3, 0.1, -kInfinity},
+      {{kNaN, kNaN}, {2, 1}, 1, -kInfinity, -kInfinity},
+      {{kInfinity, 1}, {2, 1}, 2, kInfinity, 1},
+      {{0.3, 0}, {2, kInfinity}, 2, 0.3, -kInfinity},
+      {{0, 0}, {kInfinity, kInfinity}, kInfinity, -kInfinity, -kInfinity},
+  };
+  for (size_t i = 0; i < cases.size(); ++i) {
+    std::vector<int64_t> units;
+    const RankTerms terms = rank(cases[i].weights, cases[i].experts, units);
+    EXPECT_EQ(terms.first[0], cases[i].first) << i;
+    EXPECT_EQ(terms.largest[0], cases[i].largest) << i;
+    EXPECT_EQ(terms.second[0], cases[i].second) << i;
+  }
+}
+
+TEST(TokenKernelsTest, EntropyAndUnitsOfWeights) {
+  std::vector<int64_t> units;
+  RankTerms terms = rank({0.75, 2, -2, 0x1p-41}, {0, 1, 2, 3}, units);
+  EXPECT_EQ(units, (std::vector<int64_t>{int64_t{3} << 38, int64_t{1} << 41, -(int64_t{1} << 41), 0}));
+  EXPECT_FALSE(terms.entropies.in_range[0]) << "a weight is negative";
+  terms = rank({3, 1, 0}, {0, 1, kInfinity}, units);
+  EXPECT_TRUE(terms.entropies.in_range[0]);
+  EXPECT_NEAR(terms.entropies.entropy[0], -(0.75 * std::log(0.75 + 1e-9) + 0.25 * std::log(0.25 + 1e-9)), 1e-12);
+  for (const std::vector<double>& unfit :
+       std::vector<std::vector<double>>{{1, -1}, {1, kNaN}, {kInfinity, 1}, {1e308, 1e308}}) {
+    EXPECT_FALSE(rank(unfit, {0, 1}, units).entropies.in_range[0]);
+  }
+  terms = rank({0, 0}, {0, 1}, units);
+  EXPECT_TRUE(terms.entropies.in_range[0]);
+  EXPECT_EQ(terms.entropies.entropy[0], 0.0);
 }
 
 TEST(TokenKernelsTest, LargestGoesToTheLowerIndexOnATie) {
@@ -253,7 +375,8 @@ TEST(TokenKernelsTest, LargestGoesToTheLowerIndexOnATie) {
       std::vector<double> values(n, -3.0);
       for (int64_t i = first; i < n; i += 3) values[i] = -1.0;
       values = buffer(values);
-      EXPECT_EQ(softmax(values, n).largest, first) << n;
+      EXPECT_EQ(softmax(values, n).largest[0], first) << n;
+      EXPECT_EQ(token_kernels().largest(values.data(), n), first) << n;
     }
   }
 }
@@ -262,8 +385,8 @@ TEST(TokenKernelsTest, SigmoidIsStableAtBothEnds) {
   std::vector<double> values = buffer({0, 1, -1, 800, -800, kNaN, kInfinity, -kInfinity});
   token_kernels().sigmoid(values.data(), 8);
   EXPECT_EQ(values[0], 0.5);
-  EXPECT_NEAR(values[1], 1 / (1 + std::exp(-1.0)), 1e-16);
-  EXPECT_NEAR(values[2], 1 / (1 + std::exp(1.0)), 1e-16);
+  EXPECT_NEAR(values[1], 1 / (1 + std::exp(-1.0)), 1e-12);
+  EXPECT_NEAR(values[2], 1 / (1 + std::exp(1.0)), 1e-12);
   EXPECT_EQ(values[3], 1.0);
   EXPECT_EQ(values[4], 0.0);
   EXPECT_TRUE(std::isnan(values[5]));

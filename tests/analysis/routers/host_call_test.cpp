@@ -150,6 +150,30 @@ TEST(HostCallTest, RowsApartAndShortIds) {
   expect_same(host, call, {{}, 2});
 }
 
+TEST(HostCallTest, BatchesMayBeCutAnywhere) {
+  constexpr int64_t kTokens = 150;
+  for (const int64_t num_experts : {8, 64, 130}) {
+    RouterCall call = random_call({kTokens, num_experts, 3}, 16);
+    call.selected.select(1, 2).copy_(call.selected.select(1, 0));               // an expert twice
+    call.weights.select(0, 5).fill_(40);                                        // beyond what is added unsplit
+    call.logits.slice(0, 10, 40).mul_(at::linspace(1, 200, 30).view({30, 1}));  // small entropies, too
+    const RouterSums whole = observe_on(Path::kReference, call);
+    for (const int64_t size : {1, 3, 8, 63, 100}) {
+      RouterSums pieces = empty_router_sums(num_experts, 3, 1);
+      for (int64_t begin = 0; begin < kTokens; begin += size) {
+        RouterCall piece = call;
+        for (at::Tensor* tensor : {&piece.logits, &piece.selected, &piece.weights}) {
+          *tensor = tensor->slice(0, begin, begin + size);
+        }
+        observe_host(host_call_of(piece, {}), host_sums(pieces));
+      }
+      const int64_t repeats = RouterSumsLayout::counter(kRepeatPairs);  // of neighbours in one call
+      pieces.words.narrow(0, repeats, 2).copy_(whole.words.narrow(0, repeats, 2));
+      EXPECT_TRUE(same_bits(pieces.words, whole.words)) << num_experts << " " << size;
+    }
+  }
+}
+
 TEST(HostCallTest, AllocatesNothingOnceWarm) {
   const RouterCall call = random_call({5, 64, 8}, 15);
   const TokenRows rows{{}, 5};

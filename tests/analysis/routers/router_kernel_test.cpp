@@ -193,6 +193,17 @@ TEST_P(RouterKernelTest, SlotsThatAreUnusual) {
   EXPECT_AS_REFERENCE(unweighted, TokenRows{});
 }
 
+TEST_P(RouterKernelTest, ManyTokensOfFewExperts) {
+  for (const int64_t num_experts : {3, 8, 64}) {  // whose pairs are counted for several tokens at once
+    RouterCall call = random_call({200, num_experts, 3}, 19);
+    call.selected = at::randint(-1, num_experts, {200, 3}, at::kLong);  // experts twice, and slots without one
+    call.weights = call.weights.mul(at::randint(-3, 4, {200, 3})).mul(1.7);
+    EXPECT_AS_REFERENCE(call, TokenRows{});
+    const TokenRows in_turn{{}, 5, RowOrder::kInterleaved};
+    EXPECT_AS_REFERENCE(call, in_turn);
+  }
+}
+
 TEST_P(RouterKernelTest, AllTokensToOneExpert) {
   RouterCall call = random_call({300, 8, 1}, 9);
   call.selected.fill_(5);

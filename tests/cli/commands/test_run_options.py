@@ -38,7 +38,7 @@ def test_run_help_documents_every_configuration_key(moetap):
     "options, part",
     [
         ([], "-o RUN_DIR"),
-        (["-o", "run", "--dump", "all"], "none, topk, full"),
+        (["-o", "run", "--dump", "all"], "none, ids, topk, full"),
         (["-o", "run", "--probe-tokens", "many"], "probe-tokens"),
         (["-o", "run", "--log-per-token", "maybe"], "true or false"),
         (["-o", "run", "--attention", "some"], "attention"),

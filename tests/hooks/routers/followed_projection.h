@@ -15,7 +15,7 @@
 namespace moetap::hooks::testing {
 
 /// Code of experts that use `ids` and `weights`.
-inline const std::string kApply = R"(
+inline const std::string kRunExperts = R"(
     chosen = self.expert_weights[ids.reshape(-1)]
     rows = x.repeat_interleave(ids.size(1), 0).unsqueeze(1)
     outputs = torch.bmm(rows, chosen).squeeze(1) * weights.reshape(-1, 1)

@@ -30,7 +30,7 @@ const std::string kOutside = R"(
 class LogitsOfSelection : public FollowedProjection, public ::testing::WithParamInterface<Selection> {
  protected:
   FoundRouter router_of(const std::string& weights) {
-    follow(GetParam().code + "    ids = torch.topk(read, 2, -1)[1]\n    weights = " + weights + kApply);
+    follow(GetParam().code + "    ids = torch.topk(read, 2, -1)[1]\n    weights = " + weights + kRunExperts);
     const RouterDecision found = decide(*graph_, *flow_);
     if (!found.router.has_value()) throw std::invalid_argument("no router");
     return *found.router;
@@ -80,7 +80,7 @@ TEST_F(FollowedProjection, LogitsThatAreLimitedEnterTheScoring) {
   follow(kOutside + R"(
     read = logits.masked_fill(outside, -1e30)
     weights, ids = torch.topk(torch.softmax(read, -1), 2, -1)
-)" + kApply);
+)" + kRunExperts);
   const RouterDecision found = decide(*graph_, *flow_);
   ASSERT_TRUE(found.router.has_value());
   EXPECT_EQ(found.router->logits, value("read"));

@@ -21,7 +21,7 @@ TEST_F(Decision, TakesWhatTheExpertsGet) {
     best, ids = torch.topk(scores + self.expert_scale, 2, -1)
     picked = torch.gather(scores, -1, ids)
     weights = picked / picked.sum(-1, keepdim=True)
-)" + kApply);
+)" + kRunExperts);
   ASSERT_TRUE(found.router.has_value());
   EXPECT_FALSE(found.skipped.has_value());
   EXPECT_EQ(found.router->projection.node, value("logits")->node());
@@ -45,7 +45,7 @@ TEST_F(Decision, NamesTheScoringOfTheScoresWhateverIsPickedFrom) {
                                           std::string(biased ? " + self.expert_scale" : "") + R"(
     best, ids = torch.topk(picked_from, 2, -1)
     weights = torch.gather(scores, -1, ids)
-)" + kApply);
+)" + kRunExperts);
     ASSERT_TRUE(found.router.has_value());
     EXPECT_EQ(found.router->scores, value("scores"));
     EXPECT_EQ(found.router->scoring, biased ? "sigmoid_bias" : "sigmoid");
@@ -58,7 +58,7 @@ TEST_F(Decision, KnowsNoNumberOfSlotsThatAreChosenFromSeveral) {
        {"torch.where(weights < 0.4, picked[:, :1], picked)", "torch.where(weights < 0.4, picked, picked[:, :1])"}) {
     const RouterDecision found = decision(
         "    weights, picked = torch.topk(torch.softmax(logits, -1), 2, -1)\n    ids = " + std::string(chosen) + "\n" +
-        kApply);
+        kRunExperts);
     ASSERT_TRUE(found.router.has_value());
     EXPECT_EQ(found.router->top_k, std::nullopt);
   }
@@ -153,11 +153,11 @@ INSTANTIATE_TEST_SUITE_P(RouterDecision, Skipped,
     best, at = torch.topk(values, 2, -1)
     ids = torch.gather(places, -1, at)
     weights = torch.softmax(best, -1)
-)" + kApply},
+)" + kRunExperts},
                                            SkippedCase{"Groups", SkipReason::kPicksInGroups, R"(
     grouped = torch.softmax(logits, -1).view(-1, 2, 3)
     weights, ids = torch.topk(grouped, 1, -1)
-)" + kApply},
+)" + kRunExperts},
                                            SkippedCase{"ChangedAfterSorting", SkipReason::kChangesSortedWeights, R"(
     weights, ids = torch.topk(torch.softmax(logits, -1), 2, -1)
     order = torch.argsort(ids.reshape(-1))

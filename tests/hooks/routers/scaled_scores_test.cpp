@@ -16,7 +16,7 @@ class PlainScores : public FollowedProjection {
   // Of scores that `code` makes of `scores`.
   bool with(const std::string& code) {
     follow("    scores = torch.softmax(logits, -1)\n" + code + "    weights, ids = torch.topk(scores, 2, -1)\n" +
-           kApply);
+           kRunExperts);
     const RouterDecision decision = decide(*graph_, *flow_);
     if (!decision.router)
       throw std::invalid_argument(
@@ -38,7 +38,7 @@ class ScaledScores : public FollowedProjection {
  protected:
   // Of weights that `code` makes of `weights`, `ids` and `scores`.
   bool of(const std::string& code, const std::string& pick = kPick) {
-    follow(pick + code + kApply);
+    follow(pick + code + kRunExperts);
     const RouterDecision decision = decide(*graph_, *flow_);
     if (!decision.router)
       throw std::invalid_argument(

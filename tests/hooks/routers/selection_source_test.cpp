@@ -13,7 +13,7 @@ class SelectionSource : public FollowedProjection {
  protected:
   // The name of what is passed for the router as its choice; empty: nothing is.
   std::string choice(const std::string& code) {
-    follow(code + kApply);
+    follow(code + kRunExperts);
     const RouterDecision decision = decide(*graph_, *flow_);
     if (!decision.router) throw std::invalid_argument("no router was found");
     const jit::Value* found = decision.router->choice;

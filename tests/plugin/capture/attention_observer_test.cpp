@@ -6,6 +6,7 @@
 
 #include <thread>
 
+#include "analysis/attention/attention_metrics.h"
 #include "tests/plugin/support/error_of.h"
 #include "tests/plugin/support/synthetic_attention.h"
 #include "tests/plugin/support/tensors.h"
@@ -197,10 +198,50 @@ TEST_F(AttentionObserverTest, ForksReportAtTheSameTime) {
   }
 }
 
-TEST_F(AttentionObserverTest, AReportWithoutTensorsIsRefused) {
+TEST_F(AttentionObserverTest, NestedQueriesAreRefusedByName) {
   AttentionObserver observer = this->observer();
-  EXPECT_NE(error_of<c10::Error>([&] { observer.observe(0, {}); }).find("neither probabilities nor a query"),
-            std::string::npos);
+  // What the operators of hooks/attention/packed_projection.h report of a nested tensor: nothing.
+  const std::string error = error_of<c10::Error>([&] { observer.observe(0, {}); });
+  EXPECT_NE(error.find("its queries are a nested tensor"), std::string::npos) << error;
+}
+
+TEST_F(AttentionObserverTest, ValuesThatAreNoProbabilitiesAreRefused) {
+  AttentionObserver refused = this->observer();
+  ReportedAttention wrong = reported();
+  wrong.probabilities = wrong.probabilities * 2;
+  const std::string error = error_of<c10::Error>([&] { refused.observe(0, wrong); });
+  EXPECT_NE(error.find("probabilities must sum to 1 over the keys of a row"), std::string::npos) << error;
+  EXPECT_TRUE(finish(refused).attention.empty());
+  AttentionObserver observer = this->observer();
+  ReportedAttention halved = reported();  // a sink takes the rest
+  halved.probabilities = halved.probabilities * 0.5;
+  observer.observe(0, halved);
+  EXPECT_EQ(finish(observer).attention.size(), 1u);
+}
+
+TEST_F(AttentionObserverTest, CallsThatSeeOtherTokensAreToldApart) {
+  model_->hooks[1].self_attention = false;  // to a text of its own, of as many tokens
+  model_->hooks[1].key_tokens.known = true;
+  AttentionObserver observer = this->observer();
+  ReportedAttention longer = reported();
+  longer.probabilities =
+      at::cat({at::full({kBatch, kAttentionHeads, kLength, 2}, 0.25), longer.probabilities * 0.5}, 3);
+  longer.scores = at::Tensor();
+  observer.observe(0, reported());
+  observer.observe(1, reported());
+  observer.observe(0, longer);  // behind a cache of two
+  observer.observe(0, reported());
+  const ForwardRecord record = finish(observer);
+  ASSERT_EQ(record.attention.size(), 4u);
+  const AttentionRecord& behind_cache = record.attention[1];
+  EXPECT_TRUE(record.attention[0].sums.self);
+  EXPECT_FALSE(record.attention[3].sums.self);
+  expect_equal(record.attention[2].sums.words, record.attention[0].sums.words);
+  // A half of each query looks at the first two keys, which its own do not stand behind in the other call.
+  const auto first = [](const AttentionRecord& attention) {
+    return analysis::finalize(sum_rows(attention.sums)).first.value();
+  };
+  EXPECT_GT(first(behind_cache), 0.5);
 }
 
 }  // namespace

@@ -182,13 +182,51 @@ TEST(PendingAttentionTest, ExpertsGetWhatTheirOwnTokensAttendTo) {
     *column = column->index_select(0, order);
   }
   const ForwardRecord record = finish(pending, {of_valid});
-  const auto metrics = finalize_experts(record.attention.at(0).experts.at(0).sums);
+  const ExpertAttentionRecord& experts = record.attention.at(0).experts.at(0);
+  EXPECT_FALSE(experts.sums.defined()) << "of few tokens the rows are recorded";
+  analysis::AttentionSums sums;
+  add_experts(sums, experts.rows);
+  const auto metrics = finalize_experts(sums);
   const at::Tensor distance = rows.values.select(1, analysis::kDistance).index_select(0, longs({1, 2, 3, 4}));
   for (int64_t expert = 0; expert < kExperts; ++expert) {
     EXPECT_NEAR(metrics.gate_mass[static_cast<size_t>(expert)], std::pow(2.0, static_cast<double>(expert) - 1), 1e-9);
     EXPECT_NEAR(metrics.mean_distance[static_cast<size_t>(expert)].value(), distance[expert].item<double>(), 1e-6);
   }
   EXPECT_EQ(metrics.unassigned_slots, 0);
+}
+
+TEST(PendingAttentionTest, WhereTokensMayNotBeToldFewAreSummedUpToo) {
+  const at::Tensor valid = at::ones({kBatch, kLength}, at::kBool);
+  Call call{0};
+  call.valid = valid;
+  const auto model = model_of({{'a', "0"}, {'r', "0"}});
+  PendingAttention as_rows(model, false), as_sums(model, false, PendingAttention::ByExpert::kSums);
+  as_rows.add(measured(call));
+  as_sums.add(measured(call));
+  const ExpertAttentionRecord rows = finish(as_rows, {router(1, valid)}).attention.at(0).experts.at(0);
+  const ExpertAttentionRecord sums = finish(as_sums, {router(1, valid)}).attention.at(0).experts.at(0);
+  EXPECT_EQ(sums.rows.num_rows(), 0);
+  analysis::AttentionSums expected;
+  add_experts(expected, rows.rows);
+  EXPECT_EQ(finalize_experts(sums.sums).gate_mass, finalize_experts(expected).gate_mass);
+}
+
+TEST(PendingAttentionTest, ManyTokensAreSummedUpInTheForwardsRecord) {
+  const at::Tensor valid = at::ones({kBatch, 512}, at::kBool);
+  Call call{0};
+  call.valid = valid;
+  PendingAttention pending(model_of({{'a', "0"}, {'r', "0"}}), false);
+  pending.add(measured(call));
+  const RouterRecord of_all = router(1, valid);
+  const analysis::AttentionRows rows = measured(call).rows;
+  const ForwardRecord record = finish(pending, {of_all});
+  const ExpertAttentionRecord& experts = record.attention.at(0).experts.at(0);
+  EXPECT_EQ(experts.rows.num_rows(), 0);
+  analysis::AttentionSums expected;
+  add_experts(expected, analysis::expert_rows(rows, kExperts, at::arange(rows.num_lines(), at::kLong), of_all.selected,
+                                              of_all.weights));
+  ASSERT_TRUE(experts.sums.defined());
+  expect_equal(experts.sums.words, expected.words);
 }
 
 TEST(PendingAttentionTest, MatricesAndValuesAreWithoutPadding) {

@@ -62,6 +62,19 @@ class AttentionTokensTest : public testing::Test {
   std::vector<int64_t> samples_ = {0, 1};
 };
 
+TEST_F(AttentionTokensTest, AStaticCacheIsRefused) {
+  hook_.keys_in_buffer = true;
+  read({longs({1, 2, 3, 4}).reshape({2, 2}), std::nullopt});
+  EXPECT_THROW(place(2, 2, 8), c10::Error);
+  expect_equal(place(2, 2, 2).tokens.query_position, ints({0, 1, 0, 1}, {2, 2}));
+}
+
+TEST_F(AttentionTokensTest, AMaskOverSomeOfTheKeysIsRefused) {
+  read({longs({1, 2}).reshape({2, 1}), longs({1, 1, 1, 0, 1, 1}).reshape({2, 3})});
+  EXPECT_THROW(place(2, 1, 8), c10::Error);
+  expect_equal(place(2, 1, 3).tokens.query_position, ints({2, 1}, {2, 1}));
+}
+
 TEST_F(AttentionTokensTest, PaddingOnEitherSideHasNoPosition) {
   for (const bool known : {false, true}) {
     if (known) hook_.tokens = hook_.key_tokens = batch_and_sequence();

@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
+#include <limits>
 #include <utility>
 
 #include "tests/plugin/support/tensors.h"
@@ -216,6 +217,12 @@ TEST(RouterCapture, WhatDoesNotFitIsNamed) {
             "selected must hold experts in [0, 3) or -1, got 3");
   EXPECT_EQ(error_of({logits, {}, {ids({0, -2}, {2, 1})}, {}, -1, "slots"}),
             "selected must hold experts in [0, 3) or -1, got -2");
+  constexpr int64_t kLeast = std::numeric_limits<int64_t>::min(), kMost = std::numeric_limits<int64_t>::max();
+  EXPECT_EQ(error_of({logits, {}, {ids({kLeast, 1}, {2, 1})}, {}, -1, "slots"}),
+            "selected must hold experts in [0, 3) or -1, got -9223372036854775808");
+  EXPECT_EQ(error_of({logits, {}, {ids({2, kMost}, {2, 1})}, {}, -1, "slots"}),
+            "selected must hold experts in [0, 3) or -1, got 9223372036854775807");
+  EXPECT_EQ(error_of({logits, {}, {ids({-1, 2}, {2, 1})}, {}, -1, "slots"}), "no error");
   EXPECT_EQ(error_of({logits, {}, {ids({0, 1, 2}, {3, 1})}, {}, -1, "slots"}),
             "selected must be [2 tokens, slots], got [3, 1]");
   EXPECT_EQ(error_of({logits, {}, {ids({0, 1}, {2, 1})}, {at::zeros({2, 2})}, -1, "slots"}),

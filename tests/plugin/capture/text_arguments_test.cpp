@@ -106,6 +106,31 @@ TEST(TextArguments, WhatAMaskMeans) {
   EXPECT_EQ(means("padding_mask", MaskMeans::kValid, MaskMeans::kAdditive), MaskMeans::kAdditive);
 }
 
+TEST(TextArguments, AMaskOverAStaticCache) {
+  const std::vector<std::string> names = {"ids", "keep", "cache_position"};
+  const auto of = [&](int64_t places) { return along(0, {0}, {{1, MaskDims::kBuffer, MaskMeans::kValid, places}}); };
+  const auto found = find(names, {hook("language_model", of(2))});
+  EXPECT_EQ(found.mask, 1u);
+  EXPECT_TRUE(found.reading.mask_in_buffer);
+  EXPECT_EQ(found.mask_places, 2u);
+  EXPECT_FALSE(find(names, {hook("language_model", of(-1))}).mask_places);
+  // Another layer shows less, or something else.
+  const auto both = find(names, {hook("language_model", along(0, {0}, {{1, MaskDims::kUnknown, MaskMeans::kValid}})),
+                                 hook("language_model", of(2))});
+  EXPECT_EQ(both.mask_places, 2u);
+  const auto two = find(names, {hook("language_model", of(2)), hook("language_model", of(0))});
+  EXPECT_TRUE(two.reading.mask_in_buffer);
+  EXPECT_FALSE(two.mask_places);
+}
+
+TEST(TextArguments, WhichTokensAreLeft) {
+  hooks::TokenLayout packed = along(0, {0}, {});
+  packed.packed = hooks::TokenPacking{1};
+  EXPECT_EQ(find({"ids", "keep"}, {hook("language_model", packed), hook("language_model", packed)}).packings,
+            std::vector<size_t>{1});
+  EXPECT_TRUE(find({"ids", "keep"}, {hook("language_model", along(0, {0}, {}))}).packings.empty());
+}
+
 TEST(TextArguments, SequenceFirst) {
   const auto found =
       find({"ids", "mask"}, {hook("language_model", along(0, {0}, {{1, MaskDims::kTransposed, MaskMeans::kAuto}},

@@ -25,6 +25,28 @@ TEST(ReadText, MasksOfAllKinds) {
   EXPECT_EQ(read_text(longs({1, 2}), {}, true).batch, 1);
 }
 
+TEST(ReadText, MasksOverAStaticCache) {
+  const auto ids = longs({5, 6, 7, 8}).reshape({2, 2});
+  const auto mask = longs({0, 1, 1, 0, 0, 1, 1, 0, 0, 0}).reshape({2, 5});
+  TextReading reading;
+  reading.mask_in_buffer = true;
+  const auto valid_at = [&](const at::Tensor& places) { return read_text(ids, mask, true, reading, places).valid; };
+  expect_equal(valid_at(longs({0, 1})), bools({0, 1, 1, 1}, {2, 2}));
+  expect_equal(valid_at(longs({1, 2}).to(at::kInt).reshape({1, 2})), bools({1, 1, 1, 0}, {2, 2}));
+  expect_equal(valid_at(longs({1, 2, 0, 1}).reshape({2, 2})), bools({1, 1, 1, 1}, {2, 2}));
+  for (const auto& places : {at::Tensor(), longs({3}), longs({1, 2, 3}), at::zeros({2})}) {
+    const auto text = read_text(ids, mask, true, reading, places);
+    EXPECT_FALSE(text.valid.defined());
+    EXPECT_NE(text.notice.find("static cache"), std::string::npos);
+    EXPECT_EQ(text.mask_columns, 5) << "the keys' mask is known";
+  }
+  expect_equal(read_text(ids, mask.narrow(1, 0, 2), true, reading).valid, bools({0, 1, 1, 1}, {2, 2}));
+  EXPECT_NE(read_text({}, mask, true, reading, longs({0, 1})).notice, "");
+  const auto step = longs({5, 6}).reshape({2, 1});
+  expect_equal(read_text(step, mask, true, reading, longs({2})).valid, bools({1, 0}, {2, 1}));
+  expect_equal(read_text(step, mask, true, reading, longs({2, 0})).valid, bools({1, 1}, {2, 1}));
+}
+
 TEST(ReadText, CopiesWhatTheModelMayChange) {
   const auto ids = longs({5, 6}).reshape({1, 2});
   const auto mask = longs({1, 0}).reshape({1, 2});

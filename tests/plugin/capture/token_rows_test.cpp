@@ -49,6 +49,34 @@ TEST(Attribution, ADecoderOfOtherSequencesThanTheSamples) {
   EXPECT_FALSE(attribute_tokens(places(4, 3, 3, 1), &text, 0u, 2, 12).attributed);
 }
 
+TEST(Attribution, OfTokensThatAreLeft) {
+  const at::Tensor mask = longs({1, 0, 1, 1, 1, 0}).reshape({2, 3});
+  const auto packed = [&](const TokenPlaces& all, hooks::Comparison keeps, double number) {
+    Attribution attribution = attribute_tokens(all, nullptr, std::nullopt, 2, 6);
+    attribution.packed = hooks::TokenPacking{1, keeps, number};
+    attribution.num_places = 6;
+    return attribution;
+  };
+  const auto batch_first = packed(places(2, 3, 3, 1), hooks::Comparison::kNotEqual, 0);
+  const at::Tensor left = packed_places(batch_first, mask, /*transposed=*/false, 4);
+  expect_equal(left, longs({0, 2, 3, 4}));
+  expect_equal(row_column(batch_first, 4, left), longs({0, 0, 1, 1}));
+  expect_equal(position_column(batch_first, 4, left), longs({0, 2, 0, 1}).to(at::kInt));
+  expect_equal(rows_for(batch_first, {}, 4, at::kCPU, left).row, longs({0, 0, 1, 1}));
+  expect_equal(rows_for(batch_first, bools({1, 1, 0, 1}, {4}), 4, at::kCPU, left).row, longs({0, 0, -1, 1}));
+  // The rows run along the sequence first; so does the mask, or not.
+  const auto sequence_first = packed(places(2, 1, 3, 2), hooks::Comparison::kGreater, 0.5);
+  for (const bool transposed : {false, true}) {
+    const at::Tensor own = transposed ? mask.t() : mask;
+    const at::Tensor first = packed_places(sequence_first, own, transposed, 4);
+    expect_equal(row_column(sequence_first, 4, first), longs({0, 1, 1, 0}));
+    expect_equal(position_column(sequence_first, 4, first), longs({0, 0, 1, 2}).to(at::kInt));
+  }
+  expect_equal(packed_places(packed(places(2, 3, 3, 1), hooks::Comparison::kEqual, 0), mask, false, 2), longs({1, 5}));
+  EXPECT_FALSE(packed_places(batch_first, mask, false, 3).defined()) << "other rows than those that are left";
+  EXPECT_FALSE(packed_places(batch_first, mask.narrow(1, 0, 2), false, 3).defined());
+}
+
 TEST(Attribution, ImageAndTextBehindEachOther) {
   const auto ids = longs({5, 6, 7, 8}).reshape({2, 2});
   auto both = places(2, 5, 5, 1);

@@ -27,21 +27,23 @@ class DumpSeriesTest : public ::testing::Test {
   DumpSeries series(const std::string& name = "a") const {
     // The largest limit with which a shard holds kRowsOfShard rows.
     static const int64_t limit = [] {
-      const TemporaryFolder folder;
       ShardHead head{"a", 0, 0, 0, kHooks, {column_of(rows_of(0, 1).front())}};
-      int64_t bytes = 1;
-      for (;; ++bytes) {
-        const std::string path = folder.file(std::to_string(bytes));
-        if (ShardRows(path, head, bytes).room() == kRowsOfShard) return bytes;
-      }
+      head.max_shard_bytes = 1;
+      while (full_shard(head).num_rows < kRowsOfShard) ++head.max_shard_bytes;
+      return head.max_shard_bytes;
     }();
     return DumpSeries({dump_, journal_, name, 0, limit});
   }
 
-  /// Does what a process leaves that died after `num_rows` rows: full shards are written, the rest is in .rows files.
+  static void append(DumpSeries& writer, int64_t first, int64_t num_rows) {
+    writer.append(rows_of(first, num_rows), kHooks);
+    writer.write();
+  }
+
+  /// Does what a process leaves that died after `num_rows` rows: full shards are made, the rest is in the journal.
   void write_rows(int64_t num_rows) {
     DumpSeries writer = series();
-    writer.append(rows_of(0, num_rows), kHooks);
+    append(writer, 0, num_rows);
     writer.settle();
   }
 
@@ -80,17 +82,18 @@ using Names = std::vector<std::string>;
 
 TEST_F(DumpSeriesTest, FullShardsAreMadeWhenSettled) {
   DumpSeries writer = series();
-  writer.append(rows_of(0, 4), kHooks);
+  append(writer, 0, 4);
   writer.settle();
   EXPECT_EQ(files(dump_), Names{});
-  writer.append(rows_of(4, 21), kHooks);
+  append(writer, 4, 21);
   EXPECT_EQ(writer.num_rows(), 25);
   EXPECT_EQ(files(dump_), Names{});
-  EXPECT_EQ(files(journal_), (Names{"a-000000.rows", "a-000001.rows", "a-000002.rows"}));
+  EXPECT_EQ(files(journal_), (Names{"a-000000.columns", "a-000000.rows", "a-000001.columns", "a-000001.rows",
+                                    "a-000002.columns", "a-000002.rows"}));
   writer.sync();
   writer.settle();
   EXPECT_EQ(files(dump_), (Names{"a-000000.safetensors", "a-000001.safetensors"}));
-  EXPECT_EQ(files(journal_), (Names{"a-000002.rows"}));
+  EXPECT_EQ(files(journal_), (Names{"a-000002.columns", "a-000002.rows"}));
   writer.finish();
   EXPECT_EQ(files(journal_), Names{});
   expect_rows(25);
@@ -98,7 +101,7 @@ TEST_F(DumpSeriesTest, FullShardsAreMadeWhenSettled) {
 
 TEST_F(DumpSeriesTest, NoRowsAreNoShard) {
   DumpSeries writer = series();
-  writer.append(rows_of(0, 0), kHooks);
+  append(writer, 0, 0);
   writer.finish();
   EXPECT_EQ(files(journal_), Names{});
   EXPECT_FALSE(fs::exists(dump_));
@@ -106,7 +109,7 @@ TEST_F(DumpSeriesTest, NoRowsAreNoShard) {
 
 TEST_F(DumpSeriesTest, OtherColumnsBeginAShard) {
   DumpSeries writer = series();
-  writer.append(rows_of(0, 2), kHooks);
+  append(writer, 0, 2);
   writer.append(rows_of(2, 2), {{"0", "layers.0"}, {"1", "layers.1"}});
   writer.append(rows_of(4, 2, "row"), kHooks);
   writer.finish();
@@ -116,7 +119,7 @@ TEST_F(DumpSeriesTest, OtherColumnsBeginAShard) {
 
 TEST_F(DumpSeriesTest, RowsThatWereRemovedAreNoShard) {
   DumpSeries writer = series();
-  writer.append(rows_of(0, 2), kHooks);
+  append(writer, 0, 2);
   fs::remove_all(journal_);
   EXPECT_EQ(error_of([&] { writer.finish(); }),
             "cannot write " + journal_ + "/a-000000.rows: it was removed while the run goes on");
@@ -125,7 +128,7 @@ TEST_F(DumpSeriesTest, RowsThatWereRemovedAreNoShard) {
 
 TEST_F(DumpSeriesTest, AFileInPlaceOfTheFolderIsNamed) {
   DumpSeries writer = series();
-  writer.append(rows_of(0, 2), kHooks);
+  append(writer, 0, 2);
   write_text_file(folder_.file("dump"), "");
   const std::string error = error_of([&] { writer.finish(); });
   EXPECT_NE(error.find(dump_), std::string::npos) << error;
@@ -151,7 +154,7 @@ TEST_F(DumpSeriesTest, GoesOnWhereAProcessDied) {
   EXPECT_EQ(writer.restore(), 25);
   EXPECT_EQ(writer.cut(25), 0);
   EXPECT_EQ(writer.num_rows(), 25);
-  writer.append(rows_of(25, 7), kHooks);
+  append(writer, 25, 7);
   writer.finish();
   expect_rows(32);
   EXPECT_EQ(files(journal_), Names{});
@@ -164,7 +167,7 @@ TEST_F(DumpSeriesTest, RowsThatDoNotCountAreRemovedAlsoFromShards) {
     DumpSeries writer = series();
     ASSERT_EQ(writer.restore(), 25);
     EXPECT_EQ(writer.cut(kept), 0) << kept;
-    writer.append(rows_of(kept, 4), kHooks);
+    append(writer, kept, 4);
     writer.finish();
     expect_rows(kept + 4);
     EXPECT_EQ(files(journal_), Names{});
@@ -180,19 +183,25 @@ TEST_F(DumpSeriesTest, RowsBehindAGapAreMissing) {
 }
 
 TEST_F(DumpSeriesTest, AShardWhoseRowsAreStillThereCountsOnce) {
-  {
+  for (const bool with_columns : {false, true}) {  // renamed, and copied
+    fs::remove_all(dump_);
+    {
+      DumpSeries writer = series();
+      append(writer, 0, 10);
+      fs::copy(journal_ + "/a-000000.rows", journal_ + "/saved");
+      fs::copy(journal_ + "/a-000000.columns", journal_ + "/saved_columns");
+      writer.settle();
+      fs::rename(journal_ + "/saved", journal_ + "/a-000000.rows");
+      if (with_columns) fs::rename(journal_ + "/saved_columns", journal_ + "/a-000000.columns");
+      fs::remove(journal_ + "/saved_columns");
+    }
     DumpSeries writer = series();
-    writer.append(rows_of(0, 10), kHooks);
-    fs::copy(journal_ + "/a-000000.rows", journal_ + "/saved");
-    writer.settle();
-    fs::rename(journal_ + "/saved", journal_ + "/a-000000.rows");
+    EXPECT_EQ(writer.restore(), 10);
+    EXPECT_EQ(writer.cut(10), 0);
+    writer.finish();
+    expect_rows(10);
+    EXPECT_EQ(files(journal_), Names{});
   }
-  DumpSeries writer = series();
-  EXPECT_EQ(writer.restore(), 10);
-  EXPECT_EQ(writer.cut(10), 0);
-  writer.finish();
-  expect_rows(10);
-  EXPECT_EQ(files(journal_), Names{});
 }
 
 TEST_F(DumpSeriesTest, FilesThatAreDamagedCountForNothing) {

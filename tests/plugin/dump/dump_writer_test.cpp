@@ -11,9 +11,9 @@ namespace {
 
 class DumpWriterTest : public ::testing::Test {
  protected:
-  DumpWriter writer(Dump what, int64_t max_shard_bytes = kMaxShardBytes) {
+  DumpWriter writer(Dump what, int64_t max_shard_bytes = kMaxShardBytes, DumpWeights weights = DumpWeights::kF32) {
     std::filesystem::create_directories(folder_.file("journal"));
-    return DumpWriter(what, {folder_.file("dump"), folder_.file("journal"), 3, max_shard_bytes});
+    return DumpWriter({what, weights}, {folder_.file("dump"), folder_.file("journal"), 3, max_shard_bytes});
   }
 
   void add(DumpWriter& dump, const ForwardRecord& record) {
@@ -76,7 +76,7 @@ TEST_F(DumpWriterTest, RowsAreTokensAndLayersShareThem) {
     EXPECT_TRUE(at::equal(file.tensors.at(id + ".scores"), column(&RouterRecord::scores)));
   }
   EXPECT_EQ(file.tensors.at("1.logits").scalar_type(), at::kBFloat16);
-  EXPECT_EQ(file.tensors.size(), 4u + 2 * 4);
+  EXPECT_EQ(file.tensors.size(), 5u + 2 * 4);
   EXPECT_TRUE(std::filesystem::is_empty(folder_.file("journal")));
 }
 
@@ -87,7 +87,72 @@ TEST_F(DumpWriterTest, TopkLeavesOutLogitsAndScores) {
   DumpWriter dump = writer(Dump::kTopk);
   add(dump, record);
   dump.finish();
-  EXPECT_EQ(shard("language_model-000000.safetensors").tensors.size(), 6u);
+  EXPECT_EQ(shard("language_model-000000.safetensors").tensors.size(), 7u);
+}
+
+TEST_F(DumpWriterTest, RowsNameTheirForward) {
+  const auto model = describe({{"language_model", "0"}});
+  DumpWriter dump = writer(Dump::kTopk);
+  for (const int64_t index : {3, 4, 70}) {
+    ForwardRecord record = forward_of(model, {index});
+    record.index = index;
+    record.routers = {observe_router({.hook = 0}, seeded_logits(1, {1, 2, 4}))};
+    add(dump, record);
+  }
+  dump.finish();
+  EXPECT_TRUE(at::equal(shard("language_model-000000.safetensors").tensors.at("forward"),
+                        at::tensor({3, 3, 4, 4, 70, 70}, at::kLong)));
+}
+
+TEST_F(DumpWriterTest, IdsAloneHaveNoWeights) {
+  const auto model = describe({{"language_model", "0"}});
+  ForwardRecord record = forward_of(model, {0});
+  record.routers = {observe_router({.hook = 0}, seeded_logits(1, {1, 3, 4}))};
+  DumpWriter dump = writer(Dump::kIds);
+  add(dump, record);
+  dump.finish();
+  const SafetensorsFile file = shard("language_model-000000.safetensors");
+  EXPECT_EQ(file.tensors.size(), 6u);
+  EXPECT_TRUE(at::equal(file.tensors.at("0.selected").to(at::kLong), record.routers[0].selected));
+  EXPECT_FALSE(file.tensors.contains("0.weights"));
+}
+
+TEST_F(DumpWriterTest, WeightsMayBeHalfPrecision) {
+  const auto model = describe({{"language_model", "0"}});
+  ForwardRecord record = forward_of(model, {0});
+  record.routers = {observe_router({.hook = 0}, seeded_logits(1, {1, 3, 4}))};
+  DumpWriter dump = writer(Dump::kTopk, kMaxShardBytes, DumpWeights::kF16);
+  add(dump, record);
+  dump.finish();
+  EXPECT_TRUE(at::equal(shard("language_model-000000.safetensors").tensors.at("0.weights"),
+                        record.routers[0].weights.to(at::kHalf)));
+}
+
+// A batch gives the same shards as its forwards one by one, and nothing reaches the files before its end.
+TEST_F(DumpWriterTest, ABatchOfForwardsIsWrittenAtItsEnd) {
+  const auto model = describe({{"language_model", "0"}});
+  DumpWriter dump = writer(Dump::kTopk, /*max_shard_bytes=*/4096);
+  std::vector<at::Tensor> weights;
+  for (int64_t i = 0; i < 60; ++i) {
+    if (i % 20 == 0) {
+      dump.settle();
+      dump.begin_batch();
+    }
+    ForwardRecord record = forward_of(model, {i});
+    record.routers = {observe_router({.hook = 0}, seeded_logits(i, {1, 17, 4}))};
+    weights.push_back(record.routers[0].weights);
+    add(dump, record);
+    dump.settle();  // puts nothing into the dump within a batch
+    if (i == 19) {
+      EXPECT_FALSE(std::filesystem::exists(folder_.file("dump")));
+    }
+    if (i % 20 == 19) dump.end_batch();
+  }
+  dump.finish();
+  std::vector<at::Tensor> read;
+  for (const std::string& name : shards()) read.push_back(shard(name).tensors.at("0.weights"));
+  EXPECT_GT(read.size(), 5u);
+  EXPECT_TRUE(at::equal(at::cat(read), at::cat(weights)));
 }
 
 TEST_F(DumpWriterTest, ShardsStayBelowTheirLimit) {

@@ -133,6 +133,120 @@ TEST(LoggedAttentionTest, IsReadBackToTheLastBit) {
   }
 }
 
+ExpertAttentionTotal total_of(const ExpertAttentionRecord& experts) {
+  ExpertAttentionTotal total{5, 9, experts.sums};
+  if (!experts.sums.defined()) total.rows = {experts.rows};
+  return total;
+}
+
+AttentionSums whole(ExpertAttentionTotal total) {
+  total.add_waiting();
+  EXPECT_TRUE(total.rows.empty());
+  return total.sums;
+}
+
+TEST(LoggedAttentionTest, RowsOfExpertsAreReadBackToTheLastBit) {
+  const RouterRecord router = observe_router({}, seeded_logits(1, {kBatch, 4, 4}));
+  const at::Tensor probabilities = seeded_probabilities(1, kBatch, 4);
+  const AttentionSums expected = observe_attention({}, probabilities, &router).experts[0].sums;
+  AttentionRecord attention = observe_attention({.as_rows = true}, probabilities, &router);
+  for (const bool sampled : {false, true}) {
+    if (sampled) attention.experts[0].rows.weight.fill_(1.75);
+    for (const bool weighted : {true, false}) {
+      if (!weighted) attention.experts[0].rows.weights = at::Tensor();
+      const ExpertAttentionTotal total = total_of(attention.experts[0]);
+      if (!sampled && weighted) expect_same(whole(total), expected);
+      ByteWriter bytes;
+      encode(bytes, std::vector<ExpertAttentionTotal>{total});
+      const std::string encoded = bytes.take();
+      ByteReader reader(encoded);
+      const auto again = decode_expert_attention(reader);
+      EXPECT_TRUE(reader.at_end());
+      ASSERT_EQ(again.size(), 1u);
+      ASSERT_EQ(again[0].rows.size(), 1u);
+      EXPECT_EQ(again[0].num_waiting(), 4 * kBatch);
+      expect_same(whole(again[0]), whole(total));
+      for (size_t end = 0; end < encoded.size(); ++end) {
+        ByteReader cut(std::string_view(encoded).substr(0, end));
+        EXPECT_THROW(decode_expert_attention(cut), std::runtime_error) << end;
+      }
+    }
+  }
+}
+
+TEST(LoggedAttentionTest, SumsAndRowsOfOneLayerAreAddedUp) {
+  const RouterRecord router = observe_router({}, seeded_logits(1, {kBatch, 4, 4}));
+  const at::Tensor probabilities = seeded_probabilities(1, kBatch, 4);
+  const auto as_sums = total_of(observe_attention({}, probabilities, &router).experts[0]);
+  const auto as_rows = total_of(observe_attention({.as_rows = true}, probabilities, &router).experts[0]);
+  AttentionSums expected = as_sums.sums;
+  for (int i = 0; i < 2; ++i) merge(expected, as_sums.sums);
+  for (const auto& order : {std::vector{as_sums, as_rows, as_rows}, std::vector{as_rows, as_rows, as_sums}}) {
+    std::vector<ExpertAttentionTotal> all;
+    for (const ExpertAttentionTotal& one : order) add_attention(all, one);
+    ASSERT_EQ(all.size(), 1u);
+    expect_same(whole(all[0]), expected);
+  }
+}
+
+TEST(LoggedAttentionTest, RowsThatDoNotFitAreRefused) {
+  const RouterRecord router = observe_router({}, seeded_logits(1, {kBatch, 4, 4}));
+  const AttentionRecord attention = observe_attention({.as_rows = true}, seeded_probabilities(1, kBatch, 4), &router);
+  const analysis::ExpertRows& rows = attention.experts[0].rows;
+  const auto expect_refused = [](const analysis::ExpertRows& wrong) {
+    ByteWriter bytes;
+    ExpertAttentionTotal total;
+    total.rows.push_back(wrong);
+    encode(bytes, std::vector<ExpertAttentionTotal>{total});
+    const std::string encoded = bytes.take();
+    EXPECT_EQ(error_of([&] {
+                ByteReader reader(encoded);
+                decode_expert_attention(reader);
+              }),
+              "a frame of the journal holds rows of attention that do not fit");
+  };
+  for (const auto& [member, value] : {std::pair(&analysis::ExpertRows::region, kAttentionRegions),
+                                      std::pair(&analysis::ExpertRows::position, int64_t{-1}),
+                                      std::pair(&analysis::ExpertRows::num_keys, int64_t{0})}) {
+    analysis::ExpertRows wrong = rows;
+    wrong.*member = (rows.*member).clone();
+    (wrong.*member)[1] = value;
+    expect_refused(wrong);
+  }
+  analysis::ExpertRows no_experts = rows;
+  no_experts.num_experts = 0;
+  expect_refused(no_experts);
+}
+
+TEST(LoggedAttentionTest, AStepOfGenerationTakesFewBytes) {
+  constexpr int64_t kExperts = 64, kTopK = 8;
+  at::manual_seed(8);
+  const RouterRecord router = observe_router({.top_k = kTopK}, seeded_logits(1, {1, 1, kExperts}));
+  analysis::AttentionCall call;
+  call.probabilities = at::randn({1, 8, 1, 1024}).softmax(-1);
+  call.scores = call.probabilities.log();
+  analysis::AttentionTokens tokens;
+  tokens.key_position = at::arange(1024, at::kInt).unsqueeze(0);
+  tokens.query_position = tokens.key_position.narrow(1, 1023, 1).contiguous();
+  const analysis::AttentionRows rows = analysis::measure_attention(call, tokens);
+  AttentionRecord record;
+  record.sums = analysis::empty_attention_sums(8, rows.num_regions, rows.self, 0, 1);
+  add_rows(record.sums, rows, at::zeros({1}, at::kLong));
+  ExpertAttentionTotal experts;
+  experts.rows.push_back(
+      analysis::expert_rows(rows, kExperts, at::zeros({1}, at::kLong), router.selected, router.weights));
+  ByteWriter bytes;
+  encode(bytes, split_attention(record, 0, 1, PartsAre::kSamples).parts);
+  encode_shared(bytes, {{0, 8, sum_rows(record.sums)}});
+  const size_t of_layer = bytes.take().size();
+  encode(bytes, std::vector<ExpertAttentionTotal>{experts});
+  const size_t of_experts = bytes.take().size();
+  RecordProperty("bytes_of_layer", static_cast<int>(of_layer));
+  RecordProperty("bytes_of_experts", static_cast<int>(of_experts));
+  EXPECT_LE(of_experts, 200u);
+  EXPECT_LE(of_layer + of_experts, 1024u) << of_layer << " + " << of_experts;
+}
+
 TEST(LoggedAttentionTest, SumsOfAWrongSizeAreRefused) {
   AttentionSums sums = sum_rows(record().sums);
   sums.words = sums.words.narrow(0, 0, sums.words.numel() - 1);
@@ -155,10 +269,10 @@ TEST(LoggedAttentionTest, AForwardsPartsAndSummaryHoldIt) {
   layers.place(*model, 1, 0);
   ForwardRecord forward = forward_of(model, {4, 5, 6});
   forward.routers = {observe_router({}, seeded_logits(1, {kBatch, 4, 4}))};
-  forward.attention = {
-      observe_attention({.hook = 1}, seeded_probabilities(1, kBatch, 4), &forward.routers[0]),
-      observe_attention({.hook = 2, .attributed = false}, seeded_probabilities(2, kBatch, 4)),
-      observe_attention({.hook = 1, .call = 1}, seeded_probabilities(3, kBatch, 4), &forward.routers[0])};
+  forward.attention = {observe_attention({.hook = 1}, seeded_probabilities(1, kBatch, 4), &forward.routers[0]),
+                       observe_attention({.hook = 2, .attributed = false}, seeded_probabilities(2, kBatch, 4)),
+                       observe_attention({.hook = 1, .call = 1, .as_rows = true}, seeded_probabilities(3, kBatch, 4),
+                                         &forward.routers[0])};
   const LoggedForward logged = log_forward(forward, {routers, layers}, {});
   ASSERT_EQ(logged.parts.size(), 3u);
   for (const LogPart& part : logged.parts) {
@@ -181,7 +295,8 @@ TEST(LoggedAttentionTest, AForwardsPartsAndSummaryHoldIt) {
   ASSERT_EQ(summary.attention.size(), 2u);
   ASSERT_EQ(summary.attention_of_experts.size(), 1u);
   for (size_t i = 0; i < 2; ++i) expect_same(summary.attention[i].sums, logged.summary.attention[i].sums);
-  expect_same(summary.attention_of_experts[0].sums, logged.summary.attention_of_experts[0].sums);
+  EXPECT_EQ(logged.summary.attention_of_experts[0].num_waiting(), 4 * kBatch);
+  expect_same(whole(summary.attention_of_experts[0]), whole(logged.summary.attention_of_experts[0]));
 }
 
 }  // namespace

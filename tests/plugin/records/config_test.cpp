@@ -86,7 +86,7 @@ TEST(Config, EveryKeyIsDocumentedOnce) {
 
 TEST(Config, ErrorsNameKeyExpectationActualAndSource) {
   EXPECT_EQ(error_of_text(R"({"dump": "most"})"),
-            "c.json: key \"dump\" must be one of none, topk, full, got string \"most\"");
+            "c.json: key \"dump\" must be one of none, ids, topk, full, got string \"most\"");
   EXPECT_EQ(error_of_text(R"({"strict": 1})"), "c.json: key \"strict\" must be true or false, got number 1");
   EXPECT_EQ(error_of_text(R"({"probe_tokens": -1})"),
             "c.json: key \"probe_tokens\" must be an integer >= 0, got number -1");

@@ -68,6 +68,39 @@ TEST(HookSpecJson, ReadsEveryField) {
   EXPECT_EQ(spec.entries[2].layer, "7");
 }
 
+TEST(HookSpecJson, ReadsEveryFieldOfAttention) {
+  const auto spec = read(R"json([
+    {"module": "h\\.(\\d+)\\.attn", "kind": "attention", "layer": "$1", "query": {"variable": "q"},
+     "key": {"input_of": "core", "argument": "k"}, "mask": {"op": "aten::eq"}, "scale": 0.125, "causal": true,
+     "layout": "bqhk", "num_heads": 8, "num_key_heads": 2, "implementation": "paged", "self_attention": false},
+    {"module": "a", "kind": "attention", "probabilities": {"op": "aten::softmax"}, "scores": {"variable": "s"},
+     "layout": "bgrqk"},
+    {"module": "b", "kind": "attention", "skip": true}])json");
+  ASSERT_EQ(spec.entries.size(), 3u);
+  for (const auto& entry : spec.entries) EXPECT_EQ(entry.kind, hooks::HookKind::kAttention);
+  EXPECT_TRUE(spec.names(hooks::HookKind::kAttention));
+  EXPECT_FALSE(spec.names(hooks::HookKind::kRouter));
+  const auto& first = spec.entries[0].attention;
+  EXPECT_EQ(spec.entries[0].layer, "$1");
+  EXPECT_EQ(first.query->kind, ValueReference::Kind::kVariable);
+  EXPECT_EQ(first.key->argument_name, "k");
+  EXPECT_EQ(first.mask->target, "aten::eq");
+  EXPECT_EQ(first.scale, 0.125);
+  EXPECT_EQ(first.causal, true);
+  EXPECT_EQ(first.layout, "bqhk");
+  EXPECT_EQ(first.num_heads, 8);
+  EXPECT_EQ(first.num_key_heads, 2);
+  EXPECT_EQ(first.implementation, "paged");
+  EXPECT_EQ(first.self_attention, false);
+  EXPECT_FALSE(first.probabilities.has_value());
+  const auto& second = spec.entries[1].attention;
+  EXPECT_EQ(second.probabilities->target, "aten::softmax");
+  EXPECT_EQ(second.scores->target, "s");
+  EXPECT_FALSE(second.causal.has_value());
+  EXPECT_TRUE(spec.entries[2].skip);
+  EXPECT_FALSE(spec.entries[2].names_values());
+}
+
 struct Wrong {
   const char* text;
   std::vector<const char*> parts;
@@ -93,7 +126,22 @@ INSTANTIATE_TEST_SUITE_P(
         Wrong{R"([{"module": "a", "lager": "1"}])", {"entry 0", "unknown field \"lager\"", "layer"}},
         Wrong{R"([{"module": "a(", "skip": true}])", {"entry 0", "module", "\"a(\" is no regular expression"}},
         Wrong{R"([{"module": 1, "skip": true}])", {"module must be text", "number 1"}},
-        Wrong{R"([{"module": "a", "kind": "attention", "layer": "1"}])", {"kind must be one of router"}},
+        Wrong{R"([{"module": "a", "kind": "attentoin", "layer": "1"}])", {"kind must be one of router, attention"}},
+        Wrong{R"([{"module": "a", "kind": "attention", "logits": {"op": "x"}}])",
+              {"entry 0", "logits goes with \"kind\": \"router\""}},
+        Wrong{R"([{"module": "a", "query": {"op": "x"}}])", {"query goes with \"kind\": \"attention\""}},
+        Wrong{R"([{"module": "a", "kind": "attention", "queries": {"op": "x"}}])", {"unknown field", "query, key"}},
+        Wrong{R"([{"module": "a", "kind": "attention"}])", {"says nothing"}},
+        Wrong{R"([{"module": "a", "kind": "attention", "scale": "big"}])", {"scale must be a number, got", "big"}},
+        Wrong{R"([{"module": "a", "kind": "attention", "causal": 1}])", {"causal must be true or false", "1"}},
+        Wrong{R"([{"module": "a", "kind": "attention", "key": "k"}])", {"entry 0: key", "must be an object"}},
+        Wrong{R"([{"module": "a", "kind": "attention", "num_heads": 0}])", {"num_heads must be an integer >= 1"}},
+        Wrong{R"([{"module": "a", "kind": "attention", "layout": "bhq"}])", {"layout must be", "bhq"}},
+        Wrong{R"([{"module": "a", "kind": "attention", "layout": "bbqk"}])", {"layout must be", "each once"}},
+        Wrong{R"([{"module": "a", "kind": "attention", "probabilities": {"op": "x"}, "mask": {"op": "y"}}])",
+              {"mask and probabilities exclude each other"}},
+        Wrong{R"([{"module": "a", "kind": "attention", "query": {"op": "x"}, "scores": {"op": "y"}}])",
+              {"query and scores exclude each other"}},
         Wrong{R"([{"module": "a", "skip": "yes"}])", {"skip must be true or false"}},
         Wrong{R"([{"module": "a", "skip": true, "layer": "1"}])", {"skip", "nothing else"}},
         Wrong{R"([{"module": "a"}])", {"says nothing"}}, Wrong{R"([{"module": "a", "skip": false}])", {"says nothing"}},

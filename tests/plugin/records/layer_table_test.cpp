@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 namespace moetap::plugin {
 namespace {
 
@@ -149,6 +151,46 @@ TEST(LayerTableTest, LayersOfTwoKindsMayShareAnId) {
   EXPECT_EQ(attention.layers()[1].name, "layers.1.attn");
   EXPECT_EQ(attention.layers()[0].implementation, "sdpa");
   EXPECT_FALSE(attention.find(model.instance, 2)) << "it never reported";
+}
+
+TEST(LayerTableTest, ALayerOfASecondModelHasOneNumberInBothTables) {
+  // Layer 0 is dense: it has attention and no router.
+  const auto with_attention = [](const std::string& name) {
+    ModelDescription model = model_of(name, {{"0", "layers.0.attn"},
+                                             {"1", "layers.1.attn"},
+                                             {"1", "layers.1.gate"},
+                                             {"2", "layers.2.attn"},
+                                             {"2", "layers.2.gate"}});
+    for (const size_t hook : {0, 1, 3}) model.hooks[hook].kind = hooks::HookKind::kAttention;
+    return model;
+  };
+  const ModelDescription a = with_attention("a"), b = with_attention("b");
+  for (const bool attention_first : {false, true}) {
+    LayerTable routers, attention(hooks::HookKind::kAttention);
+    const auto place_routers = [&](const ModelDescription& model) {
+      for (const int64_t hook : {2, 4}) routers.place(model, hook, kExperts, &attention);
+    };
+    const auto place_attention = [&](const ModelDescription& model) {
+      for (const int64_t hook : {0, 1, 3}) attention.place(model, hook, 0, &routers);
+    };
+    for (const ModelDescription& model : {a, b}) {
+      if (attention_first) place_attention(model);
+      place_routers(model);
+      if (!attention_first) place_attention(model);
+    }
+    const auto number = [](const LayerTable& table, const ModelDescription& model, int64_t hook) {
+      return table.layers()[table.at(model.instance, hook)].layer;
+    };
+    for (const ModelDescription& model : {a, b}) {
+      EXPECT_EQ(number(attention, model, 1), number(routers, model, 2)) << model.identity << attention_first;
+      EXPECT_EQ(number(attention, model, 3), number(routers, model, 4)) << model.identity << attention_first;
+    }
+    EXPECT_EQ(number(routers, a, 2), "1");
+    Ids all = ids(attention);
+    std::sort(all.begin(), all.end());
+    EXPECT_EQ(std::unique(all.begin(), all.end()), all.end());
+    EXPECT_EQ(all.size(), 6u);
+  }
 }
 
 }  // namespace

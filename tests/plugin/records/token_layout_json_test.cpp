@@ -14,7 +14,10 @@ hooks::TokenLayout layout() {
                  {TokenDimRole::kBatch, {{1, 0, 2}, {0, 0, 4}}},
                  {TokenDimRole::kOther, {}, 7}};
   layout.ids = {1};
-  layout.masks = {{2, hooks::MaskDims::kTransposed, hooks::MaskMeans::kPadding}, {3, hooks::MaskDims::kOther}};
+  layout.masks = {{2, hooks::MaskDims::kTransposed, hooks::MaskMeans::kPadding},
+                  {3, hooks::MaskDims::kOther},
+                  {4, hooks::MaskDims::kBuffer, hooks::MaskMeans::kValid, 5}};
+  layout.packed = hooks::TokenPacking{2, hooks::Comparison::kGreaterEqual, 0.5};
   return layout;
 }
 
@@ -34,7 +37,8 @@ TEST(TokenLayoutJson, RefusesWhatIsNoLayout) {
   for (const nlohmann::json& bad :
        {changed("/dims/1/role", "sequence"), changed("/dims/1/role", "batches"), changed("/dims/1/arguments/0/1", 2),
         changed("/dims/1/arguments/0/0", -1), changed("/dims/2/size", -3), changed("/masks/0/means", "noise"),
-        changed("/ids", "ids"), nlohmann::json("text")}) {
+        changed("/packed/argument", -1), changed("/packed/keeps", "about"), changed("/ids", "ids"),
+        nlohmann::json("text")}) {
     EXPECT_THROW(token_layout_from_json(bad), std::exception) << bad;
   }
 }

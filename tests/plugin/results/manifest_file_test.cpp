@@ -40,8 +40,9 @@ TEST_F(ManifestFileTest, HoldsEveryCount) {
   losses_.not_finite = value;
   json expected;
   value = 1;
-  for (const char* name : {"forwards", "replayed", "tokens", "dropped", "unwritten", "aborted", "called_hooks",
-                           "failed_hooks", "unattributed", "out_of_range", "label_mismatches", "not_finite"}) {
+  for (const char* name :
+       {"forwards", "replayed", "tokens", "dropped", "unwritten", "aborted", "called_hooks", "failed_hooks",
+        "unattributed", "out_of_range", "label_mismatches", "skipped", "not_finite"}) {
     expected[name] = value++;
   }
   EXPECT_EQ(written(manifest()).at("counters"), expected);

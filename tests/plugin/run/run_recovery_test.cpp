@@ -138,12 +138,15 @@ TEST_F(RunRecovery, RowsOfTheDumpThatAreMissingAreCounted) {
 
 TEST_F(RunRecovery, AShardWhoseRowsAreStillThereHoldsThemOnce) {
   write_and_die(0, kForwards);
-  // As if the process had died between the rename of each shard and the removal of its .rows file.
+  // As if the process had died between the rename of each shard and the removal of its files in the journal.
   int shards = 0;
   for (const auto& file : rows_files()) {
     const std::string shard = run("moetap/dump/rank0/" + file.stem().string() + ".safetensors");
     fs::create_directories(run("moetap/dump/rank0"));
-    ShardRows::reopen(file.string(), kMaxShardBytes)->write_shard(shard);
+    const fs::path columns = fs::path(file).replace_extension(".columns");
+    for (const fs::path& kept : {file, columns}) fs::copy(kept, kept.string() + ".kept");
+    ShardRows::reopen(file.string())->become_shard(shard);
+    for (const fs::path& kept : {file, columns}) fs::rename(kept.string() + ".kept", kept);
     ASSERT_TRUE(fs::exists(file) && fs::exists(shard));
     ++shards;
   }
@@ -157,10 +160,9 @@ TEST_F(RunRecovery, FinishedShardsLoseRowsOfForwardsThatDoNotCount) {
   const auto frames = frames_of(journal("forwards.frames"));
   // All dump rows are in shards, as after a close that failed later. The journal is damaged, too.
   for (const auto& file : rows_files()) {
-    auto rows = ShardRows::reopen(file.string(), kMaxShardBytes);
+    auto rows = ShardRows::reopen(file.string());
     fs::create_directories(run("moetap/dump/rank0"));
-    rows->write_shard(run("moetap/dump/rank0/" + file.stem().string() + ".safetensors"));
-    rows->remove();
+    rows->become_shard(run("moetap/dump/rank0/" + file.stem().string() + ".safetensors"));
   }
   int64_t forwards = 0;
   for (const auto& frame : frames) {
@@ -175,7 +177,7 @@ TEST_F(RunRecovery, FinishedShardsLoseRowsOfForwardsThatDoNotCount) {
 TEST_F(RunRecovery, AFirstFrameThatIsNotMoetapsIsRefusedInOneLine) {
   write_and_die(0, 1);
   fs::remove(journal("forwards.frames"));
-  FrameLog(journal("forwards.frames")).append(kRunStarted, R"({"schema_version": 5})");
+  FrameLog(journal("forwards.frames")).append(kRunStarted, R"({"schema_version": 6})");
   const auto recovery = recover_run(run());
   EXPECT_EQ(recovery.errors,
             (std::vector<std::string>{

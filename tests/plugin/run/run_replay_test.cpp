@@ -85,11 +85,11 @@ TEST_F(RunReplay, AJournalOfAnotherVersionIsRefusedInOneLine) {
   ASSERT_TRUE(first);
   auto start = nlohmann::json::parse(first->payload);
   const int64_t version = start.at("schema_version").get<int64_t>();
-  EXPECT_EQ(version, 5);
+  EXPECT_EQ(version, 6);
   start["schema_version"] = 3;
   fs::remove(frames);
   FrameLog(frames).append(kRunStarted, start.dump());
-  const std::string line = frames + ": is a journal of version 3, this moetap reads version 5; complete the run with " +
+  const std::string line = frames + ": is a journal of version 3, this moetap reads version 6; complete the run with " +
                            "the moetap that wrote it (moetap recover), or name another output_dir";
   config_.resume = true;
   try {

@@ -58,6 +58,7 @@ struct SyntheticAttention {
   bool attributed = true;
   int64_t call = 0;
   bool matrix = false;
+  bool as_rows = false;  // what experts attend to is recorded as rows, not as sums
 };
 
 /// What an attention layer reports about probabilities; `router`: what goes with it, of the same tokens; null: nothing.
@@ -73,7 +74,13 @@ inline AttentionRecord observe_attention(const SyntheticAttention& attention, co
   record.sums = analysis::empty_attention_sums(kAttentionHeads, kAttentionRegions, rows.self, /*num_experts=*/0,
                                                attention.attributed ? batch : 1);
   add_rows(record.sums, rows, attention.attributed ? at::arange(batch, at::kLong) : at::zeros({batch}, at::kLong));
-  if (router != nullptr) {
+  if (router != nullptr && attention.as_rows) {
+    ExpertAttentionRecord experts;
+    experts.router_hook = router->hook;
+    experts.rows = analysis::expert_rows(rows, router->sums.num_experts, at::arange(rows.num_lines(), at::kLong),
+                                         router->selected, router->weights);
+    record.experts.push_back(std::move(experts));
+  } else if (router != nullptr) {
     ExpertAttentionRecord experts{router->hook, analysis::empty_attention_sums(kAttentionHeads, kAttentionRegions,
                                                                                rows.self, router->sums.num_experts, 1)};
     add_experts(experts.sums, rows, at::zeros({batch}, at::kLong), router->selected, router->weights);

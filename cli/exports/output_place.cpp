@@ -1,0 +1,110 @@
+#include "cli/exports/output_place.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <fstream>
+#include <system_error>
+
+#include "cli/terminal/command_error.h"
+#include "plugin/formats/atomic_file.h"
+
+namespace moetap::cli {
+namespace {
+
+namespace fs = std::filesystem;
+
+// Tells a folder that an export made from any other: only such a folder is ever replaced.
+constexpr const char* kMarker = ".moetap_export";
+
+[[noreturn]] void fail(const fs::path& path, const std::string& reason) {
+  throw CommandError(fmt::format("cannot write {}: {}", path.string(), reason));
+}
+
+// On the disk before the name is: all files of the folder's file system.
+void sync_files(const fs::path& path) {
+  const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (descriptor < 0) return;
+  const int failed = fs::is_directory(path) ? ::syncfs(descriptor) : ::fsync(descriptor);
+  const int error = errno;
+  ::close(descriptor);
+  if (failed != 0 && error != EINVAL) fail(path, std::generic_category().message(error));
+}
+
+}  // namespace
+
+OutputPlace::OutputPlace(const std::string& path, OutputKind kind, bool force) : kind_(kind) {
+  path_ = fs::path(path).lexically_normal();
+  if (!path_.has_filename()) path_ = path_.parent_path();
+  std::error_code error;
+  const fs::file_status status = fs::status(path_, error);
+  const bool is_folder = fs::is_directory(status);
+  if (fs::exists(status)) {
+    const bool is_free = is_folder && kind == OutputKind::kFolder && fs::is_empty(path_, error);
+    if (!is_free && !force) {
+      throw CommandError(fmt::format("{}: is there already; name another path, or replace it with --force", path));
+    }
+    if (!is_free &&
+        (is_folder != (kind == OutputKind::kFolder) || (is_folder && !fs::exists(path_ / kMarker, error)))) {
+      throw CommandError(fmt::format("{}: is no export of this format and is not replaced; name another path", path));
+    }
+  }
+  temporary_ = fmt::format("{}.tmp-{}-0", path_.string(), ::getpid());
+  make_parents();
+  if (kind_ == OutputKind::kFolder) {
+    fs::create_directory(temporary_, error);
+    if (error) fail(path_, error.message());
+  }
+}
+
+void OutputPlace::make_parents() {
+  std::error_code error;
+  for (fs::path folder = path_.parent_path(); !folder.empty() && !fs::exists(folder, error);
+       folder = folder.parent_path()) {
+    new_folders_.push_back(folder);
+  }
+  if (new_folders_.empty()) return;
+  fs::create_directories(path_.parent_path(), error);
+  if (error) fail(path_, error.message());
+}
+
+OutputPlace::~OutputPlace() {
+  if (committed_) return;
+  std::error_code error;
+  fs::remove_all(temporary_, error);
+  for (const fs::path& folder : new_folders_) fs::remove(folder, error);  // leaves one that is not empty
+}
+
+std::string OutputPlace::parent() const {
+  const fs::path parent = path_.parent_path();
+  return parent.empty() ? "." : parent.string();
+}
+
+void OutputPlace::commit() {
+  std::error_code error;
+  if (kind_ == OutputKind::kFolder) {
+    std::ofstream marker(temporary_ / kMarker);
+    marker << "An export of moetap. It is replaced by moetap export --force.\n";
+    if (!marker.flush()) fail(path_, "the disk refuses");
+  }
+  sync_files(temporary_);
+  fs::path old;
+  if (kind_ == OutputKind::kFolder && fs::exists(path_, error)) {
+    old = fmt::format("{}.tmp-{}-1", path_.string(), ::getpid());
+    fs::rename(path_, old, error);
+    if (error) fail(path_, error.message());
+  }
+  fs::rename(temporary_, path_, error);
+  if (error) {
+    std::error_code ignored;
+    if (!old.empty()) fs::rename(old, path_, ignored);
+    fail(path_, error.message());
+  }
+  committed_ = true;
+  if (!old.empty()) fs::remove_all(old, error);
+  plugin::sync_folder(parent());
+}
+
+}  // namespace moetap::cli

@@ -1,0 +1,37 @@
+#pragma once
+
+#include <filesystem>
+#include <string>
+#include <vector>
+
+namespace moetap::cli {
+
+enum class OutputKind { kFile, kFolder };
+
+/// Where an export goes. It is written under a temporary name beside PATH and gets its name in `commit`: PATH never
+/// holds half an export, and an export that fails or is interrupted leaves nothing. Throws CommandError.
+class OutputPlace {
+ public:
+  /// Refuses a PATH that is there; with `force` a file is replaced, and a folder if an earlier export made it.
+  OutputPlace(const std::string& path, OutputKind kind, bool force);
+  OutputPlace(const OutputPlace&) = delete;
+  OutputPlace& operator=(const OutputPlace&) = delete;
+  ~OutputPlace();
+
+  const std::filesystem::path& path() const { return path_; }
+  /// What to write to: a folder that is there, or a file that is not.
+  const std::filesystem::path& temporary() const { return temporary_; }
+  std::string parent() const;
+
+  void commit();
+
+ private:
+  void make_parents();
+
+  std::filesystem::path path_, temporary_;
+  OutputKind kind_;
+  bool committed_ = false;
+  std::vector<std::filesystem::path> new_folders_;  // each before its parent
+};
+
+}  // namespace moetap::cli
