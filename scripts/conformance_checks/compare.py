@@ -137,18 +137,23 @@ def _check_tokens(result, oracle: OracleCall, captured: CapturedCall, rows: nump
             result.problems.append(f"{oracle.key}: {name} is {actual[row]} in row {row}, oracle {expected[rows][row]}")
 
 
-def _check(result, what: str, actual, expected, tolerance: float) -> float:
-    """The largest relative difference; a value below its row's mean magnitude is compared relative to that mean."""
-    if actual is None or actual.shape != expected.shape:
-        shape = None if actual is None else actual.shape
-        result.problems.append(f"{what}: shape {shape}, oracle {expected.shape}")
-        return float("inf")
+def relative_difference(actual, expected) -> float:
+    """The largest one; a value below its row's mean magnitude is compared relative to that mean."""
     if not actual.size:
         return 0.0
     scale = numpy.maximum(numpy.abs(expected), numpy.abs(expected).mean(axis=1, keepdims=True))
     with numpy.errstate(invalid="ignore"):
         difference = numpy.where(actual == expected, 0.0, numpy.abs(actual - expected) / numpy.maximum(scale, 1e-30))
-    worst = float(difference.max()) if not numpy.isnan(difference).any() else float("inf")
+    return float(difference.max()) if not numpy.isnan(difference).any() else float("inf")
+
+
+def _check(result, what: str, actual, expected, tolerance: float) -> float:
+    """The relative difference."""
+    if actual is None or actual.shape != expected.shape:
+        shape = None if actual is None else actual.shape
+        result.problems.append(f"{what}: shape {shape}, oracle {expected.shape}")
+        return float("inf")
+    worst = relative_difference(actual, expected)
     if not worst <= tolerance:
         result.problems.append(f"{what} differ by {worst:.2g}, tolerance {tolerance:g}")
     return worst
