@@ -30,7 +30,7 @@ function(moetap_add_test)
   endif()
   add_executable(${test_NAME} ${test_SOURCES})
   target_link_libraries(${test_NAME} PRIVATE ${test_LIBRARIES} GTest::gtest GTest::gtest_main)
-  moetap_configure_target(${test_NAME})
+  moetap_configure_target(${test_NAME} TEST)
   set_target_properties(${test_NAME} PROPERTIES RUNTIME_OUTPUT_DIRECTORY "${PROJECT_BINARY_DIR}/tests")
   add_test(NAME ${test_NAME} COMMAND ${test_NAME})
   set_tests_properties(${test_NAME} PROPERTIES TIMEOUT ${test_TIMEOUT}
