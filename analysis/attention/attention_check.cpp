@@ -1,4 +1,4 @@
-#include <ATen/core/Tensor.h>
+#include <ATen/ATen.h>
 #include <c10/util/Exception.h>
 
 #include "analysis/attention/attention_paths.h"
@@ -80,6 +80,17 @@ AttentionShape shape_of_product(const AttentionCall& call) {
 }
 
 }  // namespace
+
+at::Tensor count_improbable_rows(const AttentionCall& call, const AttentionTokens& tokens) {
+  check_attention(call, tokens);
+  constexpr double kSlack = 0.02;
+  const at::Tensor& p = call.probabilities;
+  const at::Tensor is_row = tokens.query_position.ge(0).unsqueeze(1);  // [B, 1, Sq]
+  if (p.size(3) == 0) return at::zeros({}, p.options().dtype(at::kLong));
+  const at::Tensor improbable =
+      p.amin(3).lt(-kSlack).logical_or_(p.sum(3, /*keepdim=*/false, at::kFloat).gt(1 + kSlack));
+  return improbable.logical_and_(is_row).any(1).sum();
+}
 
 AttentionShape check_attention(const AttentionCall& call, const AttentionTokens& tokens) {
   const AttentionShape shape = call.probabilities.defined() ? shape_of_probabilities(call) : shape_of_product(call);

@@ -63,6 +63,11 @@ struct AttentionRows {
 AttentionRows measure_attention(const AttentionCall& call, const AttentionTokens& tokens,
                                 const AttentionOptions& options = {});
 
+/// The rows whose given probabilities are none: one of a key is negative, or they sum to more than 1, both beyond the
+/// rounding of half precision. A sum below 1 is no fault: sinks may have been cut off. int64 [] on the call's device;
+/// LibTorch operations, no synchronisation. `call.probabilities` must be defined; arguments as of `measure_attention`.
+at::Tensor count_improbable_rows(const AttentionCall& call, const AttentionTokens& tokens);
+
 /// An integer whose order is that of the scores; never 0. `score_of_code` is the inverse.
 int64_t score_code(float score);
 float score_of_code(int64_t code);

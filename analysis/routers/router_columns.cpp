@@ -17,6 +17,8 @@ const char* column_name(RouterColumn column) {
       return "weights";
     case kIdsColumn:
       return "ids";
+    case kProbabilitiesColumn:
+      return "probabilities";
   }
   return "";
 }

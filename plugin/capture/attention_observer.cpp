@@ -21,28 +21,21 @@ AttentionSizes sizes_of(const analysis::AttentionCall& call) {
   return {tensor.size(0), tensor.size(2), keys, tensor.device()};
 }
 
-/// Throws c10::Error where what a model, or a hook spec, gave as probabilities sums to more than 1 in a row: values
-/// that are none would give numbers that look like others. On the CPU only: a device would have to be waited for.
-void check_are_probabilities(const analysis::AttentionRows& rows) {
-  if (!rows.values.is_cpu()) return;
-  constexpr float kMost = 1.02F, kLeast = -0.02F;  // half precision, summed over many keys
-  const int64_t columns = rows.values.size(1);
-  const auto* values = rows.values.const_data_ptr<float>();
-  for (int64_t line = 0; line < rows.num_lines(); ++line, values += columns) {
-    const float mass = values[analysis::kKeyMass];
-    TORCH_CHECK(mass <= kMost && mass >= kLeast, "probabilities must sum to 1 over the keys of a row, got ", mass);
-  }
+void check_are_probabilities(const MeasuredAttention& measured) {
+  const std::string misfit = misfit_of(measured);
+  TORCH_CHECK(misfit.empty(), "its probabilities are none: ", misfit);
 }
 
 }  // namespace
 
 AttentionObserver::AttentionObserver(ForwardContext forward, AttentionValues values,
-                                     std::shared_ptr<CachedRegions> cached)
+                                     std::shared_ptr<CachedRegions> cached, std::shared_ptr<HookChecks> checks)
     : forward_(std::move(forward)),
       values_(std::move(values)),
       cached_(std::move(cached)),
+      checks_(std::move(checks)),
       calls_(forward_.model->hooks.size(), 0),
-      measured_(forward_.model, values_.values,
+      measured_(forward_.model, checks_, values_.values,
                 values_.tells_tokens ? PendingAttention::ByExpert::kRowsIfShorter : PendingAttention::ByExpert::kSums) {
 }
 
@@ -117,7 +110,11 @@ void AttentionObserver::observe(int64_t hook_id, const ReportedAttention& report
     tokens.sampled = analysis::sampled_rows(values_.seed, numbers, hook.layer, tokens.query_position, values_.sample);
   }
   measured.rows = analysis::measure_attention(call, tokens, {values_.matrix});
-  if (call.probabilities.defined()) check_are_probabilities(measured.rows);
+  if (call.probabilities.defined() && checks_->begin_call(hook_id)) {
+    measured.improbable_rows = analysis::count_improbable_rows(call, tokens);
+    // The forward need not wait for the CPU, so the hook fails at once.
+    if (device.is_cpu()) check_are_probabilities(measured);
+  }
   measured.tokens = places.queries;
   // The model may have repeated the keys for the queries' heads: the graph shows how many there are.
   measured.num_key_heads = hook.num_key_heads.value_or(call.key.defined() ? call.key.size(1) : scored(call).size(1));

@@ -34,8 +34,9 @@ struct AttentionValues {
 /// report on threads of their own. Does not wait for a device. The caller switches gradients off.
 class AttentionObserver : public Recycled {
  public:
-  /// `cached`: of the model's forwards.
-  AttentionObserver(ForwardContext forward, AttentionValues values, std::shared_ptr<CachedRegions> cached);
+  /// `cached`, `checks`: of the model's forwards.
+  AttentionObserver(ForwardContext forward, AttentionValues values, std::shared_ptr<CachedRegions> cached,
+                    std::shared_ptr<HookChecks> checks);
 
   /// Throws c10::Error whose message says what does not fit. After `end` it does nothing.
   void observe(int64_t hook, const ReportedAttention& reported);
@@ -60,6 +61,7 @@ class AttentionObserver : public Recycled {
   const ForwardContext forward_;
   const AttentionValues values_;
   const std::shared_ptr<CachedRegions> cached_;
+  const std::shared_ptr<HookChecks> checks_;
 
   std::mutex mutex_;  // guards what follows
   bool ended_ = false;

@@ -1,6 +1,7 @@
 #include "plugin/capture/attention_pending.h"
 
 #include <ATen/ATen.h>
+#include <fmt/format.h>
 
 #include <algorithm>
 #include <optional>
@@ -90,6 +91,12 @@ void keep_values(const analysis::AttentionRows& rows, const Lines& lines, Attent
 
 }  // namespace
 
+std::string misfit_of(const MeasuredAttention& measured) {
+  const auto rows = measured.improbable_rows.item<int64_t>();
+  if (rows == 0) return "";
+  return fmt::format("in {} of {} rows one is negative or they sum to more than 1", rows, measured.rows.num_lines());
+}
+
 void PendingAttention::add(MeasuredAttention attention) {
   const auto stands_before = [](const MeasuredAttention& a, const MeasuredAttention& b) {
     return std::pair(a.hook, a.call) < std::pair(b.hook, b.call);
@@ -101,15 +108,28 @@ void PendingAttention::add(MeasuredAttention attention) {
 void PendingAttention::visit_tensors(Visit visit) {
   for (MeasuredAttention& call : calls_) {
     analysis::AttentionRows& rows = call.rows;
-    for (at::Tensor* tensor :
-         {&rows.line, &rows.values, &rows.bins, &rows.region, &rows.position, &rows.num_keys, &rows.length,
-          &rows.weight, &rows.head_high, &rows.head_low, &rows.head_max_score, &rows.matrix, &call.key_position}) {
+    for (at::Tensor* tensor : {&rows.line, &rows.values, &rows.bins, &rows.region, &rows.position, &rows.num_keys,
+                               &rows.length, &rows.weight, &rows.head_high, &rows.head_low, &rows.head_max_score,
+                               &rows.matrix, &call.key_position, &call.improbable_rows}) {
       visit(*tensor);
     }
   }
 }
 
+void PendingAttention::withhold(ForwardRecord& record) {
+  for (const MeasuredAttention& call : calls_) {
+    if (!call.improbable_rows.defined()) continue;
+    analysis::RouterVerdict verdict;
+    const std::string misfit = misfit_of(call);
+    if (!misfit.empty()) verdict[analysis::kProbabilitiesColumn] = misfit;
+    checks_->came_back(call.hook, call.rows.num_lines(), verdict);
+  }
+  std::erase_if(calls_, [this](const MeasuredAttention& call) { return checks_->withheld(call.hook) != 0; });
+  record.unverified = checks_->untold();
+}
+
 void PendingAttention::finish(ForwardRecord& record) {
+  withhold(record);
   std::vector<Lines> lines;
   for (const MeasuredAttention& call : calls_) {
     const analysis::AttentionRows& rows = call.rows;

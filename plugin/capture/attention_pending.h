@@ -4,10 +4,12 @@
 
 #include <cstdint>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "analysis/attention/attention_rows.h"
 #include "plugin/capture/forward_tokens.h"
+#include "plugin/capture/hook_checks.h"
 #include "plugin/capture/pending_report.h"
 #include "plugin/process/recycled_memory.h"
 #include "plugin/records/forward_record.h"
@@ -26,9 +28,13 @@ struct MeasuredAttention {
   int64_t hook = 0, call = 0;
   std::shared_ptr<const TokenGroup> tokens;  // the queries, in the order of the lines
   analysis::AttentionRows rows;
-  at::Tensor key_position;  // int32 [B, Sk]; undefined: the matrix is not kept
+  at::Tensor key_position;     // int32 [B, Sk]; undefined: the matrix is not kept
+  at::Tensor improbable_rows;  // int64 []; undefined: the call is not checked
   int64_t num_key_heads = 0;
 };
+
+/// Why the probabilities of a checked call are none, one line; empty: they may be some. Waits for the device.
+std::string misfit_of(const MeasuredAttention& measured);
 
 /// The attention calls of a forward. `finish` sums them up by sample and by the experts of the routers that go with
 /// them.
@@ -36,10 +42,10 @@ class PendingAttention final : public PendingReport, public Recycled {
  public:
   /// How sums by expert of few tokens are recorded.
   enum class ByExpert { kRowsIfShorter, kSums };
-  /// `keep_values`: those of each query are recorded.
-  PendingAttention(std::shared_ptr<const ModelDescription> model, bool keep_values,
+  /// `checks`: of the model's hooks. `keep_values`: those of each query are recorded.
+  PendingAttention(std::shared_ptr<const ModelDescription> model, std::shared_ptr<HookChecks> checks, bool keep_values,
                    ByExpert by_expert = ByExpert::kRowsIfShorter)
-      : model_(std::move(model)), keep_values_(keep_values), by_expert_(by_expert) {}
+      : model_(std::move(model)), checks_(std::move(checks)), keep_values_(keep_values), by_expert_(by_expert) {}
 
   bool empty() const { return calls_.empty(); }
   /// In any order: forks report as they come.
@@ -47,6 +53,7 @@ class PendingAttention final : public PendingReport, public Recycled {
 
   void visit_tensors(Visit visit) override;
   void finish(ForwardRecord& record) override;
+  void recorded(const ForwardRecord& record) override { checks_->told(record.unverified); }
   std::unique_ptr<PendingReport> clone() const override { return std::make_unique<PendingAttention>(*this); }
 
  private:
@@ -54,7 +61,11 @@ class PendingAttention final : public PendingReport, public Recycled {
     return model_->hooks.at(static_cast<size_t>(attention.hook));
   }
 
+  /// Leaves out calls whose probabilities are none, and all later ones of their hooks.
+  void withhold(ForwardRecord& record);
+
   std::shared_ptr<const ModelDescription> model_;
+  std::shared_ptr<HookChecks> checks_;
   bool keep_values_;
   ByExpert by_expert_;
   std::vector<MeasuredAttention, RecyclingAllocator<MeasuredAttention>> calls_;  // in order of hooks, then of calls

@@ -9,7 +9,7 @@
 #include "plugin/capture/held_calls.h"
 #include "plugin/capture/held_forms.h"
 #include "plugin/capture/probed_tokens.h"
-#include "plugin/capture/router_checks.h"
+#include "plugin/capture/hook_checks.h"
 #include "plugin/capture/router_pending.h"
 #include "plugin/capture/router_report.h"
 #include "plugin/process/recycled_memory.h"
@@ -28,11 +28,11 @@ struct RouterValues {
 struct RouterState {
   explicit RouterState(const ModelDescription& model, int64_t check_every = 0)
       : probed(std::make_shared<ProbedTokens>(model.hooks.size())),
-        checks(std::make_shared<RouterChecks>(model.hooks.size(), check_every)),
+        checks(std::make_shared<HookChecks>(model.hooks.size(), check_every)),
         forms(model) {}
 
   const std::shared_ptr<ProbedTokens> probed;
-  const std::shared_ptr<RouterChecks> checks;
+  const std::shared_ptr<HookChecks> checks;
   HeldForms forms;
   HeldCallsPool held;
 };
@@ -77,7 +77,7 @@ class RouterObserver {
   const ForwardContext forward_;
   const RouterValues values_;
   const std::shared_ptr<RouterState> state_;
-  RouterChecks& checks_;
+  HookChecks& checks_;
 
   std::mutex mutex_;  // guards what follows
   bool ended_ = false;

@@ -13,7 +13,7 @@
 #include "plugin/capture/held_calls.h"
 #include "plugin/capture/pending_report.h"
 #include "plugin/capture/probed_tokens.h"
-#include "plugin/capture/router_checks.h"
+#include "plugin/capture/hook_checks.h"
 #include "plugin/process/recycled_memory.h"
 #include "plugin/records/forward_record.h"
 #include "plugin/records/model_description.h"
@@ -58,7 +58,7 @@ class PendingRouters final : public PendingReport, public Recycled {
  public:
   /// `probed`, `checks`: the model's; the first counts what is recorded for the probe.
   PendingRouters(std::shared_ptr<const ModelDescription> model, std::shared_ptr<ProbedTokens> probed,
-                 std::shared_ptr<RouterChecks> checks)
+                 std::shared_ptr<HookChecks> checks)
       : model_(std::move(model)), probed_(std::move(probed)), checks_(std::move(checks)) {}
 
   bool empty() const { return routers_.empty() && (!held_ || held_->empty()); }
@@ -113,7 +113,7 @@ class PendingRouters final : public PendingReport, public Recycled {
 
   std::shared_ptr<const ModelDescription> model_;
   std::shared_ptr<ProbedTokens> probed_;
-  std::shared_ptr<RouterChecks> checks_;
+  std::shared_ptr<HookChecks> checks_;
   std::vector<MeasuredRouter> routers_;  // in order of hooks, then of calls
   std::shared_ptr<HeldCalls> held_;      // null: none
   bool held_per_token_ = false, record_held_ = false;

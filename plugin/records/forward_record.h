@@ -49,7 +49,7 @@ struct TransitionRecord {
 /// A column of a hook that is withheld, since the hook's check of itself found that it does not fit.
 struct UnverifiedColumn {
   int64_t hook = 0;                                      // HookPoint::id
-  analysis::RouterColumn column = analysis::kIdsColumn;  // ids: all of the hook
+  analysis::RouterColumn column = analysis::kIdsColumn;  // is_all_of_hook: all else of it too
   std::string reason;                                    // one line
   bool stops_hook = false;                               // which reported until then
 };

@@ -41,7 +41,8 @@ ForwardRecorder::ForwardRecorder(std::shared_ptr<ModelBinding> binding, std::str
   is_skipped_ = !recording.wants_forward() && !is_capturing(arguments);
   if (binding_->records_attention() && !is_skipped_) {
     attention_ =
-        std::make_unique<AttentionObserver>(context(), attention_values(arguments), binding_->cached_regions());
+        std::make_unique<AttentionObserver>(context(), attention_values(arguments), binding_->cached_regions(),
+                                            binding_->routers()->checks);
   }
   pending_ = std::make_unique<PendingForward>(copies_);
   begin_on_this_thread();
@@ -154,7 +155,7 @@ void ForwardRecorder::router(int64_t hook, const ReportedRouter& reported) {
   if (is_skipped_) return;
   const bool observed = report(hook, [&] { routers_.observe(hook, reported); });
   if (!observed || !binding_->recording().config().strict) return;
-  const std::string reason = binding_->router_checks().reason(hook);
+  const std::string reason = binding_->checks().reason(hook);
   // This forward will not be recorded: what does not fit is told by a record of its own.
   if (!reason.empty()) binding_->recording().tell_unverified(binding_->model(), binding_->routers()->checks);
   TORCH_CHECK(reason.empty(), "hook \"", binding_->model()->hooks.at(static_cast<size_t>(hook)).name, "\": ", reason);

@@ -57,7 +57,7 @@ class ModelBinding {
   /// The place of the argument that gives the regions; empty: no argument does, or the method lacks it.
   std::optional<size_t> region_argument(const std::string& method) const;
 
-  RouterChecks& router_checks() const { return *routers_->checks; }
+  HookChecks& checks() const { return *routers_->checks; }
 
  private:
   size_t checked(int64_t hook) const;  // throws c10::Error for an id that the model does not have

@@ -284,12 +284,12 @@ void Recording::hook_failed(ModelBinding& binding, int64_t hook, const std::stri
   notice(hook_failed_notice(hooks[static_cast<size_t>(hook)].name), reason);
 }
 
-void Recording::add_checks(std::shared_ptr<const ModelDescription> model, std::shared_ptr<RouterChecks> checks) {
+void Recording::add_checks(std::shared_ptr<const ModelDescription> model, std::shared_ptr<HookChecks> checks) {
   const std::lock_guard lock(mutex_);
   checks_.push_back({std::move(model), std::move(checks)});
 }
 
-void Recording::tell_unverified(std::shared_ptr<const ModelDescription> model, std::shared_ptr<RouterChecks> checks) {
+void Recording::tell_unverified(std::shared_ptr<const ModelDescription> model, std::shared_ptr<HookChecks> checks) {
   if (!in_own_process() || checks->untold().empty()) return;
   auto findings = std::make_unique<PendingForward>();
   findings->record.values_only = true;

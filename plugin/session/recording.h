@@ -82,10 +82,10 @@ class Recording {
   void hook_failed(ModelBinding& binding, int64_t hook, const std::string& reason);
 
   /// Hands over what the checks of the model's hooks have found and no record has told, without a forward.
-  void tell_unverified(std::shared_ptr<const ModelDescription> model, std::shared_ptr<RouterChecks> checks);
+  void tell_unverified(std::shared_ptr<const ModelDescription> model, std::shared_ptr<HookChecks> checks);
 
   /// The checks of a model's hooks: what they find in a forward that is not recorded is told by `close`.
-  void add_checks(std::shared_ptr<const ModelDescription> model, std::shared_ptr<RouterChecks> checks);
+  void add_checks(std::shared_ptr<const ModelDescription> model, std::shared_ptr<HookChecks> checks);
 
   /// Tells the user something: counts `what`, and prints it with `detail` the first time. `what` is one of a few fixed
   /// texts; whatever varies from forward to forward belongs in `detail`.
@@ -143,7 +143,7 @@ class Recording {
   std::vector<std::shared_ptr<GraphReplays>> replays_;  // of all captured graphs
   struct ModelChecks {
     std::shared_ptr<const ModelDescription> model;
-    std::shared_ptr<RouterChecks> checks;
+    std::shared_ptr<HookChecks> checks;
   };
   std::vector<ModelChecks> checks_;
 

@@ -193,7 +193,7 @@ void WriterThread::lost(const std::string& reason) {
 
 void WriterThread::tell(const std::vector<UnverifiedColumn>& unverified, const ModelDescription& model) {
   for (const UnverifiedColumn& column : unverified) {
-    const bool all = column.column == analysis::kIdsColumn;
+    const bool all = analysis::is_all_of_hook(column.column);
     const std::string line = "hook \"" + model.hooks.at(static_cast<size_t>(column.hook)).name + "\": its " +
                              analysis::column_name(column.column) + " do not fit and are left out" +
                              (all ? ", and all else of it" : "");

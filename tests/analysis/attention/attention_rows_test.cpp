@@ -200,6 +200,28 @@ TEST(AttentionRowsTest, CallsThatDoNotFitAreRefused) {
   expect_refused([](auto& test) { test.tokens.sampled = at::ones({2, 5}, at::kBool); }, "sampled");
 }
 
+TEST(AttentionRowsTest, RowsThatAreNoProbabilitiesAreCounted) {
+  AttentionCall call;
+  call.probabilities = at::full({2, 3, 4, 5}, 0.2, at::kFloat);
+  AttentionTokens tokens;
+  tokens.query_position = at::arange(4, at::kInt).expand({2, 4}).contiguous();
+  tokens.key_position = at::arange(5, at::kInt).expand({2, 5}).contiguous();
+  const auto count = [&] { return count_improbable_rows(call, tokens).item<int64_t>(); };
+  EXPECT_EQ(count(), 0);
+  call.probabilities[0][1][2] = at::tensor({0.5F, 0.7F, -0.2F, 0.0F, 0.0F});  // sums to 1
+  call.probabilities[1][0][3] = 0.21;                                         // sums to 1.05
+  call.probabilities[1][2][3] = 0.9;                                          // the same row by another head
+  EXPECT_EQ(count(), 2);
+  tokens.query_position[1][3] = -1;  // padding
+  EXPECT_EQ(count(), 1);
+  call.probabilities[0][1][2] = at::tensor({0.1F, 0.2F, 0.3F, 0.0F, 0.0F});  // a sink took the rest
+  EXPECT_EQ(count(), 0);
+  call.probabilities[0][0][0] = NAN;  // told as a row that is not finite
+  EXPECT_EQ(count(), 0);
+  call.probabilities = (call.probabilities * 2).to(at::kBFloat16);
+  EXPECT_EQ(count(), 7);
+}
+
 TEST(AttentionRowsTest, CodesOfScoresKeepTheirOrder) {
   const std::vector<float> scores = {-HUGE_VALF, -1e30F, -2, -1e-40F, 0, 1e-40F, 1, 3e38F, HUGE_VALF};
   for (size_t i = 0; i < scores.size(); ++i) {

@@ -370,7 +370,6 @@ def test_attention_by_hand_is_measured(moetap, attention_file, spec, tmp_path, b
         x = layer(x)
 
 
-@pytest.mark.xfail(strict=True, reason="not yet: the program records these values without a word")
 def test_values_that_are_no_probabilities_stop_their_hook(moetap, attention_file, spec, tmp_path):
     _, model, inputs = attention_file
     entries = [

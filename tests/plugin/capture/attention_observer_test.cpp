@@ -36,7 +36,7 @@ class AttentionObserverTest : public testing::Test {
                           [](const std::string& what, const std::string&) { ADD_FAILURE() << what; });
   }
 
-  AttentionObserver observer() { return {context_, values_, std::make_shared<CachedRegions>()}; }
+  AttentionObserver observer() { return {context_, values_, std::make_shared<CachedRegions>(), checks_}; }
 
   ReportedAttention reported(int64_t seed = 1) const {
     ReportedAttention reported;
@@ -62,6 +62,7 @@ class AttentionObserverTest : public testing::Test {
   TextArguments text_arguments_;  // outlives the tokens
   ForwardContext context_;
   AttentionValues values_;
+  std::shared_ptr<HookChecks> checks_ = std::make_shared<HookChecks>(2);
 };
 
 TEST_F(AttentionObserverTest, SumsAreThoseOfTheRowsBySample) {
@@ -210,8 +211,12 @@ TEST_F(AttentionObserverTest, ValuesThatAreNoProbabilitiesAreRefused) {
   ReportedAttention wrong = reported();
   wrong.probabilities = wrong.probabilities * 2;
   const std::string error = error_of<c10::Error>([&] { refused.observe(0, wrong); });
-  EXPECT_NE(error.find("probabilities must sum to 1 over the keys of a row"), std::string::npos) << error;
+  EXPECT_NE(error.find("in 12 of 12 rows one is negative or they sum to more than 1"), std::string::npos) << error;
   EXPECT_TRUE(finish(refused).attention.empty());
+  AttentionObserver with_scores = this->observer();
+  ReportedAttention scores = reported();
+  scores.probabilities = scores.probabilities - 1.0 / kLength;  // each row sums to 0
+  EXPECT_NE(error_of<c10::Error>([&] { with_scores.observe(1, scores); }).find("one is negative"), std::string::npos);
   AttentionObserver observer = this->observer();
   ReportedAttention halved = reported();  // a sink takes the rest
   halved.probabilities = halved.probabilities * 0.5;

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include "analysis/attention/attention_metrics.h"
+#include "plugin/capture/hook_checks.h"
 #include "plugin/capture/host_copies.h"
 #include "tests/plugin/support/synthetic_attention.h"
 #include "tests/plugin/support/tensors.h"
@@ -12,7 +13,7 @@
 namespace moetap::plugin {
 namespace {
 
-constexpr int64_t kBatch = 2, kLength = 3, kExperts = 4;
+constexpr int64_t kBatch = 2, kLength = 3, kExperts = 4, kMostHooks = 5;
 
 struct Hook {
   char kind;  // 'a' attention, 'r' router
@@ -82,6 +83,10 @@ RouterRecord router(int64_t hook, const at::Tensor& valid = at::ones({kBatch, kL
   return record;
 }
 
+std::shared_ptr<HookChecks> checks() {
+  return std::make_shared<HookChecks>(kMostHooks);
+}
+
 ForwardRecord finish(PendingAttention& pending, std::vector<RouterRecord> routers = {}) {
   ForwardRecord record;
   record.samples = {10, 11};
@@ -106,7 +111,7 @@ std::vector<std::string> pairs(const ForwardRecord& record) {
 using Pairs = std::vector<std::string>;
 
 TEST(PendingAttentionTest, CallsStandInTheOrderOfHooksAndCalls) {
-  PendingAttention pending(model_of({{'a', "0"}, {'a', "1"}}), false);
+  PendingAttention pending(model_of({{'a', "0"}, {'a', "1"}}), checks(), false);
   EXPECT_TRUE(pending.empty());
   for (const Call& call : {Call{1, 1}, Call{0, 0}, Call{1, 0}, Call{0, 1}}) pending.add(measured(call));
   EXPECT_FALSE(pending.empty());
@@ -120,34 +125,34 @@ TEST(PendingAttentionTest, CallsStandInTheOrderOfHooksAndCalls) {
 }
 
 TEST(PendingAttentionTest, ARouterGoesWithTheAttentionOfItsLayer) {
-  PendingAttention pending(model_of({{'a', "0"}, {'r', "0"}, {'a', "1"}, {'r', "1"}, {'r', "1"}}), false);
+  PendingAttention pending(model_of({{'a', "0"}, {'r', "0"}, {'a', "1"}, {'r', "1"}, {'r', "1"}}), checks(), false);
   for (const int64_t hook : {0, 2}) pending.add(measured({hook}));
   EXPECT_EQ(pairs(finish(pending, {router(1), router(3), router(4)})), (Pairs{"0.0: 1", "2.0: 3 4"}));
 }
 
 TEST(PendingAttentionTest, ARouterOfALayerWithoutAttentionGoesWithTheLastBeforeIt) {
   PendingAttention pending(model_of({{'a', "0"}, {'a', "1"}, {'a', "1", "vision_tower"}, {'r', "2"}, {'a', "3"}}),
-                           false);
+                           checks(), false);
   for (const int64_t hook : {0, 1, 2, 4}) pending.add(measured({hook}));
   EXPECT_EQ(pairs(finish(pending, {router(3)})), (Pairs{"1.0: 3"}));
 }
 
 TEST(PendingAttentionTest, ARouterBeforeAllAttentionHasNone) {
-  PendingAttention pending(model_of({{'r', "0"}, {'a', "0"}}), false);
+  PendingAttention pending(model_of({{'r', "0"}, {'a', "0"}}), checks(), false);
   pending.add(measured({1}));
   EXPECT_EQ(pairs(finish(pending, {router(0)})), Pairs{});
 }
 
 TEST(PendingAttentionTest, AttentionOfOtherTokensIsPassedOver) {
   // Layer 1 attends over fewer tokens than its router sees, layer 0 over the same.
-  PendingAttention pending(model_of({{'a', "0"}, {'a', "1"}, {'r', "1"}}), false);
+  PendingAttention pending(model_of({{'a', "0"}, {'a', "1"}, {'r', "1"}}), checks(), false);
   pending.add(measured({0}));
   Call fewer{1};
   fewer.valid = bools({1, 1, 0, 1, 1, 1}, {kBatch, kLength});
   pending.add(measured(fewer));
   EXPECT_EQ(pairs(finish(pending, {router(2)})), (Pairs{"0.0: 2"}));
 
-  PendingAttention none(model_of({{'a', "1"}, {'r', "1"}}), false);
+  PendingAttention none(model_of({{'a', "1"}, {'r', "1"}}), checks(), false);
   fewer.hook = 0;
   none.add(measured(fewer));
   // As many tokens, but others.
@@ -155,13 +160,13 @@ TEST(PendingAttentionTest, AttentionOfOtherTokensIsPassedOver) {
 }
 
 TEST(PendingAttentionTest, InALoopARouterGoesWithTheCallOfItsTurn) {
-  PendingAttention pending(model_of({{'a', "0"}, {'a', "1"}, {'r', "1"}}), false);
+  PendingAttention pending(model_of({{'a', "0"}, {'a', "1"}, {'r', "1"}}), checks(), false);
   for (const Call& call : {Call{0, 0}, Call{1, 0}, Call{1, 1}}) pending.add(measured(call));
   const at::Tensor all = at::ones({kBatch, kLength}, at::kBool);
   EXPECT_EQ(pairs(finish(pending, {router(2, all, 0), router(2, all, 1)})), (Pairs{"1.0: 2", "1.1: 2"}));
 
   // An attention before the loop: every turn goes with its only call.
-  PendingAttention before(model_of({{'a', "0"}, {'r', "0"}}), false);
+  PendingAttention before(model_of({{'a', "0"}, {'r', "0"}}), checks(), false);
   before.add(measured({0, 0}));
   EXPECT_EQ(pairs(finish(before, {router(1, all, 0), router(1, all, 1)})), (Pairs{"0.0: 1 1"}));
 }
@@ -172,7 +177,7 @@ TEST(PendingAttentionTest, ExpertsGetWhatTheirOwnTokensAttendTo) {
   call.valid = valid;
   MeasuredAttention attention = measured(call);
   const analysis::AttentionRows rows = attention.rows;
-  PendingAttention pending(model_of({{'a', "0"}, {'r', "0"}}), false);
+  PendingAttention pending(model_of({{'a', "0"}, {'r', "0"}}), checks(), false);
   pending.add(std::move(attention));
   RouterRecord of_valid = router(1, valid);
   of_valid.weights = at::tensor({0.5f, 1.0f, 2.0f, 4.0f}).unsqueeze(1);
@@ -200,7 +205,7 @@ TEST(PendingAttentionTest, WhereTokensMayNotBeToldFewAreSummedUpToo) {
   Call call{0};
   call.valid = valid;
   const auto model = model_of({{'a', "0"}, {'r', "0"}});
-  PendingAttention as_rows(model, false), as_sums(model, false, PendingAttention::ByExpert::kSums);
+  PendingAttention as_rows(model, checks(), false), as_sums(model, checks(), false, PendingAttention::ByExpert::kSums);
   as_rows.add(measured(call));
   as_sums.add(measured(call));
   const ExpertAttentionRecord rows = finish(as_rows, {router(1, valid)}).attention.at(0).experts.at(0);
@@ -215,7 +220,7 @@ TEST(PendingAttentionTest, ManyTokensAreSummedUpInTheForwardsRecord) {
   const at::Tensor valid = at::ones({kBatch, 512}, at::kBool);
   Call call{0};
   call.valid = valid;
-  PendingAttention pending(model_of({{'a', "0"}, {'r', "0"}}), false);
+  PendingAttention pending(model_of({{'a', "0"}, {'r', "0"}}), checks(), false);
   pending.add(measured(call));
   const RouterRecord of_all = router(1, valid);
   const analysis::AttentionRows rows = measured(call).rows;
@@ -234,7 +239,7 @@ TEST(PendingAttentionTest, MatricesAndValuesAreWithoutPadding) {
   call.valid = bools({0, 1, 1, 1, 1, 0}, {kBatch, kLength});
   MeasuredAttention attention = measured(call, /*matrix=*/true);
   const at::Tensor whole = attention.rows.matrix.clone(), values = attention.rows.values.clone();
-  PendingAttention pending(model_of({{'a', "0"}}), /*keep_values=*/true);
+  PendingAttention pending(model_of({{'a', "0"}}), checks(), /*keep_values=*/true);
   pending.add(std::move(attention));
   const ForwardRecord finished = finish(pending);
   const AttentionRecord& record = finished.attention.at(0);
@@ -258,7 +263,7 @@ TEST(PendingAttentionTest, WhatCannotBeToldApartBySampleIsSummedUp) {
   tokens->attribution = {};
   tokens->attribution.attributed = false;
   attention.tokens = tokens;
-  PendingAttention pending(model_of({{'a', "0"}}), false);
+  PendingAttention pending(model_of({{'a', "0"}}), checks(), false);
   pending.add(std::move(attention));
   const ForwardRecord record = finish(pending);
   EXPECT_FALSE(record.attention.at(0).attributed);
@@ -270,7 +275,7 @@ TEST(PendingAttentionTest, WhatCannotBeToldApartBySampleIsSummedUp) {
 }
 
 TEST(PendingAttentionTest, TensorsAreAllThatTheCallsHold) {
-  PendingAttention pending(model_of({{'a', "0"}}), false);
+  PendingAttention pending(model_of({{'a', "0"}}), checks(), false);
   pending.add(measured({0}, /*matrix=*/true));
   int64_t bytes = 0;
   const MeasuredAttention same = measured({0}, /*matrix=*/true);
@@ -282,6 +287,37 @@ TEST(PendingAttentionTest, TensorsAreAllThatTheCallsHold) {
   }
   pending.visit_tensors([&](at::Tensor& tensor) { bytes -= static_cast<int64_t>(tensor.nbytes()); });
   EXPECT_EQ(bytes, 0);
+}
+
+TEST(PendingAttentionTest, WhatIsNoProbabilityIsLeftOutWithAllLaterCalls) {
+  const auto checks = std::make_shared<HookChecks>(2);
+  const auto model = model_of({{'a', "0"}, {'a', "1"}});
+  const auto checked = [](int64_t hook, int64_t rows) {
+    MeasuredAttention attention = measured({hook});
+    attention.improbable_rows = at::tensor(rows, at::kLong);
+    return attention;
+  };
+  PendingAttention pending(model, checks, false);
+  pending.add(checked(0, 2));
+  pending.add(checked(1, 0));
+  const ForwardRecord record = finish(pending);
+  ASSERT_EQ(record.attention.size(), 1u);
+  EXPECT_EQ(record.attention[0].hook, 1);
+  ASSERT_EQ(record.unverified.size(), 1u);
+  EXPECT_EQ(record.unverified[0].column, analysis::kProbabilitiesColumn);
+  EXPECT_EQ(record.unverified[0].hook, 0);
+  EXPECT_TRUE(record.unverified[0].stops_hook);
+  EXPECT_EQ(record.unverified[0].reason, "in 2 of 6 rows one is negative or they sum to more than 1");
+  EXPECT_TRUE(checks->stopped(0));
+  EXPECT_FALSE(checks->stopped(1));
+  pending.recorded(record);
+
+  PendingAttention later(model, checks, false);  // begun before the verdict was back
+  for (const int64_t hook : {0, 1}) later.add(measured({hook}));
+  const ForwardRecord next = finish(later);
+  ASSERT_EQ(next.attention.size(), 1u);
+  EXPECT_EQ(next.attention[0].hook, 1);
+  EXPECT_TRUE(next.unverified.empty()) << "it is told once";
 }
 
 }  // namespace

@@ -63,7 +63,7 @@ TEST_F(DeviceGraphsTest, ReplaysOfAGraphAddUp) {
 TEST_F(DeviceGraphsTest, StreamsOfAGraphWaitForTheFirstSlotsOfOtherStreams) {
   const at::Device device(kType, 0);
   const auto model = std::make_shared<const ModelDescription>(gates(2));
-  PendingRouters routers(model, std::make_shared<ProbedTokens>(2), std::make_shared<RouterChecks>(2));
+  PendingRouters routers(model, std::make_shared<ProbedTokens>(2), std::make_shared<HookChecks>(2));
   const auto group = std::make_shared<TokenGroup>();
   group->device = device;
   group->num_tokens = 8;

@@ -239,7 +239,7 @@ TEST_F(DeviceRecordingTest, OneCopyAndNoWaitingAForward) {
         const std::lock_guard lock(run.collected->mutex);
         run.collected->records.clear();  // a record that is kept holds its memory
       };
-      for (int64_t i = 0; i < RouterChecks::kMostFirstCalls; ++i) {
+      for (int64_t i = 0; i < HookChecks::kMostFirstCalls; ++i) {
         report(model, reports);
         settle();
       }
@@ -261,7 +261,7 @@ TEST_F(DeviceRecordingTest, OneCopyAndNoWaitingAForward) {
       EXPECT_EQ(fake_device::counts().allocations, 2 * length * 4 > kExperts * kExperts * 8 ? 5 * (1 + 3) : 5);
       const RunningDevice running;
       run.close();
-      EXPECT_EQ(run.recording->counters().forwards, RouterChecks::kMostFirstCalls + 5);
+      EXPECT_EQ(run.recording->counters().forwards, HookChecks::kMostFirstCalls + 5);
     }
   }
 }
@@ -275,7 +275,7 @@ TEST_F(DeviceRecordingTest, WithoutSingleTokensTheBytesDoNotGrowWithThem) {
     const std::string model = run.bind(gates(3));
     const Reports reports = Reports(2, length, 3, 1).to(at::Device(kType, 0));
     const RunningDevice running;
-    for (int64_t i = 0; i <= RouterChecks::kMostFirstCalls; ++i) {  // the last call is not checked
+    for (int64_t i = 0; i <= HookChecks::kMostFirstCalls; ++i) {  // the last call is not checked
       fake_device::reset_counts();
       report(model, reports);
       run.recording->flush();

@@ -58,7 +58,7 @@ class PendingRoutersTest : public testing::Test {
   }
 
   std::shared_ptr<ProbedTokens> probed_ = std::make_shared<ProbedTokens>(4);
-  std::shared_ptr<RouterChecks> checks_ = std::make_shared<RouterChecks>(4);
+  std::shared_ptr<HookChecks> checks_ = std::make_shared<HookChecks>(4);
   PendingRouters routers_;
 };
 

@@ -14,7 +14,8 @@
 namespace moetap::plugin {
 
 // Note [A hook checks itself]
-// The first calls of each hook are checked (analysis/routers/router_check.h). On the CPU the verdict is there at once:
+// The first calls of each hook are checked (analysis/routers/router_check.h; attention whose probabilities the model
+// gives: `count_improbable_rows`). On the CPU the verdict is there at once:
 // what does not fit is left out of that call and all later ones before they are measured. On a device the verdict comes
 // with the one copy of the forward, and the writer thread applies it to that forward's record and to all later ones
 // before they are written; the forward's thread leaves the column out as soon as it knows. Weights cannot be taken out
@@ -24,28 +25,28 @@ namespace moetap::plugin {
 // measured with weights that turned out wrong is left out of its forward as a whole.
 
 /// What the checks of a model's hooks have found. Thread-safe.
-class RouterChecks {
+class HookChecks {
  public:
   /// The first calls are checked until that many calls of that many tokens have been: steps of a generation have few.
   static constexpr int64_t kFirstCalls = 3, kFirstTokens = 64;
   static constexpr int64_t kMostFirstCalls = 8;  // no more than these
 
   /// `check_every`: after the first calls, every so many calls one is checked; 0: none.
-  explicit RouterChecks(size_t num_hooks, int64_t check_every = 0);
+  explicit HookChecks(size_t num_hooks, int64_t check_every = 0);
 
   /// Counts a call; true if it is to be checked.
   bool begin_call(int64_t hook);
 
-  /// The verdict of a checked call is back: what does not fit is withheld from now on. A hook whose ids do not fit
-  /// stops.
+  /// The verdict of a checked call is back: what does not fit is withheld from now on. A hook whose ids or
+  /// probabilities do not fit stops.
   void came_back(int64_t hook, int64_t num_tokens, const analysis::RouterVerdict& verdict);
 
-  /// True once the hook reports no more: it has failed, or its ids do not fit.
+  /// True once the hook reports no more: it has failed, or its ids or probabilities do not fit.
   bool stopped(int64_t hook) const { return state(hook).stopped.load(std::memory_order_relaxed); }
   /// True for the caller that stops it first.
   bool stop(int64_t hook) { return !state(hook).stopped.exchange(true); }
 
-  /// The columns of the hook that are withheld; all of the hook if its ids are.
+  /// The columns of the hook that are withheld; all of the hook if `is_all_of_hook` of one.
   analysis::RouterColumns withheld(int64_t hook) const { return state(hook).withheld.load(std::memory_order_relaxed); }
 
   /// Why; one line. Empty: nothing is withheld.
