@@ -387,7 +387,8 @@ def test_values_that_are_no_probabilities_stop_their_hook(moetap, attention_file
     assert "layers.0.attention" in done.stderr and "probabilities" in done.stderr
     assert json.loads((run / "moetap" / "manifest.json").read_text())["counters"]["failed_hooks"] == 1
     layers = json.loads((run / "moetap" / "summary.json").read_text())["attention"]["language_model"]
-    assert list(layers) == ["1"]
+    assert layers["0"]["rows"] == 0 and layers["0"]["entropy"] is None
+    assert layers["1"]["rows"] == 12
 
 
 @pytest.mark.parametrize(
