@@ -31,17 +31,20 @@ constexpr int64_t kRegions = 5;
 struct Size {
   int64_t tokens = 0, head_size = 0, heads = 0, key_heads = 0;
   bool causal = true;
+  bool last_alone = false;  // a step of generation: one query, behind a cache of the other tokens
+  int64_t queries() const { return last_alone ? 1 : tokens; }
 };
 
 class Case {
  public:
   explicit Case(const Size& size) : size_(size) {
     at::manual_seed(0);
-    query_ = at::randn({1, size.heads, size.tokens, size.head_size});
+    query_ = at::randn({1, size.heads, size.queries(), size.head_size});
     key_ = at::randn({1, size.key_heads, size.tokens, size.head_size});
     value_ = at::randn({1, size.key_heads, size.tokens, size.head_size});
-    tokens_.query_position = at::arange(size.tokens, at::kInt).unsqueeze(0);
-    tokens_.key_position = tokens_.query_position;
+    tokens_.key_position = at::arange(size.tokens, at::kInt).unsqueeze(0);
+    tokens_.query_position = tokens_.key_position.slice(1, size.tokens - size.queries());
+    tokens_.self = !size.last_alone;
     tokens_.num_regions = kRegions;
     call_.query = query_;
     call_.key = key_;
@@ -72,7 +75,7 @@ class Case {
           analysis::sampled_rows(1, at::zeros({1}, at::kLong), "layer", tokens.query_position, kSampledRows);
     }
     const analysis::AttentionRows rows = measure_attention(call, tokens, {what == What::kMatrix});
-    analysis::AttentionSums sums = analysis::empty_attention_sums(size_.heads, kRegions, true, 0, 1);
+    analysis::AttentionSums sums = analysis::empty_attention_sums(size_.heads, kRegions, tokens_.self, 0, 1);
     add_rows(sums, rows, at::zeros({1}, at::kLong));
   }
 
@@ -122,6 +125,25 @@ void measure(const Size& size, bool smoke, MarkdownTable& table) {
              fmt::format("{:.1f}", peak_alone)});
 }
 
+void measure_step(const Size& size, bool smoke, MarkdownTable& table) {
+  const Case test(size);
+  constexpr double kNever = std::numeric_limits<double>::infinity();
+  double own = kNever, stats = kNever;
+  const int steps = smoke || size.tokens > 4096 ? 1 : 32;
+  const double began = process_cpu_seconds();
+  for (int run = 0; run < 1 || (!smoke && process_cpu_seconds() - began < 1); ++run) {
+    keep_least(own, [&] {
+      for (int step = 0; step < steps; ++step) test.attend();
+    });
+    keep_least(stats, [&] {
+      for (int step = 0; step < steps; ++step) test.measure(Case::What::kAlone);
+    });
+  }
+  table.add({fmt::format("{} x {}, {} of {} heads", size.tokens, size.head_size, size.key_heads, size.heads),
+             fmt::format("{:.1f}", 1e6 * own / steps), fmt::format("{:.1f}", 1e6 * stats / steps),
+             fmt::format("{:.2f}", 1 + stats / own)});
+}
+
 }  // namespace
 }  // namespace moetap::benchmarks
 
@@ -130,6 +152,13 @@ int main(int argc, char** argv) {
   const bool smoke = smoke_requested(argc, argv);
   at::set_num_threads(1);
   std::printf("%s\n", describe_environment().c_str());
+  MarkdownTable steps({"one query, keys x head size, key heads", "attention µs", "stats µs", "with stats x"});
+  for (const int64_t tokens : smoke ? std::vector<int64_t>{32} : std::vector<int64_t>{1, 256, 1024, 4096, 16384}) {
+    measure_step({tokens, 64, 8, 8, /*causal=*/false, /*last_alone=*/true}, smoke, steps);
+    measure_step({tokens, 128, 32, 8, /*causal=*/false, /*last_alone=*/true}, smoke, steps);
+  }
+  std::printf("\n%s\n", steps.text().c_str());
+  std::fflush(stdout);
   for (const int64_t tokens : smoke ? std::vector<int64_t>{32} : std::vector<int64_t>{128, 1024, 4096, 16384}) {
     MarkdownTable table({"tokens x head size, key heads", "attention ms", "with stats x", "without log-sum-exp x",
                          "sampled, 64 rows, added %", "full x", "peak MiB", "peak MiB without log-sum-exp"});
