@@ -11,6 +11,8 @@ struct Command {
   std::function<int()> execute;
 };
 
+Command add_analyze(CLI::App& program);
+Command add_check(CLI::App& program);
 Command add_inspect(CLI::App& program);
 Command add_instrument(CLI::App& program);
 Command add_run(CLI::App& program);

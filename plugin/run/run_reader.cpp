@@ -84,7 +84,7 @@ RunReader::RunReader(const std::string& run_dir) : path_(run_dir) {
     std::sort(layers.begin(), layers.end(),
               [](const ReadLayer& a, const ReadLayer& b) { return layer_id_less(a.layer, b.layer); });
     for (ReadLayer& layer : layers) {
-      if (layer.tokens > 0) layer.entropy /= static_cast<double>(layer.tokens);
+      if (layer.entropy_tokens > 0) layer.entropy /= static_cast<double>(layer.entropy_tokens);
     }
   }
 }
@@ -178,6 +178,7 @@ void RunReader::read_summary(int64_t rank) {
       const auto entropy = found->find("entropy_all");
       if (entropy != found->end() && entropy->is_number()) {
         layer.entropy += entropy->get<double>() * static_cast<double>(tokens);
+        layer.entropy_tokens += tokens;
       }
       layer.tokens += tokens;
     }
