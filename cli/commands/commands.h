@@ -15,6 +15,7 @@ Command add_inspect(CLI::App& program);
 Command add_instrument(CLI::App& program);
 Command add_run(CLI::App& program);
 Command add_export(CLI::App& program);
+Command add_merge(CLI::App& program);
 Command add_recover(CLI::App& program);
 Command add_verify(CLI::App& program);
 
