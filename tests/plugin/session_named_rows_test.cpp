@@ -24,6 +24,7 @@ constexpr int64_t kPlaces = 32;              // of a sample; kPrompt + kGenerate
 /// A router whose experts spell the token: slot k chooses expert 32 k + digit k.
 torch::jit::Module spelling_model() {
   torch::jit::Module model("Model");
+  model.register_parameter("letters", at::eye(kDigits * kDigit), /*is_buffer=*/false);
   model.register_parameter("gate", at::eye(kDigits * kDigit), /*is_buffer=*/false);
   model.register_parameter("experts", at::ones({kDigits * kDigit, kDigits * kDigit, 1}), /*is_buffer=*/false);
   model.define(R"(
@@ -32,8 +33,8 @@ torch::jit::Module spelling_model() {
         digits = torch.stack([ids % 32, ids.div(32, rounding_mode="floor") % 32 + 32,
                               ids.div(1024, rounding_mode="floor") % 32 + 64,
                               ids.div(32768, rounding_mode="floor") % 32 + 96], -1)
-        values = torch.tensor([8.0, 7.0, 6.0, 5.0]).expand(ids.size(0), 4)
-        x = torch.zeros([ids.size(0), 128]).scatter(-1, digits, values)
+        order = torch.tensor([8.0, 7.0, 6.0, 5.0]).reshape(1, 4, 1)
+        x = torch.sum(torch.embedding(self.letters, digits) * order, 1)
         logits = torch.linear(x, self.gate)
         weights, selected = torch.topk(torch.softmax(logits, -1), 4, -1)
         experts = torch.index_select(self.experts, 0, selected.reshape(-1))

@@ -237,9 +237,8 @@ def test_a_query_over_one_layer_reads_only_its_columns(wide_ids, tmp_path):
     connection = duckdb.connect()
     connection.execute("PRAGMA enable_profiling='json'")
     connection.execute(f"PRAGMA profiling_output='{tmp_path / 'profile.json'}'")
-    found = connection.execute(
-        f"SELECT {', '.join(f'sum({name})' for name in sorted(wanted))} FROM '{path}'"
-    ).fetchone()
+    sums = ", ".join(f'sum("{name}")' for name in sorted(wanted))
+    found = connection.execute(f"SELECT {sums} FROM '{path}'").fetchone()
     connection.execute("PRAGMA disable_profiling")
     assert list(found) == columns["17.selected"].sum(0, dtype=np.int64).tolist()
     read = json.loads((tmp_path / "profile.json").read_text())["io"]["total_bytes_read"]
