@@ -18,10 +18,10 @@ namespace moetap::plugin {
 namespace {
 
 constexpr int64_t kThreads = 8, kBatch = 4, kPrompt = 24, kGenerated = 8;
-constexpr int64_t kDigit = 32, kDigits = 4;  // a token is a number of four digits of base 32
+constexpr int64_t kDigit = 36, kDigits = 4;  // a token is a number of four digits of base 36
 constexpr int64_t kPlaces = 32;              // of a sample; kPrompt + kGenerated
 
-/// A router whose experts spell the token: slot k chooses expert 32 k + digit k.
+/// A router whose experts spell the token: slot k chooses expert 36 k + digit k.
 torch::jit::Module spelling_model() {
   torch::jit::Module model("Model");
   model.register_parameter("letters", at::eye(kDigits * kDigit), /*is_buffer=*/false);
@@ -30,9 +30,9 @@ torch::jit::Module spelling_model() {
   model.define(R"(
     def forward(self, input_ids, attention_mask):
         ids = input_ids.reshape(-1)
-        digits = torch.stack([ids % 32, ids.div(32, rounding_mode="floor") % 32 + 32,
-                              ids.div(1024, rounding_mode="floor") % 32 + 64,
-                              ids.div(32768, rounding_mode="floor") % 32 + 96], -1)
+        digits = torch.stack([ids % 36, ids.div(36, rounding_mode="floor") % 36 + 36,
+                              ids.div(1296, rounding_mode="floor") % 36 + 72,
+                              ids.div(46656, rounding_mode="floor") % 36 + 108], -1)
         order = torch.tensor([8.0, 7.0, 6.0, 5.0]).reshape(1, 4, 1)
         x = torch.sum(torch.embedding(self.letters, digits) * order, 1)
         logits = torch.linear(x, self.gate)
