@@ -17,5 +17,6 @@ Command add_run(CLI::App& program);
 Command add_export(CLI::App& program);
 Command add_recover(CLI::App& program);
 Command add_verify(CLI::App& program);
+Command add_report(CLI::App& program);
 
 }  // namespace moetap::cli
