@@ -16,6 +16,26 @@
   };
   for (const run of runs) for (const phase of Object.values(run.phases ?? {})) Object.values(phase).forEach((layers) => layers.forEach(derive));
 
+  // Studies of a log stand under a component of their own; their tables name the component of each row.
+  const shareOut = () => {
+    for (const [name, studies] of Object.entries(analysis?.components ?? {})) {
+      if (runs[0]?.components[name]) continue;
+      for (const [key, study] of Object.entries(studies)) {
+        for (const [title, table] of Object.entries(study.tables ?? {})) {
+          for (const owner of new Set(table.component ?? [])) {
+            if (owner === name || typeof owner !== "string") continue;
+            const own = ((analysis.components[owner] ??= {})[key] ??= { sentence: study.sentence, notices: study.notices, tables: {} });
+            own.tables[title] = Object.fromEntries(Object.entries(table).filter(([column]) => column !== "component").map(([column, cells]) => [column, cells.filter((_, i) => table.component[i] === owner)]));
+            study.shared_out = true;
+          }
+        }
+        if (study.shared_out) delete studies[key];
+      }
+      if (!Object.keys(studies).length) delete analysis.components[name];
+    }
+  };
+  shareOut();
+
   const place = (id) => (/^\d+$/.test(id) ? Number(id) : Infinity);
   const byPlace = (a, b) => place(a) - place(b) || (a < b ? -1 : 1);
   const kLayerColumns = ["layer", "from_layer", "to_layer", "layer_a", "layer_b"];

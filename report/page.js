@@ -28,19 +28,26 @@
     }
   }, { rootMargin: "300px" });
 
-  const absentPart = (absent) => make("section", { class: "part", id: "part-absent" }, make("h2", {}, "Not in this report"),
-    make("p", { class: "lead" }, "These figures have no data here. Each line says what fills it."),
-    make("ul", { class: "absent" }, absent.map((figure) => make("li", {}, make("b", {}, figure.title), make("span", {}, figure.needs)))));
+  /** What has no data, by what would fill it. */
+  const absentPart = (absent) => {
+    const byNeed = new Map();
+    for (const figure of absent) byNeed.set(figure.needs, [...(byNeed.get(figure.needs) ?? []), figure.title]);
+    return make("section", { class: "part", id: "part-absent", "aria-labelledby": "heading-absent" }, make("h2", { id: "heading-absent" }, "Not in this report"),
+      make("p", { class: "lead" }, "These figures have no data here. Each line says what fills them."),
+      make("ul", { class: "absent" }, [...byNeed].map(([needs, titles]) => make("li", {}, make("b", {}, titles.join(" · ")), make("span", {}, needs)))));
+  };
 
   const build = () => {
     observer.disconnect();
     for (const card of cards) if (card.plot.classList.contains("js-plotly-plot")) Plotly.purge(card.plot);
     cards.length = 0;
     const { component } = selection.state;
-    const present = figures.all.filter((figure) => figure.has(component));
-    const absent = figures.all.filter((figure) => !figure.has(component));
-    const shown = [overview];
-    const links = [["overview", "Overview", null]];
+    // A page of --split shows one figure only.
+    const wanted = figures.all.filter((figure) => !data.all.only || figure.id === data.all.only);
+    const present = wanted.filter((figure) => figure.has(component));
+    const absent = wanted.filter((figure) => !figure.has(component));
+    const shown = data.all.only ? [make("h1", { id: "title" }, data.all.title)] : [overview];
+    const links = data.all.only ? [] : [["overview", "Overview", null]];
     for (const [id, title, lead] of parts.slice(1)) {
       const own = present.filter((figure) => figure.part === id).map((figure) => new figures.Card(figure));
       if (!own.length) continue;
@@ -59,7 +66,7 @@
       document.getElementById(`part-${id}`).scrollIntoView();
       for (const link of contents.querySelectorAll("a")) link.setAttribute("aria-current", String(link === event.currentTarget));
     } }, title, count === null ? null : make("span", { class: "count" }, String(count)))))));
-    moetap.overview.draw(overview);
+    if (!data.all.only) moetap.overview.draw(overview);
     moetap.filters.draw();
     for (const card of cards) observer.observe(card.element);
   };
@@ -79,7 +86,7 @@
       build();
     } else if (changed.some((key) => key !== "figure")) {
       moetap.filters.draw();
-      moetap.overview.draw(overview);
+      if (!data.all.only) moetap.overview.draw(overview);
       for (const card of cards) card.refresh();
     }
     if (changed.includes("figure")) goTo(selection.state.figure);

@@ -34,16 +34,27 @@
       customdata: z.map((row, i) => row.map((value, j) => tip(i, j, value))),
       hovertemplate: "%{customdata}<extra></extra>",
     };
-    if (text) Object.assign(trace, { text: z.map((row, i) => row.map((value, j) => text(value, i, j))), texttemplate: "%{text}", textfont: { size: 11 } });
+    // Texts in cells are points of their own: each in the ink that its cell needs.
+    const labels = { type: "scatter", mode: "text", x: [], y: [], text: [], textfont: { size: 11, color: [] }, hoverinfo: "skip", showlegend: false };
+    if (text) {
+      z.forEach((row, i) => row.forEach((value, j) => {
+        const label = value === null || value === undefined ? "" : text(value, i, j);
+        if (label === "") return;
+        labels.x.push(j);
+        labels.y.push(i);
+        labels.text.push(label);
+        labels.textfont.color.push(theme.inkOn(center === undefined ? "amount" : "change", (value - trace.zmin) / (trace.zmax - trace.zmin)));
+      }));
+    }
     // A square matrix is as high as it is wide, within reason; rows of others are as high as they can be read.
     const row = square ? Math.max(4, Math.min(44, 420 / y.length)) : Math.max(9, Math.min(30, 420 / y.length));
     const height = Math.min(square ? 620 : maxHeight, Math.max(170, 110 + y.length * row));
     return {
-      traces: [trace], height,
+      traces: labels.text.length ? [trace, labels] : [trace], height,
       layout: {
         showlegend: false, margin: { r: 10, t: 24 },
-        xaxis: { ...ticks(x), title: { text: xTitle }, constrain: "domain" },
-        yaxis: { ...ticks(y), title: { text: yTitle }, autorange: "reversed", ...(square ? { scaleanchor: "x", constrain: "domain" } : {}) },
+        xaxis: { ...ticks(x), title: { text: xTitle }, constrain: "domain", range: [-0.5, x.length - 0.5] },
+        yaxis: { ...ticks(y), title: { text: yTitle }, range: [y.length - 0.5, -0.5], ...(square ? { scaleanchor: "x", constrain: "domain" } : {}) },
       },
     };
   };

@@ -71,6 +71,18 @@
     return hex((i * 137.508) % 360, 0.62, lightness[i % 3]);
   };
 
+  const channels = (color) => [1, 3, 5].map((i) => parseInt(color.slice(i, i + 2), 16));
+
+  /** Black or white, whichever is easier to read on the colour of a scale at `place` (0 to 1). */
+  const inkOn = (kind, place) => {
+    const colors = scales[name()][kind], at = Math.min(1, Math.max(0, place)) * (colors.length - 1), i = Math.min(colors.length - 2, Math.floor(at));
+    const [a, b] = [channels(colors[i]), channels(colors[i + 1])];
+    // Relative luminance (WCAG).
+    const light = a.map((value, c) => (value + (b[c] - value) * (at - i)) / 255).map((c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4));
+    const luminance = 0.2126 * light[0] + 0.7152 * light[1] + 0.0722 * light[2];
+    return luminance > 0.179 ? "#10181f" : "#ffffff";
+  };
+
   const isDark = () => name() === "dark";
   document.getElementById("theme").addEventListener("click", () => apply(isDark() ? "light" : "dark", true));
   system.addEventListener("change", () => {
@@ -79,7 +91,7 @@
   apply(wanted() ?? (system.matches ? "dark" : "light"), false);
 
   moetap.theme = {
-    scale, color, variable, isDark, apply,
+    scale, color, inkOn, variable, isDark, apply,
     dash: (i) => dashes[i % dashes.length],
     symbol: (i) => symbols[i % symbols.length],
     onChange: (listener) => listeners.push(listener),

@@ -71,10 +71,11 @@ void cut(const Place& place, int64_t most_bytes) {
       fmt::format("{} of {} rows of {} are in this page; {}.csv has all.", count, all, place.name, place.name);
 }
 
-void drop_constant_component(ordered_json& table) {
+/// Leaves out the column that says what the page knows already.
+void drop_component(ordered_json& table, const std::string& component) {
   const auto column = table.find("component");
   if (column == table.end() || !column->is_array() || column->empty()) return;
-  if (std::all_of(column->begin(), column->end(), [&](const auto& value) { return value == column->front(); }))
+  if (std::all_of(column->begin(), column->end(), [&](const auto& value) { return value == component; }))
     table.erase(column);
 }
 
@@ -96,13 +97,13 @@ ordered_json analysis_data(const std::string& folder, int64_t most_bytes) {
   if (!data.value("components", ordered_json()).is_object())
     throw CommandError(path + ": has no components; is it of moetap analyze?");
   std::vector<Place> places;
-  for (auto& component : data["components"]) {
-    if (!component.is_object()) continue;
-    for (auto& study : component) {
+  for (auto& [component, studies] : data["components"].items()) {
+    if (!studies.is_object()) continue;
+    for (auto& study : studies) {
       if (!study.is_object() || !study.contains("tables") || !study["tables"].is_object()) continue;
       for (auto& [name, table] : study["tables"].items()) {
         if (!table.is_object()) continue;
-        drop_constant_component(table);
+        drop_component(table, component);
         places.push_back({&study, name, static_cast<int64_t>(plugin::compact_text(table).size())});
       }
     }

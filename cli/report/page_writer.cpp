@@ -86,7 +86,7 @@ std::string html_text(const std::string& text) {
   return safe;
 }
 
-std::string report_page(const std::string& title, const nlohmann::ordered_json& data) {
+std::string report_page(const std::string& title, const nlohmann::ordered_json& data, PageConnections connections) {
   std::string hashes, scripts;
   for (const report::PageScript& script : report::page_scripts()) {
     hashes += ' ';
@@ -98,8 +98,8 @@ std::string report_page(const std::string& title, const nlohmann::ordered_json& 
   // Plotly sets styles of elements; data: and blob: are pictures of the page's own making.
   const std::string policy = fmt::format(
       "default-src 'none'; script-src{}; style-src 'unsafe-inline'; img-src data: blob:; base-uri 'none'; form-action "
-      "'none'",
-      hashes);
+      "'none'{}",
+      hashes, connections == PageConnections::kServer ? "; connect-src 'self'" : "");
   return filled(report::page_template(), {{"@POLICY@", policy},
                                           {"@TITLE@", html_text(title)},
                                           {"@STYLE@", std::string(report::page_style())},

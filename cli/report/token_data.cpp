@@ -174,6 +174,17 @@ std::vector<ordered_json> sample_fields(const plugin::RunReader& run) {
   for (std::string line; std::getline(file, line);) {
     fields.push_back(ordered_json::parse(line, nullptr, /*allow_exceptions=*/false));
   }
+  if (!fields.empty() || run.ranks().size() != 1 || run.config_text("log_entries") == "forward") return fields;
+  // The samples file lies elsewhere now: the log has the same fields, an entry a sample, beside the metrics.
+  std::ifstream log(std::filesystem::path(run.log_folder(run.ranks().front())) / (run.task() + ".json"));
+  const auto keep = [](int, ordered_json::parse_event_t event, ordered_json& parsed) {
+    return event != ordered_json::parse_event_t::key || !parsed.is_string() ||
+           !parsed.get_ref<const std::string&>().starts_with("logs_metrics");
+  };
+  const ordered_json entries = log ? ordered_json::parse(log, keep, /*allow_exceptions=*/false) : ordered_json();
+  if (entries.is_object() && entries.contains("logs") && entries["logs"].is_array()) {
+    fields.assign(entries["logs"].begin(), entries["logs"].end());
+  }
   return fields;
 }
 

@@ -32,7 +32,7 @@
     warn: "variation above the dashed line; a rise in the first or the last layers; max violation: how far the busiest expert lies above the mean." },
   [["load_cv", "variation", ""], ["max_violation", "max violation", ""], ["gini", "Gini", ""]], "0 = even", { reference: { value: 0.5, text: "0.5" } });
 
-  overLayers({ id: "entropy", title: "Certainty of the routers", file: "router_entropy",
+  overLayers({ id: "entropy", title: "Certainty of the routers", file: "router_certainty",
     read: "Entropy of the router's probabilities over the largest possible, and the mean distance between the first and the second weight.",
     warn: "entropy near 0 (decided long ago: no exploration) or near 1 (the router cannot tell experts apart)." },
   [["entropy_ratio", "entropy over the largest", ""], ["margin", "margin of the first weight", ""]], "Share, weight", { range: [0, 1.02] });

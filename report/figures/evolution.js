@@ -75,7 +75,7 @@
       const nodes = [], index = new Map();
       shown.forEach((id, depth) => top.get(id).forEach((e) => {
         index.set(`${id}/${e}`, nodes.length);
-        nodes.push({ name: `L${id} E${e}`, tip: `layer ${moetap.plain(id)}, expert ${e}`, color: theme.color(depth) });
+        nodes.push({ name: `L${id} E${e}`, tip: `layer ${moetap.plain(id)}, expert ${e}`, color: theme.color(depth), x: 0.001 + 0.998 * depth / Math.max(1, shown.length - 1), y: (0.5 + top.get(id).indexOf(e)) / top.get(id).length });
       }));
       const links = rows.filter((row) => index.has(`${row.from_layer}/${row.from_expert}`) && index.has(`${row.to_layer}/${row.to_expert}`) && row.weight > 0).map((row) => {
         const share = row.weight / total.get(row.from_layer);

