@@ -108,7 +108,8 @@ PageData page_data(const PageInputs& inputs, const std::string& scratch_folder, 
       data.json["probe"] = std::move(probe);
       data.json["probe_note"] = note;
     }
-    TokenData tokens = token_data(run, inputs.tokens, scratch_folder, check, data.notices);
+    TokenData tokens =
+        token_data(run, inputs.tokens, data.json["runs"][0]["attention"], scratch_folder, check, data.notices);
     data.has_tokens = !tokens.tokens.is_null();
     if (data.has_tokens) data.json["tokens"] = std::move(tokens.tokens);
     if (!tokens.categories.empty()) data.json["categories"] = std::move(tokens.categories);

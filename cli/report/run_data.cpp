@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <exception>
 #include <filesystem>
 #include <fstream>
 
@@ -25,10 +26,15 @@ struct Pairs {
 };
 constexpr Pairs kPairs[] = {{"coactivation", PairKind::kSymmetric}, {"transition", PairKind::kDirected}};
 
+/// The JSON is not of the shape that a summary has.
+struct NotASummary : std::exception {};
+
 /// {layer: object} -> [object with its layer]
 ordered_json as_list(const ordered_json& layers) {
   ordered_json list = ordered_json::array();
+  if (!layers.is_object()) throw NotASummary();
   for (const auto& [id, values] : layers.items()) {
+    if (!values.is_object()) throw NotASummary();
     ordered_json layer = {{"layer", id}};
     for (const auto& [key, value] : values.items()) layer[key] = value;
     list.push_back(std::move(layer));
@@ -38,7 +44,7 @@ ordered_json as_list(const ordered_json& layers) {
 
 ordered_json component_lists(const ordered_json& components) {
   ordered_json lists = ordered_json::object();
-  if (!components.is_object()) return lists;
+  if (!components.is_object()) throw NotASummary();
   for (const auto& [name, layers] : components.items()) lists[name] = as_list(layers);
   return lists;
 }
@@ -180,6 +186,8 @@ ordered_json run_data(const plugin::RunReader& run, int64_t pair_bytes) {
     round_reals(data["attention"], digits_for(reals_in(data["attention"])));
     round_reals(data["phases"], digits_for(reals_in(data["phases"])));
     return data;
+  } catch (const NotASummary&) {
+    throw CommandError((paths.about / "summary.json").string() + ": is not a summary that this moetap knows");
   } catch (const nlohmann::json::exception&) {
     throw CommandError((paths.about / "summary.json").string() + ": is not a summary that this moetap knows");
   }

@@ -3,10 +3,12 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <set>
 
+#include "analysis/attention/attention_columns.h"
 #include "cli/report/category_counts.h"
 #include "cli/report/sample_image.h"
 #include "cli/report/vocabulary.h"
@@ -31,7 +33,21 @@ struct KeptSample {
 struct LayerBatch {
   std::vector<int32_t> ids;
   std::vector<float> weights;
+  std::vector<float> attention;  // [n, width]; `received` is the last column
 };
+
+/// The columns of a layer's attention where queries are keys too, so that tokens receive; 0: it has none.
+int64_t attention_width(const plugin::ComponentReader& reader, const ordered_json& attention,
+                        const std::string& layer) {
+  if (!attention.is_array() || !reader.has_column(layer, "attention_stats")) return 0;
+  for (const ordered_json& known : attention) {
+    if (known.value("layer", "") != layer || !known.contains("regions")) continue;
+    const auto columns = analysis::attention_columns(static_cast<int64_t>(known["regions"].size()), /*self=*/true);
+    const int64_t width = reader.width(layer, "attention_stats");
+    return static_cast<int64_t>(columns.size()) == width && columns.back().name == "received" ? width : 0;
+  }
+  return 0;
+}
 
 std::string text_of(const ordered_json& value) {
   if (value.is_string()) return value.get<std::string>();
@@ -51,11 +67,20 @@ void add_fields(ordered_json& sample, const ordered_json& fields) {
   if (doc.is_object() && doc.contains("question")) sample["question"] = text_of(doc["question"]);
 }
 
+/// The double that a float reads as at its shortest; null for NaN.
+ordered_json shortest(float value) {
+  if (value != value) return nullptr;
+  return std::strtod(fmt::format("{}", value).c_str(), nullptr);
+}
+
 class ComponentTokens {
  public:
   ComponentTokens(const plugin::ComponentReader& reader, std::vector<plugin::ReadLayer> layers,
                   const TokenOptions& options, const std::vector<ordered_json>& fields)
-      : reader_(reader), layers_(std::move(layers)), options_(options), fields_(fields), counts_(fields, layers_) {}
+      : reader_(reader), layers_(std::move(layers)), options_(options), fields_(fields), counts_(fields, layers_) {
+    for (const plugin::ReadLayer& layer : layers_)
+      attention_width_.push_back(attention_width(reader, attention, layer.layer));
+  }
 
   void read(const std::function<void()>& check) {
     labels_.resize(static_cast<size_t>(kBatchTokens));
@@ -96,6 +121,10 @@ class ComponentTokens {
       batches_[l].ids.resize(static_cast<size_t>(n * width));
       reader_.read_ids(layer, first, n, width, batches_[l].ids.data());
       counts_.add(l, labels_.data(), n, batches_[l].ids.data(), width);
+      if (attention_width_[l] > 0) {
+        batches_[l].attention.resize(static_cast<size_t>(n * attention_width_[l]));
+        reader_.read_reals(layer, "attention_stats", first, n, attention_width_[l], batches_[l].attention.data());
+      }
       if (!reader_.has_column(layer, "weights")) continue;
       batches_[l].weights.resize(static_cast<size_t>(n * width));
       reader_.read_reals(layer, "weights", first, n, width, batches_[l].weights.data());
@@ -118,16 +147,17 @@ class ComponentTokens {
     sample.json["phase"].push_back(label.phase);
     sample.token_ids.push_back(label.token_id);
     for (size_t l = 0; l < layers_.size(); ++l) {
+      if (attention_width_[l] > 0) {
+        sample.json["received"][l].push_back(
+            shortest(batches_[l].attention[static_cast<size_t>((t + 1) * attention_width_[l] - 1)]));
+      }
       const int64_t width = reader_.width(layers_[l].layer, "selected");
       for (int64_t k = 0; k < width; ++k) {
         const size_t place = static_cast<size_t>(t * width + k);
         const int32_t id = batches_[l].ids[place];
         sample.json["ids"][l].push_back(id >= 0 && id < layers_[l].num_experts ? id : -1);
         if (batches_[l].weights.empty()) continue;
-        const float weight = batches_[l].weights[place];
-        // As the float reads at its shortest.
-        sample.json["weights"][l].push_back(weight == weight ? ordered_json(std::stod(fmt::format("{}", weight)))
-                                                             : ordered_json(nullptr));
+        sample.json["weights"][l].push_back(shortest(batches_[l].weights[place]));
       }
     }
   }
@@ -143,6 +173,9 @@ class ComponentTokens {
       sample.json["ids"].push_back(empty);
       weights = weights || reader_.has_column(layer.layer, "weights");
     }
+    if (std::any_of(attention_width_.begin(), attention_width_.end(), [](int64_t width) { return width > 0; })) {
+      sample.json["received"] = ordered_json(layers_.size(), empty);
+    }
     if (weights) sample.json["weights"] = ordered_json(layers_.size(), empty);
     return sample;
   }
@@ -154,6 +187,7 @@ class ComponentTokens {
   CategoryCounts counts_;
   std::vector<plugin::TokenLabel> labels_;
   std::vector<LayerBatch> batches_;
+  std::vector<int64_t> attention_width_;  // by layer; 0: none
   std::map<int64_t, KeptSample> kept_;
   std::set<int64_t> seen_;
 };
@@ -188,8 +222,9 @@ std::vector<ordered_json> sample_fields(const plugin::RunReader& run) {
   return fields;
 }
 
-TokenData token_data(const plugin::RunReader& run, const TokenOptions& options, const std::string& scratch_folder,
-                     const std::function<void()>& check, std::vector<std::string>& notices) {
+TokenData token_data(const plugin::RunReader& run, const TokenOptions& options, const ordered_json& attention,
+                     const std::string& scratch_folder, const std::function<void()>& check,
+                     std::vector<std::string>& notices) {
   TokenData data;
   if (!has_dump(run)) return data;
   const std::vector<ordered_json> fields = sample_fields(run);
@@ -208,7 +243,7 @@ TokenData token_data(const plugin::RunReader& run, const TokenOptions& options, 
     std::copy_if(layers.begin(), layers.end(), std::back_inserter(held),
                  [&](const auto& layer) { return reader.has_layer(layer.layer); });
     if (held.empty() || reader.num_tokens() == 0) continue;
-    ComponentTokens tokens(reader, std::move(held), options, fields);
+    ComponentTokens tokens(reader, std::move(held), options, fields, attention.value(component, ordered_json()));
     tokens.read(check);
     for (auto& [number, sample] : tokens.kept()) images.add(number, sample.token_ids, fields, sample.json, notices);
     most_samples = std::max(most_samples, tokens.num_samples());
@@ -216,14 +251,14 @@ TokenData token_data(const plugin::RunReader& run, const TokenOptions& options, 
     ordered_json counted = tokens.categories();
     if (!counted.is_null()) categories[component] = std::move(counted);
   }
-  if (components.empty()) return data;
+  data.categories = std::move(categories);
+  if (components.empty() || options.max_samples == 0) return data;
   data.tokens = {{"components", std::move(components)}, {"vocabulary", ordered_json::object()}};
   if (vocabulary) data.tokens["vocabulary"] = vocabulary->texts(used);
   if (most_samples > options.max_samples) {
     data.tokens["note"] = fmt::format("The first {} of {} samples are here; --max-samples takes more.",
                                       options.max_samples, most_samples);
   }
-  data.categories = std::move(categories);
   return data;
 }
 

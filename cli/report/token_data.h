@@ -32,9 +32,11 @@ struct TokenData {
 };
 
 /// Reads the dump once, all ranks: tokens of the first samples whole, and of all samples how often each category
-/// (`doc.category`) chose each expert. Memory is that of the kept samples and the counts. `notices` gets what could not
-/// be read. Throws CommandError; std::runtime_error where the dump is damaged.
-TokenData token_data(const plugin::RunReader& run, const TokenOptions& options, const std::string& scratch_folder,
-                     const std::function<void()>& check, std::vector<std::string>& notices);
+/// (`doc.category`) chose each expert. `attention` is that of `run_data`: it tells the columns of attention. Memory is
+/// that of the kept samples and the counts. `notices` gets what could not be read. Throws CommandError;
+/// std::runtime_error where the dump is damaged.
+TokenData token_data(const plugin::RunReader& run, const TokenOptions& options, const nlohmann::ordered_json& attention,
+                     const std::string& scratch_folder, const std::function<void()>& check,
+                     std::vector<std::string>& notices);
 
 }  // namespace moetap::cli

@@ -57,6 +57,7 @@ def browser():
         browser.close()
 
 
+TIMEOUT_MS = 180_000  # machines that test are busy
 # Chromium's advice about how Plotly reads back its surfaces.
 ADVICE = "Canvas2D: Multiple readback operations"
 
@@ -122,10 +123,11 @@ def opener(browser, opened: list[OpenPage]):
         context = browser.new_context(
             viewport={"width": size[0], "height": size[1]}, color_scheme=theme, accept_downloads=True
         )
+        context.set_default_timeout(TIMEOUT_MS)
         page = OpenPage(context.new_page())
         opened.append(page)
         page.page.goto(path.resolve().as_uri() + anchor)
-        page.page.wait_for_selector("html[data-ready=true]", timeout=60000)
+        page.page.wait_for_selector("html[data-ready=true]")
         return page
 
     return open_

@@ -11,7 +11,7 @@ import urllib.error
 import urllib.request
 
 import pytest
-from conftest import MOETAP
+from conftest import MOETAP, TIMEOUT_MS
 
 
 def line(epoch: int) -> str:
@@ -41,13 +41,14 @@ def served(tmp_path):
 def test_the_page_grows_with_the_log(browser, served):
     log, address, _ = served
     context = browser.new_context()
+    context.set_default_timeout(TIMEOUT_MS)
     page = context.new_page()
     page.goto(address)
-    page.wait_for_selector("html[data-ready=true]", timeout=60000)
+    page.wait_for_selector("html[data-ready=true]")
     assert page.evaluate("moetap.data.all.training.epochs.length") == 1
     with log.open("a") as file:
         file.write(line(2))
-    page.wait_for_function("moetap?.data?.all?.training?.epochs?.length === 2", timeout=60000)
+    page.wait_for_function("moetap?.data?.all?.training?.epochs?.length === 2")
     context.close()
 
 
