@@ -4,7 +4,7 @@ the routing dashboard name, under their names, with the numbers of the files.
 
   plots.py [ANALYSIS_DIR] [RUN_DIR] -o OUT_DIR [--format png|svg|pdf] [--training-log FILE] [--affinity CSV]
 
-Needs Matplotlib and networkx (pip install matplotlib networkx). Figures without data are left out. Prints the files it
+Needs Matplotlib and networkx, which scripts/setup installs. Figures without data are left out. Prints the files it
 wrote. Exit status: 0 done, 1 nothing to draw or a file cannot be read, 2 wrong usage.
 """
 
