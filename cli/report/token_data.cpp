@@ -76,7 +76,7 @@ ordered_json shortest(float value) {
 class ComponentTokens {
  public:
   ComponentTokens(const plugin::ComponentReader& reader, std::vector<plugin::ReadLayer> layers,
-                  const TokenOptions& options, const std::vector<ordered_json>& fields)
+                  const TokenOptions& options, const std::vector<ordered_json>& fields, const ordered_json& attention)
       : reader_(reader), layers_(std::move(layers)), options_(options), fields_(fields), counts_(fields, layers_) {
     for (const plugin::ReadLayer& layer : layers_)
       attention_width_.push_back(attention_width(reader, attention, layer.layer));
