@@ -71,10 +71,10 @@ def test_address_chooses_layer_and_expert(open_page, page, runs):
     assert bars["y"] == runs[1]["2"]["selected_count"]
     assert len(set(bars["marker"]["color"])) == 2
     opened.page.evaluate("location.hash = '#layer=1'")
-    opened.page.wait_for_function("document.querySelector('#filters select[data-key=layer]').value === '1'")
+    opened.page.wait_for_function("() => document.querySelector('#filters select[data-key=layer]').value === '1'")
     assert opened.traces("experts-of-a-layer")[0]["y"] == runs[1]["1"]["selected_count"]
     opened.page.evaluate("location.hash = '#layer=77&expert=-1&component=none'")
-    opened.page.wait_for_function("document.querySelector('#filters select[data-key=layer]').value === ''")
+    opened.page.wait_for_function("() => document.querySelector('#filters select[data-key=layer]').value === ''")
 
 
 def test_a_click_on_a_cell_chooses_it(open_page, page):
@@ -83,7 +83,7 @@ def test_a_click_on_a_cell_chooses_it(open_page, page):
     opened.page.locator("#figure-usage").scroll_into_view_if_needed()
     box = opened.page.locator("#figure-usage .plot .nsewdrag").bounding_box()
     opened.page.mouse.click(box["x"] + box["width"] * (6.5 / 8), box["y"] + box["height"] * (2.5 / 4))
-    opened.page.wait_for_function("location.hash === '#layer=2&expert=6'")
+    opened.page.wait_for_function("() => location.hash === '#layer=2&expert=6'")
 
 
 def test_filters_and_keys(open_page, page):

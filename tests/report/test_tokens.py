@@ -107,7 +107,7 @@ def test_texts_image_slider_and_tips(open_page, write_page, run):
     assert int(card.locator(".token").first.get_attribute("data-expert")) == int(columns["1.selected"][0][second[0]])
     assert "What <b>is</b> it?" in card.inner_text()
     card.locator("#token-play").click()
-    opened.page.wait_for_function("document.querySelector('#token-layer').value === '0'")
+    opened.page.wait_for_function("() => document.querySelector('#token-layer').value === '0'")
 
 
 def test_categories_are_counted_from_the_dump(open_page, write_page, run):

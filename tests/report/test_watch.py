@@ -48,7 +48,7 @@ def test_the_page_grows_with_the_log(browser, served):
     assert page.evaluate("moetap.data.all.training.epochs.length") == 1
     with log.open("a") as file:
         file.write(line(2))
-    page.wait_for_function("moetap?.data?.all?.training?.epochs?.length === 2")
+    page.wait_for_function("() => globalThis.moetap?.data?.all?.training?.epochs?.length === 2")
     context.close()
 
 
