@@ -12,7 +12,7 @@
 
   /** The bar that explains a scale. Its title stands above it: beside it, it would not fit a low figure. */
   const bar = (unit) => ({
-    thickness: 12, outlinewidth: 0, len: 1, ypad: 4, tickfont: { size: 11, color: theme.variable("soft") },
+    thickness: innerWidth < 700 ? 7 : 12, outlinewidth: 0, len: 1, ypad: 4, tickfont: { size: 11, color: theme.variable("soft") },
     title: { text: unit, side: "top", font: { size: 12, color: theme.variable("soft") } },
   });
 
@@ -36,7 +36,8 @@
     };
     // Texts in cells are points of their own: each in the ink that its cell needs.
     const labels = { type: "scatter", mode: "text", x: [], y: [], text: [], textfont: { size: 11, color: [] }, hoverinfo: "skip", showlegend: false };
-    if (text) {
+    // On a phone the cells of more than a few columns have no room for them.
+    if (text && (innerWidth >= 700 || x.length <= 5)) {
       z.forEach((row, i) => row.forEach((value, j) => {
         const label = value === null || value === undefined ? "" : text(value, i, j);
         if (label === "") return;

@@ -128,7 +128,7 @@
           hovertemplate: `expert ${e}<br>query %{y} of 16, key %{x} of 16<br><b>%{z:.4f}</b><extra></extra>` };
       });
       return {
-        traces, layout, height: 60 + rows * 240, note: "Rows stay empty where no sample has a token at that place: with fewer than 16 tokens some always do.", where: where(layer, `, ${shown.length} of ${chosen.length} experts, with their shares of the gate mass`), layer: layer.layer,
+        traces, layout, height: 60 + rows * (innerWidth < 700 ? 170 : 240), note: "Rows stay empty where no sample has a token at that place: with fewer than 16 tokens some always do.", where: where(layer, `, ${shown.length} of ${chosen.length} experts, with their shares of the gate mass`), layer: layer.layer,
         table: { columns: [{ name: "expert" }, { name: "query_bin" }, { name: "key_bin" }, { name: "attention" }], rows: shown.flatMap((e) => experts.pattern[e].flatMap((row, i) => row.map((value, j) => [e, i, j, value]))) },
       };
     },
