@@ -54,8 +54,8 @@ def random_arrays(seed: int, shape: Shape, dtype="float32", id_dtype="int64") ->
     return arrays
 
 
-def as_oracle(arrays: dict[str, np.ndarray]) -> NotebookArrays:
-    return NotebookArrays(**arrays)
+def as_oracle(arrays: dict[str, np.ndarray], topk_gates: bool = False) -> NotebookArrays:
+    return NotebookArrays(**arrays, topk_gates=topk_gates)
 
 
 def save_arrays(folder: Path, arrays: dict[str, np.ndarray], fortran: bool = False) -> Path:

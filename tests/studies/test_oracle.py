@@ -1,4 +1,4 @@
-"""The oracle for the notebook against cases that were computed by hand, and against the invariants that its definitions promise."""
+"""The oracle for the notebook against cases computed by hand, and against what its definitions promise."""
 
 import math
 

@@ -72,6 +72,27 @@ def test_a_prompt_fills_the_cache():
     assert [row[3] for row in rows] == [4, 4, 4]
 
 
+def most_hits(accesses: list[int], capacity: int, cache: frozenset = frozenset()) -> int:
+    """Of all ways to choose what is put out; what is asked for is always fetched."""
+    if not accesses:
+        return 0
+    expert, rest = accesses[0], accesses[1:]
+    if expert in cache:
+        return 1 + most_hits(rest, capacity, cache)
+    if len(cache) < capacity:
+        return most_hits(rest, capacity, cache | {expert})
+    return max(most_hits(rest, capacity, cache - {out} | {expert}) for out in cache)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_optimal_cache_is_the_best_of_all(seed):
+    random = np.random.default_rng(seed)
+    accesses = random.integers(0, 5, 11).tolist()
+    for capacity in range(1, 5):
+        hits = expert_cache.optimal_hits([(e, True) for e in accesses], capacity, set())
+        assert hits == most_hits(accesses, capacity)
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_no_cache_is_better_than_the_optimal_one(seed):
     rows = rows_of(expert_cache.expert_cache(random_run(seed, RunShape())), "expert_cache")

@@ -14,6 +14,7 @@ class NotebookArrays:
     topk: np.ndarray  # [L, B, S, K]
     tokens: np.ndarray  # [B, S]; -1 = padding
     attention: np.ndarray | None = None  # [L, B, S, S]: query, key
+    topk_gates: bool = False  # gates divided by their sum over a token's slots
 
     def __post_init__(self):
         self.gates = np.asarray(self.gates).astype(np.float64)
@@ -43,10 +44,12 @@ class NotebookArrays:
         return int((self.tokens[sample] != -1).sum())
 
     def slots(self, layer: int, sample: int, position: int) -> Iterator[tuple[int, float]]:
-        """(expert, raw gate) of each slot; a slot whose id is no expert is unassigned, in both definitions."""
-        for expert in self.topk[layer, sample, position].tolist():
-            if 0 <= expert < self.num_experts:
-                yield expert, float(self.gates[layer, sample, position, expert])
+        """(expert, gate) of each slot; a slot whose id is no expert is unassigned, in both definitions."""
+        experts = [e for e in self.topk[layer, sample, position].tolist() if 0 <= e < self.num_experts]
+        gates = [float(self.gates[layer, sample, position, e]) for e in experts]
+        total = sum(gates) if self.topk_gates else 1.0
+        for expert, gate in zip(experts, gates, strict=True):
+            yield expert, gate / total if total > 0 else 0.0
 
     def places(self, with_padding: bool = False) -> Iterator[tuple[int, int]]:
         """(sample, position) of the valid tokens, or of all."""

@@ -1,0 +1,155 @@
+"""Runs of small models: what is said of a run is what is said of its arrays, and what NumPy makes of its dump."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from comparison import assert_tables, read_tables
+from oracle import expert_cache, placement, predictability
+from oracle.routing_run import Layer, RoutingRun
+from safetensors.numpy import load_file
+from safetensors.torch import save_file
+
+
+@pytest.fixture(scope="module")
+def recorded(moetap, tmp_path_factory) -> Path:
+    """Nine samples in three forwards, some padded at the end."""
+    from moe_model import MoeModel, moe_inputs
+
+    folder = tmp_path_factory.mktemp("recorded")
+    torch.manual_seed(3)
+    torch.jit.script(MoeModel()).save(folder / "moe.pt")
+    (folder / "in").mkdir()
+    for index, (batch, length) in enumerate([(4, 15), (1, 7), (4, 12)]):
+        inputs = moe_inputs(batch, length, seed=index)
+        if batch > 1:
+            inputs["attention_mask"][1, 3:] = 0
+        save_file(inputs, folder / "in" / f"{index}.safetensors")
+    done = moetap("run", folder / "moe.pt", "--inputs", folder / "in", "-o", folder / "run", "--dump", "full")
+    assert done.returncode == 0, done.stderr
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def attended(moetap, tmp_path_factory) -> dict[str, Path]:
+    """The same two forwards recorded with attention in full and with statistics of its rows."""
+    from attention_model import Decoder, EagerAttention, no_past
+    from moe_model import VOCABULARY
+
+    folder = tmp_path_factory.mktemp("attended")
+    torch.manual_seed(0)
+    torch.jit.script(Decoder(EagerAttention).eval()).save(folder / "model.pt")
+    (folder / "in").mkdir()
+    for index, length in enumerate((19, 11)):
+        mask = torch.ones(2, length, dtype=torch.long)
+        mask[1, length - 3 :] = 0
+        ids = (7 * torch.arange(2 * length) + index).reshape(2, length) % VOCABULARY
+        torch.save({"input_ids": ids, "attention_mask": mask, "past": no_past(2)}, folder / "in" / f"{index}.pt")
+    for attention in ("full", "stats"):
+        options = ["--attention", attention, "--dump", "full", "-o", folder / attention]
+        done = moetap("run", folder / "model.pt", "--inputs", folder / "in", *options)
+        assert done.returncode == 0, done.stderr
+    return {attention: folder / attention for attention in ("full", "stats")}
+
+
+def read_run(run: Path, experts: int) -> RoutingRun:
+    shards = [load_file(path) for path in sorted((run / "moetap/dump/rank0").glob("language_model-0*.safetensors"))]
+    columns = {name: np.concatenate([shard[name] for shard in shards]) for name in shards[0]}
+    names = sorted({name.split(".")[0] for name in columns if name.endswith(".selected")}, key=int)
+    layers = {name: Layer(experts, columns[f"{name}.selected"], columns[f"{name}.weights"]) for name in names}
+    return RoutingRun(*(columns[x] for x in ("sample", "position", "token_id", "phase", "forward")), layers)
+
+
+def exported(moetap, run: Path, folder: Path) -> Path:
+    done = moetap("export", run, "--to", "npy", "-o", folder)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def assert_close(got: dict, expected: dict, names: list[str], relative: float, absolute: float) -> None:
+    for name in names:
+        assert list(got[name]) == list(expected[name])
+        for column, cells in expected[name].items():
+            assert len(got[name][column]) == len(cells)
+            for a, b in zip(got[name][column], cells, strict=True):
+                assert (a == "") == (b == "")
+                if a != b:
+                    assert float(a) == pytest.approx(float(b), rel=relative, abs=absolute), (name, column)
+
+
+ROUTING = ["expert_cooperation", "expert_transitions", "layer_changes", "layer_statistics", "top_experts"]
+ATTENTION = ["expert_attention_summary", "information_flow", "region_specialization"]
+
+
+def test_arrays_of_a_run_say_the_same(moetap, recorded, tables_of, tmp_path):
+    got, expected = tables_of(exported(moetap, recorded, tmp_path / "npy")), tables_of(recorded)
+    assert_close(got, expected, [*ROUTING, "expert_evolution_stats"], 1e-9, 1e-12)
+
+
+def test_attention_of_a_run_says_the_same(moetap, attended, tables_of, tmp_path):
+    arrays = tables_of(exported(moetap, attended["full"], tmp_path / "npy"))
+    full, stats = tables_of(attended["full"]), tables_of(attended["stats"])
+    assert_close(full, arrays, ROUTING + ATTENTION, 1e-9, 1e-12)
+    for table in (full, stats):  # an S x S quantity that statistics of rows do not hold
+        table["expert_attention_summary"].pop("strength_nb")
+    assert_close(stats, full, ROUTING + ATTENTION, 1e-5, 1e-5)
+
+
+def test_dump_of_a_real_run(recorded, tables_of):
+    run = read_run(recorded, experts=4)
+    assert run.num_tokens == 15 * 3 + 3 + 7 + 12 * 3 + 3
+    expected = {}
+    for study in (expert_cache.expert_cache, placement.placement, placement.imbalance, predictability.predictability):
+        expected |= study(run)
+    assert_tables(tables_of(recorded), expected)
+
+
+CHECKS = {
+    "--max-cv": lambda s: s["load_cv"],
+    "--min-entropy-ratio": lambda s: s["entropy_ratio"],
+    "--max-imbalance": lambda s: s["max_violation"] + 1,
+}
+
+
+@pytest.mark.parametrize("option", CHECKS)
+def test_check_fails_the_layers_beyond_a_limit(option, moetap, recorded):
+    """Between the values of two layers, the worse one fails and is named."""
+    summary = json.loads((recorded / "moetap/summary.json").read_text())["components"]["language_model"]
+    values = sorted((CHECKS[option](line), layer) for layer, line in summary.items())
+    assert len(values) == 2 and values[0][0] < values[1][0]
+    worse = values[0][1] if option.startswith("--min") else values[1][1]
+    middle = (values[0][0] + values[1][0]) / 2
+    done = moetap("check", recorded, option, middle)
+    lines = [line for line in (done.stdout + done.stderr).splitlines() if f"layer {worse}" in line]
+    assert done.returncode == 1 and len(lines) == 1, done.stdout + done.stderr
+    lenient = values[0][0] - 1e-6 if option.startswith("--min") else values[1][0] + 1e-6
+    assert moetap("check", recorded, option, lenient).returncode == 0
+
+
+def test_check_of_two_runs(moetap, recorded):
+    assert moetap("check", recorded, recorded, "--min-overlap", 1).returncode == 0
+
+
+def is_cell(cell: str, value) -> bool:
+    if value is None or isinstance(value, str):
+        return cell == (value or "")
+    return cell != "" and float(cell) == value
+
+
+def test_tables_are_those_of_the_result_file(analyze, recorded):
+    """`analysis.json` holds the same tables."""
+    folder = analyze(recorded)
+    document = json.loads((folder / "analysis.json").read_text())
+    studies = document["components"]["language_model"]
+    in_json = {name: table for study in studies.values() for name, table in study["tables"].items()}
+    assert set(in_json) == set(read_tables(folder))
+    assert all(study["sentence"] for study in studies.values())
+    for name, table in read_tables(folder).items():
+        assert list(in_json[name]) == list(table)
+        for column, cells in table.items():
+            values = in_json[name][column]
+            assert len(values) == len(cells)
+            for value, cell in zip(values, cells, strict=True):
+                assert is_cell(cell, value), (name, column)

@@ -1,0 +1,105 @@
+"""Studies over runs: every table of the program against the oracle."""
+
+import pytest
+from comparison import assert_tables, rows_of
+from oracle import alignment, enrichment, expert_cache, groups, matching, placement, predictability, usage
+from oracle.alignment import joined
+from routing_runs import RunShape, perturbed, random_run, save_run
+
+LARGE = RunShape(layers=(("0", 8, 2),), batches=((40, 20), (40, 20), (1, 3)), generated=2)
+SHAPES = [RunShape(), RunShape(full=True), LARGE]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_tables_of_one_run(seed, tables_of, tmp_path):
+    run = random_run(seed, SHAPES[seed])
+    got = tables_of(save_run(tmp_path / "run", run, shards=1 + seed))
+    expected = {}
+    for study in (expert_cache.expert_cache, placement.placement, placement.imbalance, predictability.predictability):
+        expected |= study(run)
+    assert_tables(got, expected | enrichment.token_expert_enrichment(run))
+
+
+@pytest.mark.parametrize("options", [("prompt", False), ("all", False), ("all", True), ("generation", True)])
+def test_what_the_cache_counts(options, tables_of, tmp_path):
+    counted, warm = options
+    run = random_run(7, RunShape())
+    arguments = ["--only", "expert_cache", *(["--warm"] if warm else [])]
+    if counted != "generation":
+        arguments += ["--phase", counted]
+    got = tables_of(save_run(tmp_path / "run", run), *arguments)
+    assert_tables(got, expert_cache.expert_cache(run, counted, warm))
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_two_runs(seed, tables_of, tmp_path):
+    shape = RunShape(layers=(("0", 6, 2), ("2", 5, 2)), full=seed == 1)
+    a = random_run(seed, shape)
+    b = perturbed(a, seed + 10, share=0.3)
+    folders = save_run(tmp_path / "a", a), save_run(tmp_path / "b", b)
+    got = tables_of(*folders)
+    assert_tables(got, alignment.alignment(a, b) | alignment.alignment_samples(a, b) | usage.usage_comparison(a, b))
+    assert_matching(got["matching"], matching.matching(a, b)["matching"])
+
+
+def assert_matching(got: dict[str, list[str]], expected: dict[str, list]) -> None:
+    """Where several assignments are best, any of them is right: sums are compared, and that it is one."""
+    assert list(got) == list(expected)
+    similarities = {"got": {}, "expected": {}}
+    for which, table in (("got", got), ("expected", expected)):
+        for layer, value in zip(table["layer"], table["similarity"], strict=True):
+            sums = similarities[which]
+            sums[layer] = sums.get(layer, 0) + float(value)
+    assert similarities["got"] == pytest.approx(similarities["expected"], rel=1e-9)
+    assert [float(x) for x in got["identity_similarity"]] == pytest.approx(expected["identity_similarity"], rel=1e-9)
+    pairs = list(zip(got["layer"], got["expert_b"], strict=True))
+    assert len(set(pairs)) == len(pairs) and sorted(map(str, expected["expert_b"])) == sorted(got["expert_b"])
+
+
+@pytest.mark.parametrize("key", ["category", "phase"])
+def test_groups(key, tables_of, tmp_path):
+    run = random_run(11, RunShape(layers=(("0", 5, 2), ("1", 5, 2)), batches=((6, 9), (8, 9))))
+    got = tables_of(save_run(tmp_path / "run", run), "--group-by", key)
+    bounds = {column: got["group_usage"].pop(column) for column in ("usage_low", "usage_high")}
+    p_values = [float(x) for x in got["group_difference"].pop("p_value")]
+    assert_tables(got, groups.group_usage(run, key) | groups.group_difference(run, key))
+    for low, used, high in zip(bounds["usage_low"], got["group_usage"]["usage"], bounds["usage_high"], strict=True):
+        assert 0 <= float(low) <= float(used) + 1e-9 and float(used) - 1e-9 <= float(high) <= 1
+    for p in p_values:
+        hits = p * 1001 - 1
+        assert 0 <= round(hits) <= 1000 and hits == pytest.approx(round(hits), abs=1e-6)
+
+
+def test_groups_that_differ_are_told_from_groups_that_do_not(tables_of, tmp_path):
+    """Samples of one group choose other experts: p is as small as it can be. With labels at random it is not small."""
+    shape = RunShape(layers=(("0", 6, 2),), batches=((10, 8), (10, 8)), generated=0, zero_weights=0, skew=0)
+    run = random_run(13, shape)
+    layer = run.layers["0"]
+    for token in range(run.num_tokens):
+        if run.sample[token] % 2:
+            layer.selected[token] = layer.selected[token] // 2 * 2 % 6, layer.selected[token][0] // 2 * 2 % 6 + 1
+    run.docs = [{"planted": str(s % 2), "random": str(s * 7 % 5 % 2)} for s in range(20)]
+    folder = save_run(tmp_path / "run", run)
+    assert float(tables_of(folder, "--group-by", "planted")["group_difference"]["p_value"][0]) <= 0.01
+    assert float(tables_of(folder, "--group-by", "random")["group_difference"]["p_value"][0]) > 0.01
+
+
+def test_letters_of_proteins(tables_of, tmp_path):
+    run = random_run(17, RunShape(layers=(("0", 4, 1),), batches=((8, 30),), vocabulary=6))
+    got = tables_of(save_run(tmp_path / "run", run), "--only", "token_expert_enrichment", "--alphabet", "ACDEFG")
+    expected = enrichment.token_expert_enrichment(run, "ACDEFG")
+    assert rows_of(expected, "token_expert_enrichment")
+    assert_tables(got, expected)
+
+
+def test_the_data_hold_what_the_studies_look_for():
+    """Otherwise the comparisons above would compare nothing."""
+    run = random_run(0, SHAPES[0])
+    assert (run.layers["1"].weights == 0).any() and (run.phase == 1).any()
+    ties = run.layers["1"].weights
+    assert (ties[:, 0] == ties[:, 1]).any()
+    assert rows_of(enrichment.token_expert_enrichment(run), "token_expert_enrichment")
+    row = rows_of(placement.placement(random_run(2, LARGE)), "placement")[0]
+    assert row[5] is not None and row[5] != row[7]
+    a = random_run(1, RunShape(full=True))
+    assert 0 < len(joined(a, perturbed(a, 3, 0.3))) < a.num_tokens
