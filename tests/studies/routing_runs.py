@@ -23,6 +23,8 @@ class RunShape:
     zero_weights: float = 0.05
     tied_weights: bool = True
     skew: float = 1.0  # how much some experts are preferred
+    unknown: bool = False  # one sequence whose sample is not known, and tokens without a text id
+    steps_at_zero: bool = False  # a generated token is column 0 of its forward, as with a cache
 
 
 def random_run(seed: int, shape: RunShape) -> RoutingRun:
@@ -39,13 +41,16 @@ def random_run(seed: int, shape: RunShape) -> RoutingRun:
     for step in range(shape.generated):
         for sample, length in enumerate(lengths):
             if random.random() < 0.8:  # others have ended
-                rows.append((sample, length + step, 1, forward))
+                rows.append((sample, 0 if shape.steps_at_zero else length + step, 1, forward))
         forward += 1
     sample, position, phase, forwards = (np.array(column, np.int64) for column in zip(*rows, strict=True))
     token_id = random.integers(0, shape.vocabulary, len(rows))
     layers = {
         name: random_layer(random, shape, token_id, num_experts, top_k) for name, num_experts, top_k in shape.layers
     }
+    if shape.unknown:
+        sample = np.where(sample == 1, -1, sample)
+        token_id = np.where(random.random(len(rows)) < 0.1, -1, token_id)
     docs = [{"category": ["odd", "even", "prime"][int(random.integers(3))]} for _ in lengths]
     return RoutingRun(sample, position, token_id, phase, forwards, layers, docs=docs)
 

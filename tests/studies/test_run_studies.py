@@ -7,10 +7,10 @@ from oracle.alignment import joined
 from routing_runs import RunShape, perturbed, random_run, save_run
 
 LARGE = RunShape(layers=(("0", 8, 2),), batches=((40, 20), (40, 20), (1, 3)), generated=2)
-SHAPES = [RunShape(), RunShape(full=True), LARGE]
+SHAPES = [RunShape(), RunShape(full=True), LARGE, RunShape(unknown=True), RunShape(steps_at_zero=True)]
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(len(SHAPES)))
 def test_tables_of_one_run(seed, tables_of, tmp_path):
     run = random_run(seed, SHAPES[seed])
     got = tables_of(save_run(tmp_path / "run", run, shards=1 + seed))
@@ -89,6 +89,16 @@ def test_letters_of_proteins(tables_of, tmp_path):
     got = tables_of(save_run(tmp_path / "run", run), "--only", "token_expert_enrichment", "--alphabet", "ACDEFG")
     expected = enrichment.token_expert_enrichment(run, "ACDEFG")
     assert rows_of(expected, "token_expert_enrichment")
+    assert_tables(got, expected)
+
+
+def test_the_fifty_smallest_of_an_expert_are_written(tables_of, tmp_path):
+    """Many token ids, each with many tokens: more candidates than are written."""
+    shape = RunShape(layers=(("0", 3, 2),), batches=((60, 60),), generated=0, vocabulary=90)
+    run = random_run(19, shape)
+    got = tables_of(save_run(tmp_path / "run", run), "--only", "token_expert_enrichment")
+    expected = enrichment.token_expert_enrichment(run)
+    assert expected["token_expert_enrichment"]["expert_id"].count(0) == enrichment.WRITTEN
     assert_tables(got, expected)
 
 
