@@ -27,6 +27,8 @@ class Shape:
     attention: bool = True
     duplicates: float = 0.0  # share of tokens whose second slot repeats the first
     out_of_range: float = 0.0  # share of slots without an expert
+    sigmoid: bool = False  # gates that do not sum to 1, some of them exactly 0
+    unscaled_attention: bool = False  # rows that do not sum to 1, some of them to 0
 
 
 def random_arrays(seed: int, shape: Shape, dtype="float32", id_dtype="int64") -> dict[str, np.ndarray]:
@@ -35,6 +37,8 @@ def random_arrays(seed: int, shape: Shape, dtype="float32", id_dtype="int64") ->
     count, samples, width, experts = shape.layers, shape.samples, shape.width, shape.experts
     lengths = shape.lengths or tuple(random.integers(1, width + 1, samples).tolist())
     gates = softmax(1.5 * random.standard_normal((count, samples, width, experts))).astype(dtype)
+    if shape.sigmoid:
+        gates = np.where(random.random(gates.shape) < 0.3, 0, gates * experts / 2).astype(dtype)
     topk = np.argsort(-gates, axis=-1, kind="stable")[..., : shape.top_k].astype(id_dtype)
     if shape.duplicates and shape.top_k > 1:
         again = random.random(topk.shape[:3]) < shape.duplicates
@@ -50,7 +54,10 @@ def random_arrays(seed: int, shape: Shape, dtype="float32", id_dtype="int64") ->
         logits[:, sample, :n, n:] = -np.inf  # rows of padding keep their ordinary numbers
     arrays["tokens"] = tokens.astype(id_dtype)
     if shape.attention:
-        arrays["attention"] = softmax(logits).astype(dtype)
+        weights = softmax(logits)
+        if shape.unscaled_attention:
+            weights *= random.choice([0, 0.5, 1.25], (*weights.shape[:3], 1))
+        arrays["attention"] = weights.astype(dtype)
     return arrays
 
 

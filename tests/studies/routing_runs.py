@@ -157,6 +157,9 @@ def save_run(folder: Path, run: RoutingRun, shards: int = 2) -> Path:
     log = {"args": {}, "model_configs": {"task": "log_metrics"}, "time": "0101_0000", "logs": entries}
     (folder / "log_metrics.json").write_text(json.dumps(log))
     (folder / "results.json").write_text(json.dumps({"model_configs": {"model_args": "models/tiny/tiny,"}}))
+    (folder / "samples.jsonl").write_text(
+        "".join(json.dumps({"doc_id": number, "doc": doc}) + "\n" for number, doc in enumerate(run.docs))
+    )
     columns = as_stored(run)
     bounds = [run.num_tokens * i // shards for i in range(shards + 1)]
     for number, (first, last) in enumerate(pairwise(bounds)):

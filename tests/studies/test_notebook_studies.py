@@ -25,6 +25,8 @@ CASES = {
     "one_sample": (Shape(samples=1, lengths=(9,)), {}),
     "empty_samples": (Shape(lengths=(0, 5, 0, 13, 1)), {}),
     "no_attention": (Shape(attention=False), {}),
+    "gates_of_zero": (Shape(sigmoid=True, experts=6, top_k=3), {}),
+    "unscaled_attention": (Shape(unscaled_attention=True), {}),
     "long": (Shape(layers=2, samples=3, width=124, experts=12, top_k=3, lengths=(124, 101, 37)), {}),
 }
 

@@ -90,11 +90,22 @@ def test_arrays_of_a_run_say_the_same(moetap, recorded, tables_of, tmp_path):
 
 def test_attention_of_a_run_says_the_same(moetap, attended, tables_of, tmp_path):
     arrays = tables_of(exported(moetap, attended["full"], tmp_path / "npy"))
-    full, stats = tables_of(attended["full"]), tables_of(attended["stats"])
-    assert_close(full, arrays, ROUTING + ATTENTION, 1e-9, 1e-12)
-    for table in (full, stats):  # an S x S quantity that statistics of rows do not hold
-        table["expert_attention_summary"].pop("strength_nb")
+    assert_close(tables_of(attended["full"]), arrays, ROUTING + ATTENTION, 1e-9, 1e-12)
+
+
+def test_statistics_of_rows_say_what_the_matrices_say(attended, tables_of):
+    """These routers divide gates by their sum over the slots: statistics of the planes hold only such gates."""
+    full, stats = (tables_of(attended[attention], "--gate", "topk") for attention in ("full", "stats"))
     assert_close(stats, full, ROUTING + ATTENTION, 1e-5, 1e-5)
+
+
+def test_statistics_of_other_gates_are_not_taken_for_those_asked_for(attended, tables_of):
+    full, stats = tables_of(attended["full"]), tables_of(attended["stats"])
+    assert_close(stats, full, ["expert_attention_summary", "information_flow"], 1e-5, 1e-5)
+    if "region_specialization" in stats:  # cells may be left empty
+        for column, cells in stats["region_specialization"].items():
+            for a, b in zip(cells, full["region_specialization"][column], strict=True):
+                assert a == "" or float(a) == pytest.approx(float(b), rel=1e-5)
 
 
 def test_dump_of_a_real_run(recorded, tables_of):
@@ -142,7 +153,7 @@ def test_tables_are_those_of_the_result_file(analyze, recorded):
     """`analysis.json` holds the same tables."""
     folder = analyze(recorded)
     document = json.loads((folder / "analysis.json").read_text())
-    studies = document["components"]["language_model"]
+    studies = {name: study for component in document["components"].values() for name, study in component.items()}
     in_json = {name: table for study in studies.values() for name, table in study["tables"].items()}
     assert set(in_json) == set(read_tables(folder))
     assert all(study["sentence"] for study in studies.values())

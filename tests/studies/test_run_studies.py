@@ -1,7 +1,7 @@
 """Studies over runs: every table of the program against the oracle."""
 
 import pytest
-from comparison import assert_tables, rows_of
+from comparison import assert_tables, rows_of, same
 from oracle import alignment, enrichment, expert_cache, groups, matching, placement, predictability, usage
 from oracle.alignment import joined
 from routing_runs import RunShape, perturbed, random_run, save_run
@@ -26,7 +26,7 @@ def test_what_the_cache_counts(options, tables_of, tmp_path):
     run = random_run(7, RunShape())
     arguments = ["--only", "expert_cache", *(["--warm"] if warm else [])]
     if counted != "generation":
-        arguments += ["--phase", counted]
+        arguments += ["--cache-phase", counted]
     got = tables_of(save_run(tmp_path / "run", run), *arguments)
     assert_tables(got, expert_cache.expert_cache(run, counted, warm))
 
@@ -38,8 +38,37 @@ def test_two_runs(seed, tables_of, tmp_path):
     b = perturbed(a, seed + 10, share=0.3)
     folders = save_run(tmp_path / "a", a), save_run(tmp_path / "b", b)
     got = tables_of(*folders)
-    assert_tables(got, alignment.alignment(a, b) | alignment.alignment_samples(a, b) | usage.usage_comparison(a, b))
+    assert_tables(got, alignment.alignment(a, b) | alignment.alignment_samples(a, b))
     assert_matching(got["matching"], matching.matching(a, b)["matching"])
+    equal = alignment.equal_places(a, b)
+    for name, column, expected in (
+        ("saturation", "position_match", list(equal.values())),
+        ("switch_fraction", "switch_fraction", [1 - x for x in equal.values()]),
+    ):
+        assert got[name]["layer"] == list(equal)
+        assert [float(x) for x in got[name][column]] == pytest.approx(expected, rel=1e-9, abs=1e-12)
+
+
+def test_usage_of_two_runs(tables_of, tmp_path):
+    """One comparison a table: with all studies, and alone."""
+    a, b = (random_run(seed, RunShape(layers=(("0", 6, 2), ("2", 5, 2)))) for seed in (5, 6))
+    folders = save_run(tmp_path / "a", a), save_run(tmp_path / "b", b)
+    expected = usage.usage_comparison(a, b)
+    assert_tables(tables_of(*folders, "--only", "usage_comparison"), expected)
+    assert_tables(tables_of(*folders), expected)
+
+
+@pytest.mark.parametrize("which", ["all", "prompt", "generation", "3:-5", "-4:", "60:20"])
+def test_usage(which, tables_of, tmp_path):
+    """Of all tokens, of a phase, of a slice of the rows as Python takes it."""
+    run = random_run(5, RunShape())
+    options, tokens = [], None
+    if ":" in which:
+        options, tokens = [f"--token-range={which}"], usage.in_range(run, which)
+    elif which != "all":
+        options, tokens = ["--phase", which], usage.in_phase(run, which)
+    got = tables_of(save_run(tmp_path / "run", run), "--only", "usage", *options)
+    assert_tables(got, usage.usage(run, tokens))
 
 
 def assert_matching(got: dict[str, list[str]], expected: dict[str, list]) -> None:
@@ -49,9 +78,9 @@ def assert_matching(got: dict[str, list[str]], expected: dict[str, list]) -> Non
     for which, table in (("got", got), ("expected", expected)):
         for layer, value in zip(table["layer"], table["similarity"], strict=True):
             sums = similarities[which]
-            sums[layer] = sums.get(layer, 0) + float(value)
+            sums[layer] = sums.get(layer, 0) + float(value or 0)
     assert similarities["got"] == pytest.approx(similarities["expected"], rel=1e-9)
-    assert [float(x) for x in got["identity_similarity"]] == pytest.approx(expected["identity_similarity"], rel=1e-9)
+    assert all(map(same, got["identity_similarity"], expected["identity_similarity"]))
     pairs = list(zip(got["layer"], got["expert_b"], strict=True))
     assert len(set(pairs)) == len(pairs) and sorted(map(str, expected["expert_b"])) == sorted(got["expert_b"])
 
@@ -59,7 +88,8 @@ def assert_matching(got: dict[str, list[str]], expected: dict[str, list]) -> Non
 @pytest.mark.parametrize("key", ["category", "phase"])
 def test_groups(key, tables_of, tmp_path):
     run = random_run(11, RunShape(layers=(("0", 5, 2), ("1", 5, 2)), batches=((6, 9), (8, 9))))
-    got = tables_of(save_run(tmp_path / "run", run), "--group-by", key)
+    folder = save_run(tmp_path / "run", run)
+    got = tables_of(folder, "--group-by", key, "--samples", folder / "samples.jsonl", "--only", "groups")
     bounds = {column: got["group_usage"].pop(column) for column in ("usage_low", "usage_high")}
     p_values = [float(x) for x in got["group_difference"].pop("p_value")]
     assert_tables(got, groups.group_usage(run, key) | groups.group_difference(run, key))
@@ -77,11 +107,13 @@ def test_groups_that_differ_are_told_from_groups_that_do_not(tables_of, tmp_path
     layer = run.layers["0"]
     for token in range(run.num_tokens):
         if run.sample[token] % 2:
-            layer.selected[token] = layer.selected[token] // 2 * 2 % 6, layer.selected[token][0] // 2 * 2 % 6 + 1
+            layer.selected[token] = [0, 1]
     run.docs = [{"planted": str(s % 2), "random": str(s * 7 % 5 % 2)} for s in range(20)]
     folder = save_run(tmp_path / "run", run)
-    assert float(tables_of(folder, "--group-by", "planted")["group_difference"]["p_value"][0]) <= 0.01
-    assert float(tables_of(folder, "--group-by", "random")["group_difference"]["p_value"][0]) > 0.01
+    options = ["--samples", folder / "samples.jsonl", "--only", "groups"]
+    planted = tables_of(folder, "--group-by", "planted", *options)["group_difference"]
+    assert float(planted["p_value"][0]) == pytest.approx(1 / 1001)
+    assert float(tables_of(folder, "--group-by", "random", *options)["group_difference"]["p_value"][0]) > 0.01
 
 
 def test_letters_of_proteins(tables_of, tmp_path):

@@ -79,3 +79,15 @@ def alignment_samples(a: RoutingRun, b: RoutingRun) -> dict:
         rows.append((a.component, sample, len(counts), mean(counts), min(places) if places else None))
     columns = ["component", "sample", "tokens", "changed_layers_mean", "first_changed_position"]
     return {"alignment_samples": table(columns, rows)}
+
+
+def equal_places(a: RoutingRun, b: RoutingRun) -> dict[str, float | None]:
+    """By layer: the share of slots, in the order of the dump, that hold the same expert; the mean over samples."""
+    out = {}
+    for name, layer in a.layers.items():
+        by_sample: dict[int, list[bool]] = {}
+        for i, j in joined(a, b):
+            equal = (layer.selected[i] == b.layers[name].selected[j]).tolist()
+            by_sample.setdefault(int(a.sample[i]), []).extend(equal)
+        out[name] = mean([sum(equal) / len(equal) for equal in by_sample.values()])
+    return out

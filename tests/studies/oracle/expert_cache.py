@@ -2,7 +2,7 @@
 
 Readings: a slot of weight 0 is no access; static counts the selections of the whole run, whatever its phase; a
 sample's order is that of its forwards and positions; tokens of no sample are left out; with no access counted a rate
-is undefined.
+is undefined. In a warm cache, too, the future is the rest of the sample.
 """
 
 from .notebook_arrays import ranked, table
@@ -40,7 +40,7 @@ def lru_hits(accesses: list[Access], capacity: int, cache: list[int]) -> int:
 
 
 def optimal_hits(accesses: list[Access], capacity: int, cache: set[int]) -> int:
-    """Belady: a miss takes the place of the expert whose next use is farthest away."""
+    """Belady: a miss takes the place of the expert whose next use is farthest away, on a tie of the highest id."""
     hits = 0
     experts = [expert for expert, _ in accesses]
     for now, (expert, counted) in enumerate(accesses):
@@ -50,7 +50,7 @@ def optimal_hits(accesses: list[Access], capacity: int, cache: set[int]) -> int:
         if len(cache) == capacity:
             rest = experts[now + 1 :]
             next_use = {e: rest.index(e) if e in rest else len(rest) for e in cache}
-            farthest = max(sorted(cache), key=next_use.get)
+            _, farthest = max((use, e) for e, use in next_use.items())
             cache.remove(farthest)
         cache.add(expert)
     return hits

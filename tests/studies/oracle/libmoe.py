@@ -2,9 +2,9 @@
 
 Readings, from what its toolkit computes: a switch is a place of the flat list of `selected_experts` that differs
 between two checkpoints, entries joined by `doc_id`; saturation is the share of places that are as in the last
-checkpoint. Both are means over all places of a layer; lists of two lengths are not compared. Entropy, margin and
-diversity are means over entries, a margin being the mean of its list; the entropy of `dist_experts_top1` is that of
-each entry, averaged by category.
+checkpoint. Both are means over documents; lists of two lengths are not compared. Entropy, margin and diversity are
+means over entries, a margin being the mean of its list; the entropy of `dist_experts_top1` is that of each entry,
+averaged by category.
 """
 
 import math
@@ -68,16 +68,15 @@ def category_entropy(log: dict) -> dict[tuple[str, str], float | None]:
 
 
 def equal_share(a: dict, b: dict, layer: str) -> float | None:
-    """The share of places of `selected_experts` that hold the same expert in both logs."""
+    """The share of places of `selected_experts` that hold the same expert in both logs: the mean over documents."""
     other = {entry["doc_id"]: layers_of(entry) for entry in b["logs"]}
-    equal = places = 0
+    shares = []
     for entry in a["logs"]:
         mine = layers_of(entry).get(layer, {}).get("selected_experts")
         theirs = other.get(entry["doc_id"], {}).get(layer, {}).get("selected_experts")
-        if mine is not None and theirs is not None and len(mine) == len(theirs):
-            equal += sum(x == y for x, y in zip(mine, theirs, strict=True))
-            places += len(mine)
-    return equal / places if places else None
+        if mine and theirs and len(mine) == len(theirs):
+            shares.append(sum(x == y for x, y in zip(mine, theirs, strict=True)) / len(mine))
+    return mean(shares)
 
 
 def switch_fraction(logs: list[dict]) -> dict[tuple[int, str], float | None]:

@@ -1,7 +1,7 @@
 """`matching`: which expert of A is which of B. All assignments are tried, so E is small.
 
-Readings: a usage profile has, for each token that both runs have, 1 where it selected the expert; an expert without a
-profile, or a router row of zeros, has similarity 0 to all.
+Readings: a usage profile has, for each token that both runs have, 1 where it selected the expert; an expert that was
+never selected has no cosine: it counts as 0 in the assignment and is undefined in the table.
 """
 
 from itertools import permutations
@@ -43,10 +43,12 @@ def profiles(a: RoutingRun, b: RoutingRun, layer: str) -> tuple[np.ndarray, np.n
 def matching(a: RoutingRun, b: RoutingRun) -> dict:
     rows = []
     for layer in a.layers:
-        similarity = cosines(*profiles(a, b, layer))
+        profile_a, profile_b = profiles(a, b, layer)
+        similarity = cosines(profile_a, profile_b)
         _, partner = best_assignment(similarity)
         for expert, other in enumerate(partner):
-            row = (a.component, layer, expert, other, similarity[expert, other], similarity[expert, expert])
-            rows.append(row)
+            defined = [profile_a[expert].any() and profile_b[x].any() for x in (other, expert)]
+            values = [similarity[expert, x] if d else None for x, d in zip((other, expert), defined, strict=True)]
+            rows.append((a.component, layer, expert, other, *values))
     columns = ["component", "layer", "expert_a", "expert_b", "similarity", "identity_similarity"]
     return {"matching": table(columns, rows)}

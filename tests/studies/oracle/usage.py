@@ -46,6 +46,29 @@ def jain(counts: list[int]) -> float | None:
     return sum(counts) ** 2 / (len(counts) * sum(c * c for c in counts)) if sum(counts) else None
 
 
+def usage(run: RoutingRun, tokens=None) -> dict:
+    """`usage` and `load_balance`."""
+    tokens = list(range(run.num_tokens)) if tokens is None else tokens
+    rows, balance = [], []
+    for name, layer in run.layers.items():
+        counts = layer.counts(tokens)
+        mean = sum(counts) / len(counts)
+        for expert, used in enumerate(usage_of(run, name, tokens)):
+            rows.append((run.component, name, expert, counts[expert], used, counts[expert] / mean if mean else None))
+        balance.append(
+            (
+                *(run.component, name, len(tokens), load_cv(counts), max(counts) / mean - 1 if mean else None),
+                *(gini(counts), jain(counts), sum(c > 0 for c in counts), sum(c == 0 for c in counts)),
+                sum(c < mean / 2 for c in counts),
+            )
+        )
+    columns = ["component", "layer", "tokens", "load_cv", "max_violation", "gini", "jain", "active_experts"]
+    return {
+        "usage": table(["component", "layer", "expert_id", "selected_count", "usage", "load_ratio"], rows),
+        "load_balance": table([*columns, "dead_experts", "underused_experts"], balance),
+    }
+
+
 def usage_comparison(a: RoutingRun, b: RoutingRun, tokens_a=None, tokens_b=None) -> dict:
     """Dominant is `a`, `b`, or nothing where both use the expert alike."""
     rows = []
