@@ -43,3 +43,24 @@ def tables_of(analyze):
         return read_tables(analyze(*arguments))
 
     return run
+
+
+@pytest.fixture(scope="session")
+def recorded(moetap, tmp_path_factory) -> Path:
+    """Nine samples in three forwards, some padded at the end."""
+    import torch
+    from moe_model import MoeModel, moe_inputs
+    from safetensors.torch import save_file
+
+    folder = tmp_path_factory.mktemp("recorded")
+    torch.manual_seed(3)
+    torch.jit.script(MoeModel()).save(folder / "moe.pt")
+    (folder / "in").mkdir()
+    for index, (batch, length) in enumerate([(4, 15), (1, 7), (4, 12)]):
+        inputs = moe_inputs(batch, length, seed=index)
+        if batch > 1:
+            inputs["attention_mask"][1, 3:] = 0
+        save_file(inputs, folder / "in" / f"{index}.safetensors")
+    done = moetap("run", folder / "moe.pt", "--inputs", folder / "in", "-o", folder / "run", "--dump", "full")
+    assert done.returncode == 0, done.stderr
+    return folder / "run"

@@ -10,26 +10,6 @@ from comparison import assert_tables, read_tables
 from oracle import expert_cache, placement, predictability
 from oracle.routing_run import Layer, RoutingRun
 from safetensors.numpy import load_file
-from safetensors.torch import save_file
-
-
-@pytest.fixture(scope="module")
-def recorded(moetap, tmp_path_factory) -> Path:
-    """Nine samples in three forwards, some padded at the end."""
-    from moe_model import MoeModel, moe_inputs
-
-    folder = tmp_path_factory.mktemp("recorded")
-    torch.manual_seed(3)
-    torch.jit.script(MoeModel()).save(folder / "moe.pt")
-    (folder / "in").mkdir()
-    for index, (batch, length) in enumerate([(4, 15), (1, 7), (4, 12)]):
-        inputs = moe_inputs(batch, length, seed=index)
-        if batch > 1:
-            inputs["attention_mask"][1, 3:] = 0
-        save_file(inputs, folder / "in" / f"{index}.safetensors")
-    done = moetap("run", folder / "moe.pt", "--inputs", folder / "in", "-o", folder / "run", "--dump", "full")
-    assert done.returncode == 0, done.stderr
-    return folder / "run"
 
 
 @pytest.fixture(scope="module")
@@ -115,32 +95,6 @@ def test_dump_of_a_real_run(recorded, tables_of):
     for study in (expert_cache.expert_cache, placement.placement, placement.imbalance, predictability.predictability):
         expected |= study(run)
     assert_tables(tables_of(recorded), expected)
-
-
-CHECKS = {
-    "--max-cv": lambda s: s["load_cv"],
-    "--min-entropy-ratio": lambda s: s["entropy_ratio"],
-    "--max-imbalance": lambda s: s["max_violation"] + 1,
-}
-
-
-@pytest.mark.parametrize("option", CHECKS)
-def test_check_fails_the_layers_beyond_a_limit(option, moetap, recorded):
-    """Between the values of two layers, the worse one fails and is named."""
-    summary = json.loads((recorded / "moetap/summary.json").read_text())["components"]["language_model"]
-    values = sorted((CHECKS[option](line), layer) for layer, line in summary.items())
-    assert len(values) == 2 and values[0][0] < values[1][0]
-    worse = values[0][1] if option.startswith("--min") else values[1][1]
-    middle = (values[0][0] + values[1][0]) / 2
-    done = moetap("check", recorded, option, middle)
-    lines = [line for line in (done.stdout + done.stderr).splitlines() if f"layer {worse}" in line]
-    assert done.returncode == 1 and len(lines) == 1, done.stdout + done.stderr
-    lenient = values[0][0] - 1e-6 if option.startswith("--min") else values[1][0] + 1e-6
-    assert moetap("check", recorded, option, lenient).returncode == 0
-
-
-def test_check_of_two_runs(moetap, recorded):
-    assert moetap("check", recorded, recorded, "--min-overlap", 1).returncode == 0
 
 
 def is_cell(cell: str, value) -> bool:

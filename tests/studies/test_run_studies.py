@@ -26,7 +26,7 @@ def test_what_the_cache_counts(options, tables_of, tmp_path):
     run = random_run(7, RunShape())
     arguments = ["--only", "expert_cache", *(["--warm"] if warm else [])]
     if counted != "generation":
-        arguments += ["--cache-phase", counted]
+        arguments += ["--phase", counted]
     got = tables_of(save_run(tmp_path / "run", run), *arguments)
     assert_tables(got, expert_cache.expert_cache(run, counted, warm))
 
