@@ -37,11 +37,13 @@ int run_program(int argc, char** argv) {
       "Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted (Ctrl-C). Each command has a --help of its own.");
   const std::array commands = {moetap::cli::add_inspect(program), moetap::cli::add_instrument(program),
                                moetap::cli::add_run(program),     moetap::cli::add_recover(program),
-                               moetap::cli::add_verify(program),  moetap::cli::add_export(program)};
+                               moetap::cli::add_verify(program),  moetap::cli::add_merge(program),
+                               moetap::cli::add_analyze(program), moetap::cli::add_check(program),
+                               moetap::cli::add_report(program),  moetap::cli::add_export(program)};
   if (argc > 1 && argv[1][0] != '-' && !has_command(program, argv[1])) {
-    return report(std::string(argv[1]) +
-                      ": no such command; the commands are inspect, instrument, run, recover, verify and export",
-                  moetap::cli::kExitUsage);
+    std::string names;
+    for (const auto& command : commands) names += (names.empty() ? "" : ", ") + command.app->get_name();
+    return report(std::string(argv[1]) + ": no such command; the commands are " + names, moetap::cli::kExitUsage);
   }
   try {
     program.parse(argc, argv);

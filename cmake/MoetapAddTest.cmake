@@ -1,7 +1,8 @@
-# moetap_add_test(NAME name SOURCES a_test.cpp ... [LIBRARIES moetap::analysis ...] [ENVIRONMENT A=b ...] [TIMEOUT seconds])
+# moetap_add_test(NAME name SOURCES a_test.cpp ... [LIBRARIES moetap::analysis ...] [ENVIRONMENT A=b ...] [TIMEOUT seconds]
+#                 [PLAIN])
 #
 # A GoogleTest program and one ctest entry for it, named NAME. There is no entry for each test case: each would load
-# LibTorch again, which takes a second.
+# LibTorch again, which takes a second. PLAIN: the test and its libraries use nothing of LibTorch but fmt.
 #
 # moetap_add_pytest(NAME name FILES test_a.py ... [ENVIRONMENT A=b ...] [TIMEOUT seconds])
 #
@@ -21,7 +22,7 @@ elseif(MOETAP_SANITIZER STREQUAL "thread")
 endif()
 
 function(moetap_add_test)
-  cmake_parse_arguments(PARSE_ARGV 0 test "" "NAME;TIMEOUT" "SOURCES;LIBRARIES;ENVIRONMENT")
+  cmake_parse_arguments(PARSE_ARGV 0 test "PLAIN" "NAME;TIMEOUT" "SOURCES;LIBRARIES;ENVIRONMENT")
   if(NOT test_NAME OR NOT test_SOURCES OR test_UNPARSED_ARGUMENTS)
     message(FATAL_ERROR "moetap_add_test: NAME and SOURCES are needed, unknown: '${test_UNPARSED_ARGUMENTS}'")
   endif()
@@ -30,7 +31,11 @@ function(moetap_add_test)
   endif()
   add_executable(${test_NAME} ${test_SOURCES})
   target_link_libraries(${test_NAME} PRIVATE ${test_LIBRARIES} GTest::gtest GTest::gtest_main)
-  moetap_configure_target(${test_NAME} TEST)
+  set(plain)
+  if(test_PLAIN)
+    set(plain PLAIN)
+  endif()
+  moetap_configure_target(${test_NAME} TEST ${plain})
   set_target_properties(${test_NAME} PROPERTIES RUNTIME_OUTPUT_DIRECTORY "${PROJECT_BINARY_DIR}/tests")
   add_test(NAME ${test_NAME} COMMAND ${test_NAME})
   set_tests_properties(${test_NAME} PROPERTIES TIMEOUT ${test_TIMEOUT}

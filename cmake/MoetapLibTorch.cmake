@@ -95,3 +95,9 @@ target_include_directories(moetap_libtorch SYSTEM INTERFACE
 target_compile_definitions(moetap_libtorch INTERFACE FMT_HEADER_ONLY=1 _GLIBCXX_USE_CXX11_ABI=1)
 target_link_libraries(moetap_libtorch INTERFACE
   "${MOETAP_TORCH_LIB_DIR}/libtorch_cpu.so" "${MOETAP_TORCH_LIB_DIR}/libc10.so")
+
+# fmt alone, of the same headers, for targets that use nothing else of LibTorch.
+add_library(moetap_fmt INTERFACE)
+add_library(moetap::fmt ALIAS moetap_fmt)
+target_include_directories(moetap_fmt SYSTEM INTERFACE "${MOETAP_TORCH_DIR}/include")
+target_compile_definitions(moetap_fmt INTERFACE FMT_HEADER_ONLY=1 _GLIBCXX_USE_CXX11_ABI=1)

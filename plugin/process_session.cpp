@@ -9,13 +9,13 @@
 #include <stdexcept>
 
 #include "plugin/journal/run_journal.h"
+#include "plugin/merge/merge_runs.h"
 #include "plugin/process/environment.h"
 #include "plugin/process/error_text.h"
 #include "plugin/process/fork_local.h"
 #include "plugin/process/notices.h"
 #include "plugin/process/process_rank.h"
 #include "plugin/records/model_description_json.h"
-#include "plugin/run/run_files.h"
 #include "plugin/run/run_paths.h"
 #include "plugin/run/run_replay.h"
 #include "plugin/session/model_registry.h"
@@ -145,7 +145,7 @@ std::shared_ptr<ModelBinding> ProcessSession::bind(std::string_view description)
     auto model = std::make_shared<const ModelDescription>(model_description_from_text(std::string(description)));
     Config config = config_;
     config.output_dir = output_dir_of(*model);
-    auto recording = std::make_shared<Recording>(config, std::make_unique<RunFiles>(config), threads_);
+    auto recording = std::make_shared<Recording>(config, open_run_files(config), threads_);
     close_at_exit(recording);
     if (paused_) recording->pause();
     auto binding = std::make_shared<ModelBinding>(recording, std::move(model));

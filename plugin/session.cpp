@@ -11,10 +11,10 @@
 
 #include "hooks/instrument.h"
 #include "hooks/points/no_router.h"
+#include "plugin/merge/merge_runs.h"
 #include "plugin/process/process_rank.h"
 #include "plugin/records/hook_spec_json.h"
 #include "plugin/records/model_description_json.h"
-#include "plugin/run/run_files.h"
 #include "plugin/run/run_paths.h"
 #include "plugin/session/model_registry.h"
 #include "plugin/session/recording.h"
@@ -22,12 +22,12 @@
 namespace moetap::plugin {
 namespace {
 
-std::unique_ptr<RecordSink> open_run_files(const Config& config) {
+std::unique_ptr<RecordSink> checked_run_files(const Config& config) {
   config.check();
   if (config.output_dir.empty()) {
     throw std::invalid_argument("output_dir must name a directory, got \"\"");
   }
-  return std::make_unique<RunFiles>(config);
+  return open_run_files(config);
 }
 
 bool has_hook(const std::vector<hooks::HookPoint>& hooks, hooks::HookKind kind) {
@@ -48,7 +48,7 @@ void keep_inherited(std::shared_ptr<Recording> recording) {
 
 }  // namespace
 
-Session::Session(Config config) : Session(config, open_run_files(config)) {}
+Session::Session(Config config) : Session(config, checked_run_files(config)) {}
 
 Session::Session(Config config, std::unique_ptr<RecordSink> sink) {
   config.check();

@@ -11,11 +11,15 @@ struct Command {
   std::function<int()> execute;
 };
 
+Command add_analyze(CLI::App& program);
+Command add_check(CLI::App& program);
 Command add_inspect(CLI::App& program);
 Command add_instrument(CLI::App& program);
 Command add_run(CLI::App& program);
 Command add_export(CLI::App& program);
+Command add_merge(CLI::App& program);
 Command add_recover(CLI::App& program);
 Command add_verify(CLI::App& program);
+Command add_report(CLI::App& program);
 
 }  // namespace moetap::cli

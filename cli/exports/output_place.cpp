@@ -16,8 +16,10 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// Tells a folder that an export made from any other: only such a folder is ever replaced.
-constexpr const char* kMarker = ".moetap_export";
+// Tells a folder that a command of moetap made from any other: only such a folder is ever replaced.
+std::string marker_of(const std::string& command) {
+  return ".moetap_" + command;
+}
 
 [[noreturn]] void fail(const fs::path& path, const std::string& reason) {
   throw CommandError(fmt::format("cannot write {}: {}", path.string(), reason));
@@ -35,7 +37,8 @@ void sync_files(const fs::path& path) {
 
 }  // namespace
 
-OutputPlace::OutputPlace(const std::string& path, OutputKind kind, bool force) : kind_(kind) {
+OutputPlace::OutputPlace(const std::string& path, OutputKind kind, bool force, std::string command)
+    : kind_(kind), command_(std::move(command)) {
   path_ = fs::path(path).lexically_normal();
   if (!path_.has_filename()) path_ = path_.parent_path();
   std::error_code error;
@@ -46,9 +49,10 @@ OutputPlace::OutputPlace(const std::string& path, OutputKind kind, bool force) :
     if (!is_free && !force) {
       throw CommandError(fmt::format("{}: is there already; name another path, or replace it with --force", path));
     }
-    if (!is_free &&
-        (is_folder != (kind == OutputKind::kFolder) || (is_folder && !fs::exists(path_ / kMarker, error)))) {
-      throw CommandError(fmt::format("{}: is no export of this format and is not replaced; name another path", path));
+    if (!is_free && (is_folder != (kind == OutputKind::kFolder) ||
+                     (is_folder && !fs::exists(path_ / marker_of(command_), error)))) {
+      throw CommandError(fmt::format("{}: is no {} and is not replaced; name another path", path,
+                                     command_ == "export" ? "export of this format" : "output of moetap " + command_));
     }
   }
   temporary_ = fmt::format("{}.tmp-{}-0", path_.string(), ::getpid());
@@ -85,8 +89,8 @@ std::string OutputPlace::parent() const {
 void OutputPlace::commit() {
   std::error_code error;
   if (kind_ == OutputKind::kFolder) {
-    std::ofstream marker(temporary_ / kMarker);
-    marker << "An export of moetap. It is replaced by moetap export --force.\n";
+    std::ofstream marker(temporary_ / marker_of(command_));
+    marker << fmt::format("An output of moetap. It is replaced by moetap {} --force.\n", command_);
     if (!marker.flush()) fail(path_, "the disk refuses");
   }
   sync_files(temporary_);

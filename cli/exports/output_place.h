@@ -12,8 +12,9 @@ enum class OutputKind { kFile, kFolder };
 /// holds half an export, and an export that fails or is interrupted leaves nothing. Throws CommandError.
 class OutputPlace {
  public:
-  /// Refuses a PATH that is there; with `force` a file is replaced, and a folder if an earlier export made it.
-  OutputPlace(const std::string& path, OutputKind kind, bool force);
+  /// Refuses a PATH that is there; with `force` a file is replaced, and a folder if the same command ("export") made
+  /// it.
+  OutputPlace(const std::string& path, OutputKind kind, bool force, std::string command = "export");
   OutputPlace(const OutputPlace&) = delete;
   OutputPlace& operator=(const OutputPlace&) = delete;
   ~OutputPlace();
@@ -30,6 +31,7 @@ class OutputPlace {
 
   std::filesystem::path path_, temporary_;
   OutputKind kind_;
+  std::string command_;
   bool committed_ = false;
   std::vector<std::filesystem::path> new_folders_;  // each before its parent
 };

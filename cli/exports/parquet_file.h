@@ -29,7 +29,8 @@ struct ParquetColumn {
 };
 
 /// A Parquet file, written row group by row group, column by column: memory holds one column of one row group. zstd 3.
-/// The one file of moetap that includes Arrow. Throws std::runtime_error "cannot write PATH: REASON". Not thread-safe.
+/// With parquet_reader.cpp the only files of moetap that include Arrow. Throws std::runtime_error "cannot write PATH:
+/// REASON". Not thread-safe.
 class ParquetFile {
  public:
   ParquetFile(const std::string& path, std::vector<ParquetColumn> columns,

@@ -6,6 +6,8 @@ An example is one 8x8 image and a question; the model answers with the digit's t
 from __future__ import annotations
 
 import dataclasses
+import struct
+import zlib
 
 import torch
 
@@ -48,6 +50,19 @@ def load_digits() -> tuple[Digits, Digits]:
         range(len(labels)), test_size=HELD_OUT_SHARE, random_state=0, stratify=data.target
     )
     return tuple(Digits(images[list(part)], labels[list(part)]) for part in (train, held_out))
+
+
+def png(image: torch.Tensor) -> bytes:
+    """[8, 8] in [-1, 1] as a PNG file, 8 bits of grey."""
+    grey = ((image + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).tolist()
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        checksum = zlib.crc32(kind + content)
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", checksum)
+
+    header = struct.pack(">IIBBBBB", SIZE, SIZE, 8, 0, 0, 0, 0)
+    rows = b"".join(b"\0" + bytes(row) for row in grey)  # 0: the row is stored as it is
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
 def patches(images: torch.Tensor) -> torch.Tensor:

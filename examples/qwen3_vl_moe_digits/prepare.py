@@ -5,9 +5,9 @@ evaluation, one input file and one line of samples an held-out image.
   prepare.py [-o DIR]     default .cache/qwen3_vl_moe_digits; does nothing if DIR is complete and was made by this code
   prepare.py --check      says what is missing to run it, does nothing else
 
-Writes DIR/model.pt, DIR/inputs/NNNN.safetensors, DIR/samples.jsonl. The answers in samples.jsonl (`resps`) are those of
-the exported model, evaluated here; `report.py` compares them with the outputs of the run. Exit status: 0 done, 1
-failed.
+Writes DIR/model.pt, DIR/inputs/NNNN.safetensors, DIR/samples.jsonl, and for reports DIR/images/NNNN.png and
+DIR/vocabulary.json. The answers in samples.jsonl (`resps`) are those of the exported model, evaluated here; `report.py`
+compares them with the outputs of the run. Exit status: 0 done, 1 failed.
 """
 
 from __future__ import annotations
@@ -57,6 +57,8 @@ def prepare(output: pathlib.Path) -> None:
     work = output.with_name(output.name + ".partial")
     shutil.rmtree(work, ignore_errors=True)
     (work / "inputs").mkdir(parents=True)
+    (work / "images").mkdir()
+    (work / "vocabulary.json").write_text(json.dumps(digits.TOKEN))
     evaluation = [evaluation_of(held_out, index) for index in range(len(held_out))]
     traced = trace(model, evaluation[0][1], evaluation[1][1])  # another image, another length of the question
     print(f"exported: max |traced - eager| = {traced.max_difference:.3g} on another image and question")
@@ -68,6 +70,7 @@ def prepare(output: pathlib.Path) -> None:
             target = str(held_out.labels[index].item())
             correct += answer == target
             save_file(arguments, str(work / "inputs" / f"{index:04d}.safetensors"))
+            (work / image_of(index)).write_bytes(digits.png(held_out.pixels[index]))
             samples.write(json.dumps(sample(index, question, target, answer)) + "\n")
     print(f"exported model: {correct} of {len(evaluation)} held-out images right ({correct / len(evaluation):.1%})")
     (work / "complete").write_text(fingerprint() + "\n")
@@ -83,12 +86,16 @@ def evaluation_of(held_out, index: int):
     return question, digits.inputs(held_out.pixels[index : index + 1], question)
 
 
+def image_of(index: int) -> str:
+    return f"images/{index:04d}.png"
+
+
 def sample(index: int, question: str, target: str, answer: str) -> dict:
     """The log fields of one image, as LibMoE's evaluation writes them."""
     return {
         "doc_id": index,
         "target": target,
-        "doc": {"category": f"digit {target}", "question": question},
+        "doc": {"category": f"digit {target}", "question": question, "image": image_of(index)},
         "arguments": [[question, "digits", "test"]],
         "resps": [[answer]],
         "filtered_resps": [answer],

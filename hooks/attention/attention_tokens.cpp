@@ -3,11 +3,11 @@
 #include <torch/csrc/jit/ir/constants.h>
 
 #include <algorithm>
-#include <map>
 #include <set>
 #include <string>
 #include <utility>
 
+#include "hooks/attention/attention_sources.h"
 #include "hooks/attention/packed_projection.h"
 #include "hooks/graph/op_traits.h"
 #include "hooks/points/token_sequence.h"
@@ -82,102 +82,6 @@ std::optional<bool> is_same_sequence(const TokenLayout& queries, const TokenLayo
   return false;
 }
 
-/// The hidden states that a value is made of: those that were projected to it, back over so many projections; where
-/// nothing was projected, what comes from nowhere else.
-class Sources {
- public:
-  using Values = std::set<const jit::Value*>;
-
-  Sources(int projections, const MethodGraph& graph, const ValueOrigins& origins)
-      : projections_(projections), graph_(graph), origins_(origins) {}
-
-  Values of(const jit::Value* value) {
-    const Found& found = find(value, projections_);
-    return found.projected.empty() ? found.others : found.projected;
-  }
-
- private:
-  struct Found {
-    Values projected, others;
-
-    bool empty() const { return projected.empty() && others.empty(); }
-    void add(const Found& more) {
-      projected.insert(more.projected.begin(), more.projected.end());
-      others.insert(more.others.begin(), more.others.end());
-    }
-  };
-
-  // Angles of rotary positions are no hidden states.
-  static bool is_rotation(const jit::Node& node) {
-    static const std::set<std::string> names = {"cos", "sin", "polar"};
-    return node.kind().ns() == c10::namespaces::aten && names.count(base_name(node)) > 0;
-  }
-
-  const Found& find(const jit::Value* value, int projections) {
-    const auto [place, is_new] = found_.try_emplace({value, projections});
-    if (is_new) {
-      const Found found = made_of(value, projections);
-      found_[{value, projections}] = found;
-    }
-    return found_.at({value, projections});
-  }
-
-  Found made_of(const jit::Value* value, int projections) {
-    Found found;
-    const jit::Node* node = value->node();
-    if (!origins_.is_activation(value) || is_rotation(*node)) return found;
-    if (const jit::Value* outer = graph_.outer_of(value)) return find(outer, projections);
-    if (node->kind() == jit::prim::If) {
-      for (const jit::Block* block : node->blocks()) found.add(find(block->outputs()[value->offset()], projections));
-      return found;
-    }
-    Projection projection;
-    if (match_projection(const_cast<jit::Node*>(node), origins_, projection)) {
-      found.projected.insert(projection.activation);
-      if (projections > 1) {
-        const Found& before = find(projection.activation, projections - 1);
-        const Values& states = before.projected.empty() ? before.others : before.projected;
-        found.projected.insert(states.begin(), states.end());
-      }
-      return found;
-    }
-    const OpKind kind = op_kind(*node);
-    const bool is_one = kind == OpKind::kElementwise || kind == OpKind::kMultiply;  // rotations, scales
-    bool followed = false;
-    for (const jit::Value* input : node->inputs()) {
-      if (!origins_.is_activation(input)) continue;
-      followed = true;
-      const Found& more = find(input, projections);
-      if (!is_one) {
-        found.add(more);
-      } else if (found.projected.empty() && (found.empty() || !more.projected.empty())) {
-        found = more;  // what was projected is the state, in whichever order it meets its factor
-      }
-    }
-    if (!followed) found.others.insert(value);  // an argument, or embeddings
-    return found;
-  }
-
-  const int projections_;
-  const MethodGraph& graph_;
-  const ValueOrigins& origins_;
-  std::map<std::pair<const jit::Value*, int>, Found> found_;
-};
-
-// Query and key are projections of the same hidden states. Some models project them in two steps.
-bool have_same_source(const AttentionArm& arm, const MethodGraph& graph, const ValueOrigins& origins) {
-  if (arm.query == nullptr || arm.key == nullptr) return false;
-  if (arm.query == arm.key) return true;
-  for (const int projections : {1, 2}) {
-    const auto queries = Sources(projections, graph, origins).of(arm.query);
-    const auto keys = Sources(projections, graph, origins).of(arm.key);
-    if (std::any_of(queries.begin(), queries.end(), [&](const jit::Value* one) { return keys.count(one) > 0; })) {
-      return true;
-    }
-  }
-  return false;
-}
-
 std::optional<int64_t> constant_at(const TokenFlow& flow, const jit::Value* value, size_t dim) {
   const auto& axes = flow.of(value).axes;
   return axes && dim < axes->size() ? constant_size((*axes)[dim]) : std::nullopt;
@@ -244,9 +148,12 @@ void describe_tokens(FoundAttention& attention, const MethodGraph& graph, const 
     }
     if (!attention.num_key_heads) attention.num_key_heads = key_heads_of(arm, flow);
   }
-  const auto same = is_same_sequence(attention.tokens, attention.key_tokens);
-  // A mask over the cache shares the keys' dimension, but is no sequence of its own: then their source tells.
-  attention.self_attention = same.value_or(false) || have_same_source(attention.arms[0], graph, origins);
+  const bool is_same = is_same_sequence(attention.tokens, attention.key_tokens).value_or(false);
+  // A mask over the cache shares the keys' dimension, but is no sequence of its own: then their source tells. So it
+  // does where another argument, of positions, is as long as both of two texts.
+  const AttentionArm& arm = attention.arms[0];
+  attention.self_attention =
+      have_same_source(arm, graph, origins) || (is_same && !come_from_other_texts(arm, graph, origins));
 }
 
 bool keys_are_stacked(const jit::Value* key, const jit::Value* value, size_t dim, const MethodGraph& graph,

@@ -21,6 +21,12 @@ const jit::Value* alias_root(const jit::Value* value) {
   return value;
 }
 
+// True for ids at which scores are gathered: that makes weights, and experts get the ids later, with what is written
+// into them until then. (What is gathered of experts' outputs has ids of more dimensions, a view.)
+bool gathers_by(const jit::Use& use) {
+  return op_kind(*use.user) == OpKind::kGather && use.offset == 2;
+}
+
 }  // namespace
 
 bool is_written(const jit::Value* value) {
@@ -80,6 +86,7 @@ bool InPlaceWrites::makes(const jit::Node* node, const jit::Value* value) const 
 bool InPlaceWrites::applied_before(const jit::Value* value, const jit::Node* node) const {
   for (const auto& use : value->uses()) {
     if (graph_.order(use.user) >= graph_.order(node) || is_in_place(*use.user) || makes(use.user, value)) continue;
+    if (gathers_by(use)) continue;
     if (use.user->kind() == jit::prim::ListConstruct) {  // of an `index`, a `cat`
       if (applied_before(use.user->output(), node)) return true;
       continue;
@@ -111,7 +118,7 @@ jit::Node* InPlaceWrites::first_reading(const jit::Value* value) const {
     const OpKind kind = op_kind(*node);
     const bool listed = node->kind() == jit::prim::ListConstruct;  // of an `index`, a `cat`
     if (!listed && (is_in_place(*node) || kind == OpKind::kReduce || kind == OpKind::kOther)) continue;
-    if (makes(node, value)) continue;
+    if (gathers_by(use) || makes(node, value)) continue;
     const bool view = listed || kind == OpKind::kReshape || kind == OpKind::kMoveAxis || kind == OpKind::kSlice ||
                       kind == OpKind::kSelect;
     if (view) node = first_reading(node->output(0));

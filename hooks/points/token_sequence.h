@@ -20,4 +20,12 @@ inline bool share_argument(const TokenDim& a, const TokenDim& b) {
   });
 }
 
+/// Whether the sequence of `tokens` is the first part of that of `keys`, and the last part is another: keys that are
+/// none of these tokens stand behind them.
+inline bool stands_in_front(const TokenLayout& tokens, const TokenLayout& keys) {
+  const TokenDim *own = sequence_of(tokens), *all = sequence_of(keys);
+  if (own == nullptr || all == nullptr || all->parts.size() < 2) return false;
+  return share_argument(all->parts.front(), *own) && !share_argument(all->parts.back(), *own);
+}
+
 }  // namespace moetap::hooks

@@ -5,34 +5,13 @@
 #include <algorithm>
 
 #include "hooks/routers/later_products.h"
+#include "hooks/routers/picked_indices.h"
 #include "hooks/routers/router_flow.h"
 
 namespace moetap::hooks {
 namespace jit = torch::jit;
 
 namespace {
-
-// True for indices that a pick gave, and for what was computed of them alone: `3 * best`.
-bool are_picked(const jit::Value* value) {
-  while (!value->node()->inputs().empty()) {
-    switch (op_kind(*value->node())) {
-      case OpKind::kPick:
-        return value == value->node()->outputs().back();
-      case OpKind::kCopy:
-      case OpKind::kReshape:
-      case OpKind::kElementwise:
-      case OpKind::kMultiply:
-      case OpKind::kMoveAxis:
-      case OpKind::kSlice:
-      case OpKind::kSelect:
-        value = value->node()->input(0);
-        break;
-      default:
-        return false;
-    }
-  }
-  return false;
-}
 
 // True for `clamp(x, 0)` and the like.
 bool clamps_at_zero(const MethodGraph& graph, const jit::Node& node) {

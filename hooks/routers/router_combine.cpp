@@ -8,47 +8,6 @@
 namespace moetap::hooks {
 namespace jit = torch::jit;
 
-namespace {
-
-// Weights that are spread over the places in the experts' queues.
-Fact routed(const Fact& weights, const Fact& mask, jit::Value* value) {
-  Fact result = remembered(weights);
-  merge(result, remembered(mask));
-  result.role = Role::kRouted;
-  result.dropped = weights.dropped || mask.dropped;
-  result.permuted = result.order = nullptr;
-  result.expert_dim = -2;  // the places in their queues lie behind the experts
-  result.rank.reset();
-  result.base = value;
-  result.aligned = true;
-  result.ids = mask.ids;
-  result.parent = nullptr;
-  return result;
-}
-
-// True for an einsum that is a product of `own` with factors: "tk,t->tk". Its result has the dimensions of `own`, and
-// no operand has others.
-bool multiplies_by_factors(const MethodGraph& graph, const jit::Node& einsum, const std::vector<jit::Value*>& operands,
-                           const jit::Value* own) {
-  const auto equation = graph.constant(einsum.input(0));
-  if (!equation || !equation->isString()) return false;
-  std::string text = equation->toStringRef();
-  std::erase(text, ' ');
-  const size_t arrow = text.find("->");
-  if (arrow == std::string::npos) return false;
-  const std::string result = text.substr(arrow + 2);
-  size_t begin = 0;
-  for (const jit::Value* operand : operands) {
-    const size_t end = std::min(text.find(',', begin), arrow);
-    const std::string dimensions = text.substr(begin, end - begin);
-    if (operand == own ? dimensions != result : dimensions.find_first_not_of(result) != std::string::npos) return false;
-    begin = end + 1;
-  }
-  return true;
-}
-
-}  // namespace
-
 void RouterFlow::meet(jit::Node* node, const Fact& fact, const jit::Value* hidden) {
   const Fact what = remembered(fact);
   const size_t first = events_.size();
@@ -151,7 +110,7 @@ std::optional<Fact> RouterFlow::combine(jit::Node* node, const Fact& left, const
   if (pair_is(Role::kScore, Role::kMask)) {
     const Fact& score = of_role(Role::kScore);
     const Fact& mask = of_role(Role::kMask);
-    if (mask.placed && !score.picks.empty()) return routed(score, mask, node->output());
+    if (mask.placed && !score.picks.empty()) return spread_over_places(score, mask, node->output());
     Fact result = derived(score, node, Role::kScore);
     merge(result, remembered(mask));
     if (score.score == nullptr && !result.picks.empty()) result.masked = true;
@@ -166,7 +125,7 @@ std::optional<Fact> RouterFlow::combine(jit::Node* node, const Fact& left, const
   if (pair_is(Role::kSlot, Role::kMask)) {
     const Fact& slot = of_role(Role::kSlot);
     const Fact& mask = of_role(Role::kMask);
-    if (mask.placed) return routed(slot, mask, node->output());
+    if (mask.placed) return spread_over_places(slot, mask, node->output());
     Fact result = derived(slot, node, Role::kSlot);
     result.parent = slot.base;
     result.dropped = slot.dropped || mask.dropped;
@@ -257,193 +216,6 @@ std::optional<Fact> RouterFlow::combine(jit::Node* node, const Fact& left, const
     return result;
   }
   return std::nullopt;
-}
-
-void RouterFlow::follow_contract(jit::Node* node) {
-  std::vector<jit::Value*> operands;
-  const std::string name = base_name(*node);
-  const bool einsum = name == "einsum";
-  if (einsum) {
-    operands = list_elements(node->input(node->inputs().size() > 1 ? 1 : 0));
-  } else {
-    for (jit::Value* input : node->inputs()) {
-      if (is_tensor(input)) operands.push_back(input);
-    }
-  }
-  std::vector<Fact> facts;
-  const jit::Value *hidden = nullptr, *own_operand = nullptr;
-  for (jit::Value* operand : operands) {
-    if (const Fact* found = fact(operand))
-      facts.push_back(*found), own_operand = operand;
-    else if (origins_.is_activation(operand))
-      hidden = operand;
-  }
-  if (facts.empty()) return;
-  if (hidden != nullptr && einsum && facts.size() == 1 && carries_weights(facts[0]) &&
-      multiplies_by_factors(graph_, *node, operands, own_operand)) {
-    Fact product = derived(facts[0], node, facts[0].role);
-    if (!facts[0].aligned) {
-      lose_alignment(product);
-      change_in_order(product, node->output());
-    }
-    set(node->output(), product);
-    return;
-  }
-  // A hidden state is multiplied by the chosen expert's matrix, by weights or by a mask.
-  if (hidden != nullptr) {
-    for (const Fact& own : facts) {
-      if (own.role == Role::kChosen && own.own) {  // the score of the picked expert
-        Fact score = derived(own, node, Role::kSlot);
-        score.aligned = true;
-        score.num_slots = 1;
-        set(node->output(), score);
-      } else {
-        meet(node, own, hidden);
-      }
-    }
-    return;
-  }
-  for (const Fact& own : facts) {
-    if (own.role == Role::kChosen) event(EventKind::kLooksUp, node, remembered(own));
-  }
-  // A product of followed values: two by two.
-  std::optional<Fact> product = facts[0];
-  if (operands.size() == 2 && facts.size() == 2 && (name == "matmul" || name == "bmm")) {
-    if (auto scores = contract_scores(node, facts[0], facts[1])) {
-      set(node->output(), *scores);
-      return;
-    }
-  }
-  for (size_t i = 1; i < facts.size() && product; ++i) product = contract(node, *product, facts[i]);
-  if (facts.size() > 1 && product) set(node->output(), *product);
-}
-
-// Scores that experts give each other: a column of scores times a row of them, or a matrix of such products times a
-// column. The result has the experts before its last dimension.
-std::optional<Fact> RouterFlow::contract_scores(jit::Node* node, const Fact& left, const Fact& right) {
-  const auto before_pick = [](const Fact& fact) { return fact.role == Role::kScore && fact.picks.empty(); };
-  if (!before_pick(left) || !before_pick(right)) return std::nullopt;
-  const bool of_column = shapes_.of(node->input(1)).last == 1;
-  if (!of_column && shapes_.of(node->input(0)).last != 1) return std::nullopt;
-  Fact scores = derived(of_column ? right : left, node, Role::kScore);
-  scores.aligned = true;
-  scores.score = nullptr;
-  scores.scoring.clear();
-  scores.part = 0;
-  scores.expert_dim = -2;
-  scores.rank = shapes_.of(node->output()).rank;
-  scores.logits = node->output();
-  scores.logits_dim = -2;
-  return scores;
-}
-
-std::optional<Fact> RouterFlow::contract(jit::Node* node, const Fact& first, const Fact& second) const {
-  const Fact left = remembered(first), right = remembered(second);
-  const Fact* mask = left.role == Role::kMask ? &left : right.role == Role::kMask ? &right : nullptr;
-  if (mask == nullptr) return std::nullopt;
-  const Fact& other = mask == &left ? right : left;
-  Fact result = derived(other, node, other.role);
-  merge(result, *mask);
-  if (other.role == Role::kScore && other.picks.empty()) {
-    result.role = Role::kSlot;  // scores at the chosen experts
-    result.dropped = other.dropped || mask->dropped;
-  } else if (mask->placed && (other.role == Role::kSlot || other.role == Role::kScore)) {
-    return routed(other, *mask, node->output());
-  } else if (other.role == Role::kRouted) {
-    result.role = Role::kRouted;
-  } else if (other.role == Role::kSlot && mask->one_hot) {
-    result.role = Role::kScore;  // weights spread over the experts
-    result.expert_dim = -1;
-    result.ids = mask->ids;
-    result.dropped = other.dropped || mask->dropped;
-  } else if (other.role == Role::kSlot || other.role == Role::kScore) {
-    result.dropped = other.dropped || mask->dropped;  // those that are kept
-  } else if (other.role == Role::kMask) {
-    result.role = Role::kMask;
-    result.one_hot = false;
-    result.placed = left.placed || right.placed;
-  } else {
-    return std::nullopt;
-  }
-  return result;
-}
-
-void RouterFlow::follow_concatenate(jit::Node* node) {
-  const auto parts = list_elements(node->input(0));
-  const Fact* first = nullptr;
-  size_t followed = 0;
-  int first_at = -1;
-  for (size_t i = 0; i < parts.size(); ++i) {
-    const Fact* found = fact(parts[i]);
-    if (found == nullptr) continue;
-    if (first == nullptr) first = found, first_at = static_cast<int>(i);
-    if (found->role == first->role) ++followed;
-  }
-  if (first == nullptr) return;
-  Fact result = derived(remembered(*first), node, first->role);
-  result.permuted = result.order = nullptr;
-  // One tensor for each slot, put before the tokens.
-  const bool of_slots = first->role == Role::kIds || first->role == Role::kSlot;
-  if (of_slots && base_name(*node) == "stack" && graph_.constant_int(node->input(1)) == 0) {
-    result.expert_dim = -shapes_.of(parts[0]).rank.value_or(1) - 1;
-  }
-  bool all_slots = first->role == Role::kSlot || first->role == Role::kIds;
-  bool in_order = all_slots;  // pieces that are put together again
-  for (size_t i = 0; i < parts.size(); ++i) {
-    const Fact* found = fact(parts[i]);
-    in_order = in_order && found != nullptr && found->role == first->role && found->place == static_cast<int>(i);
-    if (found != nullptr && found->role == first->role) {
-      merge(result, remembered(*found));
-      result.nested = result.nested || found->nested;
-      // One slot each, as `ids[:, 0]` and `ids[:, 1]`, makes the slots again.
-      if (!found->aligned) all_slots = false;
-    }
-  }
-  if (followed < parts.size() && all_slots && (first_at == 0 || first_at + followed == parts.size())) {
-    const bool shared = first->role == Role::kSlot || are_shared(parts, *first);
-    if (shared && followed == 1) result.slots_alone = first->base, result.slots_behind = first_at > 0;
-  }
-  // Slots beside scores of experts that are not selected (shared ones), which come from the same projection.
-  if (followed < parts.size() && first->role == Role::kSlot) result.mixed_at = first_at;
-  if (followed < parts.size() && first->role == Role::kScore) {
-    for (size_t i = 0; i < parts.size(); ++i) {
-      const Fact* found = fact(parts[i]);
-      if (found != nullptr && found->role == Role::kSlot) {
-        result = derived(remembered(*found), node, Role::kSlot);
-        result.mixed_at = static_cast<int>(i);
-        all_slots = true;
-      }
-    }
-  }
-  if (first->role == Role::kScore && first->picks.empty() && result.role == Role::kScore) {
-    const auto dim = node->inputs().size() > 1 ? graph_.constant_int(node->input(1)) : std::optional<int64_t>(0);
-    if (const auto last = shapes_.of(node->output()).last) {
-      result.num_experts = last;
-    } else if (dim != 0) {
-      result.num_experts.reset();
-    }
-    if (dim != 0) result.null_columns += null_columns(parts);
-    if (first->score != nullptr && first->score == first->base) result.score = node->output();
-    change_scores(result, *first, node->output());
-  }
-  if (first->role == Role::kIds || result.role == Role::kSlot) {
-    result.num_slots = std::nullopt;
-    result.unsure_slots = result.unsure_slots || grows_in_loop(node->input(0));
-    const bool another_order =
-        of_slots && !all_slots && !in_order && followed == parts.size() && joins_slots_in_order(node, parts, result);
-    if (!all_slots && !in_order && !another_order)
-      lose_alignment(result);
-    else {
-      result.aligned = true;
-      result.place = -1;
-      if (in_order) result.changed = false;
-      if (result.role == Role::kIds)
-        result.ids = {node->output()};
-      else
-        result.weights = {node->output()};
-    }
-  }
-  set(node->output(), result);
 }
 
 }  // namespace moetap::hooks

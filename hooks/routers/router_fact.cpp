@@ -56,4 +56,19 @@ Fact remembered(Fact fact) {
   return fact;
 }
 
+Fact spread_over_places(const Fact& weights, const Fact& mask, jit::Value* value) {
+  Fact result = remembered(weights);
+  merge(result, remembered(mask));
+  result.role = Role::kRouted;
+  result.dropped = weights.dropped || mask.dropped;
+  result.permuted = result.order = nullptr;
+  result.expert_dim = -2;  // the places in their queues lie behind the experts
+  result.rank.reset();
+  result.base = value;
+  result.aligned = true;
+  result.ids = mask.ids;
+  result.parent = nullptr;
+  return result;
+}
+
 }  // namespace moetap::hooks

@@ -51,6 +51,7 @@ struct Fact {
   bool index = false;            // not `aligned`: other numbers than ids stand at the slots of `ids`
   bool strided = false;          // the numbers of two experts are further than 1 from each other
   bool unknown_numbers = false;  // the graph does not tell what the ids have become
+  bool looked_up = false;        // places of experts, which a table of the model gives for each of `ids`
   // int64: what each expert's id has become, and behind them what is written over ids. Undefined: they are the ids.
   at::Tensor numbers;
 
@@ -113,6 +114,10 @@ void lose_alignment(Fact& fact);
 /// Notes that the value has been computed with in another order than that of tokens and slots. `now` is what it is
 /// then.
 void change_in_order(Fact& fact, torch::jit::Value* now);
+
+/// Dense weights or those of slots times a mask over the places in the experts' queues, which gave `value`:
+/// [.., experts, places].
+Fact spread_over_places(const Fact& weights, const Fact& mask, torch::jit::Value* value);
 
 /// The fact as an event or a mask keeps it: an aligned value itself stands in `ids` or `weights`.
 Fact remembered(Fact fact);

@@ -13,7 +13,9 @@
 #include "hooks/graph/method_graph.h"
 #include "hooks/graph/op_traits.h"
 #include "hooks/graph/value_origins.h"
+#include "hooks/routers/hash_ids.h"
 #include "hooks/routers/router_fact.h"
+#include "hooks/routers/tensor_lists.h"
 
 namespace moetap::hooks {
 
@@ -59,17 +61,6 @@ struct Pick {
 
 /// True if the pick is known to be along another axis than the experts'.
 bool picks_other_axis(const Pick& pick);
-
-/// Expert ids that are computed from the method's arguments alone: a table of ids, or a remainder.
-struct HashIds {
-  torch::jit::Value* ids = nullptr;
-  std::optional<int64_t> num_experts;
-  std::optional<int64_t> top_k;
-  bool has_slots = false;  // the last dimension is that of the slots
-};
-
-/// True if the node computes such ids; fills `hash`. Whether the ids choose experts is seen when they are followed.
-bool match_hash_ids(torch::jit::Node* node, const MethodGraph& graph, const ValueOrigins& origins, HashIds& hash);
 
 /// All values that are computed from one projection, or from ids that come without one.
 class RouterFlow {
@@ -133,6 +124,7 @@ class RouterFlow {
                           torch::jit::Node* node) const;
   bool take_as_ids(torch::jit::Value* value, std::optional<int64_t> among);
   bool keeps_slots(const torch::jit::Node& node, const torch::jit::Value* value);
+  bool is_table_of_ids(const torch::jit::Value* source) const;
   std::optional<int64_t> rows_of(const torch::jit::Value* source, const torch::jit::Node& node) const;
   at::Tensor numbers_of(const Fact& ids) const;
   std::optional<c10::IValue> fixed_number(const torch::jit::Value* value);
@@ -175,11 +167,5 @@ class RouterFlow {
   std::unordered_set<const torch::jit::Value*> ancestors_;  // of the projection's activation, as far as was looked
   std::priority_queue<std::pair<int64_t, const torch::jit::Value*>> unexplored_;  // of these, by place in the graph
 };
-
-/// Tensors of a list that is built at once or appended to, in order; or the value itself where it is no such list.
-std::vector<torch::jit::Value*> list_elements(torch::jit::Value* value);
-
-/// True for a list that is appended to in a loop or a branch: it holds an element more than once, or not at all.
-bool grows_in_loop(const torch::jit::Value* list);
 
 }  // namespace moetap::hooks

@@ -3,10 +3,28 @@
 #include <algorithm>
 
 #include "hooks/routers/crossed_slots.h"
+#include "hooks/routers/picked_indices.h"
 #include "hooks/routers/router_flow.h"
 
 namespace moetap::hooks {
 namespace jit = torch::jit;
+
+namespace {
+
+// Note [Places of experts]
+// A table of the model may say where each expert lies: redundant copies, another order, experts of one process. What is
+// looked up there are no other ids but an index of the same experts, in another bank, so the ids from before the table
+// are reported. Weights that are spread over the places are no weights over the experts: those of the slots are
+// reported.
+Fact in_table(const Fact& ids) {
+  Fact places = ids;
+  lose_alignment(places);
+  places.looked_up = places.unknown_numbers = true;
+  places.numbers = at::Tensor();
+  return places;
+}
+
+}  // namespace
 
 // True if `index` puts all slots of flat weights into the order of their sorted ids: it takes each of them once.
 bool RouterFlow::puts_in_order(const jit::Value* source, const Fact& slots, const jit::Value* index) {
@@ -27,11 +45,19 @@ void RouterFlow::follow_gather(jit::Node* node, jit::Value* source, const std::v
   for (jit::Value* value : indices) {
     const Fact* found = fact(value);
     if (found == nullptr) continue;
-    if (index == nullptr || found->role == Role::kIds) index = found;
+    const bool ids_already = index != nullptr && index->role == Role::kIds && index->aligned;
+    if (index == nullptr || (found->role == Role::kIds && !ids_already)) index = found;
   }
   if (from == nullptr && index == nullptr) return;
   if (index == nullptr) {
-    const Fact own = *from;
+    Fact own = *from;
+    const bool slots = own.role == Role::kIds || own.role == Role::kSlot;
+    if (slots && op_kind(*node) == OpKind::kGather && are_picked(indices[0])) {  // some of the slots, by other scores
+      lose_alignment(own);
+      own.in_pieces = own.rewritten = true;
+      set(node->output(), own);
+      return;
+    }
     if (follow_slots_in_order(node, own, indices)) return;
     if (op_kind(*node) == OpKind::kGather && own.role == Role::kScore && own.picks.empty() && indices.size() == 1 &&
         origins_.of(indices[0]) == Origin::kInput) {
@@ -47,6 +73,9 @@ void RouterFlow::follow_gather(jit::Node* node, jit::Value* source, const std::v
       set(node->output(), part);
     } else if (own.role == Role::kScore) {
       Fact part = derived(own, node, Role::kScore);  // some tokens' scores
+      // Scores of candidates that others have picked: what is picked from them is a place among these.
+      const bool of_candidates = op_kind(*node) == OpKind::kGather && origins_.is_activation(indices[0]);
+      part.grouped = own.grouped || of_candidates;
       if (part.score == nullptr) part.logits = node->output();
       set(node->output(), part);
     }
@@ -74,6 +103,8 @@ void RouterFlow::follow_gather(jit::Node* node, jit::Value* source, const std::v
       merge(result, by);
       if (!by.aligned) lose_alignment(result);
       set(node->output(), result);
+    } else if (own.looked_up && by.role == Role::kIds) {
+      set(node->output(), own);  // one of several places of each expert
     } else if (by.role == Role::kIds && own.role == Role::kIds) {
       Fact result = derived(own, node, Role::kIds);
       merge(result, by);
@@ -112,13 +143,18 @@ void RouterFlow::follow_gather(jit::Node* node, jit::Value* source, const std::v
     return;
   }
   if (by.role == Role::kIds) {
-    if (origin == Origin::kParameter) {
+    if (is_table_of_ids(source)) {
+      set(node->output(), in_table(by));
+    } else if (origin == Origin::kParameter) {
       Fact chosen = derived(by, node, Role::kChosen);
       chosen.aligned = by.aligned;
       chosen.own = is_own_parameter(source);
       set(node->output(), chosen);
-    } else if (origin == Origin::kActivation && projection_.node == nullptr && op_kind(*node) == OpKind::kGather) {
-      Fact weights = derived(by, node, Role::kSlot);  // ids without scores of their own: these may be the weights
+    } else if (origin == Origin::kActivation && op_kind(*node) == OpKind::kGather &&
+               (projection_.node == nullptr || (by.aligned && shapes_.of(source).last == by.num_experts))) {
+      // Ids without scores of their own, or weighed by those of another projection: these may be the weights.
+      Fact weights = derived(by, node, Role::kSlot);
+      if (projection_.node != nullptr) weights.score = nullptr, weights.scoring = weights.slot_scoring = "other";
       set(node->output(), weights);
     } else if (origin == Origin::kActivation) {
       event(precedes_projection(source) ? EventKind::kChoosesTokens : EventKind::kChoosesOutputs, node, by);
@@ -135,6 +171,16 @@ void RouterFlow::follow_gather(jit::Node* node, jit::Value* source, const std::v
       set(node->output(), tokens);
     }
   }
+}
+
+// True for a buffer or a constant of integers: numbers of experts' copies, of their places, of what they have.
+bool RouterFlow::is_table_of_ids(const jit::Value* source) const {
+  while (op_kind(*source->node()) == OpKind::kCopy || op_kind(*source->node()) == OpKind::kReshape) {
+    source = source->node()->input(0);
+  }
+  const auto constant = graph_.constant(source);
+  return constant && constant->isTensor() && constant->toTensor().defined() && constant->toTensor().dim() > 0 &&
+         at::isIntegralType(constant->toTensor().scalar_type(), /*includeBool=*/false);
 }
 
 // The rows of a parameter that an index chooses from, where the graph fixes them.
@@ -198,7 +244,13 @@ void RouterFlow::follow_scatter(jit::Node* node, jit::Value* target, const Fact*
     event(by.placed ? EventKind::kDispatches : EventKind::kChoosesTokens, node, by);
     return;
   }
-  if (what != nullptr && (what->role == Role::kSlot || what->role == Role::kScore)) {
+  if (what != nullptr && what->role == Role::kSlot && by.looked_up) {  // see Note [Places of experts]
+    Fact spread = *what;
+    lose_alignment(spread);
+    spread.in_pieces = spread.per_expert = true;
+    merge(spread, by);
+    set(node->output(), spread);
+  } else if (what != nullptr && (what->role == Role::kSlot || what->role == Role::kScore)) {
     Fact dense = derived(*what, node, Role::kScore);
     merge(dense, by);
     dense.ids = by.ids;

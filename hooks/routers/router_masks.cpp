@@ -16,7 +16,8 @@ void RouterFlow::follow_mask(jit::Node* node, OpKind kind) {
     if (found == nullptr) return;
     if (take_as_ids(inputs[0], graph_.constant_int(inputs[1]))) return;
     Fact mask = mask_of(remembered(*found), node);
-    mask.one_hot = found->role == Role::kIds;
+    mask.one_hot = found->role == Role::kIds && !found->looked_up;
+    mask.per_expert = found->looked_up;  // a mask of one place each: see Note [Places of experts]
     mask.placed = found->role == Role::kStat;
     set(node->output(), mask);
     return;
@@ -69,8 +70,8 @@ void RouterFlow::follow_mask(jit::Node* node, OpKind kind) {
                           (graph_.constant(other).has_value() && graph_.constant(other)->isTensor() &&
                            graph_.constant(other)->toTensor().numel() == 1);
       // Compared with a tensor, it is with all expert ids (`arange`); compared with a number, with one expert.
-      mask.per_expert = number && name == "eq";
-      mask.one_hot = !number && found->role == Role::kIds;
+      mask.per_expert = (number || found->looked_up) && name == "eq";
+      mask.one_hot = !number && found->role == Role::kIds && !found->looked_up;
       mask.ordinal = found->role == Role::kIds && name != "eq" && name != "ne" && name != "isin";
     }
     set(node->output(), mask);

@@ -176,6 +176,11 @@ void RouterFlow::follow_numbers(jit::Node* node, const Fact& own, jit::Value* va
   Fact result = own;
   lose_alignment(result);
   result.index = (own.aligned || own.index) && keeps_slots(*node, value);
+  const bool clamps = name.starts_with("clamp") || name == "clip" || name == "maximum" || name == "minimum";
+  if (own.looked_up && clamps) {  // of experts that have no place here
+    set(node->output(0), own);
+    return;
+  }
   const at::Tensor before = numbers_of(own);
   if (before.defined()) {
     result.numbers = computed(*node, value, before, [this](const jit::Value* input) { return fixed_number(input); });
@@ -185,7 +190,6 @@ void RouterFlow::follow_numbers(jit::Node* node, const Fact& own, jit::Value* va
     const bool same = !own.index && result.numbers.slice(0, 0, experts).equal(before.slice(0, 0, experts));
     // A clamp keeps what was written over ids inside a table, or ids of experts without parameters, which are told from
     // others by comparing them.
-    const bool clamps = name.starts_with("clamp") || name == "clip" || name == "maximum" || name == "minimum";
     const bool compared = std::any_of(own.ids.begin(), own.ids.end(), are_compared);
     if ((same && (clamps || result.numbers.equal(before))) || (clamps && !own.index && compared)) {
       result.index = false;

@@ -12,6 +12,7 @@ std::string plain_scoring(const std::string& name) {
 
 std::string scoring_name(const Fact& source, const Pick& pick, size_t picks) {
   if (pick.foreign) return "hash";
+  if (source.slot_scoring == "other") return "other";  // weights of another projection
   if (source.masked && !source.scoring.empty() && picks > 1 && plain_scoring(source.scoring) == "softmax" &&
       pick.source.scoring.empty()) {
     return "sparsemixer";

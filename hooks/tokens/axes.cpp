@@ -43,6 +43,14 @@ Axis AxisSymbols::concatenation(const void* owner, std::vector<Axis> parts) {
   return axis;
 }
 
+Axis AxisSymbols::turned(const void* owner, int64_t place, const Axis& axis) {
+  const Axis result = fresh(owner, place);
+  symbol_of(result).turned = std::any_of(axis.begin(), axis.end(), [&](const Factor& factor) {
+    return !factor.is_constant() && (*this)[factor.symbol].kind == AxisSymbol::Kind::kArgument;
+  });
+  return result;
+}
+
 Axis AxisSymbols::buffer(const void* owner, int64_t place, int64_t places) {
   const Axis axis = fresh(owner, place);
   symbol_of(axis).kind = AxisSymbol::Kind::kBuffer;
@@ -73,6 +81,16 @@ bool AxisSymbols::ends_with(int class_id, const Factor& end) const {
   }
   return std::any_of(ends_.begin(), ends_.end(),
                      [&](const auto& cut) { return class_of(cut.first) == class_id && is_end(cut.second); });
+}
+
+bool AxisSymbols::begins_with(int class_id, const Factor& front) const {
+  const auto is_front = [&](const Axis& axis) { return axis.size() == 1 && same_class(axis[0], front); };
+  for (int symbol = 0; symbol < count(); ++symbol) {
+    const std::vector<Axis>& parts = symbols_[static_cast<size_t>(symbol)].parts;
+    if (parts.size() > 1 && class_of(symbol) == class_id && is_front(parts.front()) && !is_front(parts.back()))
+      return true;
+  }
+  return false;
 }
 
 const AxisSymbol* AxisSymbols::buffer_of(int class_id) const {

@@ -42,6 +42,7 @@ struct AxisSymbol {
   int64_t places = -1;        // of a buffer: the argument that says where the forward's own part is written; -1: none
   Axis whole = {};            // of packed tokens: what they were taken from,
   TokenPacking packing = {};  // and which of them are left
+  bool turned = false;        // fresh: the places of an axis of tokens or samples in another order
 };
 
 /// The symbols of a method graph. Symbols that meet in one dimension (`x + y`) are of one class: they run along the
@@ -51,6 +52,8 @@ class AxisSymbols {
   Axis of_argument(int64_t argument, int64_t dim, bool features = false);
   /// The same symbol for the same owner and place.
   Axis fresh(const void* owner, int64_t place);
+  /// As `fresh`, of what runs along `axis` in another order.
+  Axis turned(const void* owner, int64_t place, const Axis& axis);
   Axis concatenation(const void* owner, std::vector<Axis> parts);
   /// As `fresh`.
   Axis buffer(const void* owner, int64_t place, int64_t places);
@@ -70,6 +73,8 @@ class AxisSymbols {
   void mark_end(const Axis& whole, const Axis& end);
   /// True if something of the class is a concatenation, or was cut, so that it ends with what `end` runs along.
   bool ends_with(int class_id, const Factor& end) const;
+  /// True if something of the class is a concatenation that begins with what `front` runs along, and does not end so.
+  bool begins_with(int class_id, const Factor& front) const;
   /// The buffer of a class; null: none of it is one.
   const AxisSymbol* buffer_of(int class_id) const;
 

@@ -233,7 +233,11 @@ AxisFact AxisTransfer::concatenate() {
   for (const AxisFact& element : elements) {
     if (element.axes && (!known || element.axes->size() == known->size())) {
       if (!known) rank_of = element.rank_of;
-      known = known ? broadcast(*known, *element.axes) : element.axes;
+      Axes own = *element.axes;
+      // Behind each other, two parts are not along the same thing.
+      const auto joined = known ? dim_named("dim", own.size(), 0) : std::nullopt;
+      if (joined) own[static_cast<size_t>(*joined)] = (*known)[static_cast<size_t>(*joined)];
+      known = known ? broadcast(*known, own) : own;
     }
   }
   if (!known || known->empty()) return unknown_fact();
@@ -380,7 +384,10 @@ std::optional<std::vector<AxisFact>> AxisTransfer::shapes(const std::string& nam
       const auto dims = dims_named("dims", source.size());
       if (!dims) return unknown_fact();
       Axes axes = source;
-      for (const int64_t place : *dims) axes[static_cast<size_t>(place)] = fresh(static_cast<size_t>(place));
+      for (const int64_t place : *dims) {
+        Axis& axis = axes[static_cast<size_t>(place)];
+        axis = symbols_.turned(node_->output(0), place, axis);
+      }
       return tensor(axes);
     });
   }

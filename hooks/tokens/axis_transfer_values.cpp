@@ -25,8 +25,7 @@ std::optional<std::vector<AxisFact>> AxisTransfer::values(const std::string& nam
       const std::vector<std::string> path =
           flow_.written_parts_.empty() ? std::vector<std::string>() : flow_.graph_.attribute_path(node_->output());
       for (const TokenFlow::WrittenPart& part : flow_.written_parts_) {
-        if (path.empty() || part.attribute != path || part.dim >= static_cast<int64_t>(axes.size())) continue;
-        axes[static_cast<size_t>(part.dim)] = symbols_.buffer(&part, part.dim, part.places);
+        if (!path.empty() && part.attribute == path) flow_.mark_written(axes, part, &part);
       }
       AxisFact tensor = tensor_fact(axes);
       const at::Tensor& value = constant->toTensor();
@@ -49,12 +48,16 @@ std::optional<std::vector<AxisFact>> AxisTransfer::values(const std::string& nam
       flow_.require_rank(list->node()->input(0), static_cast<int64_t>(node_->outputs().size()), false);
     }
     std::vector<AxisFact> elements;
-    for (size_t i = 0; i < node_->outputs().size(); ++i) elements.push_back(element_of(fact(list), i));
+    for (size_t i = 0; i < node_->outputs().size(); ++i) {
+      AxisFact element = element_of(fact(list), i);
+      if (element == unknown_fact()) element = flow_.cache_in_list(node_->output(i));
+      elements.push_back(std::move(element));
+    }
     return elements;
   }
   if (kind == jit::prim::TupleIndex || (kind == jit::aten::__getitem__ && node_->inputs().size() == 2)) {
     const AxisFact list = fact(node_->input(0));
-    if (!list.elements) return std::vector<AxisFact>{list.every ? *list.every : unknown_fact()};
+    if (!list.elements) return std::vector<AxisFact>{list.every ? *list.every : flow_.cache_in_list(node_->output())};
     const auto place = dim(node_->input(1), list.elements->size());
     return std::vector<AxisFact>{place ? (*list.elements)[static_cast<size_t>(*place)] : unknown_fact()};
   }

@@ -73,22 +73,6 @@ bool is_hidden_state(const jit::Value* argument, const ValueOrigins& origins) {
   return false;
 }
 
-// Seen through what makes a part or a view of a value.
-const jit::Value* part_of(const jit::Value* value, const MethodGraph& graph) {
-  while (true) {
-    if (const jit::Value* outer = graph.outer_of(value)) {
-      value = outer;
-      continue;
-    }
-    const jit::Node& node = *value->node();
-    const bool element = node.kind() == jit::aten::__getitem__ || node.kind() == jit::prim::ListUnpack ||
-                         node.kind() == jit::prim::TupleUnpack || node.kind() == jit::prim::TupleIndex;
-    const bool written = op_kind(node) == OpKind::kIndexWrite || op_kind(node) == OpKind::kScatter;
-    if (node.inputs().empty() || (!element && !written && !may_be_view(node))) return value;
-    value = node.input(0);
-  }
-}
-
 }  // namespace
 
 TokenFlow::TokenFlow(const MethodGraph& graph, const ValueOrigins& origins) : graph_(graph), origins_(origins) {
@@ -130,64 +114,9 @@ void TokenFlow::start() {
       if (part.argument != arguments_[i]) continue;
       ranks_[i] = std::max(ranks_[i], part.dim + 1);
       axes.resize(static_cast<size_t>(ranks_[i]));
-      axes[static_cast<size_t>(part.dim)] = symbols_.buffer(part.argument, part.dim, part.places);
+      mark_written(axes, part, part.argument);
     }
     facts_[arguments_[i]] = tensor_fact(std::move(axes), argument);
-  }
-}
-
-bool TokenFlow::is_cache(const jit::Value* value) const {
-  value = part_of(value, graph_);
-  const auto found = std::find(arguments_.begin(), arguments_.end(), value);
-  if (found != arguments_.end()) return !is_state_[static_cast<size_t>(found - arguments_.begin())];
-  const auto inputs = graph_.graph()->inputs().slice(1);
-  return std::find(inputs.begin(), inputs.end(), value) != inputs.end() || !graph_.attribute_path(value).empty();
-}
-
-void TokenFlow::find_written_parts() {
-  for (const jit::Node* node : graph_.nodes()) {
-    const std::string name = base_name(*node);
-    const bool copies = node->kind() == jit::aten::copy_, writes = is_in_place(*node) && name == "index_copy";
-    const bool puts = is_in_place(*node) && name == "index_put";
-    if ((!copies && !writes && !puts) || !is_cache(node->input(0))) continue;
-    WrittenPart part;
-    const jit::Value* root = part_of(node->input(0), graph_);
-    part.attribute = graph_.attribute_path(root);
-    part.argument = part.attribute.empty() ? root : nullptr;
-    const jit::Value* index = nullptr;
-    std::optional<int64_t> along;
-    if (writes) {
-      along = graph_.constant_int(node->input(1));
-      index = node->input(2);
-    } else if (puts && node->input(1)->node()->kind() == jit::prim::ListConstruct) {
-      const auto indices = node->input(1)->node()->inputs();
-      for (size_t i = 0; i < indices.size(); ++i) {
-        if (indices[i]->type()->kind() == c10::TypeKind::NoneType) continue;
-        along = static_cast<int64_t>(i);
-        index = indices[i];
-      }
-    }
-    if (index != nullptr) {
-      const jit::Value* sliced = node->input(0);
-      while (sliced != root && op_kind(*sliced->node()) == OpKind::kSlice) sliced = sliced->node()->input(0);
-      // Every later use of an argument that is written itself is one of the operator's result, which tells it.
-      const bool is_told = part.argument != nullptr && node->input(0) == root;
-      const bool is_source = origins_.is_activation(node->input(writes ? 3 : 2));
-      if (!along || *along < 0 || sliced != root || is_told || !is_source || holds_bools(index, graph_)) continue;
-      part.dim = *along;
-      part.places = argument_of_numbers(index, *this, graph_);
-      written_parts_.push_back(part);
-      continue;
-    }
-    if (!copies || !origins_.is_activation(node->input(1))) continue;
-    for (const jit::Value* value = node->input(0); value != root; value = value->node()->input(0)) {
-      if (op_kind(*value->node()) != OpKind::kSlice) break;
-      const auto dim = graph_.constant_int(value->node()->input(1));
-      const bool moves = !graph_.constant(value->node()->input(2)) || !graph_.constant(value->node()->input(3));
-      if (!dim || *dim < 0 || !moves) continue;
-      part.dim = *dim;
-      written_parts_.push_back(part);
-    }
   }
 }
 

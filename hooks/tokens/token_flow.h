@@ -53,6 +53,8 @@ class TokenFlow {
   /// True for what a method keeps between forwards, in an argument or a buffer of a module: no hidden state.
   bool is_cache(const torch::jit::Value* value) const;
   void find_written_parts();
+  /// What is known of an element of a list of caches, into which the method writes.
+  AxisFact cache_in_list(const torch::jit::Value* element);
   void require_rank(const torch::jit::Value* value, int64_t rank, bool at_least);
   /// Something is put behind an argument along a dimension: of its others only the first may run along samples.
   void grows_along(const torch::jit::Value* value, int64_t dim);
@@ -73,9 +75,12 @@ class TokenFlow {
   struct WrittenPart {
     const torch::jit::Value* argument = nullptr;  // null: an attribute
     std::vector<std::string> attribute;
-    int64_t dim = 0;
+    int64_t dim = 0;      // from the end where it is negative
     int64_t places = -1;  // the argument that holds the places; -1: the graph does not tell
+    // Where the cache is an element of a list, the element, and what is written into it: it has as many dimensions.
+    const torch::jit::Value *element = nullptr, *written = nullptr;
   };
+  void mark_written(std::vector<Axis>& axes, const WrittenPart& part, const void* owner);
   std::vector<WrittenPart> written_parts_;
 };
 

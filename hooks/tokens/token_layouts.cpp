@@ -150,6 +150,9 @@ MaskDims TokenLayouts::mask_dims(int64_t argument, int batch, const Factor* sequ
   };
   const bool batch_first = first == batch, batch_second = second == batch;
   if ((batch_first || alone(0)) && symbols.buffer_of(second) != nullptr) return MaskDims::kBuffer;
+  // Keys behind those of the tokens, or places of a buffer: its columns are not the tokens, nor does it end with them.
+  const bool with_keys_behind = second != symbols.class_of(sequence->symbol) && symbols.begins_with(second, *sequence);
+  if ((batch_first || alone(0)) && with_keys_behind) return MaskDims::kBuffer;
   const bool sequence_first = runs_along_sequence(first), sequence_second = runs_along_sequence(second);
   if ((batch_first || alone(0)) && sequence_second) return MaskDims::kTokens;
   if (batch_first && alone(1)) return MaskDims::kUnknown;
@@ -162,7 +165,8 @@ MaskDims TokenLayouts::mask_dims(int64_t argument, int batch, const Factor* sequ
 TokenMask TokenLayouts::placed(TokenMask mask, int batch, const Factor* sequence) const {
   mask.dims = mask_dims(mask.argument, batch, sequence);
   if (mask.dims != MaskDims::kBuffer) return mask;
-  mask.places = flow_.symbols().buffer_of(flow_.symbols().class_of_argument(mask.argument, 1))->places;
+  const AxisSymbol* buffer = flow_.symbols().buffer_of(flow_.symbols().class_of_argument(mask.argument, 1));
+  mask.places = buffer == nullptr ? -1 : buffer->places;
   return mask;
 }
 
@@ -208,7 +212,14 @@ TokenLayout TokenLayouts::of(const jit::Value* tensor, const std::vector<LeftOut
     classes.push_back(own);
   }
   const auto batch = batch_among(classes);
-  if (!batch) return {};
+  const bool turned = std::any_of(factors.begin(), factors.end(), [&](const Factor& factor) {
+    return !factor.is_constant() && symbols[factor.symbol].turned;
+  });
+  if (!batch && !turned) return {};
+  if (!batch) {  // samples in another order: sizes would tell the wrong ones
+    layout.known = true;
+    return layout;
+  }
   std::vector<size_t> others;
   for (size_t i = 0; i < factors.size(); ++i) {
     if (!is_named(symbols, factors[i])) continue;

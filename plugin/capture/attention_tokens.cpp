@@ -109,13 +109,6 @@ bool keys_are_of_the_queries_text(const ForwardTokens& tokens, const hooks::Hook
   return false;
 }
 
-/// Whether the queries' own keys stand before others, such as means of several tokens, which are no tokens.
-bool own_keys_stand_first(const hooks::HookPoint& point) {
-  const hooks::TokenDim *queries = sequence_of(point.tokens), *keys = sequence_of(point.key_tokens);
-  if (queries == nullptr || keys == nullptr || keys->parts.size() < 2) return false;
-  return share_argument(keys->parts.front(), *queries) && !share_argument(keys->parts.back(), *queries);
-}
-
 }  // namespace
 
 hooks::TokenLayout AttentionHook::queries() const {
@@ -148,7 +141,8 @@ AttentionPlaces place_attention(ForwardTokens& tokens, const AttentionHook& hook
     const TextOfComponent key_text = is_decoder ? TextOfComponent::kText : TextOfComponent::kNone;
     keys = group_of(tokens, key_text, sizes.batch, sizes.keys, sizes.device, hook.keys(), copies);
     valid_keys = valid_of(*keys, sizes.batch, sizes.keys);
-  } else if (cached > 0 && own_keys_stand_first(point)) {
+  } else if (cached > 0 && stands_in_front(point.tokens, point.key_tokens)) {
+    // The others are means of several tokens, say: no tokens.
     const at::Tensor no_tokens = at::zeros({sizes.batch, cached}, valid_queries.options());
     valid_keys = at::cat({valid_queries, no_tokens}, 1);
     cached = 0;

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <string_view>
 
+#include "hooks/points/token_sequence.h"
+
 namespace moetap::plugin {
 namespace {
 
@@ -73,8 +75,10 @@ Place choose_ids(const hooks::TokenLayout& layout, const Names& names, const std
 /// What the layouts of a text's routers say of its masks.
 class MaskChoice {
  public:
-  void add(const hooks::TokenLayout& layout) {
-    for (const hooks::TokenMask& mask : layout.masks) {
+  /// `in_front`: other keys stand behind those of the tokens, and the layout is that of all keys.
+  void add(const hooks::TokenLayout& layout, bool in_front) {
+    for (hooks::TokenMask mask : layout.masks) {
+      if (in_front && mask.dims == MaskDims::kTokens) mask.dims = MaskDims::kBuffer;
       const auto known = std::find_if(masks_.begin(), masks_.end(),
                                       [&](const hooks::TokenMask& other) { return other.argument == mask.argument; });
       if (known == masks_.end()) {
@@ -190,11 +194,12 @@ TextArguments find_text_arguments(const std::string& method, const Names& names,
       // A mask runs along the keys, which may be more than the queries.
       const bool has_keys = hook.kind == hooks::HookKind::kAttention && hook.self_attention && hook.key_tokens.known;
       const hooks::TokenLayout& masked = has_keys ? hook.key_tokens : hook.tokens;
+      const bool in_front = has_keys && hooks::stands_in_front(hook.tokens, hook.key_tokens);
       if (text == TextOfComponent::kText) {
-        masks.add(masked);
+        masks.add(masked, in_front);
         found.reading.ids_sequence_first = has_sequence_first(hook.tokens, found.ids);
       } else if (text == TextOfComponent::kDecoder) {
-        decoder_masks.add(masked);
+        decoder_masks.add(masked, in_front);
         found.decoder_reading.ids_sequence_first = has_sequence_first(hook.tokens, found.decoder_ids);
       }
     }

@@ -86,8 +86,8 @@ TextTokens read_text(const at::Tensor& ids, const at::Tensor& mask, bool keep_id
       text.valid = text.mask.gather(1, columns.to(text.mask.device()));
     } else {
       text.notice =
-          "the token mask covers a static cache, and which of its columns are the tokens is not known: padding "
-          "counts as tokens";
+          "the token mask covers a static cache, or keys behind the tokens, and which of its columns are the tokens is "
+          "not known: padding counts as tokens";
       text.notice_detail = fmt::format("got {}", print_sizes(mask));
     }
     return text;

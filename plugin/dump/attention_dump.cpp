@@ -10,6 +10,17 @@
 
 namespace moetap::plugin {
 
+AttentionSeries::Metadata AttentionDump::metadata(const std::string& series, const LayerTable& layers,
+                                                  const Config& config) {
+  nlohmann::json hooks = nlohmann::json::object();
+  for (const RunLayer& layer : layers.layers()) {
+    if (layer.component + ".attention" == series) hooks[layer.layer] = layer.name;
+  }
+  return {{keys::kHooks.name, compact_text(hooks)},
+          {keys::kRegions.name,
+           compact_text(nlohmann::json(AttentionRegions::from_text(config.attention_regions).names()))}};
+}
+
 AttentionDump::ForwardMatrices AttentionDump::prepare(const ForwardRecord& record, const LayerTable& layers,
                                                       const Config& config) const {
   ForwardMatrices forward;
@@ -27,13 +38,7 @@ AttentionDump::ForwardMatrices AttentionDump::prepare(const ForwardRecord& recor
     }
   }
   for (auto& [name, series] : forward.series) {
-    nlohmann::json hooks = nlohmann::json::object();
-    for (const RunLayer& layer : layers.layers()) {
-      if (layer.component + ".attention" == name) hooks[layer.layer] = layer.name;
-    }
-    series.metadata = {{keys::kHooks.name, compact_text(hooks)},
-                       {keys::kRegions.name,
-                        compact_text(nlohmann::json(AttentionRegions::from_text(config.attention_regions).names()))}};
+    series.metadata = metadata(name, layers, config);
     const auto known = series_.find(name);
     forward.num_matrices[name] =
         (known == series_.end() ? 0 : known->second.num_matrices()) + static_cast<int64_t>(series.matrices.size());

@@ -31,6 +31,9 @@ class AttentionDump {
   };
   explicit AttentionDump(Place place) : place_(std::move(place)) {}
 
+  /// The metadata of the shards of a component's series; `layers`: those of the attention.
+  static AttentionSeries::Metadata metadata(const std::string& series, const LayerTable& layers, const Config& config);
+
   /// The matrices of one forward. Once they are prepared, only the disk can refuse them.
   struct ForwardMatrices {
     struct OfSeries {

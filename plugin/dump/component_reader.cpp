@@ -89,6 +89,10 @@ void ComponentReader::add_pieces(const Rank& rank) {
   }
 }
 
+bool ComponentReader::is_joined() const {
+  return std::any_of(ranks_.begin(), ranks_.end(), [](const auto& rank) { return rank->join != nullptr; });
+}
+
 bool ComponentReader::has_column(const std::string& layer, const char* what) const {
   const auto found = layers_.find(layer);
   if (found == layers_.end()) return false;

@@ -26,6 +26,8 @@ class ComponentReader {
   explicit ComponentReader(Source source);
 
   int64_t num_tokens() const { return num_tokens_; }
+  /// Tokens were joined from layers with rows of their own: another reader of the same dump would do that again.
+  bool is_joined() const;
   /// What could not be read, one line each; the rest is read.
   const std::vector<std::string>& damage() const { return damage_; }
   bool has_layer(const std::string& layer) const { return layers_.contains(layer); }

@@ -1,13 +1,11 @@
 #include "plugin/dump/dump_writer.h"
 
-#include <ATen/ops/cat.h>
 #include <ATen/ops/equal.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/tensor.h>
 #include <ATen/ops/where.h>
 
 #include <algorithm>
-#include <limits>
 #include <nlohmann/json.hpp>
 #include <utility>
 
@@ -19,30 +17,10 @@ namespace moetap::plugin {
 
 namespace {
 
-/// The dump rows of one layer in one forward; the calls of a loop are concatenated.
-struct LayerRows {
-  size_t layer = 0;
-  int64_t num_calls = 1;
-  at::Tensor row, position, token_id;  // as in RouterRecord
-  at::Tensor call;                     // int32 [T], number of the call, from 0
-  at::Tensor selected, weights, logits, scores;
-
-  int64_t num_rows() const { return selected.size(0); }
-
-  bool same_rows(const LayerRows& other) const {
-    const auto same = [](const at::Tensor& a, const at::Tensor& b) { return a.is_same(b) || at::equal(a, b); };
-    return num_rows() == other.num_rows() && same(row, other.row) && same(position, other.position) &&
-           same(token_id, other.token_id) && same(call, other.call);
-  }
-};
-
-at::Tensor behind(const at::Tensor& first, const at::Tensor& second) {
-  return first.defined() && second.defined() ? at::cat({first, second}) : at::Tensor();
-}
-
-at::Tensor sample_column(const at::Tensor& row, const std::vector<int64_t>& samples) {
-  if (samples.empty()) return at::full_like(row, -1);
-  const at::Tensor numbers = at::tensor(samples, at::kLong);
+at::Tensor sample_column(const at::Tensor& row, const DumpedForward& forward) {
+  if (forward.rows_are_samples) return row;
+  if (forward.samples.empty()) return at::full_like(row, -1);
+  const at::Tensor numbers = at::tensor(forward.samples, at::kLong);
   return at::where(row.lt(0), -1, numbers.index_select(0, row.clamp_min(0)));
 }
 
@@ -60,15 +38,16 @@ std::string layout_text(const DumpWriter::Layout& layout) {
 /// Makes the dump rows of one forward.
 class DumpWriter::Preparation {
  public:
-  Preparation(const DumpWriter& writer, const ForwardRecord& record, const RunLayers& layers)
-      : writer_(writer), record_(record), layers_(layers.routers), attention_layers_(layers.attention) {
+  Preparation(const DumpWriter& writer, const DumpedForward& forward, const LayerTable& layers)
+      : writer_(writer), forward_(forward), layers_(layers) {
     rows_.layout = writer.layout_;
   }
 
   ForwardRows run() {
     std::map<std::string, std::vector<LayerRows>> by_component;
-    for (LayerRows& rows : collect()) {
-      by_component[layers_.layers()[rows.layer].component].push_back(std::move(rows));
+    for (const LayerRows& rows : forward_.layers) {
+      if (rows.num_calls > 1) rows_.layout.loops.insert(rows.layer);
+      by_component[layers_.layers()[rows.layer].component].push_back(rows);
     }
     for (const auto& [component, rows] : by_component) add_component(component, rows);
     if (rows_.layout != writer_.layout_) rows_.layout_text = layout_text(rows_.layout);
@@ -78,54 +57,15 @@ class DumpWriter::Preparation {
  private:
   using Group = std::vector<const LayerRows*>;
 
-  std::vector<LayerRows> collect();
   void add_component(const std::string& component, const std::vector<LayerRows>& rows);
   void append(const std::string& series, const Group& group);
   void add_attention(ForwardRows::OfSeries& rows, const std::string& component, const LayerRows& first) const;
 
   const DumpWriter& writer_;
-  const ForwardRecord& record_;
+  const DumpedForward& forward_;
   const LayerTable& layers_;
-  const LayerTable& attention_layers_;
   ForwardRows rows_;
 };
-
-std::vector<LayerRows> DumpWriter::Preparation::collect() {
-  std::vector<LayerRows> all;
-  for (const RouterRecord& router : record_.routers) {
-    if (!router.selected.defined()) continue;
-    LayerRows rows;
-    rows.layer = layers_.at(record_.model->instance, router.hook);
-    rows.row = router.row;
-    rows.position = router.position;
-    rows.token_id = router.token_id;
-    const int64_t largest =
-        router.sums.num_experts + record_.model->hooks.at(static_cast<size_t>(router.hook)).null_experts;
-    rows.selected = router.selected.to(largest <= std::numeric_limits<int16_t>::max() ? at::kShort : at::kInt);
-    if (writer_.wanted_.what != Dump::kIds && router.weights.defined()) {
-      rows.weights = router.weights.to(writer_.wanted_.weights == DumpWeights::kF16 ? at::kHalf : at::kFloat);
-    }
-    if (writer_.wanted_.what == Dump::kFull) {
-      rows.logits = router.logits;
-      rows.scores = router.scores;
-    }
-    const auto earlier =
-        std::find_if(all.begin(), all.end(), [&](const LayerRows& known) { return known.layer == rows.layer; });
-    rows.call = at::full({router.selected.size(0)}, earlier == all.end() ? 0 : earlier->num_calls, at::kInt);
-    if (earlier == all.end()) {
-      all.push_back(std::move(rows));
-      continue;
-    }
-    rows_.layout.loops.insert(rows.layer);
-    ++earlier->num_calls;
-    for (at::Tensor LayerRows::*column :
-         {&LayerRows::row, &LayerRows::position, &LayerRows::token_id, &LayerRows::call, &LayerRows::selected,
-          &LayerRows::weights, &LayerRows::logits, &LayerRows::scores}) {
-      (*earlier).*column = behind((*earlier).*column, rows.*column);
-    }
-  }
-  return all;
-}
 
 void DumpWriter::Preparation::add_component(const std::string& component, const std::vector<LayerRows>& rows) {
   Layout::Component& known = rows_.layout.components[component];
@@ -176,11 +116,11 @@ void DumpWriter::Preparation::append(const std::string& series, const Group& gro
                 " rows, got ", column.sizes());
     rows.columns.push_back({std::move(name), column.contiguous()});
   };
-  add("sample", sample_column(first.row, record_.samples));
-  add("position", first.position.to(at::kInt));
-  add("token_id", first.token_id.to(at::kInt));
-  add("phase", at::full({first.num_rows()}, record_.generation ? 1 : 0, at::kByte));
-  add("forward", at::full({first.num_rows()}, record_.index, at::kLong));
+  add("sample", sample_column(first.row, forward_));
+  add("position", first.position);
+  add("token_id", first.token_id);
+  add("phase", at::full({first.num_rows()}, forward_.generation ? 1 : 0, at::kByte));
+  add("forward", at::full({first.num_rows()}, forward_.index, at::kLong));
   const bool loops = std::any_of(group.begin(), group.end(),
                                  [&](const LayerRows* layer) { return rows_.layout.loops.contains(layer->layer); });
   if (loops) add("call", first.call);
@@ -203,20 +143,22 @@ void DumpWriter::Preparation::append(const std::string& series, const Group& gro
 
 void DumpWriter::Preparation::add_attention(ForwardRows::OfSeries& rows, const std::string& component,
                                             const LayerRows& first) const {
-  for (const AttentionRecord& attention : record_.attention) {
-    if (!attention.values.defined() || attention.call > 0) continue;
-    const RunLayer& layer = attention_layers_.layers()[attention_layers_.at(record_.model->instance, attention.hook)];
-    if (layer.component != component || !at::equal(attention.row, first.row) ||
+  for (const DumpedForward::Attention& attention : forward_.attention) {
+    if (attention.component != component || !at::equal(attention.row, first.row) ||
         !at::equal(attention.position, first.position)) {
       continue;
     }
-    rows.columns.push_back({layer.layer + ".attention_stats", attention.values});
-    rows.attention_columns[layer.layer] = attention.value_names;
+    rows.columns.push_back({attention.layer + ".attention_stats", attention.values});
+    rows.attention_columns[attention.layer] = attention.value_names;
   }
 }
 
 DumpWriter::ForwardRows DumpWriter::prepare(const ForwardRecord& record, const RunLayers& layers) const {
-  return Preparation(*this, record, layers).run();
+  return prepare(dumped_forward(record, layers, wanted_.what, wanted_.weights), layers.routers);
+}
+
+DumpWriter::ForwardRows DumpWriter::prepare(const DumpedForward& forward, const LayerTable& layers) const {
+  return Preparation(*this, forward, layers).run();
 }
 
 void DumpWriter::add(ForwardRows rows) {

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "plugin/dump/dump_series.h"
+#include "plugin/dump/dumped_forward.h"
 #include "plugin/records/config.h"
 #include "plugin/records/forward_record.h"
 #include "plugin/records/run_layers.h"
@@ -63,6 +64,8 @@ class DumpWriter {
   };
   /// Makes a forward's dump rows. `layers` must know the record's hooks. Changes nothing.
   ForwardRows prepare(const ForwardRecord& record, const RunLayers& layers) const;
+  /// The same of a forward that was read from a dump, with the columns that it has.
+  ForwardRows prepare(const DumpedForward& forward, const LayerTable& layers) const;
 
   /// Writes what `prepare` gave; between `begin_batch` and `end_batch` only takes it. Nothing may be added between
   /// `prepare` and this.

@@ -24,6 +24,12 @@ struct FrameHead {
 };
 static_assert(sizeof(FrameHead) == 24, "the head is written as it lies in memory");
 
+void append_frame(std::string& bytes, uint32_t kind, std::string_view payload) {
+  const FrameHead head{kMagic, kind, payload.size(), checksum(kind, payload)};
+  bytes.append(reinterpret_cast<const char*>(&head), sizeof(head));
+  bytes.append(payload);
+}
+
 }  // namespace
 
 FrameLog::FrameLog(std::string path) : path_(std::move(path)) {
@@ -53,10 +59,14 @@ int64_t FrameLog::frame_bytes(size_t payload_bytes) {
   return static_cast<int64_t>(sizeof(FrameHead) + payload_bytes);
 }
 
+std::string FrameLog::frame(uint32_t kind, std::string_view payload) {
+  std::string bytes;
+  append_frame(bytes, kind, payload);
+  return bytes;
+}
+
 void FrameLog::append(uint32_t kind, std::string_view payload) {
-  const FrameHead head{kMagic, kind, payload.size(), checksum(kind, payload)};
-  gathered_.append(reinterpret_cast<const char*>(&head), sizeof(head));
-  gathered_.append(payload);
+  append_frame(gathered_, kind, payload);
   if (!in_batch_) write();
 }
 

@@ -35,6 +35,8 @@ class FrameLog {
   int64_t next_payload() const;  // where the payload of the next frame will lie, in bytes from the start
   /// Bytes of a frame in the file.
   static int64_t frame_bytes(size_t payload_bytes);
+  /// The bytes of a frame, for files that are written in another way.
+  static std::string frame(uint32_t kind, std::string_view payload);
   /// Writes a frame; after `begin_batch` it only gathers it, and does not fail.
   void append(uint32_t kind, std::string_view payload);
   void begin_batch() { in_batch_ = true; }

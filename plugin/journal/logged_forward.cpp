@@ -145,6 +145,15 @@ LogPart decode_log_part(std::string_view encoded) {
   return part;
 }
 
+std::vector<int64_t> decode_samples(std::string_view encoded) {
+  ByteReader bytes(encoded);
+  bytes.number();  // previous
+  bytes.number();  // shared
+  std::vector<int64_t> samples;
+  for (uint64_t left = bytes.count(); left > 0; --left) samples.push_back(bytes.number());
+  return samples;
+}
+
 void measure_held(LogPart& part) {
   for (const HeldRows& rows : part.held) add_router(part.routers, measured(rows));
   part.held.clear();
@@ -168,6 +177,10 @@ std::string encode(const SummaryPart& part) {
   part.sums_in_parts ? encode_shared(bytes, part.attention) : encode(bytes, part.attention);
   encode(bytes, part.attention_of_experts);
   return bytes.take();
+}
+
+int64_t summed_forwards(std::string_view encoded) {
+  return static_cast<int64_t>(ByteReader(encoded).count());
 }
 
 SummaryPart decode_summary_part(std::string_view encoded, const LogPart& shared, const std::vector<LogPart>& parts) {

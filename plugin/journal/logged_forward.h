@@ -64,12 +64,16 @@ LoggedForward log_forward(const ForwardRecord& record, const RunLayers& layers, 
 
 std::string encode(const LogPart& part);
 LogPart decode_log_part(std::string_view bytes);
+/// Only the samples of an encoded part.
+std::vector<int64_t> decode_samples(std::string_view bytes);
 
 /// Moves what is held to `routers`.
 void measure_held(LogPart& part);
 
 /// With `sums_in_parts` it encodes only the pairs of the routers' sums, and what is shared of the attention's.
 std::string encode(const SummaryPart& part);
+/// How many forwards an encoded part sums up.
+int64_t summed_forwards(std::string_view bytes);
 /// `shared` and `parts` are those of the same forward: they give the sums that `encode` left out, and what is held.
 SummaryPart decode_summary_part(std::string_view bytes, const LogPart& shared, const std::vector<LogPart>& parts);
 

@@ -45,6 +45,18 @@ ForwardTally decode_tally(std::string_view encoded) {
   return tally;
 }
 
+/// Takes the next part of a forward's frame from `rest`.
+std::string_view next_part(std::string_view& rest) {
+  PartLength length = 0;
+  if (rest.size() < sizeof(length)) throw std::runtime_error("a forward's frame in the journal ends early");
+  std::memcpy(&length, rest.data(), sizeof(length));
+  rest.remove_prefix(sizeof(length));
+  if (rest.size() < length) throw std::runtime_error("a forward's frame in the journal ends early");
+  const std::string_view part = rest.substr(0, length);
+  rest.remove_prefix(length);
+  return part;
+}
+
 }  // namespace
 
 RunJournal::RunJournal(std::string folder, Left left, uint64_t max_part_bytes)
@@ -170,25 +182,29 @@ void RunJournal::take_in(const JournalForward& forward) {
 JournalForward read_forward(const Frame& frame) {
   JournalForward forward;
   std::string_view rest = frame.payload;
-  const auto next_part = [&] {
-    PartLength length = 0;
-    if (rest.size() < sizeof(length)) throw std::runtime_error("a forward's frame in the journal ends early");
-    std::memcpy(&length, rest.data(), sizeof(length));
-    rest.remove_prefix(sizeof(length));
-    if (rest.size() < length) throw std::runtime_error("a forward's frame in the journal ends early");
-    const std::string_view part = rest.substr(0, length);
-    rest.remove_prefix(length);
-    return part;
-  };
-  const std::string_view summary = next_part();
-  forward.tally = decode_tally(next_part());
-  const LogPart shared = decode_log_part(next_part());
+  const std::string_view summary = next_part(rest);
+  forward.tally = decode_tally(next_part(rest));
+  const LogPart shared = decode_log_part(next_part(rest));
   while (!rest.empty()) {
     forward.places.push_back(frame.payload_begin + static_cast<int64_t>(frame.payload.size() - rest.size()));
-    forward.parts.push_back(decode_log_part(next_part()));
+    forward.parts.push_back(decode_log_part(next_part(rest)));
   }
   forward.summary = decode_summary_part(summary, shared, forward.parts);
   return forward;
+}
+
+ForwardOutline read_outline(const Frame& frame) {
+  ForwardOutline outline;
+  std::string_view rest = frame.payload;
+  outline.forwards = summed_forwards(next_part(rest));
+  outline.tally = decode_tally(next_part(rest));
+  next_part(rest);
+  while (!rest.empty()) {
+    for (const int64_t sample : decode_samples(next_part(rest))) {
+      if (outline.first_sample < 0 || sample < outline.first_sample) outline.first_sample = sample;
+    }
+  }
+  return outline;
 }
 
 std::optional<size_t> RunJournal::entry_of(int64_t first_sample) const {
@@ -238,6 +254,10 @@ std::vector<RunJournal::PartOfEntry> RunJournal::parts(const JournalEntry& entry
   }
   std::reverse(parts.begin(), parts.end());
   return parts;
+}
+
+std::vector<int64_t> RunJournal::samples_of(const JournalEntry& entry) const {
+  return decode_samples(read_part(entry.last_part));
 }
 
 void RunJournal::remove() {

@@ -44,7 +44,7 @@ enum JournalFrame : uint32_t {
   kDumpLayout = 7,  // DumpWriter::ForwardRows::layout_text; before the forward
   kCounted = 8,     // JSON of counters; before each sync if they changed
   kRunResumed = 9,  // JSON: {}; from here on another process writes
-  // 10 and 11 are frames of shards (shard_rows.h).
+  // 10 and 11 are frames of shards (shard_rows.h), 13 and 14 of matrices, from 20 on of a finished run's sums.
   kColumnWithheld = 12,  // JSON: instance, hook, column, reason; before the forward that tells it
 };
 
@@ -80,6 +80,14 @@ struct NewFrame {
 
 /// Decodes a kForward frame. Throws std::runtime_error for a payload that no journal wrote.
 JournalForward read_forward(const Frame& frame);
+
+/// What a kForward frame says about its forward, without the sums.
+struct ForwardOutline {
+  int64_t forwards = 0;  // SummaryPart::forwards
+  ForwardTally tally;
+  int64_t first_sample = -1;  // the smallest; -1: none
+};
+ForwardOutline read_outline(const Frame& frame);
 
 /// The journal of a run. Used by one thread. Errors are std::runtime_error with one line.
 class RunJournal {
@@ -154,6 +162,8 @@ class RunJournal {
     LogPart shared;
   };
   std::vector<PartOfEntry> parts(const JournalEntry& entry) const;
+  /// Its samples, in the order of the forward's rows.
+  std::vector<int64_t> samples_of(const JournalEntry& entry) const;
 
   /// Removes the folder, once the run's files are whole. Throws FileError if something stays.
   void remove();

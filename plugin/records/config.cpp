@@ -114,6 +114,10 @@ const std::vector<ConfigKey>& config_keys() {
       choice_key("privacy", &Config::privacy, {"none", "sums"},
                  "sums: nothing about single tokens may be written, since expert ids give back most of a text: refuses "
                  "a dump, attention full and log_per_token, and writes no probe."),
+      free_on_resume(
+          value_key("merge_wait", ConfigType::kCount, &Config::merge_wait,
+                    "Of several ranks, rank 0 waits so many seconds for the others when it closes, and merges "
+                    "all into OUTPUT_DIR/merged; 0: it does not.")),
       value_key("token_ids", ConfigType::kText, &Config::token_ids,
                 "Argument that holds the token ids; empty: the one that embeddings are looked up by, else found by "
                 "name (input_ids, ...)."),

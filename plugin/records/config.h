@@ -42,6 +42,7 @@ struct MOETAP_API Config {
   std::string metrics_file;
   int64_t metrics_interval = 15;
   std::string tensorboard_dir;
+  int64_t merge_wait = 0;
   std::string token_ids;
   std::string token_mask;
   TokenMaskMeans token_mask_means = TokenMaskMeans::kAuto;

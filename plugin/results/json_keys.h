@@ -74,6 +74,7 @@ inline constexpr JsonKey kDumpRows{"dump_rows", "integer", "rows"};
 // Frames of the journal.
 inline constexpr JsonKey kDirectory{"directory", "text: relative paths of `config` are taken from here", ""};
 inline constexpr JsonKey kColumn{"column", "text: logits, scores, weights or ids", ""};
+inline constexpr JsonKey kRefused{"refused", "{text: integer}: values left out of the log, by reason", "times"};
 inline constexpr JsonKey kPlace{"place", "integer: the layer's place in the run's table", ""};
 
 }  // namespace keys

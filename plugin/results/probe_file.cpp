@@ -5,6 +5,8 @@
 
 #include <algorithm>
 #include <cstring>
+#include <span>
+#include <stdexcept>
 
 #include "plugin/formats/byte_stream.h"
 #include "plugin/formats/safetensors.h"
@@ -34,6 +36,28 @@ std::string ProbeFile::encode(const ForwardRecord& record, const LayerTable& lay
     bytes.reals({probabilities.const_data_ptr<float>(), static_cast<size_t>(probabilities.numel())});
   }
   return bytes.take();
+}
+
+std::string ProbeFile::take(const std::string& encoded, const std::vector<size_t>& places) const {
+  ByteWriter taken;
+  std::map<size_t, int64_t> tokens;  // by layer: kept, with those that were taken
+  for (ByteReader bytes(encoded); !bytes.at_end();) {
+    const size_t layer = places.at(bytes.count());
+    const auto num_experts = static_cast<int64_t>(bytes.count());
+    const std::vector<float> values = bytes.reals();
+    if (num_experts <= 0) throw std::runtime_error("probabilities of a layer without experts");
+    const auto known = probes_.find(layer);
+    const auto kept =
+        known == probes_.end() ? 0 : static_cast<int64_t>(known->second.probabilities.size()) / num_experts;
+    int64_t& have = tokens.try_emplace(layer, kept).first->second;
+    const int64_t wanted = std::min(tokens_a_layer_ - have, static_cast<int64_t>(values.size()) / num_experts);
+    if (wanted <= 0) continue;
+    have += wanted;
+    taken.count(layer);
+    taken.count(static_cast<uint64_t>(num_experts));
+    taken.reals(std::span(values).first(static_cast<size_t>(wanted * num_experts)));
+  }
+  return taken.take();
 }
 
 void ProbeFile::add(const std::string& encoded) {

@@ -21,7 +21,9 @@ class ProbeFile {
   /// What a forward adds, encoded for `add` and the journal; empty: nothing. `layers` must know the record's hooks.
   /// Changes nothing.
   std::string encode(const ForwardRecord& record, const LayerTable& layers) const;
-  /// Adds what `encode` gave.
+  /// Of what `encode` gave for another run: what this file still has room for. `places`: of that run's layers here.
+  std::string take(const std::string& encoded, const std::vector<size_t>& places) const;
+  /// Adds what `encode` or `take` gave.
   void add(const std::string& encoded);
 
   /// Writes the file; none if no token was kept. Throws std::runtime_error if it cannot be written.

@@ -51,6 +51,28 @@ void RunSummary::Phase::add(const ExpertAttentionTotal& total) {
   if (all.num_waiting() >= kMostWaiting) all.add_waiting();
 }
 
+std::vector<SummaryPart> RunSummary::parts() const {
+  std::vector<SummaryPart> parts;
+  const auto add_part = [&](const Phase& phase, int64_t forwards) -> SummaryPart& {
+    SummaryPart& part = parts.emplace_back();
+    part.forwards = forwards;
+    part.generation = &phase == &generation_;
+    return part;
+  };
+  for (const Phase* phase : {&prompt_, &generation_}) {
+    if (phase->forwards > 0) add_part(*phase, phase->forwards);
+    for (const auto& [layer, sums] : phase->sums) add_part(*phase, 0).routers.push_back({layer, sums});
+    for (const auto& [pair, sums] : phase->transitions) {
+      add_part(*phase, 0).transitions.push_back({pair.first, pair.second, sums});
+    }
+    for (const auto& [layer, total] : phase->attention) add_part(*phase, 0).attention.push_back(total);
+    for (const auto& [pair, total] : phase->attention_of_experts) {
+      add_part(*phase, 0).attention_of_experts.push_back(total);
+    }
+  }
+  return parts;
+}
+
 RouterSums RunSummary::sums_without_pairs(size_t layer) const {
   RouterSums all;
   for (const Phase* phase : {&prompt_, &generation_}) {

@@ -21,6 +21,8 @@ class RunSummary {
   void add(const SummaryPart& part);
   /// Of a router over both phases, without the table of pairs; undefined: it saw no token.
   analysis::RouterSums sums_without_pairs(size_t layer) const;
+  /// What `add` makes the same summary of, in pieces of one layer each.
+  std::vector<SummaryPart> parts() const;
   int64_t forwards() const { return prompt_.forwards + generation_.forwards; }
 
   /// Writes `summary.json`: every layer of the tables, by component; where forwards generated, the same by phase.

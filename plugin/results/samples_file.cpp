@@ -84,11 +84,11 @@ SamplesFile::SamplesFile(const std::string& path) {
 }
 
 int64_t SamplesFile::doc_id(int64_t sample, int64_t otherwise) const {
-  return sample >= 0 && sample < size() ? doc_ids_[static_cast<size_t>(sample)] : otherwise;
+  return has(sample) ? doc_ids_[static_cast<size_t>(sample)] : otherwise;
 }
 
 ordered_json SamplesFile::line(int64_t sample) const {
-  if (sample < 0 || sample >= size()) return ordered_json::object();
+  if (!has(sample)) return ordered_json::object();
   const Line& place = lines_[static_cast<size_t>(sample)];
   const ordered_json fields =
       ordered_json::parse(file_->read(place.begin, place.end - place.begin), nullptr, /*allow_exceptions=*/false);

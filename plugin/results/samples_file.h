@@ -20,6 +20,9 @@ class SamplesFile {
 
   int64_t size() const { return static_cast<int64_t>(doc_ids_.size()); }
 
+  /// Whether there is a line for the sample.
+  bool has(int64_t sample) const { return sample >= 0 && sample < size(); }
+
   /// The sample's `doc_id`: that of its line, or the sample's number if the line has none; `otherwise` if the file has
   /// no line for the sample.
   int64_t doc_id(int64_t sample, int64_t otherwise) const;

@@ -72,7 +72,7 @@ struct RunState {
 };
 
 /// All files of one run directory. A session constructs it on the host's thread; for the other calls see RecordSink.
-class RunFiles final : public RecordSink {
+class RunFiles : public RecordSink {
  public:
   /// Creates `config.output_dir` and `moetap/` in it and checks that both can be written; errors as in RecordSink. Rank
   /// and world size come from the environment. With `config.resume` it goes on with the run of a process that died; if

@@ -13,6 +13,7 @@
 #include "plugin/process/error_text.h"
 #include "plugin/process/notices.h"
 #include "plugin/results/log_file.h"
+#include "plugin/run/run_sums.h"
 #include "plugin/run/silent_hooks.h"
 
 namespace moetap::plugin {
@@ -50,6 +51,19 @@ bool log_is_for_libmoe(const Config& config) {
 
 void write_run_outputs(RunState& state, const RunPaths& paths, const RunJournal& journal, const SamplesFile& samples,
                        const Counters& counters, const RunTimes& times, const std::optional<RecoveryNote>& recovery) {
+  OutputSources sources;
+  sources.has_entries = !journal.entries().empty();
+  sources.write_log = [&](const std::string& path, const std::string& time, const LogLayout& layout) {
+    return write_log_file(path, time, counters, layout, journal, samples);
+  };
+  sources.keep_sums = [&](const LogLosses& losses) {
+    write_run_sums(state, paths, journal, samples, counters, times, losses, recovery);
+  };
+  write_run_outputs(state, paths, counters, times, recovery, sources);
+}
+
+void write_run_outputs(RunState& state, const RunPaths& paths, const Counters& counters, const RunTimes& times,
+                       const std::optional<RecoveryNote>& recovery, const OutputSources& sources) {
   for (const auto& model : state.models) {
     for (const auto& [instance, method] : state.methods_that_ran) {
       if (instance != model->instance) continue;
@@ -81,14 +95,15 @@ void write_run_outputs(RunState& state, const RunPaths& paths, const RunJournal&
   });
   attempt([&] {
     const LogLayout layout(state.config, {state.layers, state.attention_layers});
-    losses = write_log_file((paths.log / (state.config.task + ".json")).string(), month_day_hour_minute(times.opened),
-                            counters, layout, journal, samples);
-    if (!journal.entries().empty()) readers_notice = layout.readers_notice();
+    losses = sources.write_log((paths.log / (state.config.task + ".json")).string(),
+                               month_day_hour_minute(times.opened), layout);
+    if (sources.has_entries) readers_notice = layout.readers_notice();
   });
   attempt([&] {
     write_results_file((paths.log / "results.json").string(),
                        state.models.empty() ? "" : state.models.front()->model_file, state.config);
   });
+  attempt([&] { sources.keep_sums(losses); });
   attempt([&] {
     std::vector<std::string> notices{readers_notice, silent.notice()};
     std::erase(notices, "");
@@ -101,8 +116,8 @@ void write_run_outputs(RunState& state, const RunPaths& paths, const RunJournal&
   // Where no hook reported, that is the run's error: see `why_not_done`.
   if (!silent.names.empty() && !silent.none_reported()) notify(silent.notice());
   if (state.rank.world_size > 1) {
-    notify(fmt::format("rank {} of {}: {} holds this rank's samples alone", state.rank.rank, state.rank.world_size,
-                       (paths.log / (state.config.task + ".json")).string()));
+    notify(fmt::format("rank {} of {}: {} holds this rank's samples alone; moetap merge makes one run of all ranks",
+                       state.rank.rank, state.rank.world_size, (paths.log / (state.config.task + ".json")).string()));
   }
   notify_losses(counters, losses, state.config.on_overflow);
   if (!first_error.empty()) throw std::runtime_error(first_error);

@@ -1,12 +1,14 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <string>
 
 #include "plugin/journal/run_journal.h"
 #include "plugin/records/counters.h"
 #include "plugin/records/record_sink.h"
+#include "plugin/results/log_layout.h"
 #include "plugin/results/manifest_file.h"
 #include "plugin/results/samples_file.h"
 #include "plugin/run/run_files.h"
@@ -20,6 +22,16 @@ namespace moetap::plugin {
 void write_run_outputs(RunState& state, const RunPaths& paths, const RunJournal& journal, const SamplesFile& samples,
                        const Counters& counters, const RunTimes& times,
                        const std::optional<RecoveryNote>& recovery = std::nullopt);
+
+/// Where the files of a run come from that are not made of its state alone.
+struct OutputSources {
+  std::function<LogLosses(const std::string& path, const std::string& time, const LogLayout& layout)> write_log;
+  bool has_entries = false;                                // of the log
+  std::function<void(const LogLosses& losses)> keep_sums;  // writes sums.frames
+};
+/// The same from other sources than a journal.
+void write_run_outputs(RunState& state, const RunPaths& paths, const Counters& counters, const RunTimes& times,
+                       const std::optional<RecoveryNote>& recovery, const OutputSources& sources);
 
 /// Why a whole run must not be marked as done although its files are written: every hook stopped after a failure, no
 /// hook reported, no forward could be recorded, or with `strict` one of them. One line that says where to read more;

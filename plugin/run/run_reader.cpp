@@ -4,16 +4,15 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
-#include <charconv>
 #include <filesystem>
 #include <fstream>
 #include <stdexcept>
-#include <string_view>
 
 #include "plugin/records/description_keys.h"
 #include "plugin/records/layer_table.h"
 #include "plugin/results/json_keys.h"
 #include "plugin/run/run_paths.h"
+#include "plugin/run/run_ranks.h"
 
 namespace moetap::plugin {
 namespace {
@@ -25,15 +24,6 @@ constexpr int64_t kKnownManifest = 1;
 
 [[noreturn]] void fail(const std::string& line) {
   throw std::runtime_error(line);
-}
-
-std::optional<int64_t> rank_of_marker(const std::string& name) {
-  constexpr std::string_view kBegin = "rank", kEnd = "_metric_eval_done.txt";
-  if (!name.starts_with(kBegin) || !name.ends_with(kEnd)) return std::nullopt;
-  int64_t rank = -1;
-  const char* end = name.data() + name.size() - kEnd.size();
-  const auto read = std::from_chars(name.data() + kBegin.size(), end, rank);
-  return read.ec == std::errc{} && read.ptr == end && rank >= 0 ? std::optional(rank) : std::nullopt;
 }
 
 /// Leaves out the tables of pairs of experts, which are most of a summary and which no reader here needs.
@@ -84,27 +74,19 @@ RunReader::RunReader(const std::string& run_dir) : path_(run_dir) {
     std::sort(layers.begin(), layers.end(),
               [](const ReadLayer& a, const ReadLayer& b) { return layer_id_less(a.layer, b.layer); });
     for (ReadLayer& layer : layers) {
-      if (layer.tokens > 0) layer.entropy /= static_cast<double>(layer.tokens);
+      if (layer.entropy_tokens > 0) layer.entropy /= static_cast<double>(layer.entropy_tokens);
     }
   }
 }
 
 void RunReader::find_ranks() {
-  std::error_code error;
-  for (const auto& entry : fs::directory_iterator(path_, error)) {
-    if (const auto rank = rank_of_marker(entry.path().filename().string())) ranks_.push_back(*rank);
-  }
-  std::sort(ranks_.begin(), ranks_.end());
-  std::vector<std::string> unfinished;
-  for (const auto& entry : fs::directory_iterator(RunPaths::journals(path_), error)) {
-    if (fs::exists(entry.path() / "forwards.frames", error)) unfinished.push_back(entry.path().filename().string());
-  }
-  std::sort(unfinished.begin(), unfinished.end());
-  if (!unfinished.empty()) {
+  const RunRanks found = find_run_ranks(path_);
+  ranks_ = found.done;
+  if (!found.unfinished.empty()) {
     fail(
-        fmt::format("{}: the run did not finish ({} has a journal); if no process writes it any more, complete it with "
-                    "moetap recover {}",
-                    path_, fmt::join(unfinished, ", "), path_));
+        fmt::format("{}: the run did not finish (rank{} has a journal); if no process writes it any more, complete it "
+                    "with moetap recover {}",
+                    path_, fmt::join(found.unfinished, ", rank"), path_));
   }
   if (ranks_.empty()) {
     fail(
@@ -178,6 +160,7 @@ void RunReader::read_summary(int64_t rank) {
       const auto entropy = found->find("entropy_all");
       if (entropy != found->end() && entropy->is_number()) {
         layer.entropy += entropy->get<double>() * static_cast<double>(tokens);
+        layer.entropy_tokens += tokens;
       }
       layer.tokens += tokens;
     }

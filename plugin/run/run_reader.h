@@ -21,7 +21,8 @@ struct ReadLayer {
   std::vector<int64_t> selected;  // int64 [E]: how often each expert was selected, all ranks together
   std::vector<int64_t> top1;      // int64 [E]: in the first slot
   int64_t tokens = 0;
-  double entropy = 0;  // mean of entropy_all over the tokens, nats; all ranks together
+  double entropy = 0;          // mean of entropy_all over the tokens that have it, nats; all ranks together
+  int64_t entropy_tokens = 0;  // how many those are: 0 where no logits were captured
 };
 
 /// A finished run: what its manifests and summaries say about the model and its routers. Reads each JSON file once;

@@ -40,9 +40,8 @@ ForwardRecorder::ForwardRecorder(std::shared_ptr<ModelBinding> binding, std::str
   // What a graph captures runs for as long as the graph is replayed.
   is_skipped_ = !recording.wants_forward() && !is_capturing(arguments);
   if (binding_->records_attention() && !is_skipped_) {
-    attention_ =
-        std::make_unique<AttentionObserver>(context(), attention_values(arguments), binding_->cached_regions(),
-                                            binding_->routers()->checks);
+    attention_ = std::make_unique<AttentionObserver>(context(), attention_values(arguments), binding_->cached_regions(),
+                                                     binding_->routers()->checks);
   }
   pending_ = std::make_unique<PendingForward>(copies_);
   begin_on_this_thread();

@@ -38,11 +38,14 @@ def check_ties(call: RoutedCall, least_gap: float) -> None:
 
 
 def write_case(
-    folder: pathlib.Path, compiled, inputs: dict[str, torch.Tensor], calls: Sequence[RoutedCall], facts: dict
+    folder: pathlib.Path, compiled, inputs: dict[str, object], calls: Sequence[RoutedCall], facts: dict
 ) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     compiled.save(str(folder / "model.pt"))
-    save_file({name: value.contiguous() for name, value in inputs.items()}, str(folder / "in.safetensors"))
+    if all(isinstance(value, torch.Tensor) for value in inputs.values()):
+        save_file({name: value.contiguous() for name, value in inputs.items()}, str(folder / "in.safetensors"))
+    else:  # lists of tensors among them
+        torch.save(inputs, folder / "in.pt")
     if calls:
         save_file(_oracle(calls), str(folder / "oracle.safetensors"))
     (folder / "expect.json").write_text(json.dumps(facts))

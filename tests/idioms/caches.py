@@ -58,9 +58,29 @@ class GrowingCachePositions(Cached):
         return self.block(x + attend(self.q(x).unsqueeze(1), keys, keys, attention_mask))
 
 
-def static() -> dict[str, torch.Tensor]:
+def before_memory() -> dict[str, torch.Tensor]:
+    """A mask over the tokens and behind them a memory, of which one place is closed."""
+    mask = torch.ones(BATCH, LENGTH + PAST, dtype=torch.int64)
+    mask[0, -1] = 0
+    memory = torch.randn(BATCH, 1, PAST, DIM)
+    return {"input_ids": padded()["input_ids"], "attention_mask": mask, "memory": memory}
+
+
+@idiom("script", wrap="none", inputs=before_memory)
+class OwnKeysBeforeAMemory(Cached):
+    """The tokens' keys stand before those of a memory, and one mask covers both: its last columns are no tokens."""
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, memory: torch.Tensor) -> torch.Tensor:
+        x = self.emb(input_ids)
+        keys = torch.cat([self.k(x).unsqueeze(1), memory], dim=-2)
+        return self.block(x + attend(self.q(x).unsqueeze(1), keys, keys, attention_mask))
+
+
+def static(padding: bool = True) -> dict[str, torch.Tensor]:
     """A mask over all places of a buffer, of which the tokens' are written in this forward."""
     inputs = padded()
+    if not padding:
+        inputs["attention_mask"] = torch.ones_like(inputs["attention_mask"])
     mask = torch.zeros(BATCH, PLACES, dtype=torch.int64)
     mask[:, :PAST] = 1
     mask[:, PAST : PAST + LENGTH] = inputs["attention_mask"]
@@ -82,4 +102,43 @@ class StaticCache(Cached):
     ) -> torch.Tensor:
         x = self.emb(input_ids)
         keys = cache.index_copy(2, cache_position, self.k(x).unsqueeze(1))
+        return self.block(x + attend(self.q(x).unsqueeze(1), keys, keys, attention_mask))
+
+
+def listed(padding: bool) -> dict[str, object]:
+    inputs = static(padding)
+    caches = [torch.randn(BATCH, 1, PLACES, DIM), inputs.pop("cache")]
+    return {**inputs, "caches": caches}
+
+
+@idiom("script", wrap="none", inputs=lambda: listed(padding=False))
+class StaticCacheInAList(Cached):
+    """The keys are written into a slice of an element of a list: which columns of the mask are theirs is not known."""
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        cache_position: torch.Tensor,
+        caches: list[torch.Tensor],
+    ) -> torch.Tensor:
+        x = self.emb(input_ids)
+        first = int(cache_position[0])
+        caches[1][:, :, first : first + x.size(1)] = self.k(x).unsqueeze(1)
+        keys = caches[1]
+        return self.block(x + attend(self.q(x).unsqueeze(1), keys, keys, attention_mask))
+
+
+@idiom("script", wrap="none", inputs=lambda: listed(padding=True))
+class StaticCacheInAListByIndex(Cached):
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        cache_position: torch.Tensor,
+        caches: list[torch.Tensor],
+    ) -> torch.Tensor:
+        x = self.emb(input_ids)
+        caches[1].index_copy_(2, cache_position, self.k(x).unsqueeze(1))
+        keys = caches[1]
         return self.block(x + attend(self.q(x).unsqueeze(1), keys, keys, attention_mask))

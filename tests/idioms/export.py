@@ -70,7 +70,7 @@ def facts(item: parts.Idiom, calls: list[recorder.Call], inputs: dict[str, torch
         "valid": valid,
         "sample": sample,
         "position": position,
-        "log_entries": item.batch if sample else None,
+        "log_entries": item.batch if sample and min(sample) >= 0 else None,
     }
 
 
@@ -78,11 +78,15 @@ def own_columns(mask: torch.Tensor, inputs: dict[str, torch.Tensor]) -> torch.Te
     """Of a mask that covers a cache, the columns of the forward's own tokens."""
     if "cache_position" in inputs:
         return mask[:, inputs["cache_position"]]
+    if "memory" in inputs:  # behind the tokens
+        return mask[:, : inputs["input_ids"].shape[1]]
     return mask[:, -inputs["input_ids"].shape[1] :] if "input_ids" in inputs else mask
 
 
 def rows_of(item: parts.Idiom, rows: int, mask: torch.Tensor | None) -> list[tuple[int, int]]:
     """Sample and position of each row that a router sees."""
+    if callable(item.layout):
+        return item.layout(rows)
     if item.layout == "packed":
         return [tuple(place) for place in mask.nonzero().tolist()]
     length = rows // item.batch

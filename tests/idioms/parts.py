@@ -20,7 +20,9 @@ class Idiom:
     build: Callable[[], nn.Module]
     mode: str  # "script" or "trace"
     inputs: Callable[[], dict[str, torch.Tensor]]
-    layout: str | None  # what the rows are: "bs", "sb", "b" (samples only), "packed" (no padding); None: not checked
+    # What the rows are: "bs", "sb", "b" (samples only), "packed" (no padding), or a function of their number that gives
+    # (sample, position) of each; None: not checked.
+    layout: str | Callable[[int], list[tuple[int, int]]] | None
     calls: int  # of routers; 0: a look-alike
     as_sets: bool
     batch: int

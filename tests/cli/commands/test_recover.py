@@ -293,7 +293,7 @@ def copy_sparse(source, destination):
 def test_a_full_disk(moetap, models, many_inputs, undisturbed, small_disk):
     disk, remount = small_disk("1m")
     run = disk / "run"
-    # Forwards that wait for the writer thread are written at once: a batch that does not fit is lost, so it is kept small.
+    # Forwards that wait for the writer thread are written at once. A batch that does not fit is lost: keep it small.
     arguments = ["run", models / "moe.pt", "--inputs", many_inputs[0].parent, "-o", run, "--dump", "topk"]
     done = moetap(*arguments, "--queue-bytes", 1 << 18)
     assert done.returncode == 1

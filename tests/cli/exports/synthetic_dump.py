@@ -53,6 +53,7 @@ def write_run(
     experts=NUM_EXPERTS,
 ) -> Path:
     """Everything but the dump. Gives the dump's folder of rank 0."""
+    tabled = min(experts, 64)  # the table of pairs of 40,000 experts would be gigabytes of JSON
     hooks = [
         {
             "id": number,
@@ -78,7 +79,7 @@ def write_run(
             "entropy_all": 1.5,
             "selected_count": [10 * TOP_K // experts] * experts,
             "top1_count": [1] * experts,
-            "coactivation": [[1] * experts] * experts,
+            "coactivation": [[1] * tabled] * tabled,
         }
         for layer in layers
     }

@@ -162,17 +162,9 @@ def test_ranks_are_files_of_their_own(tmp_path, export):
         assert table["rank"] == [rank] * 3
 
 
-# Runs of 40,000 experts take this test minutes; not yet looked into.
-SLOW = pytest.mark.xfail(run=False, reason="not yet: takes minutes with 40,000 experts")
-
-
 @pytest.mark.parametrize(
     ("ids", "weights"),
-    [
-        (np.int16, np.float16),
-        pytest.param(np.int32, np.float32, marks=SLOW),
-        pytest.param(np.int64, None, marks=SLOW),
-    ],
+    [(np.int16, np.float16), (np.int32, np.float32), (np.int64, None)],
 )
 def test_columns_are_read_by_the_dtype_that_the_shard_names(tmp_path, export, ids, weights):
     dump = write_run(tmp_path / "run", ["0"], experts=40000 if ids != np.int16 else 8)
@@ -207,3 +199,49 @@ def test_a_damaged_shard_is_named_and_the_others_are_exported(tmp_path, export):
 def test_only_the_user_may_read_it(recorded, export):
     folder = export(recorded, "--to", "parquet")
     assert {stat.S_IMODE(path.stat().st_mode) for path in folder.rglob("*.parquet")} == {0o600}
+
+
+@pytest.fixture(scope="module")
+def wide_ids(moetap, tmp_path_factory):
+    """The ids of 48 layers with 8 of 128 experts each, as Parquet."""
+    folder = tmp_path_factory.mktemp("wide")
+    random = np.random.default_rng(5)
+    layers = [str(layer) for layer in range(48)]
+    dump = write_run(folder / "run", layers, dump="ids", experts=128)
+    place = np.arange(61_440)
+    columns = columns_of(place // 512, place % 512, place // 512)
+    for layer in layers:
+        columns[f"{layer}.selected"] = random.integers(0, 128, (len(place), 8), np.int16)
+    write_shard(dump, "language_model", 0, 0, columns)
+    done = moetap("export", folder / "run", "--to", "parquet", "-o", folder / "parquet")
+    assert done.returncode == 0, done.stderr
+    return folder / "parquet", columns
+
+
+def test_ids_of_all_layers_are_packed_into_bits(wide_ids):
+    folder, columns = wide_ids
+    metadata = file_of(folder, "ids").metadata
+    chunks = [metadata.row_group(0).column(i) for i in range(metadata.num_columns)]
+    ids = sum(chunk.total_compressed_size for chunk in chunks if "_e" in chunk.path_in_schema)
+    assert ids / len(columns["sample"]) <= 384  # bytes a token; int16 takes twice as many
+
+
+def test_a_query_over_one_layer_reads_only_its_columns(wide_ids, tmp_path):
+    """By DuckDB's own profile of what it read from the disk."""
+    folder, columns = wide_ids
+    path = folder / "component=language_model/ids/rank0-000000.parquet"
+    metadata = pq.ParquetFile(path).metadata
+    chunks = [metadata.row_group(0).column(i) for i in range(metadata.num_columns)]
+    wanted = {f"17_e{k}" for k in range(8)}
+    expected = sum(chunk.total_compressed_size for chunk in chunks if chunk.path_in_schema in wanted)
+    connection = duckdb.connect()
+    connection.execute("PRAGMA enable_profiling='json'")
+    connection.execute(f"PRAGMA profiling_output='{tmp_path / 'profile.json'}'")
+    sums = ", ".join(f'sum("{name}")' for name in sorted(wanted))
+    found = connection.execute(f"SELECT {sums} FROM '{path}'").fetchone()
+    connection.execute("PRAGMA disable_profiling")
+    assert list(found) == columns["17.selected"].sum(0, dtype=np.int64).tolist()
+    read = json.loads((tmp_path / "profile.json").read_text())["io"]["total_bytes_read"]
+    footer = path.stat().st_size - max(chunk.data_page_offset + chunk.total_compressed_size for chunk in chunks)
+    assert expected <= read <= 1.05 * expected + 2 * max(footer, 0) + (256 << 10)
+    assert read < path.stat().st_size / 10

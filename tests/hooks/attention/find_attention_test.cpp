@@ -333,8 +333,6 @@ def forward(self, )" + arguments +
              .code = code});
         const auto hooks = attention_of(discover(model, {}, {}, kBoth));
         ASSERT_EQ(hooks.size(), 1u) << code;
-        // A known fault (docs/attention.md): positions that both share make two texts look like one.
-        if (!is_self && std::string(angles).find("table[positions]") != std::string::npos) continue;
         EXPECT_EQ(hooks[0].self_attention, is_self) << angles << "; " << rotated;
       }
     }

@@ -58,6 +58,21 @@ def forward(self, x: Tensor) -> Tensor:
   EXPECT_EQ(ready_after({"values"}), "aten::index_put_");
 }
 
+// A shared expert's id over the last slot: scores were gathered by the ids before, experts get those that are there
+// then.
+TEST_F(Writes, OverIdsThatScoresWereGatheredByAreWaitedFor) {
+  read(R"(
+def forward(self, x: Tensor, bank: Tensor) -> Tensor:
+    values, ids = torch.topk(x, 2, -1)
+    weights = torch.gather(x, -1, ids)
+    ids[:, 1] = torch.zeros_like(ids[:, 0])
+    chosen = bank[ids]
+    return chosen * weights.unsqueeze(-1)
+)");
+  EXPECT_EQ(ready_after({"ids"}), "aten::copy_");
+  EXPECT_TRUE(writes_->is_as_read(value("ids"), value("chosen")->node()));
+}
+
 TEST_F(Writes, OfWhatIsAlsoUsedElsewhereComeTooLate) {
   read(R"(
 def forward(self, x: Tensor) -> Tensor:

@@ -22,7 +22,8 @@ inline const std::string kRunExperts = R"(
     return outputs
 )";
 
-/// Follows the projection `logits` by the parameter `gate` of a hidden state `x` [T, kHidden].
+/// Follows the projection `logits` by the parameter `gate` of a hidden state `x` [T, kHidden]. The buffer `places`
+/// [kExperts] says where each expert lies.
 class FollowedProjection : public ::testing::Test {
  protected:
   void follow(const std::string& code) {
@@ -30,6 +31,7 @@ class FollowedProjection : public ::testing::Test {
                                               .parameters = {{"gate", random_tensor({kExperts, kHidden}, 1)},
                                                              {"expert_weights", expert_weights()},
                                                              {"expert_scale", random_tensor({kExperts}, 2)}},
+                                              .buffers = {{"places", at::arange(kExperts, at::kLong).flip(0)}},
                                               .code = "def forward(self, input: Tensor):\n"
                                                       "    x = torch.layer_norm(input, [8])\n"
                                                       "    logits = torch.linear(x, self.gate)\n" +

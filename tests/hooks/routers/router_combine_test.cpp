@@ -44,17 +44,6 @@ TEST_F(RouterCombine, MasksBeforeAndAfterTheScoring) {
   EXPECT_EQ(fact("after").picks.size(), 1u) << "dense weights depend on the pick";
 }
 
-TEST_F(RouterCombine, KeepsSlotsThatAreJoinedAgain) {
-  follow(R"(
-    weights, ids = torch.topk(torch.softmax(logits, -1), 2, -1)
-    joined = torch.cat([weights[:, :1], weights[:, :1]], -1)
-    return joined
-)");
-  EXPECT_EQ(fact("joined").role, Role::kSlot);
-  EXPECT_TRUE(fact("joined").aligned);
-  EXPECT_EQ(fact("joined").weights, std::vector<jit::Value*>{value("joined")});
-}
-
 TEST_F(RouterCombine, SeesLookUps) {
   follow(R"(
     weights, ids = torch.topk(torch.softmax(logits, -1), 2, -1)

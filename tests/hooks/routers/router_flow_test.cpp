@@ -5,8 +5,6 @@
 namespace moetap::hooks::testing {
 namespace {
 
-namespace jit = torch::jit;
-
 class Flow : public FollowedProjection {};
 
 TEST_F(Flow, GivesRolesToScoresIdsAndWeights) {
@@ -44,46 +42,6 @@ TEST_F(Flow, GivesRolesToScoresIdsAndWeights) {
   EXPECT_EQ(flow_->picks()[0].dim, -1);
   EXPECT_EQ(flow_->picks()[0].indices, value("ids"));
   EXPECT_EQ(flow_->picks()[0].source.num_experts, kExperts);
-}
-
-TEST_F(Flow, PassesBranchesAndTuples) {
-  follow(R"(
-    flag = int(input.size(0)) > 3
-    if flag:
-        scores = torch.softmax(logits, -1)
-    else:
-        scores = torch.softmax(logits * 2.0, -1)
-    pair = (scores, logits)
-    weights, ids = torch.topk(pair[0], 2, -1)
-    return weights, ids
-)");
-  ASSERT_TRUE(is_followed("ids"));
-  EXPECT_EQ(fact("ids").role, Role::kIds);
-  EXPECT_EQ(flow_->picks().size(), 1u);
-}
-
-TEST_F(Flow, CarriesValuesAroundLoops) {
-  follow(R"(
-    scores = logits
-    for i in range(int(input.size(0))):
-        scores = torch.softmax(scores, -1)
-    best, ids = torch.topk(scores, 2, -1)
-    return ids
-)");
-  EXPECT_EQ(fact("ids").role, Role::kIds);
-  EXPECT_EQ(fact("ids").scoring, "softmax");
-}
-
-TEST(ListElements, AreTheTensorsOfAList) {
-  const jit::Module model = compile({.type = "Model", .code = R"(
-def forward(self, x: Tensor, y: Tensor) -> Tensor:
-    joined = torch.cat([x, y], -1)
-    return joined
-)"});
-  const MethodGraph graph(model, "forward");
-  jit::Node* cat = node_of_kind(graph, "aten::cat");
-  EXPECT_EQ(list_elements(cat->input(0)), (std::vector<jit::Value*>{value_named(graph, "x"), value_named(graph, "y")}));
-  EXPECT_EQ(list_elements(cat->output()), std::vector<jit::Value*>{cat->output()});
 }
 
 }  // namespace

@@ -51,6 +51,16 @@ TEST_F(CacheMasks, OfAGrowingCacheEndWithTheTokens) {
   }
 }
 
+TEST_F(CacheMasks, OverKeysBehindTheTokensDoNotEndWithThem) {
+  for (const std::string keys : {"keys = torch.cat([k, past], 2)", "keys = torch.cat([k, past], dim=-2)",
+                                 "keys = torch.cat([k.transpose(1, 2), past], 1).transpose(1, 2)"}) {
+    for (const auto& [use, means] : kUses) {
+      EXPECT_EQ(of_cache("ids: Tensor, m: Tensor, past: Tensor", {keys}, use), "B buffer " + means)
+          << keys << " " << use;
+    }
+  }
+}
+
 TEST_F(Masks, OfACacheBesideKeysOfOneHead) {
   EXPECT_EQ(masks("ids: Tensor, m: Tensor, past: Tensor",
                   {kEmbed, "keys = torch.cat([past, torch.linear(x, self.square).unsqueeze(1)], -2)",
@@ -92,6 +102,34 @@ TEST_F(CacheMasks, OfAStaticCacheAtPlacesThatAreComputed) {
   EXPECT_EQ(of_cache("ids: Tensor, m: Tensor, caches: List[Tensor], at: Tensor",
                      {"keys = caches[0].index_copy_(2, at, k)"}, use),
             "B buffer valid at C");
+}
+
+TEST_F(CacheMasks, OfAStaticCacheThatIsAnElementOfAList) {
+  const std::string arguments = "ids: Tensor, m: Tensor, caches: List[Tensor], p: int";
+  for (const std::vector<std::string>& keys :
+       {std::vector<std::string>{"caches[0][:, :, p:p + s] = k", "keys = caches[0]"},
+        {"own = caches[1]", "own[:, :, p:p + s] = k", "keys = caches[1]"},
+        {"caches[0][..., p:p + s, :] = k", "keys = caches[0]"},
+        {"caches[0].narrow(2, p, s).copy_(k)", "keys = caches[0].to(k.dtype)"}}) {
+    EXPECT_EQ(of_cache(arguments, keys, kUses[0].first), "B buffer valid") << keys[0];
+  }
+  EXPECT_EQ(of_cache(arguments, {"caches[0][:, :, p:p + s] = k", "keys = caches[0][:, :, :p + s]"}, kUses[0].first),
+            "B unknown valid");
+  EXPECT_EQ(of_cache("ids: Tensor, m: Tensor, caches: List[Tensor], at: Tensor",
+                     {"caches[0].index_copy_(2, at, k)", "keys = caches[0]"}, kUses[0].first),
+            "B buffer valid at C");
+  EXPECT_EQ(of_cache("ids: Tensor, m: Tensor, caches: List[Tensor], at: Tensor",
+                     {"caches[0][:, :, at] = k", "keys = caches[0]"}, kUses[0].first),
+            "B buffer valid at C");
+}
+
+TEST_F(CacheMasks, OfAStaticCacheInATuple) {
+  for (const std::string taken : {"keys = pair[1]", "other, keys = pair"}) {
+    EXPECT_EQ(of_cache("ids: Tensor, m: Tensor, pair: Tuple[Tensor, Tensor], p: int",
+                       {"pair[1][:, :, p:p + s] = k", taken}, kUses[0].first),
+              "B buffer valid")
+        << taken;
+  }
 }
 
 TEST_F(CacheMasks, OfThePartThatWasWrittenEndWithTheTokens) {

@@ -123,6 +123,26 @@ TEST(TextArguments, AMaskOverAStaticCache) {
   EXPECT_FALSE(two.mask_places);
 }
 
+TEST(TextArguments, AMaskOverKeysBehindTheTokens) {
+  const std::vector<std::string> names = {"ids", "keep", "memory"};
+  const auto mask_of = [](MaskDims dims) { return std::vector<hooks::TokenMask>{{1, dims, MaskMeans::kValid}}; };
+  for (const bool own_first : {true, false}) {
+    hooks::HookPoint attention = hook("language_model", along(0, {0}, {}));
+    attention.kind = hooks::HookKind::kAttention;
+    attention.self_attention = true;
+    attention.key_tokens = along(0, {0}, mask_of(MaskDims::kTokens));
+    hooks::TokenDim& keys = attention.key_tokens.dims[1];
+    keys.parts = {{TokenDimRole::kOther, {{0, 1, 2}}}, {TokenDimRole::kOther, {{2, 1, 3}}}};
+    if (!own_first) std::swap(keys.parts[0], keys.parts[1]);
+    keys.arguments.clear();
+    // A router of the same text does not know the mask, or knows less.
+    const auto found = find(names, {hook("language_model", along(0, {0}, mask_of(MaskDims::kUnknown))), attention});
+    EXPECT_EQ(found.mask, 1u);
+    EXPECT_EQ(found.reading.mask_in_buffer, own_first) << "its last columns are not the tokens";
+    EXPECT_FALSE(found.mask_places);
+  }
+}
+
 TEST(TextArguments, WhichTokensAreLeft) {
   hooks::TokenLayout packed = along(0, {0}, {});
   packed.packed = hooks::TokenPacking{1};

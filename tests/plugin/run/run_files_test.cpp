@@ -41,9 +41,10 @@ TEST(RunFilesTest, ARunDirectoryHoldsWhatReadersExpectAndNothingElse) {
     if (entry.is_regular_file())
       names.insert(std::filesystem::relative(entry.path(), run.config().output_dir).string());
   }
-  EXPECT_EQ(names, (std::set<std::string>{"mme.json", "results.json", "rank0_metric_eval_done.txt",
-                                          "moetap/manifest.json", "moetap/summary.json", "moetap/probe.safetensors",
-                                          "moetap/dump/rank0/language_model-000000.safetensors"}));
+  EXPECT_EQ(names,
+            (std::set<std::string>{"mme.json", "results.json", "rank0_metric_eval_done.txt", "moetap/manifest.json",
+                                   "moetap/summary.json", "moetap/probe.safetensors", "moetap/sums.frames",
+                                   "moetap/dump/rank0/language_model-000000.safetensors"}));
   EXPECT_FALSE(std::filesystem::exists(run.path("moetap/journal")));
   EXPECT_EQ(read_text_file(run.path("rank0_metric_eval_done.txt")), "rank 0 eval done");
   const json results = parse_file(run.path("results.json"));

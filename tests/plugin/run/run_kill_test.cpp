@@ -145,7 +145,7 @@ void RunKill::expect_recovery_at_any_moment(const Kind& kind, int kills) {
 }
 
 TEST_F(RunKill, RecoversWhatWasFlushedAtAnyMoment) {
-  expect_recovery_at_any_moment(kWithDump, 35);
+  expect_recovery_at_any_moment(kWithDump, 50);
 }
 
 TEST_F(RunKill, RecoversWhatWasFlushedWhereFramesAreWrittenInBatches) {

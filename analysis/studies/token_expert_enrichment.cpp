@@ -1,0 +1,184 @@
+#include "analysis/studies/token_expert_enrichment.h"
+
+#include <algorithm>
+#include <cmath>
+#include <string>
+
+#include "analysis/studies/expert_counts.h"
+#include "analysis/studies/hypergeometric.h"
+#include "analysis/studies/sentence_numbers.h"
+#include "analysis/studies/token_id_counts.h"
+#include "analysis/studies/token_runs.h"
+#include "analysis/studies/used_experts.h"
+
+namespace moetap::analysis::studies {
+namespace {
+
+constexpr uint32_t kMinCount = 5;
+constexpr size_t kMaxIdsOfExpert = 50;
+
+struct Pair {
+  int32_t expert = 0, token_id = 0;
+  int64_t count = 0;
+  double lift = 0, log_p = 0;
+};
+
+class TokenExpertEnrichment : public Study {
+ public:
+  TokenExpertEnrichment(const ComponentShape& shape, const StudyOptions& options) : shape_(shape), options_(options) {
+    for (const LayerShape& layer : shape.layers) layers_.emplace_back(layer.num_experts);
+  }
+
+  void observe(const TokenBatch& batch) override {
+    for (size_t l = 0; l < layers_.size(); ++l) {
+      Layer& layer = layers_[l];
+      layer.by_id.check_room(batch.num_tokens);
+      const auto num_experts = layer.uses.size();
+      for (int64_t t = 0; t < batch.num_tokens; ++t) {
+        if (!has_row(batch, batch.layers[l], t)) continue;
+        ++layer.tokens;
+        const std::span<const int32_t> experts = used_.distinct(batch.layers[l], t);
+        for (const int32_t expert : experts) ++layer.uses[static_cast<size_t>(expert)];
+        const int32_t id = batch.token_id[static_cast<size_t>(t)];
+        if (id < 0) continue;
+        counters_.assign(experts.begin(), experts.end());
+        counters_.push_back(static_cast<int32_t>(num_experts));
+        layer.by_id.add(id, counters_);
+      }
+    }
+  }
+
+  void merge(const Study& other) override {
+    const auto& from = dynamic_cast<const TokenExpertEnrichment&>(other);
+    for (size_t l = 0; l < layers_.size(); ++l) {
+      layers_[l].tokens += from.layers_[l].tokens;
+      add_counts(layers_[l].uses, from.layers_[l].uses);
+      layers_[l].by_id.merge(from.layers_[l].by_id);
+    }
+  }
+  void save(ByteSink& sink) const override {
+    for (const Layer& layer : layers_) {
+      sink.integer(layer.tokens);
+      sink.values(layer.uses);
+      layer.by_id.save(sink);
+    }
+  }
+  void load(ByteSource& source) override {
+    for (Layer& layer : layers_) {
+      layer.tokens = source.integer();
+      layer.uses = source.values<int64_t>(layer.uses.size());
+      layer.by_id.load(source);
+    }
+  }
+
+  Result finalize() const override;
+
+ private:
+  struct Layer {
+    explicit Layer(int64_t num_experts) : uses(static_cast<size_t>(num_experts)), by_id(num_experts + 1) {}
+
+    int64_t tokens = 0;         // N
+    std::vector<int64_t> uses;  // [E] M
+    TokenIdCounts by_id;        // [E] both; last: n
+  };
+
+  /// All pairs with a count of kMinCount or more, their p adjusted, the best first.
+  static std::vector<Pair> pairs_of(const Layer& layer);
+
+  ComponentShape shape_;
+  StudyOptions options_;
+  std::vector<Layer> layers_;
+  UsedExperts used_;
+  std::vector<int32_t> counters_;
+};
+
+std::vector<Pair> TokenExpertEnrichment::pairs_of(const Layer& layer) {
+  std::vector<Pair> pairs;
+  std::vector<double> log_p;
+  const size_t num_experts = layer.uses.size();
+  std::vector<uint32_t> counts;
+  for (const int32_t id : layer.by_id.ids()) {
+    layer.by_id.read(layer.by_id.place_of(id), counts);
+    const auto drawn = static_cast<int64_t>(counts[num_experts]);
+    for (size_t e = 0; e < num_experts; ++e) {
+      if (counts[e] < kMinCount) continue;
+      const auto count = static_cast<int64_t>(counts[e]);
+      const double lift = static_cast<double>(count) / static_cast<double>(drawn) /
+                          (static_cast<double>(layer.uses[e]) / static_cast<double>(layer.tokens));
+      pairs.push_back({static_cast<int32_t>(e), id, count, lift, 0});
+      log_p.push_back(log_upper_tail({layer.tokens, layer.uses[e], drawn}, count));
+    }
+  }
+  const std::vector<double> adjusted = adjust_log_p_values(log_p);
+  for (size_t i = 0; i < pairs.size(); ++i) pairs[i].log_p = adjusted[i];
+  std::sort(pairs.begin(), pairs.end(), [](const Pair& a, const Pair& b) {
+    if (a.log_p != b.log_p) return a.log_p < b.log_p;
+    if (a.lift != b.lift) return a.lift > b.lift;
+    return a.token_id != b.token_id ? a.token_id < b.token_id : a.expert < b.expert;
+  });
+  return pairs;
+}
+
+Result TokenExpertEnrichment::finalize() const {
+  Table table("token_expert_enrichment");
+  auto& component = table.texts("component");
+  auto& id = table.texts("layer");
+  auto& expert_id = table.integers("expert_id");
+  auto& token_id = table.integers("token_id");
+  auto& text = table.texts("text");
+  auto& count = table.integers("count");
+  auto& lift = table.reals("lift");
+  auto& p_value = table.reals("p_value");
+  const Pair none{};
+  Pair best = none;
+  std::string best_layer;
+  int64_t candidates = 0, significant = 0;
+  for (size_t l = 0; l < layers_.size(); ++l) {
+    const std::vector<Pair> pairs = pairs_of(layers_[l]);
+    candidates += static_cast<int64_t>(pairs.size());
+    for (const Pair& pair : pairs) significant += pair.log_p < std::log(0.01);
+    std::vector<std::vector<Pair>> written(layers_[l].uses.size());
+    for (const Pair& pair : pairs) {
+      std::vector<Pair>& of_expert = written[static_cast<size_t>(pair.expert)];
+      if (of_expert.size() < kMaxIdsOfExpert) of_expert.push_back(pair);
+    }
+    if (!pairs.empty() && (best.count == 0 || pairs.front().log_p < best.log_p)) {
+      best = pairs.front();
+      best_layer = shape_.layers[l].id;
+    }
+    for (std::vector<Pair>& of_expert : written) {
+      std::sort(of_expert.begin(), of_expert.end(),
+                [](const Pair& a, const Pair& b) { return a.token_id < b.token_id; });
+      for (const Pair& pair : of_expert) {
+        component.push_back(shape_.name);
+        id.push_back(shape_.layers[l].id);
+        expert_id.push_back(pair.expert);
+        token_id.push_back(pair.token_id);
+        text.push_back(options_.token_text ? options_.token_text(pair.token_id) : "");
+        count.push_back(pair.count);
+        lift.push_back(pair.lift);
+        p_value.push_back(std::exp(pair.log_p));
+      }
+    }
+  }
+  Result result;
+  if (best.count == 0) {
+    result.sentence = "no expert saw a token id five times";
+  } else {
+    const std::string name = options_.token_text ? " (\"" + options_.token_text(best.token_id) + "\")" : "";
+    result.sentence = count_text(significant, "pair", "pairs") + " of " + std::to_string(candidates) +
+                      " token ids and experts meet more often than chance (adjusted p below 0.01); most of all token " +
+                      std::to_string(best.token_id) + name + " and expert " + std::to_string(best.expert) +
+                      " of layer " + best_layer + ", " + number_text(best.lift) + " times as often";
+  }
+  result.tables.push_back(std::move(table));
+  return result;
+}
+
+}  // namespace
+
+std::unique_ptr<Study> make_token_expert_enrichment(const ComponentShape& shape, const StudyOptions& options) {
+  return std::make_unique<TokenExpertEnrichment>(shape, options);
+}
+
+}  // namespace moetap::analysis::studies

@@ -1,0 +1,216 @@
+#include "analysis/studies/usage.h"
+
+#include <algorithm>
+#include <array>
+#include <limits>
+#include <stdexcept>
+#include <string>
+#include <tuple>
+
+#include "analysis/studies/expert_counts.h"
+#include "analysis/studies/load_metrics.h"
+#include "analysis/studies/sentence_numbers.h"
+#include "analysis/studies/token_runs.h"
+#include "analysis/studies/token_slice.h"
+#include "analysis/studies/usage_comparison.h"
+#include "analysis/studies/used_experts.h"
+
+namespace moetap::analysis::studies {
+namespace {
+
+constexpr size_t kPhases = 2;  // prompt, generation
+
+class Usage : public Study {
+ public:
+  Usage(const ComponentShape& shape, const StudyOptions& options)
+      : shape_(shape), options_(options), slice_(options.token_range), layers_(shape.layers.size()) {
+    if (!options.phase.empty() && options.phase != "prompt" && options.phase != "generation") {
+      throw std::runtime_error("--phase must be prompt or generation, got \"" + options.phase + "\"");
+    }
+    for (size_t l = 0; l < layers_.size(); ++l) {
+      for (std::vector<int64_t>& uses : layers_[l].uses) uses.resize(static_cast<size_t>(shape.layers[l].num_experts));
+    }
+    std::tie(first_, last_) = slice_.of(std::numeric_limits<int64_t>::max());
+  }
+
+  int num_passes() const override { return slice_.needs_size() ? 2 : 1; }
+  void begin_pass(int pass) override {
+    if (pass != 1) return;
+    is_sized_ = true;
+    next_place_ = 0;
+    std::tie(first_, last_) = slice_.of(size_);
+  }
+  std::unique_ptr<Study> fork() const override {
+    auto copy = std::make_unique<Usage>(shape_, options_);
+    copy->is_sized_ = is_sized_;
+    copy->size_ = is_sized_ ? size_ : 0;
+    copy->first_ = first_;
+    copy->last_ = last_;
+    return copy;
+  }
+  bool is_sequential() const override { return !options_.phase.empty() && !options_.token_range.empty(); }
+
+  void observe(const TokenBatch& batch) override {
+    choose(batch);
+    if (slice_.needs_size() && !is_sized_) return;
+    for (size_t l = 0; l < layers_.size(); ++l) {
+      for (const int64_t t : chosen_) {
+        if (!batch.layers[l].has_seen(t)) continue;
+        const size_t phase = batch.phase[static_cast<size_t>(t)] == 0 ? 0 : 1;
+        ++layers_[l].tokens[phase];
+        for (const int32_t expert : used_.in_order(batch.layers[l], t)) {
+          ++layers_[l].uses[phase][static_cast<size_t>(expert)];
+        }
+      }
+    }
+  }
+
+  void merge(const Study& other) override {
+    const auto& from = dynamic_cast<const Usage&>(other);
+    if (from.is_sized_ != is_sized_) throw std::logic_error("usage: only sums of one pass can be merged");
+    if (!is_sized_) size_ += from.size_;
+    for (size_t l = 0; l < layers_.size(); ++l) {
+      for (size_t phase = 0; phase < kPhases; ++phase) {
+        layers_[l].tokens[phase] += from.layers_[l].tokens[phase];
+        add_counts(layers_[l].uses[phase], from.layers_[l].uses[phase]);
+      }
+    }
+  }
+  void save(ByteSink& sink) const override {
+    sink.integer(is_sized_);
+    sink.integer(size_);
+    for (const Layer& layer : layers_) {
+      for (size_t phase = 0; phase < kPhases; ++phase) {
+        sink.integer(layer.tokens[phase]);
+        sink.values(layer.uses[phase]);
+      }
+    }
+  }
+  void load(ByteSource& source) override {
+    is_sized_ = source.integer() != 0;
+    size_ = source.integer();
+    for (Layer& layer : layers_) {
+      for (size_t phase = 0; phase < kPhases; ++phase) {
+        layer.tokens[phase] = source.integer();
+        layer.uses[phase] = source.values<int64_t>(layer.uses[phase].size());
+      }
+    }
+  }
+
+  Result finalize() const override;
+
+ private:
+  struct Layer {
+    std::array<int64_t, kPhases> tokens{};
+    std::array<std::vector<int64_t>, kPhases> uses;  // [E]
+  };
+
+  /// Finds the tokens of the batch that count, and adds to size_ those among which places are counted.
+  void choose(const TokenBatch& batch) {
+    chosen_.clear();
+    const bool of_phase = !options_.phase.empty();
+    const int phase = options_.phase == "generation" ? 1 : 0;
+    for (int64_t t = 0; t < batch.num_tokens; ++t) {
+      if (!batch.is_valid(t)) continue;
+      if (of_phase && (batch.phase[static_cast<size_t>(t)] == 0 ? 0 : 1) != phase) continue;
+      const int64_t place = of_phase ? next_place_++ : batch.first_token + t;
+      if (!is_sized_) ++size_;
+      if (place >= first_ && place < last_) chosen_.push_back(t);
+    }
+  }
+
+  ComponentShape shape_;
+  StudyOptions options_;
+  TokenSlice slice_;
+  int64_t first_ = 0, last_ = 0;  // the slice
+  bool is_sized_ = false;         // the second pass
+  int64_t size_ = 0;              // tokens of the phase
+  int64_t next_place_ = 0;        // where a phase is chosen
+  std::vector<Layer> layers_;
+  UsedExperts used_;
+  std::vector<int64_t> chosen_;
+};
+
+Result Usage::finalize() const {
+  Table usage("usage"), balance("load_balance");
+  auto& component = usage.texts("component");
+  auto& id = usage.texts("layer");
+  auto& expert_id = usage.integers("expert_id");
+  auto& selected = usage.integers("selected_count");
+  auto& share = usage.reals("usage");
+  auto& load_ratio = usage.reals("load_ratio");
+  auto& balance_component = balance.texts("component");
+  auto& balance_layer = balance.texts("layer");
+  auto& tokens = balance.integers("tokens");
+  auto& load_cv = balance.reals("load_cv");
+  auto& max_violation = balance.reals("max_violation");
+  auto& gini = balance.reals("gini");
+  auto& jain = balance.reals("jain");
+  auto& active = balance.integers("active_experts");
+  auto& dead = balance.integers("dead_experts");
+  auto& underused = balance.integers("underused_experts");
+  std::vector<double> load_shares;
+  std::vector<LayerUses> phases;
+  int64_t dead_experts = 0, all_tokens = 0;
+  std::array<int64_t, kPhases> phase_tokens{};
+  for (size_t l = 0; l < layers_.size(); ++l) {
+    const Layer& layer = layers_[l];
+    std::vector<int64_t> counts = layer.uses[0];
+    add_counts(counts, layer.uses[1]);
+    phases.push_back({layer.uses[0], layer.uses[1], layer.tokens[0], layer.tokens[1]});
+    for (size_t phase = 0; phase < kPhases; ++phase) phase_tokens[phase] += layer.tokens[phase];
+    int64_t total = 0;
+    for (const int64_t count : counts) total += count;
+    const int64_t layer_tokens = layer.tokens[0] + layer.tokens[1];
+    for (size_t e = 0; e < counts.size(); ++e) {
+      const auto count = static_cast<double>(counts[e]);
+      component.push_back(shape_.name);
+      id.push_back(shape_.layers[l].id);
+      expert_id.push_back(static_cast<int64_t>(e));
+      selected.push_back(counts[e]);
+      share.push_back(layer_tokens == 0 ? kUndefined : count / static_cast<double>(layer_tokens));
+      load_ratio.push_back(total == 0 ? kUndefined
+                                      : count * static_cast<double>(counts.size()) / static_cast<double>(total));
+      load_shares.push_back(total == 0 ? kUndefined : count / static_cast<double>(total));
+    }
+    const LoadMetrics metrics = load_metrics(counts);
+    balance_component.push_back(shape_.name);
+    balance_layer.push_back(shape_.layers[l].id);
+    tokens.push_back(layer_tokens);
+    load_cv.push_back(metrics.load_cv);
+    max_violation.push_back(metrics.max_violation);
+    gini.push_back(metrics.gini);
+    jain.push_back(metrics.jain);
+    active.push_back(metrics.active_experts);
+    dead.push_back(metrics.dead_experts);
+    underused.push_back(metrics.underused_experts);
+    dead_experts += metrics.dead_experts;
+    all_tokens = std::max(all_tokens, layer_tokens);
+  }
+  Result result;
+  if (const int64_t most = place_of_largest(load_shares); most >= 0) {
+    const auto row = static_cast<size_t>(most);
+    result.sentence = "layer " + id[row] + " sends " + percent_text(load_shares[row]) + " of its load to expert " +
+                      std::to_string(expert_id[row]) +
+                      " (uniform: " + percent_text(load_shares[row] / load_ratio[row]) +
+                      "), the largest share of all layers; " + count_text(dead_experts, "expert is", "experts are") +
+                      " never used by " + count_text(all_tokens, "token", "tokens");
+  } else {
+    result.sentence = "no expert was used by " + count_text(all_tokens, "token", "tokens");
+  }
+  result.tables.push_back(std::move(usage));
+  result.tables.push_back(std::move(balance));
+  if (options_.phase.empty() && phase_tokens[0] > 0 && phase_tokens[1] > 0) {
+    result.tables.push_back(usage_comparison(shape_.layers, phases));
+    result.sentence += "; " + usage_comparison_sentence(result.tables.back(), "the prompt", "the generation");
+  }
+  return result;
+}
+
+}  // namespace
+
+std::unique_ptr<Study> make_usage(const ComponentShape& shape, const StudyOptions& options) {
+  return std::make_unique<Usage>(shape, options);
+}
+
+}  // namespace moetap::analysis::studies

@@ -1,0 +1,133 @@
+#include "cli/report/analysis_data.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <vector>
+
+#include "cli/report/run_data.h"
+#include "cli/terminal/command_error.h"
+#include "plugin/formats/json_text.h"
+
+namespace moetap::cli {
+namespace {
+
+using nlohmann::ordered_json;
+
+constexpr int64_t kKnownSchema = 1;
+// What makes a row worth keeping, the first column that the table has.
+constexpr const char* kRanks[] = {"weight", "share", "strength", "count", "importance", "usage", "gate_mass"};
+
+/// A table {column: [values]} where it lies.
+struct Place {
+  ordered_json* study;
+  std::string name;
+  int64_t bytes = 0;
+
+  ordered_json& table() const { return (*study)["tables"][name]; }
+};
+
+size_t num_rows(const ordered_json& table) {
+  size_t rows = 0;
+  for (const auto& column : table) {
+    if (column.is_array()) rows = std::max(rows, column.size());
+  }
+  return rows;
+}
+
+std::vector<size_t> rows_to_keep(const ordered_json& table, size_t count) {
+  std::vector<size_t> rows(num_rows(table));
+  for (size_t i = 0; i < rows.size(); ++i) rows[i] = i;
+  for (const char* rank : kRanks) {
+    const auto column = table.find(rank);
+    if (column == table.end() || !column->is_array()) continue;
+    const auto value = [&](size_t row) {
+      return row < column->size() && (*column)[row].is_number() ? (*column)[row].get<double>() : -1.0;
+    };
+    std::stable_sort(rows.begin(), rows.end(), [&](size_t a, size_t b) { return value(a) > value(b); });
+    rows.resize(count);
+    std::sort(rows.begin(), rows.end());
+    return rows;
+  }
+  std::vector<size_t> kept;
+  for (size_t i = 0; i < count; ++i) kept.push_back(i * rows.size() / count);
+  return kept;
+}
+
+void cut(const Place& place, int64_t most_bytes) {
+  ordered_json& table = place.table();
+  const size_t all = num_rows(table);
+  const size_t count = std::min(all, static_cast<size_t>(static_cast<double>(all) * static_cast<double>(most_bytes) /
+                                                         static_cast<double>(place.bytes)));
+  const std::vector<size_t> rows = rows_to_keep(table, count);
+  for (auto& column : table) {
+    if (!column.is_array()) continue;
+    ordered_json kept = ordered_json::array();
+    for (const size_t row : rows) kept.push_back(row < column.size() ? std::move(column[row]) : ordered_json());
+    column = std::move(kept);
+  }
+  (*place.study)["left_out"][place.name] =
+      fmt::format("{} of {} rows of {} are in this page; {}.csv has all.", count, all, place.name, place.name);
+}
+
+/// Leaves out the column that says what the page knows already.
+void drop_component(ordered_json& table, const std::string& component) {
+  const auto column = table.find("component");
+  if (column == table.end() || !column->is_array() || column->empty()) return;
+  if (std::all_of(column->begin(), column->end(), [&](const auto& value) { return value == component; }))
+    table.erase(column);
+}
+
+}  // namespace
+
+bool is_analysis(const std::string& folder) {
+  std::error_code error;
+  return std::filesystem::is_regular_file(std::filesystem::path(folder) / "analysis.json", error);
+}
+
+ordered_json analysis_data(const std::string& folder, int64_t most_bytes) {
+  const std::string path = (std::filesystem::path(folder) / "analysis.json").string();
+  ordered_json data = read_json_file(path);
+  const ordered_json version = data.value("schema_version", ordered_json());
+  if (version != kKnownSchema) {
+    throw CommandError(
+        fmt::format("{}: has schema_version {}, this moetap reads {}", path, version.dump(), kKnownSchema));
+  }
+  if (!data.value("components", ordered_json()).is_object())
+    throw CommandError(path + ": has no components; is it of moetap analyze?");
+  std::vector<Place> places;
+  for (auto& [component, studies] : data["components"].items()) {
+    if (!studies.is_object()) continue;
+    for (auto& study : studies) {
+      if (!study.is_object() || !study.contains("tables") || !study["tables"].is_object()) continue;
+      for (auto& [name, table] : study["tables"].items()) {
+        if (!table.is_object()) continue;
+        drop_component(table, component);
+        places.push_back({&study, name, static_cast<int64_t>(plugin::compact_text(table).size())});
+      }
+    }
+  }
+  std::stable_sort(places.begin(), places.end(), [](const Place& a, const Place& b) { return a.bytes < b.bytes; });
+  int64_t left = most_bytes;
+  for (size_t i = 0; i < places.size(); ++i) {
+    const int64_t allowed = left / static_cast<int64_t>(places.size() - i);
+    if (places[i].bytes > allowed) cut(places[i], allowed);
+    left -= std::min(allowed, places[i].bytes);
+  }
+  return data;
+}
+
+void merge_analysis(ordered_json& data, const ordered_json& other) {
+  if (data.is_null()) {
+    data = other;
+    return;
+  }
+  for (const auto& [component, studies] : other["components"].items()) {
+    for (const auto& [name, study] : studies.items()) {
+      if (!data["components"][component].contains(name)) data["components"][component][name] = study;
+    }
+  }
+}
+
+}  // namespace moetap::cli

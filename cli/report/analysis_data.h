@@ -1,0 +1,21 @@
+#pragma once
+
+#include <cstdint>
+#include <nlohmann/json.hpp>
+#include <string>
+
+namespace moetap::cli {
+
+/// True if the folder holds an analysis: the file analysis.json of `moetap analyze`.
+bool is_analysis(const std::string& folder);
+
+/// The analysis of a folder as a page holds it: analysis.json with tables cut to `most_bytes` together, the longest
+/// first. Of a cut table stay the rows with the largest weight, share, strength, count, importance or usage, in their
+/// order (else every so many-th); its study then has `left_out`: {table: sentence}. Constant columns `component` are
+/// left out. Throws CommandError if the file is damaged or of another schema.
+nlohmann::ordered_json analysis_data(const std::string& folder, int64_t most_bytes);
+
+/// Adds the studies of `other` to `data`; those that both have stay as they are in `data`.
+void merge_analysis(nlohmann::ordered_json& data, const nlohmann::ordered_json& other);
+
+}  // namespace moetap::cli

@@ -1,0 +1,265 @@
+#include "cli/report/token_data.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <set>
+
+#include "analysis/attention/attention_columns.h"
+#include "cli/report/category_counts.h"
+#include "cli/report/sample_image.h"
+#include "cli/report/vocabulary.h"
+#include "cli/terminal/command_error.h"
+#include "plugin/dump/component_reader.h"
+
+namespace moetap::cli {
+namespace {
+
+using nlohmann::ordered_json;
+
+constexpr int64_t kBatchTokens = 1 << 13;
+
+/// A sample that the page shows, while the dump is read.
+struct KeptSample {
+  ordered_json json;
+  int64_t num_tokens = 0;  // with those that are not kept
+  std::vector<int32_t> token_ids;
+};
+
+/// A layer's columns of one batch.
+struct LayerBatch {
+  std::vector<int32_t> ids;
+  std::vector<float> weights;
+  std::vector<float> attention;  // [n, width]; `received` is the last column
+};
+
+/// The columns of a layer's attention where queries are keys too, so that tokens receive; 0: it has none.
+int64_t attention_width(const plugin::ComponentReader& reader, const ordered_json& attention,
+                        const std::string& layer) {
+  if (!attention.is_array() || !reader.has_column(layer, "attention_stats")) return 0;
+  for (const ordered_json& known : attention) {
+    if (known.value("layer", "") != layer || !known.contains("regions")) continue;
+    const auto columns = analysis::attention_columns(static_cast<int64_t>(known["regions"].size()), /*self=*/true);
+    const int64_t width = reader.width(layer, "attention_stats");
+    return static_cast<int64_t>(columns.size()) == width && columns.back().name == "received" ? width : 0;
+  }
+  return 0;
+}
+
+std::string text_of(const ordered_json& value) {
+  if (value.is_string()) return value.get<std::string>();
+  if (value.is_null()) return "";
+  return value.is_array() && value.size() == 1 ? text_of(value[0])
+                                               : value.dump(-1, ' ', false, ordered_json::error_handler_t::replace);
+}
+
+void add_fields(ordered_json& sample, const ordered_json& fields) {
+  if (!fields.is_object()) return;
+  const ordered_json doc = fields.value("doc", ordered_json::object());
+  if (doc.is_object() && doc.contains("category")) sample["category"] = text_of(doc["category"]);
+  if (fields.contains("doc_id")) sample["doc_id"] = fields["doc_id"];
+  if (fields.contains("target")) sample["target"] = text_of(fields["target"]);
+  const char* answer = fields.contains("filtered_resps") ? "filtered_resps" : "resps";
+  if (fields.contains(answer)) sample["answer"] = text_of(fields[answer]);
+  if (doc.is_object() && doc.contains("question")) sample["question"] = text_of(doc["question"]);
+}
+
+/// The double that a float reads as at its shortest; null for NaN.
+ordered_json shortest(float value) {
+  if (value != value) return nullptr;
+  return std::strtod(fmt::format("{}", value).c_str(), nullptr);
+}
+
+class ComponentTokens {
+ public:
+  ComponentTokens(const plugin::ComponentReader& reader, std::vector<plugin::ReadLayer> layers,
+                  const TokenOptions& options, const std::vector<ordered_json>& fields, const ordered_json& attention)
+      : reader_(reader), layers_(std::move(layers)), options_(options), fields_(fields), counts_(fields, layers_) {
+    for (const plugin::ReadLayer& layer : layers_)
+      attention_width_.push_back(attention_width(reader, attention, layer.layer));
+  }
+
+  void read(const std::function<void()>& check) {
+    labels_.resize(static_cast<size_t>(kBatchTokens));
+    batches_.resize(layers_.size());
+    for (int64_t first = 0; first < reader_.num_tokens(); first += kBatchTokens) {
+      check();
+      read_batch(first, std::min(kBatchTokens, reader_.num_tokens() - first));
+    }
+  }
+
+  ordered_json tokens(const Vocabulary* vocabulary, std::set<int32_t>& used) {
+    ordered_json json = {
+        {"layers", ordered_json::array()}, {"top_k", ordered_json::array()}, {"samples", ordered_json::array()}};
+    for (const plugin::ReadLayer& layer : layers_) {
+      json["layers"].push_back(layer.layer);
+      json["top_k"].push_back(reader_.width(layer.layer, "selected"));
+    }
+    for (auto& [number, sample] : kept_) {
+      const auto shown = static_cast<int64_t>(sample.json["position"].size());
+      if (shown < sample.num_tokens)
+        sample.json["cut"] = fmt::format("The first {} of {} tokens.", shown, sample.num_tokens);
+      if (vocabulary != nullptr) used.insert(sample.token_ids.begin(), sample.token_ids.end());
+      json["samples"].push_back(std::move(sample.json));
+    }
+    return json;
+  }
+
+  ordered_json categories() const { return counts_.json(); }
+  int64_t num_samples() const { return static_cast<int64_t>(seen_.size()); }
+  std::map<int64_t, KeptSample>& kept() { return kept_; }
+
+ private:
+  void read_batch(int64_t first, int64_t n) {
+    reader_.read_labels(first, n, labels_.data());
+    for (size_t l = 0; l < layers_.size(); ++l) {
+      const std::string& layer = layers_[l].layer;
+      const int64_t width = reader_.width(layer, "selected");
+      batches_[l].ids.resize(static_cast<size_t>(n * width));
+      reader_.read_ids(layer, first, n, width, batches_[l].ids.data());
+      counts_.add(l, labels_.data(), n, batches_[l].ids.data(), width);
+      if (attention_width_[l] > 0) {
+        batches_[l].attention.resize(static_cast<size_t>(n * attention_width_[l]));
+        reader_.read_reals(layer, "attention_stats", first, n, attention_width_[l], batches_[l].attention.data());
+      }
+      if (!reader_.has_column(layer, "weights")) continue;
+      batches_[l].weights.resize(static_cast<size_t>(n * width));
+      reader_.read_reals(layer, "weights", first, n, width, batches_[l].weights.data());
+    }
+    for (int64_t t = 0; t < n; ++t) add_token(labels_[static_cast<size_t>(t)], t);
+  }
+
+  void add_token(const plugin::TokenLabel& label, int64_t t) {
+    if (label.phase < 0) return;
+    seen_.insert(label.sample);
+    auto known = kept_.find(label.sample);
+    if (known == kept_.end()) {
+      if (static_cast<int64_t>(kept_.size()) >= options_.max_samples) return;
+      known = kept_.emplace(label.sample, new_sample(label.sample)).first;
+    }
+    KeptSample& sample = known->second;
+    if (sample.num_tokens++ >= options_.max_tokens) return;
+    sample.json["position"].push_back(sample.num_tokens - 1);
+    sample.json["token_id"].push_back(label.token_id);
+    sample.json["phase"].push_back(label.phase);
+    sample.token_ids.push_back(label.token_id);
+    for (size_t l = 0; l < layers_.size(); ++l) {
+      if (attention_width_[l] > 0) {
+        sample.json["received"][l].push_back(
+            shortest(batches_[l].attention[static_cast<size_t>((t + 1) * attention_width_[l] - 1)]));
+      }
+      const int64_t width = reader_.width(layers_[l].layer, "selected");
+      for (int64_t k = 0; k < width; ++k) {
+        const size_t place = static_cast<size_t>(t * width + k);
+        const int32_t id = batches_[l].ids[place];
+        sample.json["ids"][l].push_back(id >= 0 && id < layers_[l].num_experts ? id : -1);
+        if (batches_[l].weights.empty()) continue;
+        sample.json["weights"][l].push_back(shortest(batches_[l].weights[place]));
+      }
+    }
+  }
+
+  KeptSample new_sample(int64_t number) const {
+    KeptSample sample;
+    const auto empty = ordered_json::array();
+    sample.json = {{"sample", number}, {"position", empty}, {"token_id", empty}, {"phase", empty}, {"ids", empty}};
+    if (number >= 0 && number < static_cast<int64_t>(fields_.size()))
+      add_fields(sample.json, fields_[static_cast<size_t>(number)]);
+    bool weights = false;
+    for (const plugin::ReadLayer& layer : layers_) {
+      sample.json["ids"].push_back(empty);
+      weights = weights || reader_.has_column(layer.layer, "weights");
+    }
+    if (std::any_of(attention_width_.begin(), attention_width_.end(), [](int64_t width) { return width > 0; })) {
+      sample.json["received"] = ordered_json(layers_.size(), empty);
+    }
+    if (weights) sample.json["weights"] = ordered_json(layers_.size(), empty);
+    return sample;
+  }
+
+  const plugin::ComponentReader& reader_;
+  std::vector<plugin::ReadLayer> layers_;
+  const TokenOptions& options_;
+  const std::vector<ordered_json>& fields_;
+  CategoryCounts counts_;
+  std::vector<plugin::TokenLabel> labels_;
+  std::vector<LayerBatch> batches_;
+  std::vector<int64_t> attention_width_;  // by layer; 0: none
+  std::map<int64_t, KeptSample> kept_;
+  std::set<int64_t> seen_;
+};
+
+bool has_dump(const plugin::RunReader& run) {
+  const std::string dump = run.config_text("dump");
+  std::error_code error;
+  return !dump.empty() && dump != "none" && std::any_of(run.ranks().begin(), run.ranks().end(), [&](int64_t rank) {
+    return std::filesystem::is_directory(run.dump_folder(rank), error);
+  });
+}
+
+}  // namespace
+
+std::vector<ordered_json> sample_fields(const plugin::RunReader& run) {
+  std::vector<ordered_json> fields;
+  std::ifstream file(run.config_text("samples"));
+  for (std::string line; std::getline(file, line);) {
+    fields.push_back(ordered_json::parse(line, nullptr, /*allow_exceptions=*/false));
+  }
+  if (!fields.empty() || run.ranks().size() != 1 || run.config_text("log_entries") == "forward") return fields;
+  // The samples file lies elsewhere now: the log has the same fields, an entry a sample, beside the metrics.
+  std::ifstream log(std::filesystem::path(run.log_folder(run.ranks().front())) / (run.task() + ".json"));
+  const auto keep = [](int, ordered_json::parse_event_t event, ordered_json& parsed) {
+    return event != ordered_json::parse_event_t::key || !parsed.is_string() ||
+           !parsed.get_ref<const std::string&>().starts_with("logs_metrics");
+  };
+  const ordered_json entries = log ? ordered_json::parse(log, keep, /*allow_exceptions=*/false) : ordered_json();
+  if (entries.is_object() && entries.contains("logs") && entries["logs"].is_array()) {
+    fields.assign(entries["logs"].begin(), entries["logs"].end());
+  }
+  return fields;
+}
+
+TokenData token_data(const plugin::RunReader& run, const TokenOptions& options, const ordered_json& attention,
+                     const std::string& scratch_folder, const std::function<void()>& check,
+                     std::vector<std::string>& notices) {
+  TokenData data;
+  if (!has_dump(run)) return data;
+  const std::vector<ordered_json> fields = sample_fields(run);
+  std::optional<Vocabulary> vocabulary;
+  if (!options.vocabulary.empty()) vocabulary.emplace(options.vocabulary);
+  SampleImages images(options, run);
+  std::set<int32_t> used;
+  ordered_json components = ordered_json::object(), categories = ordered_json::object();
+  int64_t most_samples = 0;
+  for (const auto& [component, layers] : run.components()) {
+    plugin::ComponentReader::Source source{component, {}, scratch_folder, check};
+    for (const int64_t rank : run.ranks()) source.folders.emplace_back(rank, run.dump_folder(rank));
+    const plugin::ComponentReader reader(std::move(source));
+    notices.insert(notices.end(), reader.damage().begin(), reader.damage().end());
+    std::vector<plugin::ReadLayer> held;
+    std::copy_if(layers.begin(), layers.end(), std::back_inserter(held),
+                 [&](const auto& layer) { return reader.has_layer(layer.layer); });
+    if (held.empty() || reader.num_tokens() == 0) continue;
+    ComponentTokens tokens(reader, std::move(held), options, fields, attention.value(component, ordered_json()));
+    tokens.read(check);
+    for (auto& [number, sample] : tokens.kept()) images.add(number, sample.token_ids, fields, sample.json, notices);
+    most_samples = std::max(most_samples, tokens.num_samples());
+    components[component] = tokens.tokens(vocabulary ? &*vocabulary : nullptr, used);
+    ordered_json counted = tokens.categories();
+    if (!counted.is_null()) categories[component] = std::move(counted);
+  }
+  data.categories = std::move(categories);
+  if (components.empty() || options.max_samples == 0) return data;
+  data.tokens = {{"components", std::move(components)}, {"vocabulary", ordered_json::object()}};
+  if (vocabulary) data.tokens["vocabulary"] = vocabulary->texts(used);
+  if (most_samples > options.max_samples) {
+    data.tokens["note"] = fmt::format("The first {} of {} samples are here; --max-samples takes more.",
+                                      options.max_samples, most_samples);
+  }
+  return data;
+}
+
+}  // namespace moetap::cli

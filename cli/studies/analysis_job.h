@@ -1,0 +1,18 @@
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "cli/studies/study_inputs.h"
+#include "cli/studies/study_sums.h"
+
+namespace moetap::cli {
+
+/// Chooses the studies that the inputs allow, opens what they need, and says what is left out and why. Throws
+/// CommandError: a study of --only that there is not, none that can be made.
+AnalysisPlan plan_analysis(StudyInputs& inputs, const AnalyzeOptions& options);
+
+/// Observes all inputs, or a shard of them. `sums` are empty and of the plan.
+void observe_inputs(StudyInputs& inputs, StudySums& sums, const PassOptions& options);
+
+}  // namespace moetap::cli

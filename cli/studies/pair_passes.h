@@ -1,0 +1,34 @@
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "analysis/studies/study_registry.h"
+#include "cli/studies/study_passes.h"
+#include "cli/studies/token_source.h"
+
+namespace moetap::cli {
+
+// Note [The same token in two runs]
+// Tokens are the same where rank, sample and position agree, and where a position comes several times in a sample (a
+// generation gives 0 at each step): the n-th of one run and the n-th of the other. Tokens that one run alone has are in
+// the batch as tokens that no layer of the other has seen. Tokens of no known sample are compared with nothing.
+
+/// A study of two runs that is being made.
+struct RunningPair {
+  const studies::StudyEntry* entry = nullptr;
+  std::function<std::unique_ptr<studies::PairStudy>()> make;
+  std::unique_ptr<studies::PairStudy> study;
+  bool is_filled = false;  // by a partial
+};
+
+/// The layers that both have, by id, in the order of `a`. `notices`: gets a line where one has more.
+studies::PairShape pair_shape(const TokenSource& a, const TokenSource& b, const std::string& name_a,
+                              const std::string& name_b, std::vector<std::string>& notices);
+
+/// One pass over both, in the order by samples. Errors as `make_studies`.
+void make_pair_studies(const TokenSource& a, const TokenSource& b, const studies::PairShape& shape,
+                       std::vector<RunningPair>& running, const PassOptions& options);
+
+}  // namespace moetap::cli

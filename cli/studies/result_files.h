@@ -1,0 +1,40 @@
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "analysis/studies/table.h"
+
+namespace moetap::cli {
+
+/// What a study found in a component.
+struct StudyResult {
+  std::string component, study;
+  analysis::studies::Result result;
+};
+
+/// A study that did not run.
+struct StudyLeftOut {
+  std::string study, needs;  // needs: what would give it its input
+};
+
+struct Analysis {
+  std::string inputs_json;              // a JSON array
+  std::string options_json;             // a JSON object: what was asked for
+  std::vector<std::string> components;  // in order; the first one's tables lie in the folder itself
+  std::vector<StudyResult> results;
+  std::vector<StudyLeftOut> left_out;
+  std::vector<std::string> notices;
+  bool matrices = false;  // are to be written
+};
+
+/// A cell's number as text: the shortest that reads back as the same; "" if it is undefined or not finite.
+std::string number_text(double value);
+
+/// Writes NAME.csv for each table and analysis.json with everything into a folder that is there. Tables with a column
+/// `component` hold the rows of all components; the others of a second component lie in a folder of its name. A matrix
+/// is NAME.npy, beside its tables. Throws std::runtime_error "cannot write PATH: REASON".
+void write_analysis(const Analysis& analysis, const std::string& folder, const std::function<void()>& check);
+
+}  // namespace moetap::cli

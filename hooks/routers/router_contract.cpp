@@ -1,0 +1,144 @@
+// Transfer functions of RouterFlow for products that are summed over a shared axis: `linear`, `matmul`, `einsum`. See
+// Note [Following a projection].
+#include <algorithm>
+
+#include "hooks/routers/router_flow.h"
+
+namespace moetap::hooks {
+namespace jit = torch::jit;
+
+namespace {
+
+// True for an einsum that is a product of `own` with factors: "tk,t->tk". Its result has the dimensions of `own`, and
+// no operand has others.
+bool multiplies_by_factors(const MethodGraph& graph, const jit::Node& einsum, const std::vector<jit::Value*>& operands,
+                           const jit::Value* own) {
+  const auto equation = graph.constant(einsum.input(0));
+  if (!equation || !equation->isString()) return false;
+  std::string text = equation->toStringRef();
+  std::erase(text, ' ');
+  const size_t arrow = text.find("->");
+  if (arrow == std::string::npos) return false;
+  const std::string result = text.substr(arrow + 2);
+  size_t begin = 0;
+  for (const jit::Value* operand : operands) {
+    const size_t end = std::min(text.find(',', begin), arrow);
+    const std::string dimensions = text.substr(begin, end - begin);
+    if (operand == own ? dimensions != result : dimensions.find_first_not_of(result) != std::string::npos) return false;
+    begin = end + 1;
+  }
+  return true;
+}
+
+}  // namespace
+
+void RouterFlow::follow_contract(jit::Node* node) {
+  std::vector<jit::Value*> operands;
+  const std::string name = base_name(*node);
+  const bool einsum = name == "einsum";
+  if (einsum) {
+    operands = list_elements(node->input(node->inputs().size() > 1 ? 1 : 0));
+  } else {
+    for (jit::Value* input : node->inputs()) {
+      if (is_tensor(input)) operands.push_back(input);
+    }
+  }
+  std::vector<Fact> facts;
+  const jit::Value *hidden = nullptr, *own_operand = nullptr;
+  for (jit::Value* operand : operands) {
+    if (const Fact* found = fact(operand))
+      facts.push_back(*found), own_operand = operand;
+    else if (origins_.is_activation(operand))
+      hidden = operand;
+  }
+  if (facts.empty()) return;
+  if (hidden != nullptr && einsum && facts.size() == 1 && carries_weights(facts[0]) &&
+      multiplies_by_factors(graph_, *node, operands, own_operand)) {
+    Fact product = derived(facts[0], node, facts[0].role);
+    if (!facts[0].aligned) {
+      lose_alignment(product);
+      change_in_order(product, node->output());
+    }
+    set(node->output(), product);
+    return;
+  }
+  // A hidden state is multiplied by the chosen expert's matrix, by weights or by a mask.
+  if (hidden != nullptr) {
+    for (const Fact& own : facts) {
+      if (own.role == Role::kChosen && own.own) {  // the score of the picked expert
+        Fact score = derived(own, node, Role::kSlot);
+        score.aligned = true;
+        score.num_slots = 1;
+        set(node->output(), score);
+      } else {
+        meet(node, own, hidden);
+      }
+    }
+    return;
+  }
+  for (const Fact& own : facts) {
+    if (own.role == Role::kChosen) event(EventKind::kLooksUp, node, remembered(own));
+  }
+  // A product of followed values: two by two.
+  std::optional<Fact> product = facts[0];
+  if (operands.size() == 2 && facts.size() == 2 && (name == "matmul" || name == "bmm")) {
+    if (auto scores = contract_scores(node, facts[0], facts[1])) {
+      set(node->output(), *scores);
+      return;
+    }
+  }
+  for (size_t i = 1; i < facts.size() && product; ++i) product = contract(node, *product, facts[i]);
+  if (facts.size() > 1 && product) set(node->output(), *product);
+}
+
+// Scores that experts give each other: a column of scores times a row of them, or a matrix of such products times a
+// column. The result has the experts before its last dimension.
+std::optional<Fact> RouterFlow::contract_scores(jit::Node* node, const Fact& left, const Fact& right) {
+  const auto before_pick = [](const Fact& fact) { return fact.role == Role::kScore && fact.picks.empty(); };
+  if (!before_pick(left) || !before_pick(right)) return std::nullopt;
+  const bool of_column = shapes_.of(node->input(1)).last == 1;
+  if (!of_column && shapes_.of(node->input(0)).last != 1) return std::nullopt;
+  Fact scores = derived(of_column ? right : left, node, Role::kScore);
+  scores.aligned = true;
+  scores.score = nullptr;
+  scores.scoring.clear();
+  scores.part = 0;
+  scores.expert_dim = -2;
+  scores.rank = shapes_.of(node->output()).rank;
+  scores.logits = node->output();
+  scores.logits_dim = -2;
+  return scores;
+}
+
+std::optional<Fact> RouterFlow::contract(jit::Node* node, const Fact& first, const Fact& second) const {
+  const Fact left = remembered(first), right = remembered(second);
+  const Fact* mask = left.role == Role::kMask ? &left : right.role == Role::kMask ? &right : nullptr;
+  if (mask == nullptr) return std::nullopt;
+  const Fact& other = mask == &left ? right : left;
+  Fact result = derived(other, node, other.role);
+  merge(result, *mask);
+  if (other.role == Role::kScore && other.picks.empty()) {
+    result.role = Role::kSlot;  // scores at the chosen experts
+    result.dropped = other.dropped || mask->dropped;
+  } else if (mask->placed && (other.role == Role::kSlot || other.role == Role::kScore)) {
+    return spread_over_places(other, *mask, node->output());
+  } else if (other.role == Role::kRouted) {
+    result.role = Role::kRouted;
+  } else if (other.role == Role::kSlot && mask->one_hot) {
+    result.role = Role::kScore;  // weights spread over the experts
+    result.expert_dim = -1;
+    result.ids = mask->ids;
+    result.dropped = other.dropped || mask->dropped;
+  } else if (other.role == Role::kSlot || other.role == Role::kScore) {
+    result.dropped = other.dropped || mask->dropped;  // those that are kept
+  } else if (other.role == Role::kMask) {
+    result.role = Role::kMask;
+    result.one_hot = false;
+    result.placed = left.placed || right.placed;
+  } else {
+    return std::nullopt;
+  }
+  return result;
+}
+
+}  // namespace moetap::hooks

@@ -1,0 +1,115 @@
+"use strict";
+// The top of the page: whether routing is balanced, what is odd, and a line a layer.
+(() => {
+  const { make, makeSvg, data, numbers, selection, findings } = moetap;
+
+  const facts = () => {
+    const { component } = selection.state;
+    const list = [];
+    const fact = (name, value) => {
+      if (value !== null && value !== undefined && value !== "") list.push([name, value]);
+    };
+    data.runs.forEach((run, i) => {
+      const layers = data.layers(component, i);
+      if (data.runs.length > 1) fact(`Run ${i + 1}`, moetap.short(run.label, 60));
+      if (i > 0 && data.runs.length > 1) return;
+      fact("Model", moetap.short(run.model ?? "", 60));
+      fact("Forwards", numbers.text(run.forwards));
+      fact("Tokens", layers.length ? numbers.text(Math.max(...layers.map((layer) => layer.tokens))) : null);
+      fact("Layers with routers", layers.length || null);
+      const experts = data.distinct(layers.map((layer) => layer.num_experts)), chosen = data.distinct(layers.map((layer) => layer.top_k));
+      fact("Experts a token", layers.length ? `${chosen.map((n) => n ?? "?").join(" / ")} of ${experts.map((n) => n ?? "?").join(" / ")}` : null);
+      fact("Scoring", data.distinct(layers.map((layer) => layer.scoring)).join(", "));
+    });
+    return make("dl", { class: "facts" }, list.map(([name, value]) => make("div", {}, make("dt", {}, name), make("dd", {}, String(value)))));
+  };
+
+  const verdict = () => {
+    const result = data.runs.length ? findings.verdict(0) : null;
+    if (!result) return null;
+    return make("div", { class: `card verdict ${result.level}`, id: "verdict" }, make("span", { class: "sign" }, result.sign), make("p", {}, result.text));
+  };
+
+  const words = { bad: "Problem", watch: "Look", good: "Good", info: "Fact" };
+
+  const finding = (one) => {
+    const target = selection.hash({ figure: one.figure, layer: one.layer ?? selection.state.layer, expert: one.expert ?? selection.state.expert });
+    const text = one.figure ? make("a", { href: target }, one.text) : make("span", {}, one.text);
+    return make("li", {}, make("span", { class: `level ${one.level}` }, words[one.level]), text);
+  };
+
+  const findingsCard = () => {
+    const known = findings.all(selection.state.component);
+    if (!known.length) return null;
+    const first = 9;
+    const more = make("button", { type: "button", class: "quiet", hidden: known.length <= first, onclick: () => {
+      list.append(...known.slice(first).map(finding));
+      more.remove();
+    } }, `Show all ${known.length}`);
+    const list = make("ul", { class: "findings" }, known.slice(0, first).map(finding));
+    return make("article", { class: "card", id: "findings" }, make("h3", {}, "What stands out"),
+      make("p", { class: "read" }, "Each sentence is computed from the data and leads to the figure that shows it."), list, more);
+  };
+
+  /** The load of a layer's experts in order, as one small path; the line is the even load. */
+  const profile = (layer) => {
+    const ratios = layer.load_ratio ?? layer.selected_count.map(() => 0);
+    const width = 190, height = 26, most = Math.max(2, ...ratios), step = width / ratios.length, gap = step > 3 ? 1 : 0;
+    const bars = ratios.map((ratio, e) => {
+      const top = height - (ratio / most) * height;
+      return `M${(e * step).toFixed(2)} ${height}V${top.toFixed(2)}h${(step - gap).toFixed(2)}V${height}z`;
+    });
+    const even = height - height / most;
+    return makeSvg("svg", { class: "profile", viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `Load of ${ratios.length} experts, the heaviest ${numbers.text(Math.max(...ratios))} times an even load` },
+      makeSvg("path", { d: bars.join("") }), makeSvg("line", { x1: 0, x2: width, y1: even, y2: even }));
+  };
+
+  const layersCard = () => {
+    const { component, layer: chosen } = selection.state;
+    const layers = data.layers(component);
+    if (!layers.length) return null;
+    const heaviest = (layer) => {
+      const shares = numbers.shares(layer.selected_count ?? []);
+      const expert = numbers.argmax(shares);
+      return [shares[expert] ?? null, expert];
+    };
+    const flag = (value, watch, bad, shown = numbers.text(value)) => {
+      const level = value >= bad ? "bad" : value >= watch ? "watch" : null;
+      return level ? make("span", { class: `flag ${level}` }, `${shown} ${level === "bad" ? "▲" : "△"}`) : shown;
+    };
+    const table = {
+      columns: [{ name: "layer", text: true }, { name: "load of each expert" }, { name: "variation" }, { name: "entropy" }, { name: "heaviest" }, { name: "its share" },
+        { name: "dead" }, { name: "underused" }, { name: "margin" }, { name: "z-loss" }, { name: "tokens" }, { name: "module", text: true }],
+      rows: layers.map((layer) => [layer.layer, layer.load_cv, layer.load_cv, layer.entropy_ratio, heaviest(layer)[1], heaviest(layer)[0], layer.dead_experts,
+        layer.underused_experts, layer.margin, layer.router_z_loss, layer.tokens, layer.name]),
+    };
+    const byId = new Map(layers.map((layer) => [layer.layer, layer]));
+    const cells = {
+      layer: (id) => make("button", { type: "button", class: "as-link", "aria-label": `Choose layer ${id}`, onclick: () => selection.set({ layer: id }) }, moetap.short(id, 20)),
+      "load of each expert": (_, row) => profile(byId.get(row[0])),
+      variation: (value) => flag(value, findings.kBalanced, 1),
+      entropy: numbers.percent,
+      heaviest: (expert, row) => (row[5] === null ? "–" : make("button", { type: "button", class: "as-link", "aria-label": `Choose expert ${expert}`, onclick: (event) => {
+        event.stopPropagation();
+        selection.set({ layer: row[0], expert });
+      } }, String(expert))),
+      "its share": (share, row) => (share === null ? "–" : flag(share * byId.get(row[0]).selected_count.length, 2, 3, numbers.percent(share))),
+      dead: (n) => flag(n, Infinity, 1),
+      module: (name) => make("span", { title: name }, moetap.short(name, 44)),
+    };
+    return make("article", { class: "card", id: "layers-at-a-glance" }, make("h3", {}, "Layers at a glance"),
+      make("p", { class: "read" }, "A line a layer; bars are the loads of its experts, the dashed line an even load. Entropy is in percent of the largest. ",
+        make("b", {}, "Warning signs: "), "single tall bars, gaps, △ and ▲."),
+      moetap.tables.view(table, { label: "Layers at a glance", cells, chosen: (row) => row[0] === chosen, onRow: (row) => selection.set({ layer: row[0] }) }),
+      make("div", { class: "tools" }, make("button", { type: "button", class: "quiet", onclick: () => moetap.download("layers.csv",
+        moetap.tables.csv({ columns: table.columns.filter((_, i) => i !== 1), rows: table.rows.map((row) => row.filter((_, i) => i !== 1)) }), "text/csv") }, "CSV")));
+  };
+
+  /** Fills the part of the overview anew. */
+  const draw = (place) => {
+    place.replaceChildren(...[make("h1", { id: "title" }, data.all.title), facts(), verdict(), findingsCard(), layersCard(),
+      ...(data.all.left_out ?? []).map((text) => make("p", { class: "notice" }, text))].filter(Boolean));
+  };
+
+  moetap.overview = { draw };
+})();

@@ -1,0 +1,1 @@
+"""Figures of scripts/plots.py, a module a family."""

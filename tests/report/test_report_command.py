@@ -1,0 +1,109 @@
+"""The command: what it takes, refuses and leaves."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import stat
+import subprocess
+
+import pytest
+from synthetic_run import write_run
+
+
+def fails(done: subprocess.CompletedProcess, status: int, *parts: str) -> None:
+    assert done.returncode == status, done.stderr
+    assert done.stderr.startswith("moetap: report: ") and done.stderr.count("\n") == 1, done.stderr
+    for part in parts:
+        assert part in done.stderr
+
+
+def test_refusals(report, tmp_path):
+    page = tmp_path / "page.html"
+    fails(report("-o", page), 2, "names nothing to show")
+    fails(report(tmp_path / "nowhere", "-o", page), 1, "there is no such folder")
+    (tmp_path / "empty").mkdir()
+    fails(report(tmp_path / "empty", "-o", page), 1, "holds no run (moetap/), no analysis (analysis.json)")
+    write_run(tmp_path / "run", layers=2)
+    fails(report(tmp_path / "run", "-o", tmp_path / "empty"), 2, "is a folder")
+    fails(report(*[tmp_path / "run"] * 3, "-o", page), 2, "takes one run, or two to compare, got 3")
+    fails(report(tmp_path / "run", "--images", tmp_path / "none", "-o", page), 2, "is no folder")
+    fails(report("--training-log", tmp_path / "none.txt", "-o", page), 1, "none.txt: cannot be read")
+    fails(report(tmp_path / "run", "-o", "/proc/no/page.html"), 1, "cannot write")
+    assert not page.exists()
+
+
+def test_damaged_files(report, tmp_path):
+    run, page = tmp_path / "run", tmp_path / "page.html"
+    write_run(run, layers=2)
+    page.write_text("older")
+    summary = run / "moetap" / "summary.json"
+    whole = summary.read_text()
+    summary.write_text(whole[: len(whole) // 2])
+    fails(report(run, "-o", page), 1, "summary.json: is damaged")
+    summary.write_text('{"components": [1]}')
+    fails(report(run, "-o", page), 1, "summary.json: is not a summary that this moetap knows")
+    summary.write_text(whole)
+    (run / "analysis.json").write_text('{"schema_version": 99, "components": {}}')
+    fails(report(run, "-o", page), 1, "has schema_version 99, this moetap reads 1")
+    (run / "rank0_metric_eval_done.txt").unlink()
+    (run / "analysis.json").unlink()
+    fails(report(run, "-o", page), 1, "not marked as done")
+    assert page.read_text() == "older"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["page.html", "run"]
+
+
+def test_several_ranks_are_merged_first(report, tmp_path):
+    run = tmp_path / "run"
+    write_run(run, layers=2)
+    shutil.copytree(run / "moetap", tmp_path / "copy")
+    shutil.copytree(tmp_path / "copy", run / "moetap" / "rank1")
+    (run / "rank1_metric_eval_done.txt").write_text("")
+    fails(report(run, "-o", tmp_path / "page.html"), 1, "has 2 ranks", "moetap merge")
+
+
+def test_the_same_inputs_give_the_same_bytes(write_page, tmp_path):
+    write_run(tmp_path / "run", layers=2)
+    first = write_page(tmp_path / "a.html", tmp_path / "run").read_bytes()
+    assert write_page(tmp_path / "a.html", tmp_path / "run").read_bytes() == first
+    assert stat.S_IMODE(os.stat(tmp_path / "a.html").st_mode) & 0o077 != 0  # no tokens: as the umask lets
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory, write_page):
+    folder = tmp_path_factory.mktemp("large")
+    summary = write_run(folder / "run", layers=62, experts=256, top_k=8, tokens=3000)
+    return summary, write_page(folder / "page.html", folder / "run")
+
+
+def test_62_layers_of_256_experts(open_page, large):
+    summary, page = large
+    assert page.stat().st_size < 6_000_000
+    opened = open_page(page)
+    counts = [layer["selected_count"] for layer in summary["components"]["language_model"].values()]
+    opened.page.locator("#figure-usage").scroll_into_view_if_needed()
+    opened.traces("usage")
+    opened.choose("usage", "Show", "selected_count")
+    assert opened.traces("usage")[0]["z"] == counts
+    assert "strongest of" in opened.page.locator("#figure-coactivation").text_content() or opened.table("coactivation")
+    layer = summary["components"]["language_model"]["0"]
+    rows = opened.table("coactivation")
+    best = max(layer["coactivation"][a][b] for a in range(256) for b in range(a + 1, 256))
+    assert rows[0]["tokens"] == best
+    assert all(layer["coactivation"][row["expert_a"]][row["expert_b"]] == row["tokens"] for row in rows)
+
+
+def test_two_large_runs_fit_a_page(write_page, large, tmp_path):
+    run = large[1].parent / "run"
+    shutil.copytree(run, tmp_path / "other")
+    assert write_page(tmp_path / "page.html", run, tmp_path / "other").stat().st_size < 6_500_000
+
+
+def test_data_of_the_page_is_json_that_no_text_ends(write_page, tmp_path):
+    write_run(tmp_path / "run", layers=2, module="</script><!-- & {}")
+    html = write_page(tmp_path / "page.html", tmp_path / "run").read_text()
+    text = html.split('type="application/json">', 1)[1].split("</script>", 1)[0]
+    assert "<" not in text and ">" not in text and "&" not in text
+    layers = json.loads(text)["runs"][0]["components"]["language_model"]
+    assert [layer["name"] for layer in layers] == ["</script><!-- & 0", "</script><!-- & 1"]
