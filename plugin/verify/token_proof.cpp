@@ -122,6 +122,11 @@ Finding TokenProver::positions(const Rows& rows) {
   if (!attribution.attributed || attribution.position != PositionOf::kSequence) {
     return not_shown("positions of its rows are not known");
   }
+  // There a position is the column in all parts together, which is no argument's.
+  const auto& dims = rows.router.hook.tokens.dims;
+  if (std::any_of(dims.begin(), dims.end(), [](const hooks::TokenDim& dim) { return !dim.parts.empty(); })) {
+    return not_shown("its rows are parts that stand behind each other");
+  }
   return labelled(rows, position_column(attribution, rows.count(), rows.group->places).to(at::kLong),
                   attribution.num_positions, Change::kPosition);
 }
