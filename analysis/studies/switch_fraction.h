@@ -16,7 +16,9 @@ namespace moetap::analysis::studies {
 std::unique_ptr<PairStudy> make_switch_fraction(const PairShape& shape, const StudyOptions& options);
 
 /// Of LibMoE's logs, entries joined by task and doc_id (the runs' places stand in the tables): each run with the next,
-/// and each with the last. Lists of two lengths are not compared, and counted. State: 4 bytes a logged id.
+/// and each with the last. A doc_id that a run has more than once (each rank may count from 0) is joined in order of
+/// log and place, if both runs have it as often; a notice says so. Lists of two lengths are not compared, and counted.
+/// State: 4 bytes a logged id.
 std::unique_ptr<Study> make_logged_switch_fraction(const ComponentShape& shape, const StudyOptions& options);
 
 }  // namespace moetap::analysis::studies

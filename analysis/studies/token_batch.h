@@ -137,6 +137,7 @@ struct LoggedLayer {
 };
 struct LoggedEntry {
   int32_t run = 0;    // place of the run among the inputs (checkpoints in their order)
+  int32_t log = 0;    // place of the log among those of its run: one a rank
   int64_t place = 0;  // of the entry in its log
   int64_t doc_id = 0;
   std::string task, component, category;

@@ -79,6 +79,7 @@ int64_t LibMoeLog::read(const std::function<void(const LoggedEntry&)>& use, cons
   const auto read_entry = [&](const json& json_entry) {
     LoggedEntry entry;
     entry.run = run_;
+    entry.log = log_;
     entry.place = num_entries++;
     entry.task = task();
     const auto doc_id = json_entry.find("doc_id");

@@ -14,8 +14,8 @@ namespace moetap::cli {
 /// CommandError with one line that names the file.
 class LibMoeLog {
  public:
-  /// `run`: place of the log among the inputs.
-  LibMoeLog(std::string path, int32_t run) : path_(std::move(path)), run_(run) {}
+  /// `run`: place of the run among the inputs; `log`: of the log among those of the run.
+  LibMoeLog(std::string path, int32_t run, int32_t log) : path_(std::move(path)), run_(run), log_(log) {}
 
   const std::string& path() const { return path_; }
   std::string task() const;  // the file's name without .json
@@ -25,7 +25,7 @@ class LibMoeLog {
 
  private:
   std::string path_;
-  int32_t run_;
+  int32_t run_, log_;
 };
 
 }  // namespace moetap::cli

@@ -38,7 +38,7 @@ StudyInputs::StudyInputs(const std::vector<std::string>& paths, InputContext con
   describe_inputs();
   if (paths_.empty()) return;
   if (kind_ == Kind::kLogs) {
-    for (size_t i = 0; i < paths_.size(); ++i) logs_.emplace_back(paths_[i], static_cast<int32_t>(i));
+    for (size_t i = 0; i < paths_.size(); ++i) logs_.emplace_back(paths_[i], static_cast<int32_t>(i), 0);
   } else if (!has_runs()) {
     if (paths_.size() > 2) throw CommandError("one input of arrays, or two to compare");
     components_ = {"arrays"};
@@ -145,10 +145,11 @@ void StudyInputs::open_runs() {
   };
   std::copy_if(names.begin(), names.end(), std::back_inserter(components_), dumped);
   for (size_t i = 0; i < runs_.size(); ++i) {
+    int32_t number = 0;
     for (const int64_t rank : runs_[i]->ranks()) {
       const fs::path log = fs::path(runs_[i]->log_folder(rank)) / (runs_[i]->task() + ".json");
       std::error_code error;
-      if (fs::exists(log, error)) logs_.emplace_back(log.string(), static_cast<int32_t>(i));
+      if (fs::exists(log, error)) logs_.emplace_back(log.string(), static_cast<int32_t>(i), number++);
     }
   }
 }

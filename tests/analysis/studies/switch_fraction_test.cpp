@@ -77,5 +77,38 @@ TEST(LoggedSwitchFraction, JoinsEntriesOfConsecutiveRuns) {
   EXPECT_NE(result.notices[0].find("1 list "), std::string::npos);
 }
 
+TEST(LoggedSwitchFraction, KeepsEntriesThatShareADocIdApart) {
+  // Two ranks that both count from 0, and an entry that comes twice in a log.
+  struct Logged {
+    int32_t run, log;
+    int64_t place, doc_id;
+    std::vector<int32_t> ids;
+  };
+  const std::vector<Logged> logged = {{0, 0, 0, 0, {1, 1}}, {0, 1, 0, 0, {2, 2}}, {0, 1, 1, 0, {3, 3}},
+                                      {0, 0, 1, 1, {5}},    {1, 0, 0, 0, {1, 1}}, {1, 1, 0, 0, {2, 4}},
+                                      {1, 1, 1, 0, {4, 4}}, {1, 0, 1, 1, {5}},    {0, 1, 2, 2, {6}},
+                                      {0, 0, 2, 2, {6}},    {1, 0, 2, 2, {6}}};
+  std::vector<Result> results;
+  for (const bool reversed : {false, true}) {
+    const auto study = make_logged_switch_fraction({}, {}), other = make_logged_switch_fraction({}, {});
+    for (size_t i = 0; i < logged.size(); ++i) {
+      const Logged& of = logged[reversed ? logged.size() - 1 - i : i];
+      LoggedEntry made = entry(of.run, of.doc_id, "0", of.ids);
+      made.log = of.log;
+      made.place = of.place;
+      (i % 3 == 0 ? study : other)->observe(made);
+    }
+    study->merge(*other);
+    results.push_back(study->finalize());
+  }
+  expect_same_result(results[0], results[1]);
+  const Table& table = results[0].tables.at(0);
+  EXPECT_EQ(integers(table, "samples"), (std::vector<int64_t>{4}));
+  EXPECT_EQ(reals(table, "switch_fraction")[0], (0 + .5 + 1 + 0) / 4);
+  ASSERT_EQ(results[0].notices.size(), 1U);
+  EXPECT_EQ(results[0].notices[0].find("2 doc_ids come more than once"), 0U) << results[0].notices[0];
+  EXPECT_NE(results[0].notices[0].find("1 that one run has more often"), std::string::npos) << results[0].notices[0];
+}
+
 }  // namespace
 }  // namespace moetap::analysis::studies
