@@ -9,6 +9,10 @@
 
 namespace moetap::analysis::studies {
 
+inline constexpr int64_t kMaxRegions = 64;  // R
+inline constexpr int64_t kMaxDraws = 1000000;
+inline constexpr int64_t kMaxDelta = 1 << 20;
+
 enum class Definitions {
   kRecommended,
   kNotebook  // reproduces the numbers that the notebook prints, bugs included

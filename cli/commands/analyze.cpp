@@ -116,13 +116,18 @@ StudySums merge_partials(const std::vector<std::string>& paths, const std::funct
     throw CommandError(fmt::format("{}: was written by moetap {}, this is {}; merge with the same", paths.front(),
                                    version, MOETAP_VERSION));
   }
+  size_t at = 0;
   try {
     StudySums sums(AnalysisPlan::from_json(partials.front().what));
-    for (size_t i = 0; i < partials.size(); ++i) {
+    for (; at < partials.size(); ++at) {
       check();
-      sums.merge(partials[i]);
+      sums.merge(partials[at]);
     }
     return sums;
+  } catch (const CommandError&) {
+    throw;
+  } catch (const std::runtime_error& error) {
+    throw CommandError(fmt::format("{}: {}", paths[at], error.what()));
   } catch (const nlohmann::json::exception&) {
     throw CommandError(fmt::format("{}: is damaged: its header is none of a partial", paths.front()));
   }
@@ -228,7 +233,7 @@ void add_study_options(CLI::App* app, AnalyzeOptions& of) {
   app->add_option("--negative", of.negative, "FASTA files of the negative set")->type_name("FILE...");
   app->add_option("--max-length", of.study.max_length, "aa_correlation: leave out longer sequences")->type_name("N");
   app->add_option("--regions", of.study.regions, "information_flow: parts of a sequence (default 5)")
-      ->check(CLI::Range(1, 64))
+      ->check(CLI::Range(int64_t{1}, studies::kMaxRegions))
       ->type_name("R");
   app->add_flag("--absolute-regions", of.study.absolute_regions, "information_flow: parts of the padded length");
   app->add_option("--top", of.study.top, "Sankeys: how many experts")->check(CLI::NonNegativeNumber)->type_name("N");
@@ -237,12 +242,12 @@ void add_study_options(CLI::App* app, AnalyzeOptions& of) {
       ->type_name("X");
   app->add_flag("--matrices", of.matrices, "Write matrices as .npy, too");
   app->add_option("--draws", of.study.draws, "groups: draws of the bootstrap and of the permutation (default 1000)")
-      ->check(CLI::Range(1, 1000000))
+      ->check(CLI::Range(int64_t{1}, studies::kMaxDraws))
       ->type_name("N");
   app->add_option("--seed", of.study.seed, "groups: of the draws")->type_name("N");
   app->add_option("--delta-max", of.study.delta_max,
                   "layer_activation: pairs of layers up to so far apart (default 30)")
-      ->check(CLI::Range(1, 1 << 20))
+      ->check(CLI::Range(int64_t{1}, studies::kMaxDelta))
       ->type_name("N");
 }
 

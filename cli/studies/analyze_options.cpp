@@ -5,7 +5,9 @@
 
 #include <algorithm>
 #include <fstream>
+#include <limits>
 #include <set>
+#include <stdexcept>
 
 #include "cli/studies/token_texts.h"
 #include "cli/terminal/command_error.h"
@@ -50,6 +52,28 @@ void for_options(Options& options, const Use& use) {
   use("delta_max", options.study.delta_max);
   use("periods", options.study.periods);
   use("notebook_padding", options.study.notebook_padding);
+}
+
+void check_range(const char* name, int64_t value, int64_t least, int64_t most) {
+  if (value >= least && value <= most) return;
+  throw std::runtime_error(fmt::format("its option {} is {}, which is not in {} to {}", name, value, least, most));
+}
+
+/// The bounds of the command line.
+void check_ranges(const AnalyzeOptions& options) {
+  constexpr int64_t kMost = std::numeric_limits<int64_t>::max();
+  const studies::StudyOptions& study = options.study;
+  check_range("top_k", options.top_k, 0, 1 << 20);
+  check_range("experts", options.num_experts, 0, 1 << 20);
+  check_range("max_length", study.max_length, 0, kMost);
+  check_range("regions", study.regions, 1, studies::kMaxRegions);
+  check_range("top", study.top, 0, kMost);
+  check_range("draws", study.draws, 1, studies::kMaxDraws);
+  check_range("delta_max", study.delta_max, 1, studies::kMaxDelta);
+  for (const int64_t period : study.periods) check_range("periods", period, 1, studies::kMaxDelta);
+  if (options.definitions != "recommended" && !options.is_notebook()) {
+    throw std::runtime_error(fmt::format("its option definitions is \"{}\"", options.definitions));
+  }
 }
 
 std::map<std::string, std::vector<int32_t>> read_placement(const std::string& path,
@@ -98,6 +122,7 @@ AnalyzeOptions analyze_options_from_json(const ordered_json& json) {
   for_options(options, [&](const char* name, auto& value) {
     if (json.contains(name)) json.at(name).get_to(value);
   });
+  check_ranges(options);
   return options;
 }
 

@@ -32,7 +32,8 @@ struct AnalyzeOptions {
 
 /// As analysis.json and a partial hold them; options with their default are left out.
 nlohmann::ordered_json to_json(const AnalyzeOptions& options);
-/// Throws nlohmann::json::exception for anything else than what `to_json` gave.
+/// Throws nlohmann::json::exception for anything else than what `to_json` gave, and std::runtime_error where a value is
+/// outside what the command line takes: studies allocate and divide by them.
 AnalyzeOptions analyze_options_from_json(const nlohmann::ordered_json& json);
 
 /// What a study gets: definitions, the place of the layer in `shape`, the texts of token ids, the placement. Reads the

@@ -100,7 +100,9 @@ void read_tokens(const TokenSource& source, const TokenPass& pass, int number, c
   const int64_t total = source.num_tokens(pass.order);
   const std::vector<int64_t> cuts = cuts_of(source, pass);
   const int64_t bytes = std::max<int64_t>(source.bytes_per_token(needs), 1);
-  const Shard shard = pass.whole ? Shard() : options.shard;
+  const bool undivided = pass.whole || pass.sequential;
+  if (pass.sequential && !pass.whole && options.shard.index != 0) return;  // shard 0 takes all of it
+  const Shard shard = undivided ? Shard() : options.shard;
   PieceQueue queue({total, cuts, std::clamp(kPieceBytes / bytes, kMinPieceTokens, kMaxPieceTokens), shard});
   if (queue.end() <= queue.begin()) return;
   const int64_t most = std::max<int64_t>(kMaxBatchesBytes / std::max<int64_t>(queue.longest() * bytes, 1), 1);

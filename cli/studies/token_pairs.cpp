@@ -64,6 +64,7 @@ const studies::TokenBatch& GatheredBatch::gather(const studies::TokenBatch& own,
   const size_t n = rows.size();
   buffer_.resize_labels(n);
   buffer_.group.resize(own.group.empty() ? 0 : n);
+  buffer_.valid.resize(own.valid.empty() && other.valid.empty() ? 0 : n);
   for (size_t t = 0; t < n; ++t) {
     const int64_t row = is_a ? rows[t].a : rows[t].b;
     const studies::TokenBatch& labels = row >= 0 ? own : other;
@@ -75,6 +76,7 @@ const studies::TokenBatch& GatheredBatch::gather(const studies::TokenBatch& own,
     buffer_.step[t] = labels.step[from];
     buffer_.token_id[t] = labels.token_id[from];
     buffer_.phase[t] = labels.phase[from];
+    if (!buffer_.valid.empty()) buffer_.valid[t] = labels.is_valid(static_cast<int64_t>(from)) ? 1 : 0;
     if (!buffer_.group.empty()) buffer_.group[t] = row >= 0 ? own.group[from] : -1;
   }
   studies::ComponentShape shape;

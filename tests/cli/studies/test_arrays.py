@@ -168,3 +168,18 @@ def test_padding_is_in_no_study_of_routing_whatever_the_definitions(analyze, arr
     names = ["usage", "load_balance", "expert_cache", "predictability", "token_expert_enrichment", "layer_activation"]
     for name in names:
         assert recommended[f"{name}.csv"] == notebook[f"{name}.csv"], name
+
+
+def test_padding_is_in_no_comparison_whatever_the_definitions(analyze, arrays):
+    """Arrays of other lengths too, whose tokens must be joined one by one."""
+    paths = [arrays(folder="a", samples=5), arrays(folder="b", samples=6, seed=1)]
+    recommended, notebook = tables(analyze(*paths)), tables(analyze(*paths, "--definitions", "notebook"))
+    for name in ["alignment", "usage_comparison", "matching", "switch_fraction"]:
+        assert recommended[f"{name}.csv"] == notebook[f"{name}.csv"], name
+
+
+def test_a_slice_of_tokens_has_no_padding(analyze, arrays):
+    path = arrays()
+    for token_range in ("7:19", "-9:-2"):
+        options = [path, "--only", "usage", f"--token-range={token_range}"]
+        assert tables(analyze(*options)) == tables(analyze(*options, "--definitions", "notebook"))

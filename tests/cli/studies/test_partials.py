@@ -29,6 +29,21 @@ def test_shards_of_a_run_are_the_whole(moetap, recorded, tmp_path, count):
     assert files_of(tmp_path / "merged") == files_of(tmp_path / "whole")
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--only", "expert_cache", "--warm", "--phase", "prompt"],
+        ["--only", "usage", "--phase", "prompt", "--token-range", "0:4"],
+        ["--only", "usage", "--phase", "prompt", "--token-range=-9:-2"],
+    ],
+)
+def test_a_study_that_must_see_all_tokens_in_order_is_one_shards(moetap, recorded, tmp_path, options):
+    assert moetap("analyze", recorded, *options, "-o", tmp_path / "whole").returncode == 0
+    partials = make_shards(moetap, tmp_path, 3, recorded, *options)
+    assert moetap("analyze", "--merge", *partials, "-o", tmp_path / "merged").returncode == 0
+    assert files_of(tmp_path / "merged") == files_of(tmp_path / "whole")
+
+
 def test_shards_of_arrays_with_attention_are_the_whole(moetap, arrays, tmp_path):
     path = arrays()
     for definitions in ("recommended", "notebook"):
@@ -88,3 +103,49 @@ def test_every_damage_of_a_partial_is_one_line(moetap, recorded, assert_fails, t
     for place in random.Random(0).sample(range(len(bytes_)), 20):
         damaged.write_bytes(bytes_[:place] + bytes([bytes_[place] ^ 0x10]) + bytes_[place + 1 :])
         assert_fails(1, "analyze", "--merge", partials[0], damaged, *out, parts=["damaged.bin"])
+
+
+def checksum(data: bytes) -> int:
+    """plugin/formats/checksum.h"""
+    prime, mask = 0x9E3779B97F4A7C15, (1 << 64) - 1
+    total = (len(data) + 1) * prime & mask
+    for begin in range(0, len(data), 8):
+        word = total ^ int.from_bytes(data[begin : begin + 8], "little")
+        total = ((word << 29 | word >> 35) & mask) * prime & mask
+    return total ^ total >> 32
+
+
+def with_options(partial: Path, path: Path, options: dict) -> Path:
+    """A partial that says it was made with other options, of the right checksum."""
+    data = partial.read_bytes()
+    size = int.from_bytes(data[12:20], "little")
+    header = json.loads(data[20 : 20 + size])
+    header["what"]["options"] |= options
+    text = json.dumps(header).encode()
+    made = data[:12] + len(text).to_bytes(8, "little") + text + data[20 + size : -8]
+    path.write_bytes(made + checksum(made).to_bytes(8, "little"))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("regions", 0),
+        ("regions", 65),
+        ("regions", -5),
+        ("draws", 0),
+        ("draws", 1 << 40),
+        ("delta_max", 0),
+        ("top", -1),
+        ("max_length", -1),
+        ("periods", [0]),
+        ("definitions", "other"),
+    ],
+)
+def test_options_that_no_command_line_takes_are_one_line(moetap, arrays, assert_fails, tmp_path, name, value):
+    partial = make_shards(moetap, tmp_path, 1, arrays())[0]
+    same = with_options(partial, tmp_path / "same.bin", {})
+    assert moetap("analyze", "--merge", same, "-o", tmp_path / "merged").returncode == 0
+    crafted = with_options(partial, tmp_path / "crafted.bin", {name: value})
+    out = ["-o", tmp_path / "x"]
+    assert_fails(1, "analyze", "--merge", crafted, *out, parts=["crafted.bin", name])
