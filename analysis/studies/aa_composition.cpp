@@ -9,7 +9,7 @@
 
 #include "analysis/studies/expert_ranking.h"
 #include "analysis/studies/residues.h"
-#include "analysis/studies/sentence.h"
+#include "analysis/studies/sentence_numbers.h"
 
 namespace moetap::analysis::studies {
 
@@ -127,11 +127,12 @@ class AaComposition : public Study {
       const auto first = static_cast<size_t>(ranked(only).front());
       result.sentence = sets_[0].kept + sets_[1].kept == 0
                             ? "there are no sequences"
-                            : "residue " + residues[first] + " is the most frequent, " + percent(only[first]);
+                            : "residue " + residues[first] + " is the most frequent, " + percent_text(only[first]);
     } else {
       result.sentence = "residue " + residues[widest] +
-                        " differs most between the sets: " + percent((*frequencies[0])[widest]) +
-                        " of the positive and " + percent((*frequencies[1])[widest]) + " of the negative sequences";
+                        " differs most between the sets: " + percent_text((*frequencies[0])[widest]) +
+                        " of the residues of the positive and " + percent_text((*frequencies[1])[widest]) +
+                        " of those of the negative sequences";
     }
     result.tables.push_back(std::move(table));
     result.tables.push_back(summary());

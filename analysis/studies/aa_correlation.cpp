@@ -9,7 +9,7 @@
 
 #include "analysis/studies/exact_table.h"
 #include "analysis/studies/residues.h"
-#include "analysis/studies/sentence.h"
+#include "analysis/studies/sentence_numbers.h"
 
 namespace moetap::analysis::studies {
 namespace {
@@ -132,8 +132,8 @@ class AaCorrelation : public Study {
           if (a >= b || !(std::abs(column.back()) > strongest)) continue;
           strongest = std::abs(column.back());
           result.sentence = "residues " + residues[static_cast<size_t>(a)] + " and " +
-                            residues[static_cast<size_t>(b)] + " go together most: r = " + decimal(column.back()) +
-                            " over " + counted(set.sequences, name + " sequence");
+                            residues[static_cast<size_t>(b)] + " go together most: r = " + number_text(column.back()) +
+                            " over " + count_text(set.sequences, name + " sequence", name + " sequences");
         }
       }
       result.tables.push_back(std::move(table));
@@ -144,7 +144,7 @@ class AaCorrelation : public Study {
 
  private:
   std::string notice(const std::string& name, const FractionSums& set) const {
-    std::string text = counted(set.sequences, name + " sequence") + " counted";
+    std::string text = count_text(set.sequences, name + " sequence", name + " sequences") + " counted";
     if (set.left_out > 0) text += ", " + std::to_string(set.left_out) + " left out by length or letters";
     if (set.empty > 0) {
       text += ", " + std::to_string(set.empty) + " without standard residues " +

@@ -9,6 +9,8 @@
 namespace moetap::analysis::studies {
 namespace {
 
+constexpr int64_t kMaxLength = int64_t{1} << 31;  // of a sample, in a partial
+
 std::vector<double> copy_of(std::span<const double> values) {
   return {values.begin(), values.end()};
 }
@@ -47,10 +49,12 @@ void LayerTotals::save(ByteSink& sink) const {
   for (const auto* values : {&gate_mass, &mean_distance, &flow, &flow_weight, &specialization}) sink.values(*values);
 }
 
-void LayerTotals::load(ByteSource& source) {
+void LayerTotals::load(ByteSource& source, int64_t experts) {
   AttentionTotals totals;
   totals.num_experts = source.integer();
   totals.num_regions = source.integer();
+  const bool fits = totals.num_experts == experts && totals.num_regions >= 1 && totals.num_regions <= kMaxRegions;
+  if (!fits) ByteSource::refuse();
   std::vector<double> values[5];
   for (auto& read : values) read = source.values<double>();
   totals.gate_mass = values[0];
@@ -62,7 +66,12 @@ void LayerTotals::load(ByteSource& source) {
 }
 
 AttentionStudy::AttentionStudy(const ComponentShape& shape, const StudyOptions& options)
-    : shape_(shape), options_(options), layers_(shape.layers.size()), totals_(shape.layers.size()) {}
+    : shape_(shape),
+      options_(options),
+      names_(layer_names(shape)),
+      layers_(shape.layers.size()),
+      totals_(shape.layers.size()),
+      has_stats_(shape.layers.size()) {}
 
 AttentionStudy::LayerSums& AttentionStudy::layer_sums(int64_t layer) {
   std::optional<LayerSums>& sums = layers_.at(static_cast<size_t>(layer));
@@ -79,6 +88,7 @@ void AttentionStudy::observe(const AttentionRows& rows) {
 }
 
 void AttentionStudy::observe(const AttentionStats& stats) {
+  note_stats(stats.layer);
   LayerSums& layer = layer_sums(stats.layer);
   for (const int64_t keys : stats.num_keys) layer.padded_length = std::max(layer.padded_length, keys);
   add(stats, layer.sums);
@@ -88,7 +98,7 @@ void AttentionStudy::observe(const AttentionTotals& totals) {
   std::optional<LayerTotals>& layer = totals_.at(static_cast<size_t>(totals.layer));
   LayerTotals found(totals);
   if (layer && !(*layer == found)) {
-    throw std::runtime_error("two summaries have attention of layer " + std::to_string(totals.layer + 1) +
+    throw std::runtime_error("two summaries have attention of layer " + layer_name(totals.layer) +
                              ": merge the runs first (moetap merge)");
   }
   layer = std::move(found);
@@ -97,6 +107,7 @@ void AttentionStudy::observe(const AttentionTotals& totals) {
 void AttentionStudy::merge(const Study& other) {
   const auto& from = dynamic_cast<const AttentionStudy&>(other);
   for (size_t l = 0; l < layers_.size(); ++l) {
+    has_stats_[l] |= from.has_stats_[l];
     if (from.layers_[l]) {
       LayerSums& into = layer_sums(static_cast<int64_t>(l));
       into.sums.merge(from.layers_[l]->sums);
@@ -104,7 +115,7 @@ void AttentionStudy::merge(const Study& other) {
     }
     if (!from.totals_[l]) continue;
     if (totals_[l] && !(*totals_[l] == *from.totals_[l])) {
-      throw std::runtime_error("two summaries have attention of layer " + std::to_string(l + 1) +
+      throw std::runtime_error("two summaries have attention of layer " + names_[l] +
                                ": merge the runs first (moetap merge)");
     }
     totals_[l] = from.totals_[l];
@@ -112,6 +123,7 @@ void AttentionStudy::merge(const Study& other) {
 }
 
 void AttentionStudy::save(ByteSink& sink) const {
+  sink.values(has_stats_);
   for (size_t l = 0; l < layers_.size(); ++l) {
     sink.integer(layers_[l].has_value());
     if (layers_[l]) {
@@ -124,6 +136,7 @@ void AttentionStudy::save(ByteSink& sink) const {
 }
 
 void AttentionStudy::load(ByteSource& source) {
+  has_stats_ = source.values<uint8_t>(layers_.size());
   for (size_t l = 0; l < layers_.size(); ++l) {
     layers_[l].reset();
     totals_[l].reset();
@@ -131,16 +144,39 @@ void AttentionStudy::load(ByteSource& source) {
       LayerSums& layer = layer_sums(static_cast<int64_t>(l));
       layer.sums.load(source);
       layer.padded_length = source.integer();
+      if (layer.padded_length < 0 || layer.padded_length > kMaxLength) ByteSource::refuse();
     }
-    if (source.integer() != 0) totals_[l].emplace().load(source);
+    if (source.integer() != 0) totals_[l].emplace().load(source, num_experts(static_cast<int64_t>(l)));
   }
+}
+
+void AttentionStudy::add_notice_of_regions(Result& result) const {
+  if (!is_notebook() && !options_.absolute_regions) return;
+  for (size_t l = 0; l < layers_.size(); ++l) {
+    if (has_stats_[l] == 0 && !(totals_[l] && !layers_[l])) continue;
+    result.notices.emplace_back(
+        "the regions are parts of each sample's own length: statistics of attention have no others, --attention full "
+        "has");
+    return;
+  }
+}
+
+std::string AttentionStudy::no_attention() const {
+  for (int64_t l = 0; l < num_layers(); ++l) {
+    if (has_stats_[static_cast<size_t>(l)] != 0 || totals(l)) {
+      return "statistics of attention were seen, but no expert's value follows from them; --attention full has all "
+             "rows";
+    }
+    if (sums(l)) return "attention was seen, but no token with a gate above 0";
+  }
+  return "no attention was seen";
 }
 
 void AttentionStudy::add_notices(Result& result) const {
   std::string missing;
   int64_t out_of_range = 0;
   for (size_t l = 0; l < layers_.size(); ++l) {
-    if (!layers_[l] && !totals_[l]) missing += (missing.empty() ? "" : ", ") + std::to_string(l + 1);
+    if (!layers_[l] && !totals_[l] && has_stats_[l] == 0) missing += (missing.empty() ? "" : ", ") + names_[l];
     if (layers_[l]) out_of_range += layers_[l]->sums.out_of_range();
   }
   if (!missing.empty()) result.notices.push_back("no attention goes with the routers of layers " + missing);

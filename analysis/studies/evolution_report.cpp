@@ -6,7 +6,7 @@
 
 #include "analysis/studies/expert_ranking.h"
 #include "analysis/studies/layer_changes.h"
-#include "analysis/studies/sentence.h"
+#include "analysis/studies/sentence_numbers.h"
 #include "analysis/studies/usage_study.h"
 
 namespace moetap::analysis::studies {
@@ -82,12 +82,16 @@ class EvolutionReport : public UsageStudy {
     sentence = "one layer: there is no step between layers";
     if (changes.empty()) return table;
     const auto l = static_cast<size_t>(ranked(changes).front());
+    if (std::isnan(changes[l])) {
+      sentence = "no step between layers is defined: layers that follow each other have different numbers of experts";
+      return table;
+    }
     from.push_back(static_cast<int64_t>(l) + 1);
     to.push_back(static_cast<int64_t>(l) + 2);
     change.push_back(changes[l]);
-    sentence = "the largest of " + counted(static_cast<int64_t>(changes.size()), "step") +
-               " between layers is from layer " + std::to_string(l + 1) + " to layer " + std::to_string(l + 2) +
-               ": importance moves by " + decimal(changes[l]) + " of at most 2";
+    sentence = "the largest of " + count_text(static_cast<int64_t>(changes.size()), "step", "steps") +
+               " between layers is from layer " + shares.names[l] + " to layer " + shares.names[l + 1] +
+               ": importance moves by " + number_text(changes[l]) + " of at most 2";
     return table;
   }
 };

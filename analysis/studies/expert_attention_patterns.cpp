@@ -11,7 +11,7 @@
 #include "analysis/studies/attention_study.h"
 #include "analysis/studies/expert_ranking.h"
 #include "analysis/studies/pattern_sums.h"
-#include "analysis/studies/sentence.h"
+#include "analysis/studies/sentence_numbers.h"
 
 namespace moetap::analysis::studies {
 namespace {
@@ -66,6 +66,7 @@ void ExpertAttentionPatterns::add(const AttentionRows& rows, const RowValues& va
   double terms[kNumSums] = {1, 0, 0};
   for (int64_t row = 0; row < rows.num_queries; ++row) {
     const auto at = static_cast<size_t>(row);
+    if (is_run() && values.sum[at] == 0) continue;  // no row of attention: Note [Attention by expert]
     terms[kDistance] = values.distance[at];
     terms[kStrength] = static_cast<double>(rows.num_keys) * values.sum[at];
     const auto ids = rows.tokens.ids_of(row);
@@ -108,8 +109,10 @@ void ExpertAttentionPatterns::add(const AttentionStats& stats, ExactTable& sums)
   for (int64_t row = 0; row < stats.num_queries; ++row) {
     const auto at = static_cast<size_t>(row);
     const float* const values = stats.values.data() + at * stats.columns.size();
-    terms[kDistance] = static_cast<double>(values[distance]);
-    terms[kStrength] = static_cast<double>(stats.num_keys[at]) * static_cast<double>(values[mass]);
+    const auto key_mass = static_cast<double>(values[mass]);
+    if (key_mass == 0) continue;  // as above
+    terms[kDistance] = static_cast<double>(values[distance]) * key_mass;
+    terms[kStrength] = static_cast<double>(stats.num_keys[at]) * key_mass;
     const auto ids = stats.tokens.ids_of(row);
     const auto gates = stats.tokens.gates_of(row);
     for (size_t k = 0; k < gates.size(); ++k) {
@@ -212,9 +215,10 @@ void ExpertAttentionPatterns::add_rows(SummaryColumns& columns, int64_t layer, R
     columns.strength.push_back(strength[at]);
     if (!(distance[at] > farthest)) continue;
     farthest = distance[at];
-    result.sentence = "tokens of expert " + std::to_string(e) + " of layer " + std::to_string(layer + 1) +
-                      " look farthest: " + decimal(farthest) + " positions on average (its layer: " + decimal(mean) +
-                      "), with " + percent(mass[at] / total) + " of the layer's gate mass";
+    result.sentence = "tokens of expert " + std::to_string(e) + " of layer " + layer_name(layer) +
+                      " look farthest: " + number_text(farthest) +
+                      " positions on average (its layer: " + number_text(mean) + "), with " +
+                      percent_text(mass[at] / total) + " of the layer's gate mass";
   }
 }
 
@@ -222,7 +226,7 @@ Result ExpertAttentionPatterns::finalize() const {
   Table table("expert_attention_summary");
   SummaryColumns columns(table);
   Result result;
-  result.sentence = "no attention was seen";
+  result.sentence = no_attention();
   double farthest = -1;
   int64_t left_out = 0;
   for (int64_t l = 0; l < num_layers(); ++l) {

@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "analysis/studies/exact_table.h"
-#include "analysis/studies/sentence.h"
+#include "analysis/studies/sentence_numbers.h"
 
 namespace moetap::analysis::studies {
 namespace {
@@ -39,7 +39,7 @@ struct Pair {
 class ExpertCooperation : public Study {
  public:
   ExpertCooperation(const ComponentShape& shape, const StudyOptions& options)
-      : is_notebook_(options.definitions == Definitions::kNotebook) {
+      : names_(layer_names(shape)), is_notebook_(options.definitions == Definitions::kNotebook) {
     for (const LayerShape& layer : shape.layers) layers_.emplace_back(layer.num_experts);
   }
 
@@ -110,8 +110,9 @@ class ExpertCooperation : public Study {
     if (!share.empty()) {
       const auto best = static_cast<size_t>(std::max_element(share.begin(), share.end()) - share.begin());
       result.sentence = "experts " + std::to_string(a[best]) + " and " + std::to_string(b[best]) + " of layer " +
-                        std::to_string(layers[best]) + " cooperate most: " + percent(share[best]) +
-                        " of the layer's strength, in " + counted(tokens[best], "token") + ", " + decimal(lift[best]) +
+                        names_[static_cast<size_t>(layers[best] - 1)] +
+                        " cooperate most: " + percent_text(share[best]) + " of the layer's strength, in " +
+                        count_text(tokens[best], "token", "tokens") + ", " + number_text(lift[best]) +
                         " times as often as if they were independent";
     }
     if (out_of_range > 0) {
@@ -178,6 +179,7 @@ class ExpertCooperation : public Study {
     return pairs;
   }
 
+  const std::vector<std::string> names_;  // [L]
   const bool is_notebook_;
   std::vector<LayerPairs> layers_;
   std::vector<Slot> slots_;  // of the token at hand

@@ -5,7 +5,7 @@
 #include <string>
 
 #include "analysis/studies/expert_ranking.h"
-#include "analysis/studies/sentence.h"
+#include "analysis/studies/sentence_numbers.h"
 #include "analysis/studies/usage_study.h"
 
 namespace moetap::analysis::studies {
@@ -54,9 +54,9 @@ class ExpertEvolutionStats : public UsageStudy {
       }
       if (lowest == shares.importance.size() || !(at(highest) - at(lowest) > widest)) continue;
       widest = at(highest) - at(lowest);
-      text = "expert " + std::to_string(e) + " has the widest range of importance, from " + percent(at(lowest)) +
-             " in layer " + std::to_string(lowest + 1) + " to " + percent(at(highest)) + " in layer " +
-             std::to_string(highest + 1);
+      text = "expert " + std::to_string(e) + " has the widest range of importance, from " + percent_text(at(lowest)) +
+             " in layer " + shares.names[lowest] + " to " + percent_text(at(highest)) + " in layer " +
+             shares.names[highest];
     }
     return text;
   }

@@ -5,7 +5,7 @@
 #include <string>
 
 #include "analysis/studies/expert_ranking.h"
-#include "analysis/studies/sentence.h"
+#include "analysis/studies/sentence_numbers.h"
 #include "analysis/studies/usage_study.h"
 
 namespace moetap::analysis::studies {
@@ -57,9 +57,9 @@ class ExpertStability : public UsageStudy {
     if (!values.empty() && !std::isnan(values.front())) {
       const size_t last = values.size() - static_cast<size_t>(undefined) - 1;
       result.sentence = "expert " + std::to_string(experts.front()) +
-                        " keeps its importance best over the layers (stability " + decimal(values.front()) +
-                        "), expert " + std::to_string(experts[last]) + " least (" + decimal(values[last]) + ")";
-      if (undefined > 0) result.sentence += "; " + counted(undefined, "expert") + " never had any";
+                        " keeps its importance best over the layers (stability " + number_text(values.front()) +
+                        "), expert " + std::to_string(experts[last]) + " least (" + number_text(values[last]) + ")";
+      if (undefined > 0) result.sentence += "; " + count_text(undefined, "expert", "experts") + " never had any";
     }
     result.tables.push_back(std::move(table));
     add_notices(result);

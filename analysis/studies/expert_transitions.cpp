@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "analysis/studies/gate_transitions.h"
-#include "analysis/studies/sentence.h"
+#include "analysis/studies/sentence_numbers.h"
 #include "analysis/studies/usage_scratch.h"
 
 namespace moetap::analysis::studies {
@@ -15,7 +15,9 @@ namespace {
 class ExpertTransitions : public Study {
  public:
   ExpertTransitions(const ComponentShape& shape, const StudyOptions& options)
-      : is_notebook_(options.definitions == Definitions::kNotebook), sums_(experts_of_layers(shape)) {}
+      : names_(layer_names(shape)),
+        is_notebook_(options.definitions == Definitions::kNotebook),
+        sums_(experts_of_layers(shape)) {}
 
   void observe(const TokenBatch& batch) override {
     const GateTransitions* const shared =
@@ -60,9 +62,11 @@ class ExpertTransitions : public Study {
             best_share = value / all;
             result.sentence =
                 "the strongest transition is from expert " + std::to_string(x) + " of layer " +
-                std::to_string(pair + 1) + " to expert " + std::to_string(y) + " of layer " + std::to_string(pair + 2) +
-                ": " + percent(best_share) + " of the flow between the two layers, and " + percent(probability.back()) +
-                " of what the first expert sends on (uniform: " + percent(1 / static_cast<double>(sums.width())) + ")";
+                names_[static_cast<size_t>(pair)] + " to expert " + std::to_string(y) + " of layer " +
+                names_[static_cast<size_t>(pair) + 1] + ": " + percent_text(best_share) +
+                " of the flow between the two layers, and " + percent_text(probability.back()) +
+                " of what the first expert sends on (uniform: " + percent_text(1 / static_cast<double>(sums.width())) +
+                ")";
           }
         }
       }
@@ -76,6 +80,7 @@ class ExpertTransitions : public Study {
   }
 
  private:
+  const std::vector<std::string> names_;  // [L]
   const bool is_notebook_;
   GateTransitions sums_;
 };

@@ -2,7 +2,7 @@
 #include <memory>
 #include <string>
 
-#include "analysis/studies/sentence.h"
+#include "analysis/studies/sentence_numbers.h"
 #include "analysis/studies/usage_study.h"
 
 namespace moetap::analysis::studies {
@@ -31,8 +31,8 @@ class ExpertUsage : public UsageStudy {
         importance.push_back(important);
         if (used > 0 && important - used > widest) {
           widest = important - used;
-          sentence = "expert " + std::to_string(e) + " of layer " + std::to_string(l + 1) + " has " + percent(used) +
-                     " of the selections and " + percent(important) +
+          sentence = "expert " + std::to_string(e) + " of layer " + shares.names[l] + " has " + percent_text(used) +
+                     " of the selections and " + percent_text(important) +
                      " of the gates: no other's importance exceeds its usage by more";
         }
       }

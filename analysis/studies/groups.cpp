@@ -132,6 +132,8 @@ Result Groups::finalize() const {
   auto& group_b = difference.texts("group_b");
   auto& divergence = difference.reals("js_divergence");
   auto& p_value = difference.reals("p_value");
+  const std::vector<std::string> names = layer_names(shape_);
+  std::vector<std::string> pair_name;
   const size_t num_groups = shape_.groups.size();
   samples_.for_layers([&](size_t l, const LayerCounts& counts) {
     const auto num_experts = static_cast<size_t>(shape_.layers[l].num_experts);
@@ -158,6 +160,7 @@ Result Groups::finalize() const {
         const double between = js_divergence(sums[a].data(), sums[b].data(), num_experts);
         pair_component.push_back(shape_.name);
         pair_layer.push_back(shape_.layers[l].id);
+        pair_name.push_back(names[l]);
         group_a.push_back(shape_.groups[a]);
         group_b.push_back(shape_.groups[b]);
         divergence.push_back(between);
@@ -169,7 +172,7 @@ Result Groups::finalize() const {
   if (const int64_t most = place_of_largest(divergence); most >= 0) {
     const auto row = static_cast<size_t>(most);
     const auto different = std::count_if(p_value.begin(), p_value.end(), [](double p) { return p < 0.05; });
-    result.sentence = "groups " + group_a[row] + " and " + group_b[row] + " differ most, in layer " + pair_layer[row] +
+    result.sentence = "groups " + group_a[row] + " and " + group_b[row] + " differ most, in layer " + pair_name[row] +
                       ": " + number_text(divergence[row]) + " bits, p = " + number_text(p_value[row]) +
                       "; p is below 0.05 in " + std::to_string(different) + " of " + std::to_string(p_value.size()) +
                       " comparisons, where chance gives " + number_text(0.05 * static_cast<double>(p_value.size()));

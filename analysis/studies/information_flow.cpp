@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "analysis/studies/attention_study.h"
-#include "analysis/studies/sentence.h"
+#include "analysis/studies/sentence_numbers.h"
 
 namespace moetap::analysis::studies {
 namespace {
@@ -119,8 +119,8 @@ Result InformationFlow::finalize() const {
         if (to != from && shares.back() > best) {
           best = shares.back();
           best_expert = "the strongest flow between two regions is that of expert " + std::to_string(row / regions) +
-                        " of layer " + std::to_string(l + 1) + ": from region " + std::to_string(from + 1) +
-                        " to region " + std::to_string(to + 1) + " go " + percent(best);
+                        " of layer " + layer_name(l) + ": from region " + std::to_string(from + 1) + " to region " +
+                        std::to_string(to + 1) + " go " + percent_text(best);
         }
       }
       kept += into[from];
@@ -128,14 +128,15 @@ Result InformationFlow::finalize() const {
     }
   }
   Result result;
-  result.sentence = "no attention was seen";
+  result.sentence = no_attention();
   if (all > 0) {
-    result.sentence = percent(kept / all) + " of attention stays in the query's own of " + std::to_string(regions) +
-                      " regions (gate-weighted)";
+    result.sentence = percent_text(kept / all) + " of attention stays in the query's own of " +
+                      std::to_string(regions) + " regions (gate-weighted)";
     if (best >= 0) result.sentence += "; " + best_expert;
   }
   result.tables.push_back(std::move(table));
   add_notices(result);
+  add_notice_of_regions(result);
   return result;
 }
 

@@ -130,6 +130,8 @@ void LayerActivation::add_correlations(const std::vector<std::vector<double>>& p
   auto& layer_b = correlations.texts("layer_b");
   auto& distance = correlations.integers("delta");
   auto& correlation = correlations.reals("correlation");
+  const std::vector<std::string> names = layer_names(shape_);
+  std::vector<std::string> pair_names;
   const auto farthest = static_cast<size_t>(std::max<int64_t>(options_.delta_max, 0));
   for (size_t a = 0; a < profiles.size(); ++a) {
     for (size_t b = a + 1; b < profiles.size() && b - a <= farthest; ++b) {
@@ -137,6 +139,7 @@ void LayerActivation::add_correlations(const std::vector<std::vector<double>>& p
       layer_a.push_back(shape_.layers[a].id);
       layer_b.push_back(shape_.layers[b].id);
       distance.push_back(static_cast<int64_t>(b - a));
+      pair_names.push_back(names[a] + " and " + names[b]);
       correlation.push_back(profiles[a].size() == profiles[b].size()
                                 ? pearson(profiles[a].data(), profiles[b].data(), profiles[a].size())
                                 : kUndefined);
@@ -171,7 +174,7 @@ void LayerActivation::add_correlations(const std::vector<std::vector<double>>& p
   }
   if (const int64_t most = place_of_largest(correlation); most >= 0) {
     const auto row = static_cast<size_t>(most);
-    result.sentence = "layers " + layer_a[row] + " and " + layer_b[row] + " are most alike, with a correlation of " +
+    result.sentence = "layers " + pair_names[row] + " are most alike, with a correlation of " +
                       number_text(correlation[row]) + " of their mean scores";
     if (const int64_t period = place_of_largest(mean); period >= 0) {
       const auto place = static_cast<size_t>(period);
@@ -212,7 +215,7 @@ Result LayerActivation::finalize() const {
       not_finite += layer.sums[e].out_of_range();
     }
     if (not_finite > 0) {
-      result.notices.push_back("layer " + shape_.layers[l].id + ": " + count_text(not_finite, "score", "scores") +
+      result.notices.push_back("layer " + layer_names(shape_)[l] + ": " + count_text(not_finite, "score", "scores") +
                                " not finite or beyond 8192 left out");
     }
   }

@@ -5,7 +5,7 @@
 #include <string>
 
 #include "analysis/studies/expert_ranking.h"
-#include "analysis/studies/sentence.h"
+#include "analysis/studies/sentence_numbers.h"
 #include "analysis/studies/usage_study.h"
 
 namespace moetap::analysis::studies {
@@ -41,9 +41,12 @@ class LayerChanges : public UsageStudy {
     result.sentence = "there are no two layers to compare";
     if (!from.empty()) {
       const auto l = static_cast<size_t>(ranked(importance).front());
-      result.sentence = "importance changes most from layer " + std::to_string(from[l]) + " to layer " +
-                        std::to_string(to[l]) + ", by " + decimal(importance[l]) +
-                        " of at most 2 (usage: " + decimal(usage[l]) + ")";
+      if (std::isnan(importance[l])) {
+        result.sentence = "no change is defined: layers that follow each other have different numbers of experts";
+      } else {
+        result.sentence = "importance changes most from layer " + shares.names[l] + " to layer " + shares.names[l + 1] +
+                          ", by " + number_text(importance[l]) + " of at most 2 (usage: " + number_text(usage[l]) + ")";
+      }
       result.notices.push_back(
           "expert e of a layer and expert e of the next are different networks unless the model shares experts across "
           "layers: then their shares can be compared, else only expert_transitions tells how layers are coupled");

@@ -4,7 +4,7 @@
 #include <string>
 
 #include "analysis/studies/expert_ranking.h"
-#include "analysis/studies/sentence.h"
+#include "analysis/studies/sentence_numbers.h"
 #include "analysis/studies/usage_study.h"
 
 namespace moetap::analysis::studies {
@@ -74,10 +74,10 @@ class LayerStatistics : public UsageStudy {
       return "no expert was selected";
     }
     const auto l = static_cast<size_t>(ranked(first_ratio).front());
-    return "layer " + std::to_string(layers[l]) + " sends " + percent(first_ratio[l]) +
-           " of its selections to expert " + std::to_string(first[l]) +
-           ", the largest share of an expert (uniform: " + percent(1 / static_cast<double>(shares.num_experts[l])) +
-           "); its entropy is " + percent(ratios[l]) + " of the largest possible";
+    return "layer " + shares.names[l] + " sends " + percent_text(first_ratio[l]) + " of its selections to expert " +
+           std::to_string(first[l]) + ", the largest share of an expert (uniform: " +
+           percent_text(1 / static_cast<double>(shares.num_experts[l])) + "); its entropy is " +
+           percent_text(ratios[l]) + " of the largest possible";
   }
 };
 

@@ -280,8 +280,9 @@ Result Predictability::finalize() const {
   Result result;
   if (const int64_t best = place_of_largest(gain); best >= 0) {
     const auto p = static_cast<size_t>(best);
-    result.sentence = "the experts of layer " + from_layer[p] + " name " + percent_text(ids[p]) +
-                      " of those of layer " + to_layer[p] + ", its most used ones " + percent_text(popular[p]) +
+    const std::vector<std::string> names = layer_names(shape_);
+    result.sentence = "the experts of layer " + names[p] + " name " + percent_text(ids[p]) + " of those of layer " +
+                      names[p + 1] + ", its most used ones " + percent_text(popular[p]) +
                       (token[p] == token[p] ? ", the token id " + percent_text(token[p]) : "") +
                       "; no pair of layers gains more";
   } else {

@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "analysis/studies/attention_study.h"
-#include "analysis/studies/sentence.h"
+#include "analysis/studies/sentence_numbers.h"
 
 namespace moetap::analysis::studies {
 namespace {
@@ -56,7 +56,7 @@ class RegionSpecialization : public AttentionStudy {
   }
   /// The dump has no mass of the quarters: layers of it are finalized from the summary's totals.
   void add(const AttentionStats&, ExactTable&) override {}
-  void observe(const AttentionStats&) override {}
+  void observe(const AttentionStats& stats) override { note_stats(stats.layer); }
 
  private:
   /// Values of the six regions of an expert.
@@ -125,7 +125,7 @@ Result RegionSpecialization::finalize() const {
   for (const char* const name : kRegionColumns) columns.push_back(&table.reals(name));
   auto& spans = table.reals("span");
   Result result;
-  result.sentence = "no attention was seen";
+  result.sentence = no_attention();
   double widest = -1;
   for (int64_t l = 0; l < num_layers(); ++l) {
     if (!sums(l) && !totals(l)) continue;
@@ -141,13 +141,14 @@ Result RegionSpecialization::finalize() const {
       for (size_t r = 0; r < values.size(); ++r) {
         if (std::isnan(values[best]) || values[r] > values[best]) best = r;
       }
-      result.sentence = "expert " + std::to_string(e) + " of layer " + std::to_string(l + 1) +
+      result.sentence = "expert " + std::to_string(e) + " of layer " + layer_name(l) +
                         " is the most specialised: its tokens attend to " + kRegionColumns[best] + " " +
-                        decimal(values[best]) + " times as much as its share of the keys (uniform attention: 1)";
+                        number_text(values[best]) + " times as much as its share of the keys (uniform attention: 1)";
     }
   }
   result.tables.push_back(std::move(table));
   add_notices(result);
+  add_notice_of_regions(result);
   return result;
 }
 

@@ -9,10 +9,16 @@
 #include "analysis/studies/expert_ranking.h"
 
 namespace moetap::analysis::studies {
+namespace {
+
+constexpr int64_t kMaxKeys = int64_t{1} << 31;  // of a sample, in a partial
+
+}  // namespace
 
 SampleStudy::SampleStudy(const ComponentShape& shape, const StudyOptions& options, int64_t default_sample,
                          int64_t default_layer)
     : options_(options),
+      names_(layer_names(shape)),
       asked_sample_(options.sample >= 0 ? options.sample : default_sample),
       asked_layer_(options.layer >= 0 ? options.layer : default_layer) {
   const auto num_layers = static_cast<int64_t>(shape.layers.size());
@@ -21,7 +27,9 @@ SampleStudy::SampleStudy(const ComponentShape& shape, const StudyOptions& option
                              std::to_string(num_layers) + " layers, from 0");
   }
   layer_ = std::max<int64_t>(0, std::min(asked_layer_, num_layers - 1));
-  if (num_layers > 0) num_experts_ = shape.layers[static_cast<size_t>(layer_)].num_experts;
+  if (num_layers == 0) return;
+  num_experts_ = shape.layers[static_cast<size_t>(layer_)].num_experts;
+  top_k_ = shape.layers[static_cast<size_t>(layer_)].top_k;
 }
 
 void SampleStudy::observe(const AttentionRows& rows) {
@@ -81,12 +89,18 @@ void SampleStudy::load(ByteSource& source) {
     SampleRecord& record = records_[source.integer()];
     record.num_keys = source.integer();
     record.received = source.sums();
+    const bool has_keys = record.num_keys >= 0 && record.num_keys <= kMaxKeys;
+    if (!has_keys || record.received.size() > static_cast<size_t>(record.num_keys)) ByteSource::refuse();
     for (int64_t queries = source.integer(); queries > 0; --queries) {
-      SampleQuery& query = record.queries[source.integer()];
+      const int64_t position = source.integer();
+      if (position < 0 || position >= record.num_keys) ByteSource::refuse();
+      SampleQuery& query = record.queries[position];
       query.token_id = static_cast<int32_t>(source.integer());
       query.ids = source.values<int32_t>();
       query.gates = source.values<double>(query.ids.size());
       query.masses = source.values<double>();
+      const bool fits = query.masses.empty() || query.masses.size() == num_masses();
+      if (!fits || static_cast<int64_t>(query.ids.size()) > top_k_) ByteSource::refuse();
       for (const int32_t id : query.ids) {
         if (id >= num_experts_) ByteSource::refuse();
       }
@@ -105,15 +119,15 @@ const SampleRecord* SampleStudy::record() const {
 
 void SampleStudy::add_notices(Result& result) const {
   if (record() == nullptr) {
-    result.notices.push_back("no attention of sample " + std::to_string(asked_sample_) + " in layer " +
-                             std::to_string(layer_ + 1) + " was seen");
+    result.notices.push_back("no attention of sample " + std::to_string(asked_sample_) + " in layer " + layer_name() +
+                             " was seen");
   } else if (sample() != asked_sample_) {
     result.notices.push_back("there is no sample " + std::to_string(asked_sample_) + ": sample " +
                              std::to_string(sample()) + " is drawn");
   }
   if (layer_ != asked_layer_) {
-    result.notices.push_back("there is no layer " + std::to_string(asked_layer_ + 1) + ": layer " +
-                             std::to_string(layer_ + 1) + " is drawn");
+    result.notices.push_back("there are fewer than " + std::to_string(asked_layer_ + 1) + " layers: layer " +
+                             layer_name() + " is drawn");
   }
 }
 

@@ -42,6 +42,8 @@ class SampleStudy : public Study {
   void load(ByteSource& source) override;
 
  protected:
+  /// How many masses a query has, if any.
+  virtual size_t num_masses() const = 0;
   /// The row of a query as n doubles, of which the study keeps `masses` and adds to `received`.
   virtual void read_row(int64_t query, const std::vector<double>& row, SampleQuery& into,
                         SampleRecord& record) const = 0;
@@ -49,7 +51,8 @@ class SampleStudy : public Study {
   /// The sample that is drawn; null: none was seen.
   const SampleRecord* record() const;
   int64_t sample() const;  // its number, −1
-  int64_t layer() const { return layer_; }
+  /// What the sentence calls the layer.
+  std::string layer_name() const { return names_.empty() ? "" : names_[static_cast<size_t>(layer_)]; }
   bool is_notebook() const { return options_.definitions == Definitions::kNotebook; }
   const StudyOptions& options() const { return options_; }
   int64_t num_experts() const { return num_experts_; }
@@ -58,9 +61,10 @@ class SampleStudy : public Study {
 
  private:
   const StudyOptions options_;
+  const std::vector<std::string> names_;  // [L]
   int64_t asked_sample_ = 0, asked_layer_ = 0;
   int64_t layer_ = 0;
-  int64_t num_experts_ = 0;
+  int64_t num_experts_ = 0, top_k_ = 0;
   std::map<int64_t, SampleRecord> records_;  // by sample
 };
 

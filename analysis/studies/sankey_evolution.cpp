@@ -2,13 +2,15 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <cstdint>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "analysis/studies/expert_ranking.h"
 #include "analysis/studies/gate_transitions.h"
-#include "analysis/studies/sentence.h"
+#include "analysis/studies/sentence_numbers.h"
 #include "analysis/studies/usage_scratch.h"
 
 namespace moetap::analysis::studies {
@@ -17,8 +19,6 @@ namespace {
 constexpr int64_t kTop = 6;
 constexpr double kNotebookScale = 100;
 constexpr double kNotebookThreshold = 0.01;  // of T
-constexpr int64_t kInspectedSamples = 10;
-constexpr int64_t kInspectedTokens = 10;
 
 class SankeyEvolution : public Study {
  public:
@@ -93,8 +93,8 @@ class SankeyEvolution : public Study {
     result.sentence = "no token was seen by two layers that follow each other";
     if (flow > 0) {
       result.sentence = "the " + std::to_string(top_) + " most important experts of each layer carry " +
-                        percent(shown / flow) + " of the flow between layers, in " +
-                        counted(static_cast<int64_t>(value.size()), "link");
+                        percent_text(shown / flow) + " of the flow between layers, in " +
+                        count_text(static_cast<int64_t>(value.size()), "link", "links");
     }
     if (is_notebook_ && padding_ != -1) {
       result.notices.push_back("as in the notebook, token " + std::to_string(padding_) +
@@ -144,18 +144,6 @@ class SankeyEvolution : public Study {
 };
 
 }  // namespace
-
-int32_t notebook_padding(std::span<const int32_t> tokens, int64_t length) {
-  if (length < 1) return -1;
-  const int64_t num_samples = std::min(static_cast<int64_t>(tokens.size()) / length, kInspectedSamples);
-  for (int64_t b = 0; b < num_samples; ++b) {
-    const auto sample = tokens.subspan(static_cast<size_t>(b * length), static_cast<size_t>(length));
-    const auto tail = sample.last(static_cast<size_t>(std::min(length, kInspectedTokens)));
-    const bool equal = std::all_of(tail.begin(), tail.end(), [&](int32_t token) { return token == tail.front(); });
-    if (equal && tail.front() != -1) return tail.front();
-  }
-  return -1;
-}
 
 std::unique_ptr<Study> make_sankey_evolution(const ComponentShape& shape, const StudyOptions& options) {
   return std::make_unique<SankeyEvolution>(shape, options);

@@ -1,8 +1,6 @@
 #pragma once
 
-#include <cstdint>
 #include <memory>
-#include <span>
 
 #include "analysis/studies/study.h"
 
@@ -14,9 +12,5 @@ namespace moetap::analysis::studies {
 /// The notebook writes three versions to one file; the last one is its definition here: value is 100 * T where T is
 /// above 0.01, and a position counts if its token is not `StudyOptions::notebook_padding`.
 std::unique_ptr<Study> make_sankey_evolution(const ComponentShape& shape, const StudyOptions& options);
-
-/// What that version takes for padding, from the first ten samples: if the last ten tokens of one are equal, and not
-/// −1, their token (of the first such sample); else −1. tokens: [samples, length].
-int32_t notebook_padding(std::span<const int32_t> tokens, int64_t length);
 
 }  // namespace moetap::analysis::studies

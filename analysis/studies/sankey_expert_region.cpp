@@ -6,7 +6,7 @@
 
 #include "analysis/studies/row_scratch.h"
 #include "analysis/studies/sample_queries.h"
-#include "analysis/studies/sentence.h"
+#include "analysis/studies/sentence_numbers.h"
 
 namespace moetap::analysis::studies {
 namespace {
@@ -33,6 +33,7 @@ class SankeyExpertRegion : public SampleStudy {
   Result finalize() const override;
 
  protected:
+  size_t num_masses() const override { return static_cast<size_t>(options().regions) + 1; }
   void read_row(int64_t query, const std::vector<double>& row, SampleQuery& into, SampleRecord&) const override {
     const int64_t shown = std::min(static_cast<int64_t>(row.size()), kShown);
     if (query >= shown) return;
@@ -121,11 +122,11 @@ Result SankeyExpertRegion::finalize() const {
     }
   }
   if (all_usage > 0) {
-    result.sentence = "in sample " + std::to_string(sample()) + ", layer " + std::to_string(layer() + 1) + ", expert " +
-                      std::to_string(top.front()) + " is used most, with " + percent(usages.front() / all_usage) +
-                      " of the gates of the first " + counted(shown, "token") + "; the " +
-                      counted(static_cast<int64_t>(top.size()), "expert") + " shown have " +
-                      percent(shown_usage / all_usage);
+    result.sentence = "in sample " + std::to_string(sample()) + ", layer " + layer_name() + ", expert " +
+                      std::to_string(top.front()) + " is used most, with " + percent_text(usages.front() / all_usage) +
+                      " of the gates of the first " + count_text(shown, "token", "tokens") + "; the " +
+                      count_text(static_cast<int64_t>(top.size()), "expert", "experts") + " shown have " +
+                      percent_text(shown_usage / all_usage);
   }
   result.tables.push_back(links.table("sankey_expert_region"));
   result.tables.push_back(std::move(bar));

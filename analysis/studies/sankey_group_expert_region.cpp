@@ -6,7 +6,7 @@
 
 #include "analysis/studies/row_scratch.h"
 #include "analysis/studies/sample_queries.h"
-#include "analysis/studies/sentence.h"
+#include "analysis/studies/sentence_numbers.h"
 
 namespace moetap::analysis::studies {
 namespace {
@@ -36,6 +36,7 @@ class SankeyGroupExpertRegion : public SampleStudy {
   Result finalize() const override;
 
  protected:
+  size_t num_masses() const override { return kRegions + 1; }
   void read_row(int64_t query, const std::vector<double>& row, SampleQuery& into, SampleRecord&) const override {
     const int64_t length = length_of(static_cast<int64_t>(row.size()));
     if (query >= length) return;
@@ -97,6 +98,7 @@ Result SankeyGroupExpertRegion::finalize() const {
         if (query.ids[k] < 0) continue;
         ExpertFlow& flow = flows[static_cast<size_t>(query.ids[k])];
         flow.from[group] += query.gates[k];
+        if (query.masses.empty()) continue;
         const double total = is_notebook() ? 1 : query.masses.back();
         if (!(total > 0)) continue;
         for (size_t r = 0; r < flow.to.size(); ++r) flow.to[r] += query.gates[k] * query.masses[r] / total;
@@ -125,9 +127,9 @@ Result SankeyGroupExpertRegion::finalize() const {
                 is_notebook() ? kNotebookShareScale * (to[r] / total) : to[r]);
       if (!(to[r] / total > strongest)) continue;
       strongest = to[r] / total;
-      result.sentence = "in sample " + std::to_string(sample()) + ", layer " + std::to_string(layer() + 1) +
-                        ", of the " + counted(static_cast<int64_t>(top.size()), "expert") + " used most expert " +
-                        std::to_string(e) + " looks at one region most: " + percent(strongest) +
+      result.sentence = "in sample " + std::to_string(sample()) + ", layer " + layer_name() + ", of the " +
+                        count_text(static_cast<int64_t>(top.size()), "expert", "experts") + " used most expert " +
+                        std::to_string(e) + " looks at one region most: " + percent_text(strongest) +
                         " of its attention goes to positions " + std::to_string(regions[r] + 1) + " to " +
                         std::to_string(regions[r + 1]);
     }

@@ -1,11 +1,12 @@
 #include <algorithm>
 #include <cstddef>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "analysis/studies/sample_queries.h"
-#include "analysis/studies/sentence.h"
+#include "analysis/studies/sentence_numbers.h"
 
 namespace moetap::analysis::studies {
 namespace {
@@ -22,6 +23,7 @@ class SankeyTokenExpert : public SampleStudy {
   Result finalize() const override;
 
  protected:
+  size_t num_masses() const override { return 0; }
   void read_row(int64_t query, const std::vector<double>& row, SampleQuery&, SampleRecord& record) const override {
     if (query >= length_of(static_cast<int64_t>(row.size()))) return;
     if (record.received.size() < row.size()) record.received.resize(row.size());
@@ -50,10 +52,9 @@ Result SankeyTokenExpert::finalize() const {
   SankeyLinks links;
   std::vector<Received> experts(static_cast<size_t>(num_experts()));
   const int64_t length = record() == nullptr ? 0 : length_of(record()->num_keys);
-  for (int64_t s = 0; s < length; ++s) {
-    const auto found = record()->queries.find(s);
-    if (found == record()->queries.end()) continue;
-    const SampleQuery& query = found->second;
+  const std::map<int64_t, SampleQuery> none;
+  for (const auto& [s, query] : record() == nullptr ? none : record()->queries) {
+    if (s >= length) break;
     const auto at = static_cast<size_t>(s);
     const double received = at < record()->received.size() ? record()->received[at].value() : 0;
     for (size_t k = 0; k < query.ids.size(); ++k) {
@@ -80,8 +81,8 @@ Result SankeyTokenExpert::finalize() const {
     const double ratio = experts[e].weighted / experts[e].gates;
     if (!(ratio > most)) continue;
     most = ratio;
-    result.sentence = "in sample " + std::to_string(sample()) + ", layer " + std::to_string(layer() + 1) +
-                      ", the tokens of expert " + std::to_string(e) + " receive most attention: " + decimal(ratio) +
+    result.sentence = "in sample " + std::to_string(sample()) + ", layer " + layer_name() + ", the tokens of expert " +
+                      std::to_string(e) + " receive most attention: " + number_text(ratio) +
                       " times the average, weighted by their gates";
   }
   result.tables.push_back(links.table("sankey_token_expert"));

@@ -30,6 +30,9 @@ struct ComponentShape {
   int64_t padded_length = 0;        // S of the arrays; 0: not an array
 };
 
+/// What sentences call the layers, [L]: those of arrays by number, from 1, those of a run by its ids.
+std::vector<std::string> layer_names(const ComponentShape& shape);
+
 /// How a study must see its tokens. In each, a worker's batches are any subset.
 enum class Order {
   kTokens,   // any pieces
@@ -90,7 +93,8 @@ class Study {
   /// See the note. A study of one pass needs none.
   virtual std::unique_ptr<Study> fork() const;
 
-  /// True: it must see every batch, in order, in one object (a cache that stays warm). No shard can have a part of it.
+  /// True: it must see every batch, in order, in one object (a cache that stays warm). No shard can have a part of it:
+  /// shard 0 observes everything, the others nothing.
   virtual bool is_sequential() const { return false; }
 
   /// `other` has the same type, shape and options.

@@ -144,7 +144,7 @@ Result TokenExpertEnrichment::finalize() const {
     }
     if (!pairs.empty() && (best.count == 0 || pairs.front().log_p < best.log_p)) {
       best = pairs.front();
-      best_layer = shape_.layers[l].id;
+      best_layer = layer_names(shape_)[l];
     }
     for (std::vector<Pair>& of_expert : written) {
       std::sort(of_expert.begin(), of_expert.end(),

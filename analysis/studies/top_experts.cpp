@@ -4,7 +4,7 @@
 #include <string>
 
 #include "analysis/studies/expert_ranking.h"
-#include "analysis/studies/sentence.h"
+#include "analysis/studies/sentence_numbers.h"
 #include "analysis/studies/usage_study.h"
 
 namespace moetap::analysis::studies {
@@ -15,8 +15,7 @@ constexpr double kEnough = 0.8;  // of a layer's importance; the expert that exc
 /// The few experts that hold most of a layer's importance.
 class TopExperts : public UsageStudy {
  public:
-  TopExperts(const ComponentShape& shape, const StudyOptions& options)
-      : UsageStudy(shape, options), enough_(options.threshold < 0 ? kEnough : options.threshold) {}
+  using UsageStudy::UsageStudy;
 
   Result finalize() const override {
     Table table("top_experts");
@@ -39,7 +38,7 @@ class TopExperts : public UsageStudy {
         experts.push_back(e);
         importance.push_back(share);
         cumulative.push_back(total);
-        if (total > enough_) break;
+        if (total > kEnough) break;
       }
       if (total > 0 && (fewest_layer == 0 || rank < fewest)) {
         fewest = rank;
@@ -50,18 +49,15 @@ class TopExperts : public UsageStudy {
     Result result;
     result.sentence = "no expert has importance";
     if (fewest_layer > 0) {
-      result.sentence = counted(fewest, "expert") + " of " +
+      result.sentence = count_text(fewest, "expert", "experts") + " of " +
                         std::to_string(shares.num_experts[static_cast<size_t>(fewest_layer - 1)]) + " have " +
-                        percent(fewest_total) + " of the importance of layer " + std::to_string(fewest_layer) +
-                        ", the most concentrated layer";
+                        percent_text(fewest_total) + " of the importance of layer " +
+                        shares.names[static_cast<size_t>(fewest_layer - 1)] + ", the most concentrated layer";
     }
     result.tables.push_back(std::move(table));
     add_notices(result);
     return result;
   }
-
- private:
-  const double enough_;
 };
 
 }  // namespace

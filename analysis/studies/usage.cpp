@@ -48,7 +48,12 @@ class Usage : public Study {
     copy->last_ = last_;
     return copy;
   }
-  bool is_sequential() const override { return !options_.phase.empty() && !options_.token_range.empty(); }
+  /// A batch says the place of its first token among all, padding too where the notebook's definitions ask for it: the
+  /// places of a phase, and of valid tokens there, are counted on the way.
+  bool is_sequential() const override {
+    const bool is_counted = !options_.phase.empty() || options_.definitions == Definitions::kNotebook;
+    return is_counted && !options_.token_range.empty();
+  }
 
   void observe(const TokenBatch& batch) override {
     choose(batch);
@@ -113,7 +118,7 @@ class Usage : public Study {
     for (int64_t t = 0; t < batch.num_tokens; ++t) {
       if (!batch.is_valid(t)) continue;
       if (of_phase && (batch.phase[static_cast<size_t>(t)] == 0 ? 0 : 1) != phase) continue;
-      const int64_t place = of_phase ? next_place_++ : batch.first_token + t;
+      const int64_t place = is_sequential() ? next_place_++ : batch.first_token + t;
       if (!is_sized_) ++size_;
       if (place >= first_ && place < last_) chosen_.push_back(t);
     }
@@ -125,7 +130,7 @@ class Usage : public Study {
   int64_t first_ = 0, last_ = 0;  // the slice
   bool is_sized_ = false;         // the second pass
   int64_t size_ = 0;              // tokens of the phase
-  int64_t next_place_ = 0;        // where a phase is chosen
+  int64_t next_place_ = 0;        // where is_sequential()
   std::vector<Layer> layers_;
   UsedExperts used_;
   std::vector<int64_t> chosen_;
@@ -150,6 +155,8 @@ Result Usage::finalize() const {
   auto& dead = balance.integers("dead_experts");
   auto& underused = balance.integers("underused_experts");
   std::vector<double> load_shares;
+  const std::vector<std::string> names = layer_names(shape_);
+  std::vector<std::string> name;  // of each row's layer
   std::vector<LayerUses> phases;
   int64_t dead_experts = 0, all_tokens = 0;
   std::array<int64_t, kPhases> phase_tokens{};
@@ -171,6 +178,7 @@ Result Usage::finalize() const {
       share.push_back(layer_tokens == 0 ? kUndefined : count / static_cast<double>(layer_tokens));
       load_ratio.push_back(total == 0 ? kUndefined
                                       : count * static_cast<double>(counts.size()) / static_cast<double>(total));
+      name.push_back(names[l]);
       load_shares.push_back(total == 0 ? kUndefined : count / static_cast<double>(total));
     }
     const LoadMetrics metrics = load_metrics(counts);
@@ -190,7 +198,7 @@ Result Usage::finalize() const {
   Result result;
   if (const int64_t most = place_of_largest(load_shares); most >= 0) {
     const auto row = static_cast<size_t>(most);
-    result.sentence = "layer " + id[row] + " sends " + percent_text(load_shares[row]) + " of its load to expert " +
+    result.sentence = "layer " + name[row] + " sends " + percent_text(load_shares[row]) + " of its load to expert " +
                       std::to_string(expert_id[row]) +
                       " (uniform: " + percent_text(load_shares[row] / load_ratio[row]) +
                       "), the largest share of all layers; " + count_text(dead_experts, "expert is", "experts are") +

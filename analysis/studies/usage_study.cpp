@@ -27,7 +27,8 @@ int64_t UsageShares::most_experts() const {
 }
 
 UsageStudy::UsageStudy(const ComponentShape& shape, const StudyOptions& options)
-    : num_experts_(experts_of(shape)),
+    : names_(layer_names(shape)),
+      num_experts_(experts_of(shape)),
       is_notebook_(options.definitions == Definitions::kNotebook),
       sums_(static_cast<int64_t>(shape.layers.size()), largest(num_experts_)) {}
 
@@ -46,6 +47,7 @@ void UsageStudy::merge(const Study& other) {
 UsageShares UsageStudy::shares() const {
   UsageShares shares;
   shares.num_layers = static_cast<int64_t>(num_experts_.size());
+  shares.names = names_;
   shares.num_experts = num_experts_;
   for (int64_t l = 0; l < shares.num_layers; ++l) {
     const int64_t experts = num_experts_[static_cast<size_t>(l)];

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "analysis/studies/study.h"
@@ -13,6 +14,7 @@ namespace moetap::analysis::studies {
 /// Shares of each layer. usage: of the selected slots; importance: of the sum of gates. Each layer sums to 1, or is 0.
 struct UsageShares {
   int64_t num_layers = 0;
+  std::vector<std::string> names;               // [L] as sentences have them
   std::vector<int64_t> num_experts;             // [L]
   std::vector<std::vector<int64_t>> counts;     // [L][E]
   std::vector<std::vector<double>> usage;       // [L][E]
@@ -39,6 +41,7 @@ class UsageStudy : public Study {
   void add_notices(Result& result) const;
 
  private:
+  std::vector<std::string> names_;    // [L]
   std::vector<int64_t> num_experts_;  // [L]
   bool is_notebook_ = false;
   UsageSums sums_;

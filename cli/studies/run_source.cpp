@@ -72,7 +72,6 @@ std::unique_ptr<plugin::ComponentReader> RunSource::open_dump(const plugin::RunR
 
 void RunSource::read_shape() {
   shape_.name = component_;
-  shape_.padded_length = index_->longest();
   if (options_.group_by_phase) {
     shape_.groups = {"generation", "prompt"};
   } else if (options_.groups != nullptr) {

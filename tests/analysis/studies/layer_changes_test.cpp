@@ -33,6 +33,10 @@ TEST(LayerChanges, OneLayerAndDifferentExperts) {
   EXPECT_TRUE(
       column(result_of(make_layer_changes, random_arrays(1, 1, 2, 4, 3, 1)), "layer_changes", "to_layer").empty());
   EXPECT_TRUE(std::isnan(share_change({1}, {.5, .5})));
+  ComponentShape shape = random_arrays(1, 2, 2, 4, 3, 1).shape();
+  shape.layers[1].num_experts = 2;
+  const std::string sentence = make_layer_changes(shape, {})->finalize().sentence;
+  EXPECT_EQ(sentence, "no change is defined: layers that follow each other have different numbers of experts");
 }
 
 TEST(LayerChanges, MergesExactly) {

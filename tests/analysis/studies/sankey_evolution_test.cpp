@@ -1,6 +1,5 @@
 #include <gtest/gtest.h>
 
-#include <algorithm>
 #include <vector>
 
 #include "analysis/studies/sankey_evolution.h"
@@ -44,12 +43,6 @@ TEST(SankeyEvolution, SharesOfTheFlowBetweenLayers) {
 }
 
 TEST(SankeyEvolution, NotebookTakesAResidueForPadding) {
-  EXPECT_EQ(notebook_padding(std::vector<int32_t>{1, 2, 3, -1, 4, 5, 5, 5}, 4), -1);
-  std::vector<int32_t> tails(24, -1);
-  std::fill(tails.begin() + 12, tails.end(), 8);
-  tails[12] = 3;
-  EXPECT_EQ(notebook_padding(tails, 12), 8);
-  EXPECT_EQ(notebook_padding({}, 12), -1);
   TestArrays arrays = hand_arrays();
   StudyOptions options = notebook_options();
   options.notebook_padding = 8;

@@ -86,6 +86,28 @@ TEST(Usage, TakesAPhaseAndASliceOfIt) {
   EXPECT_THROW(result_of(tokens, "", "decode"), std::runtime_error);
 }
 
+TEST(Usage, CountsPlacesWithoutThePaddingOfTheNotebook) {
+  const RoutingTokens tokens = one_layer(5, {{0}, {1}, {4}, {2}, {3}});
+  const std::vector<uint8_t> valid = {1, 1, 0, 1, 1};
+  const auto counts = [&](const char* range) {
+    StudyOptions options;
+    options.definitions = Definitions::kNotebook;
+    options.token_range = range;
+    const auto study = make_usage(tokens.shape(), options);
+    EXPECT_TRUE(study->is_sequential());
+    for (int pass = 0; pass < study->num_passes(); ++pass) {
+      if (pass > 0) study->begin_pass(pass);
+      TokenBatch batch = tokens.all();
+      batch.valid = valid;
+      study->observe(batch);
+    }
+    return integers(study->finalize().tables.at(0), "selected_count");
+  };
+  EXPECT_EQ(counts("2:3"), (Ids{0, 0, 1, 0, 0}));
+  EXPECT_EQ(counts("-2:"), (Ids{0, 0, 1, 1, 0}));
+  EXPECT_EQ(counts(":-1"), (Ids{1, 1, 1, 0, 0}));
+}
+
 TEST(Usage, ComparesPromptAndGeneration) {
   RoutingTokens tokens = one_layer(3, {{0}, {0}, {1}, {0}});
   EXPECT_EQ(result_of(tokens).tables.size(), 2U);  // one phase alone
