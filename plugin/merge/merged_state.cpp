@@ -169,6 +169,10 @@ Config merged_config(const RunParts& parts) {
                                   [&](const auto& part) { return key.get(part->ending().config) == value; });
     key.put(config, same ? value : key.get(defaults));
   }
+  // Lines of a samples file are by number: they fit no samples that were numbered on.
+  if (std::any_of(parts.begin(), parts.end(), [](const auto& part) { return part->sample_offset != 0; })) {
+    config.samples.clear();
+  }
   config.output_dir.clear();
   config.resume = false;
   config.device.clear();

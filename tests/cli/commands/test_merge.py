@@ -71,6 +71,21 @@ def test_runs_over_parts_of_the_inputs_are_the_run_over_all(record, moetap, inpu
     assert (tmp_path / "merged/log_metrics.json").stat().st_mode & 0o777 == 0o600
 
 
+def test_lines_of_samples_do_not_follow_numbers_that_were_changed(record, moetap, inputs, tmp_path):
+    """Line i of the samples file is of sample i of each run: of the merged run's later samples it is not."""
+    samples = tmp_path / "samples.jsonl"
+    samples.write_text("".join(json.dumps({"doc": {"category": str(i)}}) + "\n" for i in range(9)))
+    parts = [record(name, inputs[i : i + 2], "--samples", str(samples)) for i, name in ((0, "first"), (2, "second"))]
+
+    def samples_of(run: Path) -> str:
+        return json.loads((run / "moetap/manifest.json").read_text())["config"]["samples"]
+
+    assert_succeeded(moetap("merge", *parts, "-o", tmp_path / "merged", "--relabel"))
+    assert samples_of(tmp_path / "merged") == ""
+    assert_succeeded(moetap("merge", parts[0], "-o", tmp_path / "alone", "--relabel"))
+    assert samples_of(tmp_path / "alone") == str(samples)
+
+
 def test_a_merged_run_is_exported_as_any_other(record, moetap, inputs, tmp_path):
     whole = record("whole", inputs)
     parts = [record("first", inputs[:3]), record("second", inputs[3:])]
