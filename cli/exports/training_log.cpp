@@ -1,7 +1,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <fstream>
+#include <filesystem>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <numeric>
@@ -10,6 +10,7 @@
 #include "cli/terminal/command_error.h"
 #include "plugin/formats/atomic_file.h"
 #include "plugin/formats/json_text.h"
+#include "plugin/results/samples_file.h"
 
 namespace moetap::cli {
 namespace {
@@ -45,15 +46,18 @@ std::string epoch_line(const plugin::RunReader& run, const std::string& componen
   return plugin::compact_text(line) + "\n";
 }
 
-/// The category of each sample, in their order; empty: there is no file, or it names none.
+/// The category of each sample, in their order; empty: there is no file, or it names none. Throws std::runtime_error
+/// if the file is damaged.
 std::vector<std::string> categories_of(const plugin::RunReader& run) {
+  const std::string path = run.config_text("samples");
+  std::error_code error;
+  if (!std::filesystem::exists(path, error)) return {};
+  const plugin::SamplesFile samples(path);
   std::vector<std::string> categories;
-  std::ifstream file(run.config_text("samples"));
   bool any = false;
-  for (std::string line; std::getline(file, line);) {
-    const auto json = nlohmann::json::parse(line, nullptr, /*allow_exceptions=*/false);
-    const auto doc = json.is_object() ? json.value("doc", nlohmann::json()) : nlohmann::json();
-    const auto category = doc.is_object() ? doc.value("category", nlohmann::json()) : nlohmann::json();
+  for (int64_t sample = 0; sample < samples.size(); ++sample) {
+    const auto doc = samples.given(sample).value("doc", nlohmann::ordered_json());
+    const auto category = doc.is_object() ? doc.value("category", nlohmann::ordered_json()) : nlohmann::ordered_json();
     categories.push_back(category.is_string() ? category.get<std::string>() : "");
     any = any || !categories.back().empty();
   }

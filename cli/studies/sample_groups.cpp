@@ -4,32 +4,30 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
-#include <fstream>
+#include <filesystem>
 #include <nlohmann/json.hpp>
 #include <set>
 
 #include "cli/terminal/command_error.h"
+#include "plugin/results/samples_file.h"
 
 namespace moetap::cli {
 namespace {
 
 /// The value of the key in each line's `doc`; "": the line has none. Adds the keys that it saw.
 std::vector<std::string> read_values(const std::string& path, const std::string& key, std::set<std::string>& keys) {
-  std::ifstream file(path);
-  if (!file) {
+  std::error_code error;
+  if (!std::filesystem::exists(path, error)) {
     throw CommandError(fmt::format("--group-by: {} cannot be read; it has the samples' docs: name it with --samples",
                                    path.empty() ? "the run was recorded without --samples, and a samples file" : path));
   }
+  const plugin::SamplesFile samples(path);
   std::vector<std::string> values;
-  for (std::string line; std::getline(file, line);) {
-    if (line.empty()) continue;
-    const auto json = nlohmann::json::parse(line, nullptr, /*allow_exceptions=*/false);
-    if (!json.is_object()) {
-      throw CommandError(fmt::format("{}: line {} is no JSON object", path, values.size() + 1));
-    }
-    const auto doc = json.find("doc");
+  for (int64_t sample = 0; sample < samples.size(); ++sample) {
+    const nlohmann::ordered_json fields = samples.given(sample);
+    const auto doc = fields.find("doc");
     values.emplace_back();
-    if (doc == json.end() || !doc->is_object()) continue;
+    if (doc == fields.end()) continue;
     for (const auto& [name, value] : doc->items()) keys.insert(name);
     const auto found = doc->find(key);
     if (found != doc->end() && !found->is_null()) {

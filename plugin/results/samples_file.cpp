@@ -87,7 +87,7 @@ int64_t SamplesFile::doc_id(int64_t sample, int64_t otherwise) const {
   return has(sample) ? doc_ids_[static_cast<size_t>(sample)] : otherwise;
 }
 
-ordered_json SamplesFile::line(int64_t sample) const {
+ordered_json SamplesFile::given(int64_t sample) const {
   if (!has(sample)) return ordered_json::object();
   const Line& place = lines_[static_cast<size_t>(sample)];
   const ordered_json fields =
@@ -97,13 +97,13 @@ ordered_json SamplesFile::line(int64_t sample) const {
 }
 
 ordered_json SamplesFile::fields(int64_t sample, int64_t doc_id) const {
-  ordered_json given = line(sample);
+  ordered_json given_fields = given(sample);
   ordered_json entry = {{keys::kDocId.name, doc_id}};
   for (const Field& field : fields_of_a_sample()) {
-    const auto value = given.find(field.key.name);
-    entry[field.key.name] = value == given.end() ? field.by_default : *value;
+    const auto value = given_fields.find(field.key.name);
+    entry[field.key.name] = value == given_fields.end() ? field.by_default : *value;
   }
-  for (auto& [name, value] : given.items()) {
+  for (auto& [name, value] : given_fields.items()) {
     if (!entry.contains(name)) entry[name] = std::move(value);
   }
   return entry;

@@ -27,6 +27,9 @@ class SamplesFile {
   /// no line for the sample.
   int64_t doc_id(int64_t sample, int64_t otherwise) const;
 
+  /// What the sample's line gives, a JSON object; empty if the file has no line for the sample.
+  nlohmann::ordered_json given(int64_t sample) const;
+
   /// The fields of a sample's log entry. A field that the file does not give has its default.
   nlohmann::ordered_json fields(int64_t sample, int64_t doc_id) const;
 
@@ -38,7 +41,6 @@ class SamplesFile {
     int64_t begin = 0;
     int64_t end = 0;
   };
-  nlohmann::ordered_json line(int64_t sample) const;
 
   std::unique_ptr<RandomAccessFile> file_;  // null: there is no file
   std::vector<Line> lines_;
