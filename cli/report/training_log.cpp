@@ -8,6 +8,8 @@
 #include <fstream>
 #include <optional>
 #include <string_view>
+#include <utility>
+#include <vector>
 
 #include "cli/report/log_numbers.h"
 #include "cli/terminal/command_error.h"
@@ -22,27 +24,32 @@ using Level = Diagnostic::Level;
 constexpr double kCollapsed = 0.95, kDead = 0.005;
 // Shares of one token each, and rounding when they were printed.
 constexpr double kSumTolerance = 0.02;
+constexpr double kRounding = 1e-6, kPercentSum = 50;
 
 class Reader {
  public:
   Reader(std::string file, std::vector<Diagnostic>& diagnostics) : file_(std::move(file)), diagnostics_(diagnostics) {}
 
   void read_line(int64_t number, const std::string& line) {
-    number_ = number;
     if (line.find_first_not_of(" \t\r\n") == std::string::npos) {
       ++blank_lines_;
       if (first_blank_ == 0) first_blank_ = number;
       return;
     }
-    const std::optional<ordered_json> json = parse_lenient(line);
-    if (!json || !json->is_object()) {
-      note(Level::kWatch, json ? "is no JSON object; it is left out" : "is no JSON; it is left out");
-      return;
-    }
-    add_epoch(*json);
+    lines_.emplace_back(number, parse_lenient(line));
+    if (lines_.back().second) find_largest(*lines_.back().second);
   }
 
   ordered_json finish() {
+    say_what_is_percent();
+    for (const auto& [number, json] : lines_) {
+      number_ = number;
+      if (json && json->is_object()) {
+        add_epoch(*json);
+      } else {
+        note(Level::kWatch, json ? "is no JSON object; it is left out" : "is no JSON; it is left out");
+      }
+    }
     if (blank_lines_ > 0) {
       number_ = first_blank_;
       note(Level::kInfo, blank_lines_ == 1 ? "is blank" : fmt::format("is the first of {} blank lines", blank_lines_));
@@ -55,6 +62,46 @@ class Reader {
   }
 
  private:
+  /// A value and the line that has it.
+  struct Largest {
+    double value = 0;
+    int64_t line = 0;
+
+    void add(double other, int64_t of_line) {
+      if (std::isfinite(other) && other > value) *this = {other, of_line};
+    }
+  };
+
+  /// Percent or shares: no line tells by itself (an accuracy of 0.8 is either), so the largest of the log does.
+  void find_largest(const ordered_json& json) {
+    if (!json.is_object()) return;
+    const int64_t line = lines_.back().first;
+    if (const auto found = json.find("routing_acc"); found != json.end()) {
+      accuracy_.add(number_in(*found).value_or(0), line);
+    }
+    const auto shares = json.find("utilization");
+    if (shares == json.end() || !shares->is_array()) return;
+    double sum = 0;
+    for (const auto& share : *shares) {
+      const double value = number_in(share).value_or(0);
+      sum += std::isfinite(value) ? value : 0;
+    }
+    utilization_.add(sum, line);
+  }
+
+  void say_what_is_percent() {
+    if (accuracy_in_percent()) {
+      number_ = accuracy_.line;
+      note(Level::kInfo, fmt::format("routing_acc {} is taken as percent, in all lines", accuracy_.value));
+    }
+    if (utilization_in_percent()) {
+      number_ = utilization_.line;
+      note(Level::kInfo, fmt::format("utilization sums to {:.4g}: taken as percent, in all lines", utilization_.value));
+    }
+  }
+  bool accuracy_in_percent() const { return accuracy_.value > 1 + kRounding; }
+  bool utilization_in_percent() const { return utilization_.value > kPercentSum; }
+
   void note(Level level, const std::string& text) { diagnostics_.push_back({level, file_, number_, text}); }
 
   std::optional<double> number_of(const ordered_json& object, const char* key, bool required) {
@@ -89,10 +136,7 @@ class Reader {
     epoch["segment"] = segment_;
     epoch["epoch"] = place == std::floor(place) ? ordered_json(static_cast<int64_t>(place)) : ordered_json(place);
     std::optional<double> accuracy = number_of(json, "routing_acc", true);
-    if (accuracy && *accuracy > 1) {
-      note(Level::kInfo, fmt::format("routing_acc {} is taken as percent", *accuracy));
-      *accuracy /= 100;
-    }
+    if (accuracy && accuracy_in_percent()) *accuracy /= 100;
     const std::optional<double> entropy = number_of(json, "entropy", true);
     if (entropy && *entropy < 0) note(Level::kBad, fmt::format("entropy {} is below 0", *entropy));
     const std::optional<double> rate = number_of(json, "lr", false);
@@ -128,14 +172,12 @@ class Reader {
            fmt::format("utilization has {} experts, the lines before have {}", shares.size(), num_experts_));
     }
     if (num_experts_ == 0) num_experts_ = shares.size();
-    if (sum > 50) {
-      note(Level::kInfo, fmt::format("utilization sums to {:.4g}: taken as percent", sum));
-      for (auto& share : shares) {
-        if (share) *share /= 100;
-      }
-      sum /= 100;
-    } else if (std::abs(sum - 1) > kSumTolerance) {
-      note(Level::kWatch, fmt::format("utilization sums to {:.4g}, not to 1", sum));
+    const double whole = utilization_in_percent() ? 100 : 1;
+    for (auto& share : shares) {
+      if (share) *share /= whole;
+    }
+    if (std::abs(sum / whole - 1) > kSumTolerance) {
+      note(Level::kWatch, fmt::format("utilization sums to {:.4g}, not to {}", sum, whole));
     }
     ordered_json list = ordered_json::array();
     for (const auto& share : shares) list.push_back(share ? ordered_json(*share) : ordered_json(nullptr));
@@ -167,6 +209,8 @@ class Reader {
   std::string file_;
   std::vector<Diagnostic>& diagnostics_;
   ordered_json epochs_ = ordered_json::array();
+  std::vector<std::pair<int64_t, std::optional<ordered_json>>> lines_;  // those that are not blank; empty: no JSON
+  Largest accuracy_, utilization_;                                      // of the sum, where it is utilization
   int64_t number_ = 0, segment_ = 0, blank_lines_ = 0, first_blank_ = 0;
   std::optional<double> last_epoch_;
   size_t num_experts_ = 0;

@@ -77,6 +77,19 @@ def test_awkward_tables(report, tmp_path, case):
         assert any(one.startswith(place) and text in one for one in said), (text, said)
 
 
+def test_percent_is_decided_for_the_whole_log(report, write_page, open_page, tmp_path):
+    """0.8 is 0.8 % beside 80: an early epoch of a log in percent is no share."""
+    lines = [line(1, [40, 0.5, 0.5, 0.5], routing_acc=0.8), line(2, [97, 1, 1, 1], routing_acc=80)]
+    (tmp_path / "training_log.txt").write_text("\n".join(lines) + "\n")
+    done = report("--training-log", tmp_path / "training_log.txt", "-o", tmp_path / "page.html")
+    said = [one for one in done.stdout.splitlines() if "taken as percent" in one]
+    assert [one.split(": ")[0] for one in said] == ["training_log.txt, line 2"] * 2
+    assert any("line 1: utilization sums to 41.5, not to 100" in one for one in done.stdout.splitlines())
+    opened = open_page(write_page(tmp_path / "page.html", tmp_path))
+    accuracy = opened.page.evaluate("moetap.data.training.epochs.map(epoch => epoch.routing_acc)")
+    assert accuracy == pytest.approx([0.008, 0.8])
+
+
 def test_curves_of_a_log_that_was_appended_to(open_page, write_page, tmp_path):
     lines = [line(epoch, entropy=2 - epoch / 20) for epoch in range(1, 21)] + [line(1), line(1), line(1)]
     (tmp_path / "training_log.txt").write_text("\n".join(lines) + "\n")
