@@ -1,6 +1,7 @@
 #include "cli/report/analysis_data.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <filesystem>
@@ -118,16 +119,25 @@ ordered_json analysis_data(const std::string& folder, int64_t most_bytes) {
   return data;
 }
 
-void merge_analysis(ordered_json& data, const ordered_json& other) {
+void merge_analysis(ordered_json& data, const ordered_json& other, const std::string& folder,
+                    std::vector<std::string>& notices) {
   if (data.is_null()) {
     data = other;
     return;
   }
+  std::vector<std::string> twice;
   for (const auto& [component, studies] : other["components"].items()) {
     for (const auto& [name, study] : studies.items()) {
-      if (!data["components"][component].contains(name)) data["components"][component][name] = study;
+      if (data["components"][component].contains(name)) {
+        twice.push_back(fmt::format("{} ({})", name, component));
+      } else {
+        data["components"][component][name] = study;
+      }
     }
   }
+  if (twice.empty()) return;
+  notices.push_back(fmt::format("{}: these studies are not in this page, an analysis named before has them: {}", folder,
+                                fmt::join(twice, ", ")));
 }
 
 }  // namespace moetap::cli

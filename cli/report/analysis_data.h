@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <vector>
 
 namespace moetap::cli {
 
@@ -15,7 +16,9 @@ bool is_analysis(const std::string& folder);
 /// left out. Throws CommandError if the file is damaged or of another schema.
 nlohmann::ordered_json analysis_data(const std::string& folder, int64_t most_bytes);
 
-/// Adds the studies of `other` to `data`; those that both have stay as they are in `data`.
-void merge_analysis(nlohmann::ordered_json& data, const nlohmann::ordered_json& other);
+/// Adds the studies of `other`, of the folder, to `data`; those that both have stay as they are in `data`, and
+/// `notices` gets a line that names them.
+void merge_analysis(nlohmann::ordered_json& data, const nlohmann::ordered_json& other, const std::string& folder,
+                    std::vector<std::string>& notices);
 
 }  // namespace moetap::cli

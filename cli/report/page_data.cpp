@@ -98,7 +98,8 @@ PageData page_data(const PageInputs& inputs, const std::string& scratch_folder, 
   for (const std::string& folder : folders.analyses) {
     check();
     merge_analysis(data.json["analysis"],
-                   analysis_data(folder, kAnalysisBytes / static_cast<int64_t>(folders.analyses.size())));
+                   analysis_data(folder, kAnalysisBytes / static_cast<int64_t>(folders.analyses.size())), folder,
+                   data.notices);
   }
   if (!folders.runs.empty()) {
     const plugin::RunReader& run = folders.runs.front();

@@ -9,6 +9,7 @@ import stat
 import subprocess
 
 import pytest
+from synthetic_analysis import write_analysis
 from synthetic_run import write_run
 
 
@@ -107,3 +108,18 @@ def test_data_of_the_page_is_json_that_no_text_ends(write_page, tmp_path):
     assert "<" not in text and ">" not in text and "&" not in text
     layers = json.loads(text)["runs"][0]["components"]["language_model"]
     assert [layer["name"] for layer in layers] == ["</script><!-- & 0", "</script><!-- & 1"]
+
+
+def test_studies_that_two_analyses_have_are_named(report, tmp_path):
+    for name in ("first", "second"):
+        write_analysis(tmp_path / name)
+    path = tmp_path / "second/analysis.json"
+    analysis = json.loads(path.read_text())
+    component, studies = next(iter(analysis["components"].items()))
+    twice, once = next(iter(studies)), "of_its_own"
+    analysis["components"][component] = {twice: studies[twice], once: studies[twice]}
+    path.write_text(json.dumps(analysis))
+    done = report(tmp_path / "first", tmp_path / "second", "-o", tmp_path / "page.html")
+    assert done.returncode == 0
+    (line,) = [one for one in done.stderr.splitlines() if "second" in one]
+    assert line.endswith(f": {twice} ({component})") and once not in line
