@@ -9,6 +9,7 @@
 #include <filesystem>
 
 #include "cli/terminal/command_error.h"
+#include "plugin/run/run_dump.h"
 
 namespace moetap::cli {
 
@@ -47,25 +48,17 @@ std::vector<std::string> components_with_routers(const ExportJob& job) {
   return {job.options.component};
 }
 
-bool has_dump(const ExportJob& job, const std::string& component) {
-  return std::any_of(job.run().ranks().begin(), job.run().ranks().end(), [&](int64_t rank) {
-    const std::vector<std::string> series = plugin::DumpSeriesReader::names_in(job.run().dump_folder(rank));
-    return std::any_of(series.begin(), series.end(),
-                       [&](const std::string& name) { return name.substr(0, name.find('.')) == component; });
-  });
-}
-
 }  // namespace
 
 std::vector<std::string> chosen_components(const ExportJob& job) {
   const std::vector<std::string> names = components_with_routers(job);
   std::vector<std::string> dumped;
   for (const std::string& name : names) {
-    if (has_dump(job, name)) dumped.push_back(name);
+    if (plugin::has_dump(job.run(), name)) dumped.push_back(name);
   }
   if (dumped.empty()) return names;  // opening them says why
   for (const std::string& name : names) {
-    if (!has_dump(job, name))
+    if (!plugin::has_dump(job.run(), name))
       job.notices.push_back(fmt::format("{} is left out: the dump holds no tokens of it", name));
   }
   return dumped;

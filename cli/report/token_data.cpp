@@ -9,11 +9,13 @@
 #include <set>
 
 #include "analysis/attention/attention_columns.h"
+#include "cli/inputs/vocabulary.h"
 #include "cli/report/category_counts.h"
 #include "cli/report/sample_image.h"
-#include "cli/report/vocabulary.h"
 #include "cli/terminal/command_error.h"
 #include "plugin/dump/component_reader.h"
+#include "plugin/results/samples_file.h"
+#include "plugin/run/run_dump.h"
 
 namespace moetap::cli {
 namespace {
@@ -192,21 +194,20 @@ class ComponentTokens {
   std::set<int64_t> seen_;
 };
 
-bool has_dump(const plugin::RunReader& run) {
-  const std::string dump = run.config_text("dump");
-  std::error_code error;
-  return !dump.empty() && dump != "none" && std::any_of(run.ranks().begin(), run.ranks().end(), [&](int64_t rank) {
-    return std::filesystem::is_directory(run.dump_folder(rank), error);
-  });
-}
-
 }  // namespace
 
-std::vector<ordered_json> sample_fields(const plugin::RunReader& run) {
+std::vector<ordered_json> sample_fields(const plugin::RunReader& run, std::vector<std::string>& notices) {
   std::vector<ordered_json> fields;
-  std::ifstream file(run.config_text("samples"));
-  for (std::string line; std::getline(file, line);) {
-    fields.push_back(ordered_json::parse(line, nullptr, /*allow_exceptions=*/false));
+  const std::string path = run.config_text("samples");
+  std::error_code error;
+  if (std::filesystem::exists(path, error)) {
+    try {
+      const plugin::SamplesFile samples(path);
+      for (int64_t sample = 0; sample < samples.size(); ++sample) fields.push_back(samples.given(sample));
+    } catch (const std::exception& failure) {
+      notices.push_back(fmt::format("the samples are not read: {}", failure.what()));
+      fields.clear();
+    }
   }
   if (!fields.empty() || run.ranks().size() != 1 || run.config_text("log_entries") == "forward") return fields;
   // The samples file lies elsewhere now: the log has the same fields, an entry a sample, beside the metrics.
@@ -226,8 +227,8 @@ TokenData token_data(const plugin::RunReader& run, const TokenOptions& options, 
                      const std::string& scratch_folder, const std::function<void()>& check,
                      std::vector<std::string>& notices) {
   TokenData data;
-  if (!has_dump(run)) return data;
-  const std::vector<ordered_json> fields = sample_fields(run);
+  if (!plugin::has_dump(run)) return data;
+  const std::vector<ordered_json> fields = sample_fields(run, notices);
   std::optional<Vocabulary> vocabulary;
   if (!options.vocabulary.empty()) vocabulary.emplace(options.vocabulary);
   SampleImages images(options, run);

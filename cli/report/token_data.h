@@ -23,8 +23,9 @@ struct TokenOptions {
   std::string vocabulary;  // tokenizer.json; "": ids are shown
 };
 
-/// The fields of a run's samples, a JSON object each, by sample; empty: the run has none that can be read.
-std::vector<nlohmann::ordered_json> sample_fields(const plugin::RunReader& run);
+/// The fields of a run's samples, a JSON object each, by sample; empty: the run has none that can be read, and
+/// `notices` gets why a file that is there cannot.
+std::vector<nlohmann::ordered_json> sample_fields(const plugin::RunReader& run, std::vector<std::string>& notices);
 
 struct TokenData {
   nlohmann::ordered_json tokens;      // {components: {name: {layers, top_k, samples}}, vocabulary, note}; null: no dump

@@ -43,10 +43,14 @@ void ComponentReader::add_rank(int64_t number, const std::string& folder) {
   rank->first_token = num_tokens_;
   bool plain = true;
   for (const std::string& name : DumpSeriesReader::names_in(folder)) {
-    if (name.substr(0, name.find('.')) != source_.component) continue;
+    if (!DumpSeriesReader::may_be_of(name, source_.component)) continue;
     auto series = std::make_unique<RankSeries>();
-    series->reader = std::make_unique<DumpSeriesReader>(folder, name, number, damage_);
-    if (series->reader->shards().empty()) continue;
+    std::vector<std::string> damage;
+    series->reader = std::make_unique<DumpSeriesReader>(folder, name, number, damage);
+    const bool is_empty = series->reader->shards().empty();
+    if (!is_empty && series->reader->component() != source_.component) continue;
+    damage_.insert(damage_.end(), damage.begin(), damage.end());
+    if (is_empty) continue;
     plain = plain && series->reader->layer().empty() && !series->reader->has_column("call");
     series->first_token = rank->first_token;
     rank->series.push_back(std::move(series));

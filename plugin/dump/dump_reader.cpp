@@ -162,13 +162,22 @@ void DumpSeriesReader::add_shard(DumpShard shard, std::vector<std::string>& dama
   shards_.push_back(std::move(shard));
 }
 
-std::string DumpSeriesReader::component() const {
-  return name_.substr(0, name_.find('.'));
+bool DumpSeriesReader::may_be_of(const std::string& name, const std::string& component) {
+  return name == component || name.starts_with(component + ".");
 }
 
+std::string DumpSeriesReader::component() const {
+  const std::string own = layer();
+  return own.empty() ? name_ : name_.substr(0, name_.size() - own.size() - 1);
+}
+
+// The name alone does not tell where the component's ends, but a layer's own series has its column.
 std::string DumpSeriesReader::layer() const {
-  const size_t dot = name_.find('.');
-  return dot == std::string::npos ? "" : name_.substr(dot + 1);
+  for (size_t dot = name_.find('.'); dot != std::string::npos; dot = name_.find('.', dot + 1)) {
+    const std::string layer = name_.substr(dot + 1);
+    if (has_column(layer + ".selected")) return layer;
+  }
+  return "";
 }
 
 bool DumpSeriesReader::has_column(const std::string& column) const {

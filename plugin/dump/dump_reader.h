@@ -31,7 +31,7 @@ class DumpSeriesReader {
 
   const std::string& name() const { return name_; }
   std::string component() const;
-  std::string layer() const;  // "": the series of the component
+  std::string layer() const;  // "": the series of the component, or one without a whole shard
   int64_t rank() const { return rank_; }
   const std::vector<DumpShard>& shards() const { return shards_; }
   int64_t num_rows() const { return num_rows_; }  // up to the end of the last whole shard
@@ -51,6 +51,9 @@ class DumpSeriesReader {
 
   /// Names of the series of a rank's folder, without those of attention in full.
   static std::vector<std::string> names_in(const std::string& folder);
+  /// Whether a series of this name can be of the component: COMPONENT or COMPONENT.LAYER. A component's name may hold
+  /// dots, too: the shards' columns tell (`component`).
+  static bool may_be_of(const std::string& name, const std::string& component);
 
  private:
   void add_shard(DumpShard shard, std::vector<std::string>& damage);

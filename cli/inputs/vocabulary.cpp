@@ -1,8 +1,12 @@
-#include "cli/report/vocabulary.h"
+#include "cli/inputs/vocabulary.h"
 
+#include <fmt/format.h>
+
+#include <fstream>
+#include <limits>
+#include <map>
 #include <string_view>
 
-#include "cli/report/run_data.h"
 #include "cli/terminal/command_error.h"
 
 namespace moetap::cli {
@@ -30,6 +34,12 @@ void for_characters(std::string_view text, const Use& use) {
 
 bool stands_for_itself(uint32_t byte) {
   return (byte >= 0x21 && byte <= 0x7E) || (byte >= 0xA1 && byte <= 0xAC) || (byte >= 0xAE && byte <= 0xFF);
+}
+
+/// In UTF-8, with the replacement character for each byte that is none.
+std::string whole_characters(const std::string& text) {
+  const auto replaced = ordered_json(text).dump(-1, ' ', false, ordered_json::error_handler_t::replace);
+  return ordered_json::parse(replaced).get<std::string>();
 }
 
 /// Byte-level BPE writes each byte as a character that can be printed: those that can stand for themselves, the others
@@ -66,6 +76,10 @@ std::string from_pieces(const std::string& token) {
   return text;
 }
 
+bool is_id(const ordered_json& value) {
+  return value.is_number_integer() && value >= 0 && value <= std::numeric_limits<int32_t>::max();
+}
+
 bool is_byte_level(const ordered_json& part) {
   if (part.is_object() && part.value("type", ordered_json()) == "ByteLevel") return true;
   if (!part.is_structured()) return false;
@@ -78,13 +92,17 @@ bool is_byte_level(const ordered_json& part) {
 }  // namespace
 
 Vocabulary::Vocabulary(const std::string& path) {
-  const ordered_json file = read_json_file(path);
+  std::ifstream stream(path);
+  if (!stream) throw CommandError(fmt::format("{}: cannot be read", path));
+  const ordered_json file = ordered_json::parse(stream, nullptr, /*allow_exceptions=*/false);
+  if (!file.is_object()) throw CommandError(fmt::format("{}: is no JSON object", path));
   const auto model = file.find("model");
   const bool is_tokenizer = model != file.end() && model->is_object() && model->contains("vocab");
   const bool byte_level = is_tokenizer && (is_byte_level(file.value("decoder", ordered_json())) ||
                                            is_byte_level(file.value("pre_tokenizer", ordered_json())));
   const auto add = [&](const ordered_json& id, const std::string& token) {
-    if (id.is_number_integer()) texts_[id.get<int32_t>()] = byte_level ? from_byte_level(token) : from_pieces(token);
+    if (is_id(id))
+      texts_[id.get<int32_t>()] = whole_characters(byte_level ? from_byte_level(token) : from_pieces(token));
   };
   const ordered_json& tokens = is_tokenizer ? (*model)["vocab"] : file;
   if (tokens.is_object()) {
@@ -98,12 +116,17 @@ Vocabulary::Vocabulary(const std::string& path) {
   }
   const ordered_json added = file.value("added_tokens", ordered_json::array());
   for (const auto& token : added) {
-    if (token.is_object() && token.value("id", ordered_json()).is_number_integer() &&
+    if (token.is_object() && is_id(token.value("id", ordered_json())) &&
         token.value("content", ordered_json()).is_string()) {
       texts_[token["id"].get<int32_t>()] = token["content"].get<std::string>();
     }
   }
   if (texts_.empty()) throw CommandError(path + ": is no tokenizer.json and no object of tokens and ids");
+}
+
+std::string Vocabulary::text(int32_t id) const {
+  const auto found = texts_.find(id);
+  return found == texts_.end() ? "" : found->second;
 }
 
 ordered_json Vocabulary::texts(const std::set<int32_t>& ids) const {
