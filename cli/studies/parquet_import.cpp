@@ -1,16 +1,21 @@
 #include "cli/studies/parquet_import.h"
 
 #include <fmt/format.h>
+#include <signal.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
+#include <charconv>
 #include <cstring>
 #include <limits>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <set>
+#include <stdexcept>
+#include <string_view>
+#include <system_error>
 
 #include "plugin/dump/column_file.h"
 #include "plugin/dump/series_files.h"
@@ -25,6 +30,23 @@ namespace fs = std::filesystem;
 using nlohmann::ordered_json;
 
 constexpr int64_t kFillRows = 1 << 14;
+
+constexpr std::string_view kImport = ".moetap-import-";
+
+/// Removes the imports of processes that died (kill -9). .moetap-import-PID-XXXXXX
+void remove_left(const fs::path& folder) {
+  std::vector<fs::path> left;
+  std::error_code error;
+  for (const auto& entry : fs::directory_iterator(folder, error)) {
+    const std::string name = entry.path().filename().string();
+    pid_t process = 0;
+    if (!name.starts_with(kImport)) continue;
+    const auto read = std::from_chars(name.data() + kImport.size(), name.data() + name.size(), process);
+    if (read.ec != std::errc{} || process <= 0 || !std::string_view(read.ptr).starts_with('-')) continue;
+    if (::kill(process, 0) != 0 && errno == ESRCH) left.push_back(entry.path());
+  }
+  for (const fs::path& path : left) fs::remove_all(path, error);
+}
 
 /// The columns of a shard, one after the other.
 class ShardWriter {
@@ -101,6 +123,26 @@ void for_stretches(const std::vector<int64_t>& tokens, const Use& use) {
   }
 }
 
+constexpr int64_t kMostExperts = int64_t{1} << 20;  // no model has more
+
+/// An id that no int32 holds is no expert of any model: it stays one that is none, and is counted as foreign.
+int32_t narrow_id(int64_t id) {
+  constexpr int32_t kForeign = std::numeric_limits<int32_t>::min();
+  return id < kForeign || id > std::numeric_limits<int32_t>::max() ? kForeign : static_cast<int32_t>(id);
+}
+
+/// Labels as the dump holds them. Throws where one does not fit.
+template <typename Label>
+std::vector<Label> narrow_labels(const std::vector<int64_t>& wide, const ParquetReader& reader, const char* column) {
+  for (const int64_t value : wide) {
+    if (value < -1 || value > static_cast<int64_t>(std::numeric_limits<Label>::max())) {
+      throw std::runtime_error(
+          fmt::format("{}: column {} holds {}, which is out of range", reader.path(), column, value));
+    }
+  }
+  return {wide.begin(), wide.end()};
+}
+
 /// Columns PREFIX0 … of a group, [rows, width].
 template <typename Value, typename Read>
 std::vector<Value> side_by_side(int64_t rows, int64_t width, char prefix, const Read& read) {
@@ -108,7 +150,7 @@ std::vector<Value> side_by_side(int64_t rows, int64_t width, char prefix, const 
   for (int64_t column = 0; column < width; ++column) {
     const auto of = read(fmt::format("{}{}", prefix, column));
     for (int64_t row = 0; row < rows; ++row) {
-      values[static_cast<size_t>(row * width + column)] = static_cast<Value>(of.at(static_cast<size_t>(row)));
+      values[static_cast<size_t>(row * width + column)] = of.at(static_cast<size_t>(row));
     }
   }
   return values;
@@ -119,7 +161,9 @@ std::vector<Value> side_by_side(int64_t rows, int64_t width, char prefix, const 
 ParquetImport::ParquetImport(const std::string& folder, const std::string& scratch_folder,
                              const std::function<void()>& check)
     : check_(check) {
-  std::string path = (fs::path(scratch_folder.empty() ? "." : scratch_folder) / ".moetap-import-XXXXXX").string();
+  const fs::path scratch = scratch_folder.empty() ? "." : scratch_folder;
+  remove_left(scratch);
+  std::string path = (scratch / fmt::format("{}{}-XXXXXX", kImport, ::getpid())).string();
   if (::mkdtemp(path.data()) == nullptr) plugin::throw_file_error("write", path, errno);
   run_ = path;
   try {
@@ -152,7 +196,7 @@ ParquetImport::~ParquetImport() {
 
 void ParquetImport::import_component(std::vector<ParquetLayer*>& layers) {
   std::map<int64_t, RankTokens> tokens;
-  std::map<int64_t, int64_t> ends;
+  std::map<int64_t, int64_t> last, rows_of_rank;
   for (const ParquetLayer* layer : layers) {
     std::map<int64_t, int64_t> rows;
     for (const auto& [rank, path] : layer->files) {
@@ -163,14 +207,21 @@ void ParquetImport::import_component(std::vector<ParquetLayer*>& layers) {
           if (token < 0) continue;
           const auto [known, is_new] = tokens.try_emplace(rank, RankTokens{token, 0});
           known->second.first = std::min(known->second.first, token);
-          ends[rank] = std::max(ends[rank], token + 1);
+          last[rank] = std::max(last[rank], token);
         }
         rows[rank] += reader.rows_of(group);
+        rows_of_rank[rank] += reader.rows_of(group);
       }
     }
   }
   for (auto& [rank, of] : tokens) {
-    of.n = ends[rank] - of.first;
+    // Each token is the row of some layer: numbers with more room between them would fill the disk with nothing.
+    if (last[rank] - of.first >= rows_of_rank[rank]) {
+      throw std::runtime_error(fmt::format("{}: tokens are numbered {} to {}, but all layers together have {} rows",
+                                           layers.front()->files.front().second, of.first, last[rank],
+                                           rows_of_rank[rank]));
+    }
+    of.n = last[rank] - of.first + 1;
     const auto place = std::lower_bound(ranks_.begin(), ranks_.end(), rank) - ranks_.begin();
     write_rank(layers, rank, place, of);
   }
@@ -225,9 +276,7 @@ void ParquetImport::write_rank(const std::vector<ParquetLayer*>& layers, int64_t
         };
         const auto write_label = [&](const char* name, size_t column, auto kind) {
           if (!reader.has(name)) return;
-          const std::vector<int64_t> wide = reader.read_integers(group, name);
-          const std::vector<decltype(kind)> values(wide.begin(), wide.end());
-          write(column, values, 1);
+          write(column, narrow_labels<decltype(kind)>(reader.read_integers(group, name), reader, name), 1);
         };
         write_label("sample", sample, int64_t{});
         write_label("position", position, int32_t{});
@@ -235,14 +284,13 @@ void ParquetImport::write_rank(const std::vector<ParquetLayer*>& layers, int64_t
         write_label("phase", phase, uint8_t{});
         const auto integers = [&](const std::string& name) { return reader.read_integers(group, name); };
         const auto reals = [&](const std::string& name) { return reader.read_reals(group, name); };
+        const std::vector<int64_t> wide = layer.has_lists ? reader.read_integer_lists(group, "indices", layer.top_k)
+                                                          : side_by_side<int64_t>(rows, layer.top_k, 'e', integers);
         std::vector<int32_t> ids;
-        if (layer.has_lists) {
-          const std::vector<int64_t> wide = reader.read_integer_lists(group, "indices", layer.top_k);
-          ids.assign(wide.begin(), wide.end());
-        } else {
-          ids = side_by_side<int32_t>(rows, layer.top_k, 'e', integers);
+        for (const int64_t id : wide) {
+          ids.push_back(narrow_id(id));
+          if (id < kMostExperts) largest = std::max(largest, id);
         }
-        for (const int32_t id : ids) largest = std::max<int64_t>(largest, id);
         write(columns[l].selected, ids, layer.top_k);
         if (layer.has_weights) {
           write(columns[l].weights,

@@ -10,8 +10,9 @@
 namespace moetap::cli {
 
 /// A Parquet export, or FLAME-MoE's traces, as a run: its rows are written once into a temporary run directory, which
-/// is read like any other, by samples too. It takes the disk space of a dump and is removed at the end. What the tables
-/// do not say stays unknown: the forwards, and of traces the samples.
+/// is read like any other, by samples too. It takes the disk space of a dump and is removed at the end, or by the next
+/// import beside it if the process is killed. What the tables do not say stays unknown: the forwards, and of traces the
+/// samples.
 class ParquetImport {
  public:
   /// Throws std::runtime_error with one line: a file that is no Parquet or lacks a column, a disk that is full. `check`

@@ -128,7 +128,7 @@ void RunAttention::find_matrices() {
           const int64_t tokens =
               sample == sample_of.end() ? 0 : samples[static_cast<size_t>(sample->second)].num_tokens;
           const bool fits = entry.shape.size() == 2 && entry.dtype == at::kFloat && entry.shape[1] <= tokens &&
-                            name->first_query + entry.shape[0] <= tokens;
+                            name->first_query <= tokens - entry.shape[0];
           if (!fits) {
             ++left_out;
             continue;

@@ -264,3 +264,14 @@ def test_ctrl_c_leaves_nothing(tmp_path):
         _, stderr = process.communicate(timeout=100)
         assert process.returncode == 130 and stderr.count("\n") == 1 and "interrupted" in stderr
         assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_matrix_beyond_all_tokens_is_left_out(moetap, tmp_path):
+    """The name of an attention matrix says its first query: it may be the largest number there is."""
+    dump = write_run(tmp_path / "run", ["0"])
+    write_shard(dump, "language_model", 0, 0, columns_of([0] * 4, range(4), [0] * 4) | routed("0", 4, seed=0))
+    matrix = np.full((2, 4), 0.25, np.float32)
+    write_shard(dump, "language_model.attention", 0, 0, {"0/0/0": matrix, f"0/0/{2**63 - 1}": matrix})
+    done = moetap("analyze", tmp_path / "run", "-o", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert "1 attention matrices of language_model are left out" in done.stderr

@@ -1,5 +1,8 @@
 """Parquet exports of a run, in every spelling, and FLAME-MoE's traces give the tables of the run."""
 
+import os
+import subprocess
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -78,3 +81,57 @@ def test_damaged_files_are_one_line(moetap, recorded, assert_fails, tmp_path):
     pq.write_table(pa.table({"a": [1, 2]}), file)
     assert_fails(1, "analyze", tmp_path / "parquet", *out, parts=["layer=1", "indices"])
     assert not list(tmp_path.glob("**/.moetap-import*")) and not (tmp_path / "x").exists()
+
+
+def write_trace(folder, layer: str, **columns):
+    folder.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table(columns), folder / f"layer-{layer}.parquet")
+
+
+def lists_of(ids) -> pa.Array:
+    return pa.array([list(map(int, row)) for row in ids], pa.list_(pa.int64()))
+
+
+def test_tokens_far_apart_are_refused(assert_fails, tmp_path):
+    """2^40 tokens between two rows would be rows of nothing in the temporary run."""
+    for last in (2, 2**40, 2**63 - 1):
+        write_trace(tmp_path / "traces", "0", indices=lists_of([[0, 1], [1, 2]]), token=pa.array([0, last], pa.int64()))
+        parts = ["layer-0.parquet", f"tokens are numbered 0 to {last}", "2 rows"]
+        assert_fails(1, "analyze", tmp_path / "traces", "-o", tmp_path / "x", parts=parts)
+    assert not list(tmp_path.glob(".moetap-import*"))
+
+
+def test_ids_beyond_32_bits_are_foreign(analyze, tmp_path):
+    ids = [[0, 1], [2**32, 1], [2**40 + 1, 2], [-(2**35), 0]]
+    write_trace(tmp_path / "traces", "0", indices=lists_of(ids))
+    folder = analyze(tmp_path / "traces", "--only", "usage")
+    usage = read_table(folder / "usage.csv")
+    assert usage["expert_id"] == ["0", "1", "2"] and usage["selected_count"] == ["2", "2", "1"]
+    assert "3 of 8 ids are no experts" in (folder / "analysis.json").read_text()
+
+
+def test_labels_out_of_range_are_refused(assert_fails, tmp_path):
+    write_trace(tmp_path / "traces", "0", indices=lists_of([[0, 1]]), token_id=pa.array([2**32], pa.int64()))
+    parts = ["layer-0.parquet", "column token_id holds 4294967296"]
+    assert_fails(1, "analyze", tmp_path / "traces", "-o", tmp_path / "x", parts=parts)
+
+
+def test_a_component_may_have_dots_in_its_name(analyze, tmp_path):
+    """FLAME-MoE's folders are named after the model; one name may begin as another does."""
+    ids = np.argsort(np.random.default_rng(0).random((2, 20, 6)), axis=-1)[..., :2]
+    for model, layer in (("FLAME-MoE-1.7B", 0), ("FLAME-MoE-1", 1)):
+        write_trace(tmp_path / "traces" / model, "0", indices=lists_of(ids[layer]))
+    table = read_table(analyze(tmp_path / "traces", "--only", "usage") / "usage.csv")
+    for model, layer in (("FLAME-MoE-1.7B", 0), ("FLAME-MoE-1", 1)):
+        counts = [int(n) for name, n in zip(table["component"], table["selected_count"], strict=True) if name == model]
+        assert counts == np.bincount(ids[layer].ravel(), minlength=6).tolist()
+
+
+def test_an_import_that_was_killed_is_removed_by_the_next(analyze, tmp_path):
+    write_trace(tmp_path / "traces", "0", indices=lists_of([[0, 1], [1, 2]]))
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    for process in (dead.pid, os.getpid()):
+        (tmp_path / f".moetap-import-{process}-abcdef/moetap").mkdir(parents=True)
+    analyze(tmp_path / "traces", "--only", "layer_statistics")
+    assert [path.name for path in tmp_path.glob(".moetap-import*")] == [f".moetap-import-{os.getpid()}-abcdef"]
