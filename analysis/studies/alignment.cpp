@@ -32,6 +32,13 @@ struct AlignedLayer {
   ValueDigest margin_same, margin_changed;
 };
 
+/// Note on `PairBatch`: a place that both runs have with different tokens.
+bool is_other_token(const PairBatch& batch, int64_t t) {
+  if (batch.a.token_id.empty() || batch.b.token_id.empty()) return false;
+  const int32_t a = batch.a.token_id[static_cast<size_t>(t)], b = batch.b.token_id[static_cast<size_t>(t)];
+  return a >= 0 && b >= 0 && a != b;
+}
+
 class Alignment : public PairStudy {
  public:
   explicit Alignment(const PairShape& shape) : shape_(shape) {
@@ -41,6 +48,7 @@ class Alignment : public PairStudy {
   }
 
   void observe(const PairBatch& batch) override {
+    for (int64_t t = 0; t < batch.a.num_tokens; ++t) other_tokens_ += is_other_token(batch, t);
     changed_layers_.assign(static_cast<size_t>(batch.a.num_tokens), 0);
     is_matched_.assign(static_cast<size_t>(batch.a.num_tokens), 0);
     for (size_t l = 0; l < layers_.size(); ++l) {
@@ -76,6 +84,7 @@ class Alignment : public PairStudy {
   PairShape shape_;
   std::vector<AlignedLayer> layers_;
   std::vector<Sample> samples_;
+  int64_t other_tokens_ = 0;
   UsedExperts used_a_, used_b_, ranked_a_, ranked_b_;
   ScoreRanks ranks_;
   std::vector<int32_t> changed_layers_;  // [T] of the batch
@@ -138,6 +147,7 @@ void Alignment::merge(const PairStudy& other) {
     for (ValueDigest AlignedLayer::*digest : kDigests) (layers_[l].*digest).merge(from.layers_[l].*digest);
   }
   samples_.insert(samples_.end(), from.samples_.begin(), from.samples_.end());
+  other_tokens_ += from.other_tokens_;
 }
 
 void Alignment::save(ByteSink& sink) const {
@@ -147,6 +157,7 @@ void Alignment::save(ByteSink& sink) const {
     for (ValueDigest AlignedLayer::*digest : kDigests) (layer.*digest).save(sink);
   }
   sink.values(sorted_samples());
+  sink.integer(other_tokens_);
 }
 
 void Alignment::load(ByteSource& source) {
@@ -156,6 +167,7 @@ void Alignment::load(ByteSource& source) {
     for (ValueDigest AlignedLayer::*digest : kDigests) (layer.*digest).load(source);
   }
   samples_ = source.values<Sample>();
+  other_tokens_ = source.integer();
 }
 
 std::vector<Alignment::Sample> Alignment::sorted_samples() const {
@@ -245,6 +257,10 @@ Result Alignment::finalize() const {
       result.notices.push_back("layer " + id + ": medians of margins are of values rounded to " +
                                std::to_string(52 - bits) + " bits");
     }
+  }
+  if (other_tokens_ > 0) {
+    result.notices.push_back(shape_.a.name + ": " + count_text(other_tokens_, "token has", "tokens have") +
+                             " another id in the other run: without a partner, though sample and position agree");
   }
   if (const int64_t worst = place_of_smallest(same_set); worst >= 0) {
     const auto l = static_cast<size_t>(worst);

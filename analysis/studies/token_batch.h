@@ -66,7 +66,8 @@ struct TokenBatch {
 };
 
 /// The same tokens in two runs: row t of `a` and row t of `b` are one token. A token that only one run has is there
-/// too; in the other every layer has not seen it, and its labels are those of the run that has it.
+/// too; in the other every layer has not seen it, and its labels are those of the run that has it. Where both have the
+/// place, but another token there, it is a token of each: the token of `a` has in `b` the id that `b` has there.
 struct PairBatch {
   TokenBatch a, b;
 };

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstdio>
 #include <filesystem>
+#include <map>
 #include <memory>
 #include <thread>
 #include <variant>
@@ -67,8 +68,29 @@ const std::vector<Value>& cells(const analysis::studies::Table& table, const cha
   return std::get<std::vector<Value>>(table.find(column)->cells);
 }
 
-/// The study `alignment` of the two runs.
-std::vector<LayerLoad> overlaps_of(const std::vector<std::string>& runs, const std::function<void()>& check) {
+/// What the study `alignment` says of two runs.
+struct Comparison {
+  std::vector<LayerLoad> loads;
+  std::vector<std::string> not_compared;  // a line for each layer that one run alone has
+  std::vector<std::string> notices;       // unmatched rows among them
+};
+
+/// Layers that are in no row of the study fail by name: a check that checks nothing must not pass.
+std::vector<std::string> layers_left_out(StudyInputs& inputs, const std::vector<LayerLoad>& loads) {
+  std::map<std::pair<std::string, std::string>, std::vector<std::string>> runs_with;
+  for (size_t run = 0; run < inputs.num_inputs(); ++run) {
+    for (const auto& layer : inputs.layers_of(run)) runs_with[layer].push_back(inputs.path(run));
+  }
+  for (const LayerLoad& load : loads) runs_with.erase({load.component, load.layer});
+  std::vector<std::string> lines;
+  for (const auto& [layer, runs] : runs_with) {
+    lines.push_back(fmt::format("{} layer {}: is not compared: {}", layer.first, layer.second,
+                                runs.size() == 1 ? "only " + runs.front() + " has it" : "it is not in both dumps"));
+  }
+  return lines;
+}
+
+Comparison compare(const std::vector<std::string>& runs, const std::function<void()>& check) {
   AnalyzeOptions options;
   options.only = {"alignment"};
   StudyInputs inputs(runs, {options, std::filesystem::temp_directory_path().string(), check});
@@ -78,9 +100,11 @@ std::vector<LayerLoad> overlaps_of(const std::vector<std::string>& runs, const s
   passes.check = check;
   observe_inputs(inputs, sums, passes);
   const Analysis analysis = sums.finalize();
-  std::vector<LayerLoad> loads;
+  Comparison comparison;
+  comparison.notices = analysis.notices;
   for (const StudyResult& of : analysis.results) {
     if (of.study != "alignment") continue;
+    comparison.notices.insert(comparison.notices.end(), of.result.notices.begin(), of.result.notices.end());
     const analysis::studies::Table& table = of.result.tables.front();
     for (size_t row = 0; row < table.num_rows(); ++row) {
       LayerLoad load;
@@ -88,10 +112,18 @@ std::vector<LayerLoad> overlaps_of(const std::vector<std::string>& runs, const s
       load.layer = cells<std::string>(table, "layer")[row];
       const double overlap = cells<double>(table, "overlap")[row];
       if (std::isfinite(overlap)) load.overlap = overlap;
-      loads.push_back(std::move(load));
+      const int64_t unmatched_a = cells<int64_t>(table, "unmatched_a")[row];
+      const int64_t unmatched_b = cells<int64_t>(table, "unmatched_b")[row];
+      if (unmatched_a + unmatched_b > 0) {
+        comparison.notices.push_back(
+            fmt::format("{} layer {}: {} rows compared; without a partner {} of {} and {} of {}", load.component,
+                        load.layer, cells<int64_t>(table, "tokens")[row], unmatched_a, runs[0], unmatched_b, runs[1]));
+      }
+      comparison.loads.push_back(std::move(load));
     }
   }
-  return loads;
+  comparison.not_compared = layers_left_out(inputs, comparison.loads);
+  return comparison;
 }
 
 void check_usage(const Options& options) {
@@ -125,9 +157,14 @@ int run_check(const Options& options) {
     for (const std::string& run : options.runs) judge(run, loads_of(run), of_one);
   }
   if (of_two.min_overlap) {
-    const std::vector<LayerLoad> loads = overlaps_of(options.runs, check);
-    if (loads.empty()) throw CommandError("the runs have no layer in common");
-    judge(fmt::format("{} and {}", options.runs[0], options.runs[1]), loads, of_two);
+    const Comparison comparison = compare(options.runs, check);
+    if (comparison.loads.empty()) throw CommandError("the runs have no layer in common");
+    const std::string both = fmt::format("{} and {}", options.runs[0], options.runs[1]);
+    judge(both, comparison.loads, of_two);
+    for (const std::string& line : comparison.not_compared) fmt::print("{}: {}\n", both, line);
+    num_failed += comparison.not_compared.size();
+    std::fflush(stdout);
+    for (const std::string& line : comparison.notices) fmt::print(stderr, "moetap: check: {}\n", line);
   }
   if (num_failed > 0) return kExitFailed;
   fmt::print("{} {} within the limits\n", num_layers, num_layers == 1 ? "layer is" : "layers are");
@@ -153,7 +190,7 @@ Command add_check(CLI::App& program) {
       ->type_name("X");
   app->footer(
       "Prints a line for each layer and limit that fails. A value that a limit asks for and that the run does not have "
-      "fails, too.");
+      "fails, too. Of two runs also a layer that one alone has.");
   return {app, [options] { return run_check(*options); }};
 }
 

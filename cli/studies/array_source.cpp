@@ -165,9 +165,9 @@ std::unique_ptr<TokenReader> ArraySource::open(uint32_t needs) const {
   return std::make_unique<Reader>(*this, needs);
 }
 
-std::vector<std::pair<int64_t, int64_t>> ArraySource::samples() const {
-  std::vector<std::pair<int64_t, int64_t>> samples;
-  for (int64_t b = 0; b < files_.num_samples; ++b) samples.emplace_back(0, b);
+std::vector<SourceSample> ArraySource::samples() const {
+  std::vector<SourceSample> samples;
+  for (int64_t b = 0; b < files_.num_samples; ++b) samples.push_back({b, 0});
   return samples;
 }
 

@@ -23,7 +23,7 @@ class ArraySource : public TokenSource {
   bool is_token_order(studies::Order order) const override { return order != studies::Order::kForwards; }
   std::unique_ptr<TokenReader> open(uint32_t needs) const override;
   int64_t bytes_per_token(uint32_t needs) const override;
-  std::vector<std::pair<int64_t, int64_t>> samples() const override;
+  std::vector<SourceSample> samples() const override;
   std::vector<AttentionPiece> attention() const override;
   std::unique_ptr<AttentionReader> open_attention(uint32_t needs) const override;
   std::vector<std::string> notices() const override { return files_.notices; }

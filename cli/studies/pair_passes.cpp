@@ -23,8 +23,24 @@ struct Unit {
   int64_t num_tokens() const { return a_end - a_begin + b_end - b_begin; }
 };
 
+/// A number of a sample comes in several ranks.
+bool repeats_in_ranks(const TokenSource& source) {
+  const std::vector<SourceSample> samples = source.samples();
+  const auto same = [](const SourceSample& one, const SourceSample& next) { return one.sample == next.sample; };
+  return std::adjacent_find(samples.begin(), samples.end(), same) != samples.end();
+}
+
+bool joins_by_rank(const TokenSource& a, const TokenSource& b) {
+  return repeats_in_ranks(a) || repeats_in_ranks(b);
+}
+
 std::vector<Unit> join_samples(const TokenSource& a, const TokenSource& b) {
-  const auto of_a = a.samples(), of_b = b.samples();
+  std::vector<SourceSample> of_a = a.samples(), of_b = b.samples();
+  if (!joins_by_rank(a, b)) {
+    for (std::vector<SourceSample>* of : {&of_a, &of_b}) {
+      for (SourceSample& sample : *of) sample.rank = 0;
+    }
+  }
   const std::vector<int64_t>&cuts_a = a.cuts(Order::kSamples), &cuts_b = b.cuts(Order::kSamples);
   std::vector<Unit> units;
   for (size_t i = 0, j = 0; i < of_a.size() || j < of_b.size();) {
@@ -88,6 +104,12 @@ studies::PairShape pair_shape(const TokenSource& a, const TokenSource& b, const 
     const bool both = std::any_of(shape.b.layers.begin(), shape.b.layers.end(),
                                   [&](const studies::LayerShape& of) { return of.id == layer.id; });
     if (!both) alone += (alone.empty() ? "" : ", ") + layer.id;
+  }
+  if (joins_by_rank(a, b)) {
+    notices.push_back(
+        fmt::format("{}: sample numbers come in several ranks of a run, so {} and {} are compared rank by "
+                    "rank; moetap merge --relabel gives each sample its own",
+                    shape.a.name, name_a, name_b));
   }
   if (!alone.empty()) {
     notices.push_back(fmt::format("{}: layers that only one of {} and {} has are not compared: {}", shape.a.name,

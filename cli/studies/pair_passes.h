@@ -11,9 +11,11 @@
 namespace moetap::cli {
 
 // Note [The same token in two runs]
-// Tokens are the same where rank, sample and position agree, and where a position comes several times in a sample (a
-// generation gives 0 at each step): the n-th of one run and the n-th of the other. Tokens that one run alone has are in
-// the batch as tokens that no layer of the other has seen. Tokens of no known sample are compared with nothing.
+// Tokens are the same where sample and position agree, and the rank too if a sample's number comes in several ranks of
+// a run: two runs may lay the same samples on other ranks. Where both token ids are known they must agree; where a
+// position comes several times in a sample (a generation gives 0 at each step): the n-th of one run and the n-th of the
+// other. Tokens that one run alone has are in the batch as tokens that no layer of the other has seen. Tokens of no
+// known sample are compared with nothing.
 
 /// A study of two runs that is being made.
 struct RunningPair {

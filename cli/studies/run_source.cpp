@@ -35,7 +35,7 @@ RunSource::RunSource(std::vector<const plugin::RunReader*> runs, std::string com
     for (const std::string& line : dump.reader->damage()) notices_.push_back(line);
     columns_.may_miss_rows = columns_.may_miss_rows || dump.reader->is_joined() || !dump.reader->damage().empty();
   }
-  index_ = std::make_unique<TokenIndex>(readers, options_.scratch_folder, options_.check);
+  index_ = std::make_unique<TokenIndex>(readers, options_.scratch_folder, options_.check, options_.sample_order);
   for (size_t i = 0; i < dumps_.size(); ++i) {
     int32_t source = index_->first_source(i);
     for (const auto& rank : dumps_[i].reader->ranks()) dumps_[i].sources.emplace_back(rank.rank, source++);
@@ -182,14 +182,14 @@ bool RunSource::is_token_order(Order order) const {
   return order == Order::kTokens || (order == Order::kForwards ? index_->has_forwards() : index_->in_sample_order());
 }
 
-std::vector<std::pair<int64_t, int64_t>> RunSource::samples() const {
+std::vector<SourceSample> RunSource::samples() const {
   std::vector<int64_t> ranks;  // of several runs the numbers of sources stand for ranks
   for (const RunDump& dump : dumps_) {
     for (const auto& [rank, source] : dump.sources) ranks.push_back(dumps_.size() == 1 ? rank : source);
   }
-  std::vector<std::pair<int64_t, int64_t>> samples;
+  std::vector<SourceSample> samples;
   for (const TokenIndex::Sample& sample : index_->samples()) {
-    samples.emplace_back(ranks[static_cast<size_t>(sample.source)], sample.sample);
+    samples.push_back({sample.sample, ranks[static_cast<size_t>(sample.source)]});
   }
   return samples;
 }

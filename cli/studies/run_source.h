@@ -22,6 +22,7 @@ struct RunSourceOptions {
   bool group_by_phase = false;
   const SampleGroups* groups = nullptr;  // null: none
   bool may_miss_rows = false;            // rows of ids −1 are tokens that the layer did not see
+  TokenIndex::SampleOrder sample_order = TokenIndex::SampleOrder::kBySource;
   std::string scratch_folder;
   std::function<void()> check = [] {};  // called now and then; may throw
 };
@@ -60,7 +61,7 @@ class RunSource : public TokenSource {
   bool is_token_order(studies::Order order) const override;
   std::unique_ptr<TokenReader> open(uint32_t needs) const override;
   int64_t bytes_per_token(uint32_t needs) const override;
-  std::vector<std::pair<int64_t, int64_t>> samples() const override;
+  std::vector<SourceSample> samples() const override;
   std::vector<AttentionPiece> attention() const override { return attention_->pieces(); }
   std::unique_ptr<AttentionReader> open_attention(uint32_t needs) const override { return attention_->open(needs); }
   void read_totals(const std::function<void(const studies::AttentionTotals&)>& use) const override {

@@ -65,9 +65,9 @@ int64_t SampleSource::bytes_per_token(uint32_t needs) const {
   return bytes;
 }
 
-std::vector<std::pair<int64_t, int64_t>> SampleSource::samples() const {
-  std::vector<std::pair<int64_t, int64_t>> samples;
-  for (const int64_t number : numbers_) samples.emplace_back(0, number);
+std::vector<SourceSample> SampleSource::samples() const {
+  std::vector<SourceSample> samples;
+  for (const int64_t number : numbers_) samples.push_back({number, 0});
   return samples;
 }
 

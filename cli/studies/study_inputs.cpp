@@ -12,20 +12,12 @@
 #include "cli/studies/r3_source.h"
 #include "cli/studies/run_source.h"
 #include "cli/terminal/command_error.h"
-#include "plugin/dump/dump_reader.h"
+#include "plugin/run/run_dump.h"
 
 namespace moetap::cli {
 namespace {
 
 namespace fs = std::filesystem;
-
-bool has_dump(const plugin::RunReader& run, const std::string& component) {
-  return std::any_of(run.ranks().begin(), run.ranks().end(), [&](int64_t rank) {
-    const std::vector<std::string> series = plugin::DumpSeriesReader::names_in(run.dump_folder(rank));
-    return std::any_of(series.begin(), series.end(),
-                       [&](const std::string& name) { return name.substr(0, name.find('.')) == component; });
-  });
-}
 
 std::string fingerprint_of_file(const std::string& path) {
   return input_fingerprint(fs::path(path).parent_path().string(), {fs::path(path).filename().string()});
@@ -141,7 +133,8 @@ void StudyInputs::open_runs() {
     names = {options.component};
   }
   const auto dumped = [&](const std::string& name) {
-    return std::all_of(runs.begin(), runs.end(), [&](const plugin::RunReader* run) { return has_dump(*run, name); });
+    return std::all_of(runs.begin(), runs.end(),
+                       [&](const plugin::RunReader* run) { return plugin::has_dump(*run, name); });
   };
   std::copy_if(names.begin(), names.end(), std::back_inserter(components_), dumped);
   for (size_t i = 0; i < runs_.size(); ++i) {
@@ -166,17 +159,34 @@ const TokenSource& StudyInputs::tokens(const std::string& component) {
   std::vector<size_t> all;
   for (size_t i = 0; i < paths_.size(); ++i) all.push_back(i);
   auto& source = sources_[{component, all}];
-  if (!source) source = open(component, all);
+  if (!source) source = open(component, all, TokenIndex::SampleOrder::kBySource);
   return *source;
 }
 
 const TokenSource& StudyInputs::side(const std::string& component, size_t which) {
-  auto& source = sources_[{component, {which}}];
-  if (!source) source = open(component, {which});
+  auto& source = sides_[{component, which}];
+  if (!source) source = open(component, {which}, TokenIndex::SampleOrder::kByNumber);
   return *source;
 }
 
-std::unique_ptr<TokenSource> StudyInputs::open(const std::string& component, const std::vector<size_t>& which) {
+std::vector<std::pair<std::string, std::string>> StudyInputs::layers_of(size_t which) {
+  std::vector<std::pair<std::string, std::string>> layers;
+  if (has_runs()) {
+    for (const auto& [component, of_component] : runs_[which]->components()) {
+      for (const plugin::ReadLayer& layer : of_component) layers.emplace_back(component, layer.layer);
+    }
+    return layers;
+  }
+  for (const std::string& component : components_) {
+    for (const studies::LayerShape& layer : side(component, which).shape().layers) {
+      layers.emplace_back(component, layer.id);
+    }
+  }
+  return layers;
+}
+
+std::unique_ptr<TokenSource> StudyInputs::open(const std::string& component, const std::vector<size_t>& which,
+                                               TokenIndex::SampleOrder order) {
   const AnalyzeOptions& options = context_.options;
   if (kind_ == Kind::kArrays) {
     const auto definitions =
@@ -200,6 +210,7 @@ std::unique_ptr<TokenSource> StudyInputs::open(const std::string& component, con
   of_source.group_by_phase = options.group_by == "phase";
   of_source.groups = options.group_by.empty() || of_source.group_by_phase ? nullptr : &groups_;
   of_source.may_miss_rows = kind_ == Kind::kParquet;
+  of_source.sample_order = order;
   of_source.scratch_folder = context_.scratch_folder;
   of_source.check = context_.check;
   return std::make_unique<RunSource>(std::move(runs), component, std::move(of_source));

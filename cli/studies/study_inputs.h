@@ -12,6 +12,7 @@
 #include "cli/studies/libmoe_log.h"
 #include "cli/studies/parquet_import.h"
 #include "cli/studies/sample_groups.h"
+#include "cli/studies/token_index.h"
 #include "cli/studies/token_source.h"
 #include "plugin/run/run_reader.h"
 
@@ -43,6 +44,8 @@ class StudyInputs {
   /// Two inputs with tokens, to compare; else false.
   bool is_pair() const;
   const TokenSource& side(const std::string& component, size_t which);
+  /// (component, layer) of all that an input says it has, of a run also what it has no dump of.
+  std::vector<std::pair<std::string, std::string>> layers_of(size_t which);
   const std::string& path(size_t which) const { return paths_[which]; }
   const std::vector<LibMoeLog>& logs() const { return logs_; }
   int32_t padding_of_notebook() const { return notebook_padding_; }
@@ -54,7 +57,8 @@ class StudyInputs {
   void describe_inputs();
   std::string fingerprint_of(const std::string& path) const;
   void open_runs();
-  std::unique_ptr<TokenSource> open(const std::string& component, const std::vector<size_t>& which);
+  std::unique_ptr<TokenSource> open(const std::string& component, const std::vector<size_t>& which,
+                                    TokenIndex::SampleOrder order);
 
   InputContext context_;
   std::vector<std::string> paths_;
@@ -68,6 +72,7 @@ class StudyInputs {
   std::vector<LibMoeLog> logs_;
   int32_t notebook_padding_ = -1;
   std::map<std::pair<std::string, std::vector<size_t>>, std::unique_ptr<TokenSource>> sources_;
+  std::map<std::pair<std::string, size_t>, std::unique_ptr<TokenSource>> sides_;
 };
 
 }  // namespace moetap::cli

@@ -1,6 +1,7 @@
 #include "cli/studies/token_index.h"
 
 #include <algorithm>
+#include <limits>
 #include <map>
 #include <numeric>
 #include <utility>
@@ -37,12 +38,16 @@ void for_labels(const std::vector<const plugin::ComponentReader*>& readers, cons
   }
 }
 
-using Key = std::pair<int32_t, int64_t>;  // source, sample
+using Key = std::pair<int64_t, int64_t>;  // source, sample; by number: sample, source
 
 }  // namespace
 
 TokenIndex::TokenIndex(const std::vector<const plugin::ComponentReader*>& readers, const std::string& scratch_folder,
-                       const std::function<void()>& check) {
+                       const std::function<void()>& check, SampleOrder order) {
+  const bool by_number = order == SampleOrder::kByNumber;
+  const auto key_of = [&](int32_t source, int64_t sample) {
+    return by_number ? Key{sample, source} : Key{source, sample};
+  };
   for (const plugin::ComponentReader* reader : readers) {
     first_source_.push_back(num_sources_);
     num_sources_ += static_cast<int32_t>(reader->ranks().size());
@@ -64,10 +69,10 @@ TokenIndex::TokenIndex(const std::vector<const plugin::ComponentReader*>& reader
       }
       has_token_ids_ = has_token_ids_ || label.token_id >= 0;
       if (label.sample < 0 || label.phase < 0) {
-        last_key = {num_sources_, -1};  // behind all samples
+        last_key = {std::numeric_limits<int64_t>::max(), 0};  // behind all samples
         continue;
       }
-      const Key key{label.rank, label.sample};
+      const Key key = key_of(label.rank, label.sample);
       if (last == counts.end() || key != last->first) last = counts.try_emplace(key, 0).first;
       if (key < last_key) in_sample_order_ = false;
       last_key = key;
@@ -76,7 +81,8 @@ TokenIndex::TokenIndex(const std::vector<const plugin::ComponentReader*>& reader
   });
   if (has_forwards_) forward_cuts_.push_back(num_tokens_);
   for (const auto& [key, count] : counts) {
-    samples_.push_back({key.second, key.first, count});
+    const auto [source, sample] = by_number ? std::pair(key.second, key.first) : key;
+    samples_.push_back({sample, static_cast<int32_t>(source), count});
     sample_cuts_.push_back(known_);
     known_ += count;
     longest_ = std::max(longest_, count);
@@ -88,14 +94,14 @@ TokenIndex::TokenIndex(const std::vector<const plugin::ComponentReader*>& reader
   order_ = std::make_unique<plugin::ScratchFile>(scratch_folder);
   std::map<Key, int64_t> next;
   for (size_t i = 0; i < samples_.size(); ++i)
-    next.emplace(Key{samples_[i].source, samples_[i].sample}, sample_cuts_[i]);
+    next.emplace(key_of(samples_[i].source, samples_[i].sample), sample_cuts_[i]);
   int64_t next_unknown = known_;
   std::vector<int64_t> tokens;
   for_labels(readers, first_source_, check, [&](int64_t first, const std::vector<plugin::TokenLabel>& labels) {
     int64_t begin = 0;  // of a stretch whose places in the order follow each other
     for (size_t i = 0; i < labels.size(); ++i) {
       const bool is_known = labels[i].sample >= 0 && labels[i].phase >= 0;
-      int64_t& cursor = is_known ? next.at({labels[i].rank, labels[i].sample}) : next_unknown;
+      int64_t& cursor = is_known ? next.at(key_of(labels[i].rank, labels[i].sample)) : next_unknown;
       if (cursor != begin + static_cast<int64_t>(tokens.size()) || tokens.empty()) {
         order_->write(begin * kNumberBytes, tokens.data(), static_cast<int64_t>(tokens.size()) * kNumberBytes);
         tokens.clear();

@@ -25,13 +25,14 @@ class TokenIndex {
     int32_t source = 0;  // which rank of which run
     int64_t num_tokens = 0;
   };
+  enum class SampleOrder { kBySource, kByNumber };
   /// One pass over the labels, two where samples take turns. `check` may throw.
   TokenIndex(const std::vector<const plugin::ComponentReader*>& readers, const std::string& scratch_folder,
-             const std::function<void()>& check);
+             const std::function<void()>& check, SampleOrder order = SampleOrder::kBySource);
 
   int64_t num_tokens() const { return num_tokens_; }
   int64_t num_known() const { return sample_cuts_.empty() ? 0 : known_; }  // tokens whose sample is known
-  const std::vector<Sample>& samples() const { return samples_; }          // by source, then number
+  const std::vector<Sample>& samples() const { return samples_; }          // by source, then number, or the other way
   /// Starts of the samples, then of pieces of the tokens of no known sample, then num_tokens.
   const std::vector<int64_t>& sample_cuts() const { return sample_cuts_; }
   const std::vector<int64_t>& forward_cuts() const { return forward_cuts_; }

@@ -24,6 +24,12 @@ std::vector<Row> rows_of(const studies::TokenBatch& batch, int64_t begin, int64_
   return rows;
 }
 
+bool are_other_tokens(const studies::TokenBatch& a, int64_t row_a, const studies::TokenBatch& b, int64_t row_b) {
+  if (a.token_id.empty() || b.token_id.empty()) return false;
+  const int32_t id_a = a.token_id[static_cast<size_t>(row_a)], id_b = b.token_id[static_cast<size_t>(row_b)];
+  return id_a >= 0 && id_b >= 0 && id_a != id_b;
+}
+
 template <typename Value>
 std::vector<Value> gathered(std::span<const Value> values, int64_t width, const std::vector<PairedRow>& rows, bool is_a,
                             Value missing) {
@@ -47,12 +53,22 @@ std::vector<PairedRow> pair_rows(const studies::TokenBatch& a, const std::vector
   for (size_t sample = 0; sample + 1 < samples_a.size(); ++sample) {
     const std::vector<Row> of_a = rows_of(a, samples_a[sample], samples_a[sample + 1]);
     const std::vector<Row> of_b = rows_of(b, samples_b[sample], samples_b[sample + 1]);
+    int32_t source = 0;
+    if (!of_a.empty()) {
+      source = a.source[static_cast<size_t>(of_a.front().row)];
+    } else if (!of_b.empty()) {
+      source = b.source[static_cast<size_t>(of_b.front().row)];
+    }
     for (size_t i = 0, j = 0; i < of_a.size() || j < of_b.size();) {
       const bool a_first = j == of_b.size() || (i < of_a.size() && of_a[i].key() < of_b[j].key());
       const bool b_first = i == of_a.size() || (j < of_b.size() && of_b[j].key() < of_a[i].key());
-      PairedRow row;
+      PairedRow row{-1, -1, source, -1};
       if (!b_first) row.a = of_a[i++].row;
       if (!a_first) row.b = of_b[j++].row;
+      if (row.a >= 0 && row.b >= 0 && are_other_tokens(a, row.a, b, row.b)) {
+        paired.push_back({row.a, -1, source, row.b});
+        row.a = -1;
+      }
       paired.push_back(row);
     }
   }
@@ -70,11 +86,12 @@ const studies::TokenBatch& GatheredBatch::gather(const studies::TokenBatch& own,
     const studies::TokenBatch& labels = row >= 0 ? own : other;
     const auto from = static_cast<size_t>(row >= 0 ? row : (is_a ? rows[t].b : rows[t].a));
     buffer_.sample[t] = labels.sample[from];
-    buffer_.source[t] = labels.source[from];
+    buffer_.source[t] = rows[t].source;
     buffer_.forward[t] = labels.forward[from];
     buffer_.position[t] = labels.position[from];
     buffer_.step[t] = labels.step[from];
-    buffer_.token_id[t] = labels.token_id[from];
+    const bool has_other = !is_a && rows[t].other_b >= 0;
+    buffer_.token_id[t] = has_other ? own.token_id[static_cast<size_t>(rows[t].other_b)] : labels.token_id[from];
     buffer_.phase[t] = labels.phase[from];
     if (!buffer_.valid.empty()) buffer_.valid[t] = labels.is_valid(static_cast<int64_t>(from)) ? 1 : 0;
     if (!buffer_.group.empty()) buffer_.group[t] = row >= 0 ? own.group[from] : -1;

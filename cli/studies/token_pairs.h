@@ -10,6 +10,8 @@ namespace moetap::cli {
 /// Row of each side, −1: it has none.
 struct PairedRow {
   int64_t a = -1, b = -1;
+  int32_t source = 0;    // of the sample: that of A if it has the sample, for a run may have it in another rank
+  int64_t other_b = -1;  // a row of A alone: the row of B that has its place, but another token
 };
 
 /// Which rows of two batches, each of whole samples that stand in the same order, are the same tokens. `samples_a` and

@@ -1,10 +1,10 @@
 #pragma once
 
+#include <compare>
 #include <cstdint>
 #include <functional>
 #include <memory>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "analysis/studies/study.h"
@@ -37,6 +37,12 @@ class AttentionReader {
                     const std::function<void(studies::AttentionStats&)>& stats) = 0;
 };
 
+struct SourceSample {
+  int64_t sample = 0, rank = 0;
+
+  auto operator<=>(const SourceSample&) const = default;
+};
+
 /// One component of an input: its shape, its tokens in three orders, its attention. Const functions are thread-safe;
 /// readers are for one thread each. Errors are exceptions with one line.
 class TokenSource {
@@ -57,8 +63,8 @@ class TokenSource {
   /// Of a batch, of one token with these needs.
   virtual int64_t bytes_per_token(uint32_t needs) const = 0;
 
-  /// The samples that begin at the first of the cuts of kSamples, in their order: (rank, sample), ascending.
-  virtual std::vector<std::pair<int64_t, int64_t>> samples() const = 0;
+  /// The samples that begin at the first of the cuts of kSamples, in their order. Of the sides of a pair: ascending.
+  virtual std::vector<SourceSample> samples() const = 0;
 
   virtual std::vector<AttentionPiece> attention() const { return {}; }
   virtual std::unique_ptr<AttentionReader> open_attention(uint32_t /*needs*/) const { return nullptr; }
