@@ -63,12 +63,22 @@ Shard parse_shard(const std::string& text) {
   return shard;
 }
 
-void check_usage(const Options& options) {
+/// Options that `--merge` takes: all else is in the partials.
+bool is_for_merging(const CLI::Option& option) {
+  const auto is = [&](const char* name) { return option.check_name(name); };
+  return is("--merge") || is("--output") || is("--force") || is("--help");
+}
+
+void check_usage(const Options& options, const CLI::App& app) {
   const auto usage = [](const std::string& line) { throw CommandError(line, kExitUsage); };
   if (options.output.empty()) usage("-o OUT_DIR is missing: where to write the tables");
   if (!options.partials.empty()) {
     if (!options.inputs.empty()) usage("--merge takes partials and no other inputs");
-    if (!options.shard.empty()) usage("--merge and --shard exclude each other");
+    for (const CLI::Option* option : app.get_options()) {
+      if (option->count() > 0 && !is_for_merging(*option)) {
+        usage(fmt::format("--merge and {} exclude each other: a partial holds its options", option->get_name()));
+      }
+    }
     return;
   }
   const AnalyzeOptions& of = options.of_studies;
@@ -154,12 +164,12 @@ void print_notices(const Analysis& analysis) {
   for (const std::string& line : lines) fmt::print(stderr, "moetap: analyze: {}\n", line);
 }
 
-int run_analyze(Options options) {
+int run_analyze(Options options, const CLI::App& app) {
   if (options.list) {
     fmt::print("{}", list_text());
     return 0;
   }
-  check_usage(options);
+  check_usage(options, app);
   options.of_studies.only = split(options.only);
   set_phases(options);
   const Shard shard = parse_shard(options.shard);
@@ -283,7 +293,7 @@ Command add_analyze(CLI::App& program) {
   app->footer(
       "See docs/studies.md. A study that lacks its input is listed with what would fill it.\n"
       "Exit status: 0 done; 1 failed, 130 interrupted: OUT_DIR is as it was before.");
-  return {app, [options] { return run_analyze(*options); }};
+  return {app, [options, app] { return run_analyze(*options, *app); }};
 }
 
 }  // namespace moetap::cli

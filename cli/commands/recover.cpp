@@ -25,6 +25,8 @@ void print(const std::string& run_dir, const plugin::RecoveredRank& rank) {
   };
   add(rank.note.lost_forwards,
       "at least " + plural(rank.note.lost_forwards, "forward that waited", "forwards that waited") + " to be written");
+  add(rank.unwritten,
+      plural(rank.unwritten, "forward", "forwards") + " that could not be recorded, as the run had said");
   add(rank.note.lost_bytes,
       plural(rank.note.lost_bytes, "byte", "bytes") + " behind the last whole frame of the journal");
   add(rank.note.missing_dump_rows, plural(rank.note.missing_dump_rows, "row", "rows") + " of the dump");

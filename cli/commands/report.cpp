@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <exception>
 #include <filesystem>
+#include <fstream>
 #include <functional>
 #include <memory>
 #include <string>
@@ -26,6 +27,7 @@ struct Options {
   std::string output = "report.html";
   std::string split;  // folder; "": none
   int64_t image_token = -1;
+  bool force = false;
   bool watch = false;
 };
 
@@ -41,10 +43,22 @@ void check_options(Options& options) {
   if (std::filesystem::is_directory(options.output, error)) {
     throw CommandError(options.output + ": is a folder; -o names the file of the page", kExitUsage);
   }
+  if (!options.force && std::filesystem::exists(options.output, error) && !is_page(options.output)) {
+    throw CommandError(options.output + ": is there and no report; --force replaces it");
+  }
   if (!inputs.tokens.images.empty() && !std::filesystem::is_directory(inputs.tokens.images, error)) {
     throw CommandError(fmt::format("--images: {} is no folder", inputs.tokens.images), kExitUsage);
   }
   if (options.image_token >= 0) inputs.tokens.image_token = options.image_token;
+}
+
+/// True for pages that this command wrote. A file that cannot be read is none.
+bool is_page(const std::string& path) {
+  constexpr size_t kHead = 4096;
+  std::ifstream file(path, std::ios::binary);
+  std::string head(kHead, '\0');
+  file.read(head.data(), static_cast<std::streamsize>(head.size()));
+  return head.find("<meta name=\"generator\" content=\"moetap report\">") != std::string::npos;
 }
 
 void write_page(const std::string& path, const std::string& page, const PageData& data) {
@@ -129,7 +143,10 @@ int run_report(Options options) {
   check_options(options);
   const InterruptGuard interrupt;
   const auto check = [&] {
-    if (interrupt.requested()) throw CommandError("interrupted; nothing is left of the report", kExitInterrupted);
+    if (!interrupt.requested()) return;
+    const std::string left =
+        options.split.empty() ? "nothing is left of the report" : fmt::format("pages in {} may be left", options.split);
+    throw CommandError("interrupted; " + left, kExitInterrupted);
   };
   const std::filesystem::path parent = std::filesystem::path(options.output).parent_path();
   std::error_code error;
@@ -156,6 +173,7 @@ Command add_report(CLI::App& program) {
   CLI::App* app = program.add_subcommand("report", "Write a page of figures that explains a model's routing");
   app->add_option("DIR", inputs.folders, "A run, two runs to compare, analyses of moetap analyze; in any order");
   app->add_option("-o,--output", options->output, "The page")->capture_default_str()->type_name("FILE");
+  app->add_flag("--force", options->force, "Replace FILE even if it is no report");
   app->add_option("--split", options->split, "Each figure also as a page of its own in this folder, 5 MB each")
       ->type_name("FOLDER");
   app->add_flag("--watch", options->watch,

@@ -205,9 +205,13 @@ int run(const RunOptions& options) {
   if (!outcome.error && plugin::HookCalls::of(counters).all_stopped()) {
     what += "; the first: " + notices.first_that_begins("hook \"");
   }
-  const std::string done = num_done == 0 ? "nothing was written"
-                                         : fmt::format("{} of {} forwards finished and are in {}", num_done,
-                                                       files.size(), config.output_dir);
+  std::string done = "nothing was written";
+  if (num_done > 0 && counters.unwritten > 0) {
+    done = fmt::format("{} of {} forwards finished, {} of them could not be recorded, the others are in {}", num_done,
+                       files.size(), counters.unwritten, config.output_dir);
+  } else if (num_done > 0) {
+    done = fmt::format("{} of {} forwards finished and are in {}", num_done, files.size(), config.output_dir);
+  }
   throw CommandError(fmt::format("{}; {}", what, done), outcome.interrupted ? kExitInterrupted : kExitFailed);
 }
 

@@ -109,12 +109,17 @@ std::optional<RecoveredRank> recover_rank(const RunPaths& paths, int64_t rank) {
   RecoveredRank recovered{rank,
                           start->config.task,
                           recorded,
+                          run.counters.unwritten,
                           static_cast<int64_t>(journal.entries().size()),
                           why_not_done(*run.state, run.counters, run.calls, paths),
                           note};
   run.counters.unwritten += note.lost_forwards;
   run.counters.forwards += note.lost_forwards;
   write_run_outputs(*run.state, paths, journal, samples, run.counters, {run.state->opened, closed}, note);
+  if (recovered.not_done.empty() && recorded == 0) {
+    recovered.not_done =
+        paths.journal.string() + ": the run died before it recorded a forward, so it is not marked as done";
+  }
   if (recovered.not_done.empty()) mark_done(paths, rank, journal);
   return recovered;
 }

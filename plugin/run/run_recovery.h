@@ -13,8 +13,9 @@ struct RecoveredRank {
   int64_t rank = 0;
   std::string task;
   int64_t forwards = 0;
-  int64_t entries = 0;   // of the log
-  std::string not_done;  // why the run is not marked as done (why_not_done in run_outputs.h); empty: it is
+  int64_t unwritten = 0;  // forwards that the run itself could not record
+  int64_t entries = 0;    // of the log
+  std::string not_done;   // why the run is not marked as done (why_not_done in run_outputs.h); empty: it is
   RecoveryNote note;
 };
 

@@ -38,7 +38,7 @@ def test_refusals(report, tmp_path):
 def test_damaged_files(report, tmp_path):
     run, page = tmp_path / "run", tmp_path / "page.html"
     write_run(run, layers=2)
-    page.write_text("older")
+    page.write_text(older := '<meta name="generator" content="moetap report">')
     summary = run / "moetap" / "summary.json"
     whole = summary.read_text()
     summary.write_text(whole[: len(whole) // 2])
@@ -51,8 +51,23 @@ def test_damaged_files(report, tmp_path):
     (run / "rank0_metric_eval_done.txt").unlink()
     (run / "analysis.json").unlink()
     fails(report(run, "-o", page), 1, "not marked as done")
-    assert page.read_text() == "older"
+    assert page.read_text() == older
     assert sorted(path.name for path in tmp_path.iterdir()) == ["page.html", "run"]
+
+
+def test_a_file_that_is_no_page_is_kept(report, tmp_path):
+    run = tmp_path / "run"
+    write_run(run, layers=2)
+    summary = run / "moetap" / "summary.json"
+    before = summary.read_bytes()
+    fails(report(run, "-o", summary), 1, "summary.json: is there and no report; --force replaces it")
+    assert summary.read_bytes() == before
+    page = tmp_path / "page.html"
+    for options in ([], [], ["--force"]):  # a page is replaced by the next
+        assert report(run, "-o", page, *options).returncode == 0
+    page.write_text("my notes")
+    fails(report(run, "-o", page), 1, "is there and no report")
+    assert report(run, "-o", page, "--force").returncode == 0
 
 
 def test_several_ranks_are_merged_first(report, tmp_path):

@@ -69,6 +69,10 @@ def test_what_does_not_belong_together(moetap, recorded, arrays, assert_fails, t
     partials = make_shards(moetap, tmp_path, 3, recorded)
     out = ["-o", tmp_path / "x"]
     assert_fails(1, "analyze", "--merge", *partials[:2], *out, parts=["shards 2 of 3"])
+    for options in (["--only", "usage"], ["--definitions", "notebook"], ["--warm"], ["--shard", "0/2"]):
+        assert_fails(
+            2, "analyze", *out, *options, "--merge", *partials, parts=["--merge", options[0], "exclude each other"]
+        )
     assert_fails(1, "analyze", "--merge", *partials, partials[0], *out, parts=["0/3", "shard0/partial.bin"])
     others = make_shards(moetap, tmp_path / "others", 3, arrays())
     assert_fails(1, "analyze", "--merge", partials[0], *others[1:], *out, parts=["shard0", "differ"])

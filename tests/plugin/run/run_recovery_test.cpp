@@ -72,6 +72,16 @@ TEST_F(RunRecovery, CountersAreThoseOfTheLastFlush) {
   expect_run_of(5);
 }
 
+TEST_F(RunRecovery, ARunWithoutAForwardIsNotDone) {
+  write_and_die(0, 0);
+  const auto recovery = recover_run(run());
+  ASSERT_EQ(recovery.errors.size(), 1u);
+  EXPECT_NE(recovery.errors[0].find("died before it recorded a forward"), std::string::npos) << recovery.errors[0];
+  ASSERT_EQ(recovery.ranks.size(), 1u);
+  EXPECT_EQ(recovery.ranks[0].forwards, 0);
+  EXPECT_FALSE(fs::exists(run("rank0_metric_eval_done.txt"))) << "it can be resumed";
+}
+
 TEST_F(RunRecovery, ATruncatedJournalGivesTheForwardsBeforeTheCut) {
   constexpr int64_t kFew = 5;
   write_and_die(0, kFew);
@@ -94,7 +104,7 @@ TEST_F(RunRecovery, ATruncatedJournalGivesTheForwardsBeforeTheCut) {
         if (frame.kind == kForward || frame.kind == kModelAdded) counted_end = frame.end;
       }
       const auto recovery = recover_run(run());
-      ASSERT_EQ(recovery.errors, std::vector<std::string>{}) << "cut at " << cut;
+      ASSERT_EQ(recovery.errors.empty(), forwards > 0) << "cut at " << cut;  // a run of nothing is not done
       EXPECT_EQ(recovery.ranks.at(0).forwards, forwards) << "cut at " << cut;
       EXPECT_EQ(recovery.ranks.at(0).note.lost_bytes, cut - counted_end) << "cut at " << cut;
       if (forwards > 0) expect_run_of(forwards);
