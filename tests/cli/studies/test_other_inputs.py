@@ -89,9 +89,10 @@ def attended(moetap, tmp_path_factory):
     (folder / "in").mkdir()
     torch.save({"input_ids": ids, "attention_mask": mask, "past": no_past(2)}, folder / "in/0.pt")
     for mode in ("full", "stats"):
-        options = ["--attention", mode, "--dump", "full", "-o", folder / mode]
-        done = moetap("run", folder / "model.pt", "--inputs", folder / "in", *options)
-        assert done.returncode == 0, done.stderr
+        for kind, sampled in (("", []), ("-sampled", ["--attention-sample", "3"])):
+            options = ["--attention", mode, *sampled, "--dump", "full", "-o", folder / f"{mode}{kind}"]
+            done = moetap("run", folder / "model.pt", "--inputs", folder / "in", *options)
+            assert done.returncode == 0, done.stderr
     return folder
 
 
@@ -103,8 +104,9 @@ def test_attention_of_a_run_is_that_of_its_arrays(moetap, attended, analyze, tmp
         assert (of_run / f"{name}.csv").read_bytes() == (of_arrays / f"{name}.csv").read_bytes(), name
 
 
-def test_statistics_of_attention_give_the_numbers_of_full(attended, analyze):
-    full, stats = analyze(attended / "full"), analyze(attended / "stats")
+@pytest.mark.parametrize("kind", ["", "-sampled"])
+def test_statistics_of_attention_give_the_numbers_of_full(attended, analyze, kind):
+    full, stats = analyze(attended / f"full{kind}"), analyze(attended / f"stats{kind}")
     keys = {"layer", "expert_id", "from_region", "to_region"}
     for name in ("information_flow", "expert_attention_summary"):
         a, b = read_table(full / f"{name}.csv"), read_table(stats / f"{name}.csv")
@@ -116,6 +118,16 @@ def test_statistics_of_attention_give_the_numbers_of_full(attended, analyze):
                 for x, y in zip(a[column], b[column], strict=True):
                     assert (x == "") == (y == "") and float(x or 0) == pytest.approx(float(y or 0), abs=2e-5), column
     assert (stats / "region_specialization.csv").exists()
+
+
+def test_gates_of_queries_that_were_not_measured_are_in_no_sum(attended, analyze):
+    """Three queries of each of two samples are."""
+    for mode in ("full", "stats"):
+        all_queries, sampled = (
+            [float(mass) for mass in read_table(analyze(run) / "expert_attention_summary.csv")["gate_mass"]]
+            for run in (attended / mode, attended / f"{mode}-sampled")
+        )
+        assert 0 < sum(sampled) < 0.6 * sum(all_queries)  # 6 of 15
 
 
 def test_residues_of_fasta_files(analyze, assert_fails, tmp_path):
