@@ -31,6 +31,15 @@ struct Options {
   bool watch = false;
 };
 
+/// True for pages that this command wrote. A file that cannot be read is none.
+bool is_page(const std::string& path) {
+  constexpr size_t kHead = 4096;
+  std::ifstream file(path, std::ios::binary);
+  std::string head(kHead, '\0');
+  file.read(head.data(), static_cast<std::streamsize>(head.size()));
+  return head.find("<meta name=\"generator\" content=\"moetap report\">") != std::string::npos;
+}
+
 void check_options(Options& options) {
   PageInputs& inputs = options.inputs;
   if (inputs.folders.empty() && inputs.training_log.empty() && inputs.affinity.empty()) {
@@ -50,15 +59,6 @@ void check_options(Options& options) {
     throw CommandError(fmt::format("--images: {} is no folder", inputs.tokens.images), kExitUsage);
   }
   if (options.image_token >= 0) inputs.tokens.image_token = options.image_token;
-}
-
-/// True for pages that this command wrote. A file that cannot be read is none.
-bool is_page(const std::string& path) {
-  constexpr size_t kHead = 4096;
-  std::ifstream file(path, std::ios::binary);
-  std::string head(kHead, '\0');
-  file.read(head.data(), static_cast<std::streamsize>(head.size()));
-  return head.find("<meta name=\"generator\" content=\"moetap report\">") != std::string::npos;
 }
 
 void write_page(const std::string& path, const std::string& page, const PageData& data) {

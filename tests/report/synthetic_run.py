@@ -18,7 +18,7 @@ def router_metrics(logits: np.ndarray, top_k: int) -> dict:
     weights /= weights.sum(axis=1, keepdims=True)
     count = np.bincount(ids.ravel(), minlength=experts)
     top1 = np.bincount(ids[:, 0], minlength=experts)
-    chosen = np.zeros((tokens, experts), dtype=np.int64)
+    chosen = np.zeros((tokens, experts))  # reals multiply faster, and are exact here
     np.put_along_axis(chosen, ids, 1, axis=1)
     weight_sum = np.bincount(ids.ravel(), weights=weights.ravel(), minlength=experts)
     entropy = float(-(p * np.log(np.maximum(p, 1e-300))).sum(axis=1).mean())
@@ -54,7 +54,7 @@ def router_metrics(logits: np.ndarray, top_k: int) -> dict:
         "mean_weight": [float(s / c) if c else None for s, c in zip(weight_sum, count, strict=True)],
         "usage": (count / tokens).tolist(),
         "load_ratio": (count / mean).tolist(),
-        "coactivation": (chosen.T @ chosen).tolist(),
+        "coactivation": (chosen.T @ chosen).astype(np.int64).tolist(),
         "_first": ids[:, 0],
     }
 
