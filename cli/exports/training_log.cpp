@@ -49,7 +49,7 @@ std::string epoch_line(const plugin::RunReader& run, const std::string& componen
 /// The category of each sample, in their order; empty: there is no file, or it names none. Throws std::runtime_error
 /// if the file is damaged.
 std::vector<std::string> categories_of(const plugin::RunReader& run) {
-  const std::string path = run.config_text("samples");
+  const std::string path = run.samples_file();
   std::error_code error;
   if (!std::filesystem::exists(path, error)) return {};
   const plugin::SamplesFile samples(path);

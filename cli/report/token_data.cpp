@@ -198,7 +198,7 @@ class ComponentTokens {
 
 std::vector<ordered_json> sample_fields(const plugin::RunReader& run, std::vector<std::string>& notices) {
   std::vector<ordered_json> fields;
-  const std::string path = run.config_text("samples");
+  const std::string path = run.samples_file();
   std::error_code error;
   if (std::filesystem::exists(path, error)) {
     try {

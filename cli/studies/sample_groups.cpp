@@ -44,7 +44,7 @@ SampleGroups::SampleGroups(const std::vector<const plugin::RunReader*>& runs, co
   std::vector<std::vector<std::string>> values;
   std::set<std::string> names, keys;
   for (const plugin::RunReader* run : runs) {
-    values.push_back(read_values(samples_file.empty() ? run->config_text("samples") : samples_file, key, keys));
+    values.push_back(read_values(samples_file.empty() ? run->samples_file() : samples_file, key, keys));
     names.insert(values.back().begin(), values.back().end());
   }
   names.erase("");

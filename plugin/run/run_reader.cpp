@@ -79,6 +79,16 @@ RunReader::RunReader(const std::string& run_dir) : path_(run_dir) {
   }
 }
 
+std::string RunReader::samples_file() const {
+  if (samples_files_.size() > 1) {
+    fail(fmt::format(
+        "{}: its ranks were recorded with different samples files (\"{}\"): which line is a sample's is not "
+        "known",
+        path_, fmt::join(samples_files_, "\", \"")));
+  }
+  return samples_files_.empty() ? "" : *samples_files_.begin();
+}
+
 void RunReader::find_ranks() {
   const RunRanks found = find_run_ranks(path_);
   ranks_ = found.done;
@@ -118,6 +128,7 @@ void RunReader::read_manifest(int64_t rank) {
                        path_, fmt::join(missing, ", "), world_size, path_));
     }
   }
+  samples_files_.insert(text_or_empty(manifest.value(keys::kConfig.name, json::object()), "samples"));
   const auto add_hooks = [&](const json& hooks) {
     for (const json& hook : hooks) {
       const std::string run_layer = text_or_empty(hook, keys::kRunLayer.name);

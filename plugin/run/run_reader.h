@@ -4,6 +4,7 @@
 #include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -41,6 +42,9 @@ class RunReader {
   const std::string& moetap_version() const { return moetap_version_; }
   const nlohmann::json& config() const { return config_; }  // of the first rank
   std::string config_text(const std::string& key) const;    // "" if the key is missing or no text
+  /// Path of the file with the samples' fields, "" if there was none. Throws std::runtime_error with one line if the
+  /// ranks had different ones: a sample's number then tells no line.
+  std::string samples_file() const;
   std::string task() const { return config_text("task"); }
   std::string dump_folder(int64_t rank) const;
   std::string log_folder(int64_t rank) const;  // of <task>.json
@@ -58,6 +62,7 @@ class RunReader {
   std::map<std::string, std::vector<ReadLayer>> components_;
   std::string model_file_, sha256_, moetap_version_;
   nlohmann::json config_;
+  std::set<std::string> samples_files_;  // of all ranks
 };
 
 }  // namespace moetap::plugin

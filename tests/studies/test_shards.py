@@ -18,7 +18,7 @@ def assert_merges(analyze, source: Path, options: list[str], shards: int, seed: 
     whole = contents(analyze(source, *options))
     parts = [analyze(source, *options, "--shard", f"{i}/{shards}") / "partial.bin" for i in range(shards)]
     random.Random(seed).shuffle(parts)
-    merged = contents(analyze(*(["--merge", *parts]), *options))
+    merged = contents(analyze("--merge", *parts))
     assert any(name.endswith(".csv") for name in whole)
     assert merged == whole
 

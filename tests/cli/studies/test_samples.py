@@ -54,3 +54,27 @@ def test_a_damaged_file_is_said(moetap, run, tmp_path):
     assert done.returncode == 0 and "samples.jsonl: line 1" in done.stderr
     done = moetap("export", run, "--to", "training-log", "-o", tmp_path / "log")
     assert done.returncode == 1 and "samples.jsonl: line 1" in done.stderr
+
+
+def test_ranks_with_other_samples_are_refused(moetap, tmp_path):
+    run = tmp_path / "run"
+    write_run(run, ["0"], ranks=2)
+    for rank, about in enumerate([run / "moetap", run / "moetap/rank1"]):
+        file = tmp_path / f"samples{rank}.jsonl"
+        file.write_text(json.dumps({"doc": {"category": f"of rank {rank}"}}) + "\n")
+        manifest = json.loads((about / "manifest.json").read_text())
+        manifest["config"]["samples"] = str(file)
+        (about / "manifest.json").write_text(json.dumps(manifest))
+        samples = [rank] * LENGTH
+        columns = columns_of(samples, list(range(LENGTH)), samples)
+        write_shard(
+            run / f"moetap/dump/rank{rank}", "language_model", rank, 0, columns | routed("0", LENGTH, seed=rank)
+        )
+    done = moetap("analyze", run, "--only", "groups", "--group-by", "category", "-o", tmp_path / "out")
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    assert "different samples files" in done.stderr and "samples0.jsonl" in done.stderr
+    done = moetap("export", run, "--to", "training-log", "-o", tmp_path / "log")
+    assert done.returncode == 1 and "different samples files" in done.stderr
+    both = ["--samples", tmp_path / "samples0.jsonl"]  # one that is named holds for all
+    done = moetap("analyze", run, "--only", "groups", "--group-by", "category", "-o", tmp_path / "out", *both)
+    assert done.returncode == 0, done.stderr
