@@ -12,31 +12,6 @@
 namespace moetap::analysis::studies {
 namespace {
 
-/// Calls visit(b, n, i, row, expert, gate) for each slot of a layer.
-void for_each_slot(
-    const TestArrays& arrays, int64_t l,
-    const std::function<void(int64_t, int64_t, int64_t, const std::vector<double>&, int64_t, double)>& visit) {
-  for (int64_t b = 0; b < arrays.B; ++b) {
-    const int64_t n = arrays.length(b);
-    for (int64_t i = 0; i < n; ++i) {
-      std::vector<double> row;
-      for (int64_t j = 0; j < n; ++j) row.push_back(static_cast<double>(arrays.attention[arrays.cell(l, b, i, j)]));
-      for (int64_t k = 0; k < arrays.K; ++k) {
-        const size_t slot = arrays.slot(l, b, i, k);
-        if (arrays.ids[slot] >= 0) visit(b, n, i, row, arrays.ids[slot], arrays.gates[slot]);
-      }
-    }
-  }
-}
-
-void expect_close(double found, double expected, const std::string& what) {
-  if (std::isnan(expected)) {
-    EXPECT_TRUE(std::isnan(found)) << what;
-  } else {
-    EXPECT_NEAR(found, expected, 1e-10 * std::abs(expected)) << what;
-  }
-}
-
 TEST(ExpertAttentionPatterns, AgreesWithLoops) {
   const TestArrays arrays = random_arrays(41, 2, 8, 23, 4, 2);
   StudyOptions options;

@@ -48,6 +48,13 @@ struct Feed {
 };
 void feed(Study& study, const TestArrays& arrays, const std::vector<int64_t>& samples, const Feed& how = {});
 
+/// Calls visit(b, n, i, row, expert, gate) for each used slot of a layer: n valid tokens, row i of the attention.
+using VisitSlot = std::function<void(int64_t, int64_t, int64_t, const std::vector<double>&, int64_t, double)>;
+void for_each_slot(const TestArrays& arrays, int64_t l, const VisitSlot& visit);
+
+/// Equal to 1e-10 relative, or both NaN.
+void expect_close(double found, double expected, const std::string& what);
+
 using Maker = std::unique_ptr<Study> (*)(const ComponentShape&, const StudyOptions&);
 
 /// The result of a study that saw all samples.
