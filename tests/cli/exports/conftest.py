@@ -1,43 +1,16 @@
 """A recorded run for the exports: two layers, padding, full dump; `dump_of` reads its shards as NumPy does."""
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from moe_model import MoeModel, moe_inputs
+from recorded_run import CATEGORIES, recorded  # noqa: F401 (CATEGORIES for tests, recorded is a fixture)
 from safetensors.numpy import load_file
-from safetensors.torch import save_file
-
-CATEGORIES = ["odd", "even", "odd", "even", "odd"]
 
 
 def dump_of(run: Path, series: str = "language_model", rank: int = 0) -> dict[str, np.ndarray]:
     shards = [load_file(path) for path in sorted((run / f"moetap/dump/rank{rank}").glob(f"{series}-*.safetensors"))]
     return {name: np.concatenate([shard[name] for shard in shards]) for name in shards[0]}
-
-
-@pytest.fixture(scope="session")
-def recorded(moetap, tmp_path_factory) -> Path:
-    """Five samples in three forwards, the first padded at the end."""
-    folder = tmp_path_factory.mktemp("recorded")
-    torch.manual_seed(0)
-    torch.jit.script(MoeModel()).save(folder / "moe.pt")
-    (folder / "in").mkdir()
-    for index, (batch, length) in enumerate([(2, 5), (1, 7), (2, 3)]):
-        inputs = moe_inputs(batch, length, seed=index)
-        if index == 0:
-            inputs["attention_mask"][1, 3:] = 0
-        save_file(inputs, folder / "in" / f"{index}.safetensors")
-    lines = [json.dumps({"doc_id": i, "doc": {"category": name}}) for i, name in enumerate(CATEGORIES)]
-    (folder / "samples.jsonl").write_text("\n".join(lines) + "\n")
-    done = moetap(
-        *("run", folder / "moe.pt", "--inputs", folder / "in", "-o", folder / "run", "--dump", "full"),
-        *("--samples", folder / "samples.jsonl"),
-    )
-    assert done.returncode == 0, done.stderr
-    return folder / "run"
 
 
 @pytest.fixture
