@@ -11,12 +11,6 @@
 namespace moetap::analysis::studies {
 namespace {
 
-Result result_of_sequences(Maker make, const std::vector<SequenceRecord>& records, const StudyOptions& options = {}) {
-  const std::unique_ptr<Study> study = make({}, options);
-  for (const SequenceRecord& record : records) study->observe(record);
-  return study->finalize();
-}
-
 TEST(AaComposition, SharesOfStandardResidues) {
   const std::vector<SequenceRecord> records = {{true, "AAc-X*"}, {true, ""}, {true, "C"}, {false, "AX"}};
   const Result result = result_of_sequences(make_aa_composition, records);

@@ -13,12 +13,6 @@
 namespace moetap::analysis::studies {
 namespace {
 
-Result result_of_sequences(Maker make, const std::vector<SequenceRecord>& records, const StudyOptions& options = {}) {
-  const std::unique_ptr<Study> study = make({}, options);
-  for (const SequenceRecord& record : records) study->observe(record);
-  return study->finalize();
-}
-
 /// Pearson's, in two passes.
 double pearson(const std::vector<double>& x, const std::vector<double>& y) {
   double mean_x = 0, mean_y = 0, xy = 0, xx = 0, yy = 0;

@@ -9,17 +9,6 @@
 namespace moetap::analysis::studies {
 namespace {
 
-/// Two layers, two samples of three places of which the last one of the second is padding; E = 3, K = 2.
-TestArrays hand_arrays() {
-  TestArrays arrays(2, 2, 3, 3, 2);
-  arrays.type(1, 2) = -1;
-  arrays.ids = {0, 1, 0, 2, 0, 1, /**/ 1, 2, 0, 1, 2, 2,  // layer 0; the last two: padding
-                2, 1, 2, 1, 2, 0, /**/ 2, 1, 0, 1, 0, 0};
-  arrays.gates = {.5, .25, .75, .25, .5, .5, /**/ .5, .25, .25, .5, 1, 1,
-                  .5, .5,  .5,  .25, 1,  0,  /**/ .5, .5,  .5,  .5, 1, 1};
-  return arrays;
-}
-
 TEST(EvolutionReport, BestStablestAndLargestStep) {
   const Result result = result_of(make_evolution_report, hand_arrays());
   EXPECT_EQ(header(result, "evolution_report"), "layer,rank,expert_id,importance,top3_sum");

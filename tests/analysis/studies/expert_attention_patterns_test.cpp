@@ -1,9 +1,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <functional>
 #include <memory>
-#include <string>
 #include <vector>
 
 #include "analysis/studies/attention_study.h"

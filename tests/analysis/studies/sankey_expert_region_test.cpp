@@ -1,6 +1,5 @@
 #include <gtest/gtest.h>
 
-#include <string>
 #include <vector>
 
 #include "analysis/studies/sample_queries.h"
@@ -8,21 +7,6 @@
 
 namespace moetap::analysis::studies {
 namespace {
-
-/// One layer, one sample of n places; E = 3, K = 2; rows of attention that are given.
-TestArrays sample_arrays(int64_t n) {
-  TestArrays arrays(1, 1, n, 3, 2);
-  for (int64_t s = 0; s < n; ++s) {
-    arrays.type(0, s) = static_cast<int32_t>(s);
-    arrays.ids[arrays.slot(0, 0, s, 0)] = 0;
-    arrays.ids[arrays.slot(0, 0, s, 1)] = s % 2 == 0 ? 1 : 2;
-    arrays.gates[arrays.slot(0, 0, s, 0)] = .5;
-    arrays.gates[arrays.slot(0, 0, s, 1)] = .25;
-    for (int64_t j = 0; j < n; ++j)
-      arrays.attention[arrays.cell(0, 0, s, j)] = j == 0 ? .5F : .5F / static_cast<float>(n - 1);
-  }
-  return arrays;
-}
 
 TEST(SankeyExpertRegion, KeepsWhatFlows) {
   const TestArrays arrays = sample_arrays(6);  // regions of 5: (1-1) (2-2) (3-3) (4-4) (5-6); key 0 has .5, others .1

@@ -220,6 +220,36 @@ std::string header(const Result& result, const std::string& table) {
   return names;
 }
 
+TestArrays hand_arrays() {
+  TestArrays arrays(2, 2, 3, 3, 2);
+  arrays.type(1, 2) = -1;
+  arrays.ids = {0, 1, 0, 2, 0, 1, /**/ 1, 2, 0, 1, 2, 2,  // layer 0; the last two: padding
+                2, 1, 2, 1, 2, 0, /**/ 2, 1, 0, 1, 0, 0};
+  arrays.gates = {.5, .25, .75, .25, .5, .5, /**/ .5, .25, .25, .5, 1, 1,
+                  .5, .5,  .5,  .25, 1,  0,  /**/ .5, .5,  .5,  .5, 1, 1};
+  return arrays;
+}
+
+TestArrays sample_arrays(int64_t n) {
+  TestArrays arrays(1, 1, n, 3, 2);
+  for (int64_t s = 0; s < n; ++s) {
+    arrays.type(0, s) = static_cast<int32_t>(s);
+    arrays.ids[arrays.slot(0, 0, s, 0)] = 0;
+    arrays.ids[arrays.slot(0, 0, s, 1)] = s % 2 == 0 ? 1 : 2;
+    arrays.gates[arrays.slot(0, 0, s, 0)] = .5;
+    arrays.gates[arrays.slot(0, 0, s, 1)] = .25;
+    for (int64_t j = 0; j < n; ++j)
+      arrays.attention[arrays.cell(0, 0, s, j)] = j == 0 ? .5F : .5F / static_cast<float>(n - 1);
+  }
+  return arrays;
+}
+
+Result result_of_sequences(Maker make, const std::vector<SequenceRecord>& records, const StudyOptions& options) {
+  const std::unique_ptr<Study> study = make({}, options);
+  for (const SequenceRecord& record : records) study->observe(record);
+  return study->finalize();
+}
+
 void for_each_slot(const TestArrays& arrays, int64_t l, const VisitSlot& visit) {
   for (int64_t b = 0; b < arrays.B; ++b) {
     const int64_t n = arrays.length(b);

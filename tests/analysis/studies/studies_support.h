@@ -38,6 +38,12 @@ struct TestArrays {
 /// a softmax, rows of attention that sum to 1 over valid keys. Padded places hold other ordinary numbers.
 TestArrays random_arrays(uint64_t seed, int64_t L, int64_t B, int64_t S, int64_t E, int64_t K, int64_t shortest = 0);
 
+/// Two layers, two samples of three places of which the last one of the second is padding; E = 3, K = 2.
+TestArrays hand_arrays();
+
+/// One layer, one sample of n places; E = 3, K = 2; rows of attention that are given.
+TestArrays sample_arrays(int64_t n);
+
 /// What a study is fed: the tokens of some samples (with padding only if asked), then their attention.
 struct Feed {
   bool tokens = true;
@@ -59,6 +65,9 @@ using Maker = std::unique_ptr<Study> (*)(const ComponentShape&, const StudyOptio
 
 /// The result of a study that saw all samples.
 Result result_of(Maker make, const TestArrays& arrays, const StudyOptions& options = {}, const Feed& how = {});
+
+/// The same of a study of sequences.
+Result result_of_sequences(Maker make, const std::vector<SequenceRecord>& records, const StudyOptions& options = {});
 
 /// Column of a table as doubles; integers are converted. The table and the column must be there.
 std::vector<double> column(const Result& result, const std::string& table, const std::string& name);
