@@ -2,18 +2,12 @@
 # pyarrow ships them. Its libraries carry their version in their names (libarrow.so.2600) and need not have the plain ones.
 #
 # The folder is MOETAP_ARROW_DIR; else that of the package pyarrow of .venv/bin/python or python3.
+include(MoetapPythonPackage)
 set(MOETAP_ARROW_DIR "" CACHE PATH "Folder of the package pyarrow (with include/ and libarrow.so.*). Default: that of python3")
 
 if(NOT MOETAP_ARROW_DIR)
-  set(python "${PROJECT_SOURCE_DIR}/.venv/bin/python")
-  if(NOT EXISTS "${python}")
-    set(python python3)
-  endif()
-  execute_process(
-    COMMAND "${python}" -c
-      "import importlib.util as u; s = u.find_spec('pyarrow'); print(s.submodule_search_locations[0] if s else '', end='')"
-    OUTPUT_VARIABLE folder RESULT_VARIABLE status ERROR_QUIET)
-  if(NOT status EQUAL 0 OR NOT folder)
+  moetap_find_python_package(pyarrow folder)
+  if(NOT folder)
     message(FATAL_ERROR "moetap: Apache Arrow is not there: the Python package pyarrow has it. Run scripts/setup, name the "
                         "folder of the package with -DMOETAP_ARROW_DIR=..., or leave Parquet out with -DMOETAP_PARQUET=OFF.")
   endif()
