@@ -150,6 +150,11 @@ def state(thread: Path) -> str:
     return (thread / "stat").read_text().rpartition(")")[2].split()[0]
 
 
+def saved_outputs(run: Path) -> set[str]:
+    """Names of the outputs that any rank has saved; folders may vanish meanwhile, as with --overwrite."""
+    return {name for folder, _, names in os.walk(run / "moetap") if folder.endswith("outputs") for name in names}
+
+
 @pytest.fixture
 def stopped_run(start, models, inputs):
     """Starts a long run and stops it (SIGSTOP) when it has begun to record."""
@@ -159,7 +164,7 @@ def stopped_run(start, models, inputs):
         command = ["run", models / "moe.pt", "--inputs", *files, "-o", run, "--save-outputs", *options]
         program = start(*command, **environment)
         deadline = time.monotonic() + 60
-        while not list(run.glob("moetap/**/outputs/000003.safetensors")):
+        while "000003.safetensors" not in saved_outputs(run):
             assert time.monotonic() < deadline and program.poll() is None
             time.sleep(0.001)
         program.send_signal(signal.SIGSTOP)
