@@ -2,12 +2,10 @@
 
 #include <ATen/ATen.h>
 #include <ATen/core/dispatch/Dispatcher.h>
-#include <ATen/core/grad_mode.h>
 #include <c10/core/DispatchKeySet.h>
 #include <c10/core/InferenceMode.h>
 #include <c10/core/StorageImpl.h>
 #include <c10/core/TensorImpl.h>
-#include <c10/core/impl/LocalDispatchKeySet.h>
 #include <torch/library.h>
 
 #include <cstdio>
@@ -15,10 +13,12 @@
 
 #include "analysis/devices/own_file.h"
 #include "hooks/points/operator_schemas.h"
+#include "plugin/observe.h"
 #include "plugin/process/error_text.h"
 #include "plugin/process/libtorch_version.h"
 #include "plugin/process/recycled_memory.h"
 #include "plugin/process_session.h"
+#include "plugin/python_session.h"
 #include "plugin/session/forward_recorder.h"
 #include "plugin/session/model_registry.h"
 #include "plugin/session/recording.h"
@@ -31,6 +31,24 @@ std::shared_ptr<ModelBinding> find_binding(std::string_view description) {
   }
   auto attached = ModelRegistry::get().find(description);
   return attached && attached->recording().accepts() ? attached : bind_to_process_session(description);
+}
+
+OutsideTheModel::OutsideTheModel()
+    : excluded_(c10::autocast_dispatch_keyset |
+                c10::DispatchKeySet(
+                    {c10::DispatchKey::Tracer, c10::DispatchKey::Python, c10::DispatchKey::PythonTLSSnapshot})) {}
+
+at::Tensor tensor_or_none(const c10::IValue& value) {
+  return value.isNone() ? at::Tensor() : value.toTensor();
+}
+
+SlotTensors tensors_of(const c10::IValue& value) {
+  SlotTensors tensors;
+  if (value.isTensor()) tensors.push_back(value.toTensor());
+  if (value.isList()) {
+    for (const c10::IValue& tensor : value.toListRef()) tensors.push_back(tensor.toTensor());
+  }
+  return tensors;
 }
 
 namespace {
@@ -87,14 +105,6 @@ ForwardRecorder* recorder_of(const at::Tensor& handle) {
   return data.get_deleter() == &delete_handle ? &static_cast<HandleContext*>(data.get_context())->recorder : nullptr;
 }
 
-/// What runs inside an operator is no part of the model: no gradients, no autocast, no tracing, no Python mode sees it.
-class OutsideTheModel {
-  at::NoGradGuard no_grad_;
-  c10::impl::ExcludeDispatchKeyGuard excluded_{
-      c10::autocast_dispatch_keyset |
-      c10::DispatchKeySet({c10::DispatchKey::Tracer, c10::DispatchKey::Python, c10::DispatchKey::PythonTLSSnapshot})};
-};
-
 at::Tensor begin(std::string_view description, std::string_view method,
                  const c10::List<std::optional<at::Tensor>>& arguments) {
   const OutsideTheModel outside;
@@ -111,20 +121,6 @@ at::Tensor begin(std::string_view description, std::string_view method,
     binding->recording().notice("a forward was not recorded", one_line(error));
     return inert_handle();
   }
-}
-
-at::Tensor tensor_or_none(const c10::IValue& value) {
-  return value.isNone() ? at::Tensor() : value.toTensor();
-}
-
-/// `value`: a tensor, none, or a list of tensors.
-SlotTensors tensors_of(const c10::IValue& value) {
-  SlotTensors tensors;
-  if (value.isTensor()) tensors.push_back(value.toTensor());
-  if (value.isList()) {
-    for (const c10::IValue& tensor : value.toListRef()) tensors.push_back(tensor.toTensor());
-  }
-  return tensors;
 }
 
 /// Boxed, so that no list of tensors is made anew. Arguments: see kRouterSchema and kRouterOfOneSchema.
@@ -224,6 +220,8 @@ std::unique_ptr<torch::Library> register_operators() {
   library->impl("log_in_forward", for_all(torch::CppFunction::makeFromBoxedFunction<&log_in_forward>()));
   library->impl("end", for_all(TORCH_FN(end)));
   library->impl("ended", for_all(TORCH_FN(ended)));
+  define_observe(*library);
+  define_python_session(*library);
   for (const char* schema : hooks::kLogSchemas) {
     library->def(torch::schema(schema, side_effects));
     const std::string name(schema, std::string_view(schema).find('('));

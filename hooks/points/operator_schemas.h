@@ -56,6 +56,26 @@ inline constexpr const char* kAttentionSchema =
     "moetap::attention(Tensor(a!) forward, int hook, Tensor? query, Tensor? key, Tensor? mask, Tensor? probabilities, "
     "Tensor? scores, Tensor? output, float? scale, bool causal, int num_heads, str layout) -> ()";
 
+// Note [The operator of models without a handle]
+// Eager, compiled and exported models report by one operator, since operators that return a handle or an integer do not
+// survive functionalisation and AOTInductor. `observe` writes to `state`, a registered buffer of the model: so dead-code
+// elimination keeps it, calls stay in order, and captured graphs replay it. What `state` holds means nothing.
+//
+// hook: `model << kObservedBits | number`. `model` is any number that tells the models of a process apart, the same in
+// all calls of one. The forward is that of the calling thread: from the model's kObservedBegin to its kObservedEnd.
+//   number kObservedBegin: `form` is the model's description (as for `begin`), `selected` are those tensors among the
+//   arguments of its method `forward` that were given, and bit i of `expert_dim` says that argument i was
+//   number kObservedEnd: the forward is complete; kObservedAbort: it has thrown
+//   number kObservedHook + HookPoint::id: as for `router`
+inline constexpr const char* kObserveSchema =
+    "moetap::observe(Tensor(a!) state, int hook, Tensor? logits, Tensor? scores, Tensor[] selected, Tensor[] weights, "
+    "int expert_dim, str form, Tensor? choice=None) -> ()";
+inline constexpr int kObservedBits = 20;
+inline constexpr long kObservedBegin = 0;
+inline constexpr long kObservedEnd = 1;
+inline constexpr long kObservedAbort = 2;
+inline constexpr long kObservedHook = 16;
+
 // A value that the model itself reports by `torch.ops.moetap.log(name, value)`, with the forward and the layer added.
 inline constexpr const char* kLogInForwardSchema =
     "moetap::log_in_forward(Tensor(a!) forward, str component, str layer, str name, Any value) -> ()";

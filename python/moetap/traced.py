@@ -1,0 +1,204 @@
+"""Finds the routers of an eager model: it is traced once, and every tensor in the trace gets the name of a place at
+which the model's own code holds it."""
+
+import contextlib
+import inspect
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode, resolve_name
+
+_PREFIX = "moetap_"  # of the names of values
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a module's forward holds a tensor.
+
+    role: "out" (of the module), "in" (to it), or "call" (what a function gives that its forward calls).
+    path: to the tensor in nested tuples, lists and mappings; for "in" it starts with the argument's position or name.
+    """
+
+    role: str
+    module: str
+    path: tuple
+    run: int  # which of the module's runs in one forward of the model
+    function: str = ""
+    call: int = 0  # which of the calls of the function in that run
+
+
+@dataclass
+class TracedModel:
+    script: torch.jit.ScriptModule
+    places: dict[str, list[Place]] = field(default_factory=dict)  # name of a value -> where it is held
+    calls: dict[str, int] = field(default_factory=dict)  # module -> how often it ran
+
+
+def tensors_in(value: Any, path: tuple = ()):
+    """Each tensor in nested tuples, lists and mappings, with its path."""
+    if isinstance(value, torch.Tensor):
+        yield path, value
+    elif isinstance(value, Mapping):
+        for key, each in value.items():
+            yield from tensors_in(each, (*path, key))
+    elif isinstance(value, (tuple, list)):
+        for place, each in enumerate(value):
+            yield from tensors_in(each, (*path, place))
+
+
+def tensor_at(value: Any, path: tuple) -> torch.Tensor:
+    for key in path:
+        value = value[key]
+    return value
+
+
+def function_name(function) -> str:
+    return resolve_name(function) or getattr(function, "__name__", repr(function))
+
+
+class _Names(TorchFunctionMode):
+    """Names the values of a trace while the model runs."""
+
+    def __init__(self, traced: TracedModel):
+        super().__init__()
+        self.traced = traced
+        self.running: list[tuple[str, int, dict[str, int]]] = []  # module, its run, how often it called each function
+        self.arguments: set[str] = set()  # of the model: they keep their names
+
+    def hold(self, value: Any, place: Place, skip: int = 0) -> None:
+        for path, tensor in tensors_in(value):
+            traced_value = torch._C._get_value_trace(tensor)
+            name = traced_value.debugName()
+            if not name.startswith(_PREFIX) and name not in self.arguments:
+                name = f"{_PREFIX}{len(self.traced.places)}"
+                traced_value.setDebugName(name)
+            self.traced.places.setdefault(name, []).append(replace(place, path=path[skip:]))
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        if not torch._C._is_tracing():
+            return result
+        name = function_name(function)
+        for module, run, counts in reversed(self.running):
+            call = counts[name] = counts.get(name, -1) + 1
+            self.hold(result, Place("call", module, (), run, name, call))
+        return result
+
+    def enter(self, name: str):
+        def hook(module, args, kwargs):
+            run = self.traced.calls.get(name, 0)
+            self.traced.calls[name] = run + 1
+            if not self.running:
+                self.arguments = {torch._C._get_value_trace(each).debugName() for _, each in tensors_in((args, kwargs))}
+            self.running.append((name, run, {}))
+            self.hold((args, dict(kwargs)), Place("in", name, (), run), skip=1)
+
+        return hook
+
+    def leave(self, name: str):
+        def hook(module, args, result):
+            _, run, _ = self.running.pop()
+            self.hold(result, Place("out", name, (), run))
+
+        return hook
+
+
+@contextlib.contextmanager
+def _without_tied_parameters(model: nn.Module):
+    """torch.jit.trace refuses parameters that modules share: the second gets one of its own with the same memory."""
+    seen = set()
+    replaced = []
+    for module in model.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is None:
+                continue
+            if id(parameter) in seen:
+                replaced.append((module, name, parameter))
+            seen.add(id(parameter))
+    try:
+        for module, name, parameter in replaced:
+            module._parameters[name] = nn.Parameter(parameter.detach(), requires_grad=parameter.requires_grad)
+        yield
+    finally:
+        for module, name, parameter in replaced:
+            module._parameters[name] = parameter
+
+
+@contextlib.contextmanager
+def _evaluating(model: nn.Module):
+    training = [module for module in model.modules() if module.training]
+    try:
+        model.eval()
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+@contextlib.contextmanager
+def _experts_in_one_operator(model: nn.Module):
+    """Experts of Hugging Face models run as one batched product, not as a loop over those that some token chose."""
+    choose = getattr(model, "set_experts_implementation", None)
+    before = getattr(getattr(model, "config", None), "_experts_implementation", None)
+    if choose is None or before is None:
+        yield
+        return
+    try:
+        choose("batched_mm")
+        yield
+    finally:
+        choose(before)
+
+
+def named_arguments(model: nn.Module, inputs: Mapping[str, Any] | Sequence[Any] | torch.Tensor) -> dict[str, Any]:
+    """Inputs by the names of the model's arguments."""
+    if isinstance(inputs, torch.Tensor):
+        inputs = (inputs,)
+    if isinstance(inputs, Mapping):
+        return dict(inputs)
+    return dict(inspect.signature(model.forward).bind_partial(*inputs).arguments)
+
+
+def trace(model: nn.Module, inputs: Mapping[str, Any]) -> TracedModel:
+    """Runs the model once on `inputs`; leaves it as it was. Raises ValueError where it cannot be traced."""
+    tensors = {name: value for name, value in inputs.items() if isinstance(value, torch.Tensor)}
+    if not tensors:
+        raise ValueError("example_inputs hold no tensor")
+    others = {name: value for name, value in inputs.items() if isinstance(value, (bool, int, float, str))}
+    for name, value in (("use_cache", False), ("return_dict", False)):
+        if name in inspect.signature(model.forward).parameters:
+            others[name] = value
+
+    traced = TracedModel(script=None)
+    names = _Names(traced)
+
+    def with_others(module, args, kwargs):
+        return args, {**kwargs, **others}
+
+    def tensors_alone(module, args, result):
+        return tuple(tensor for _, tensor in tensors_in(result))
+
+    hooks = [model.register_forward_pre_hook(with_others, with_kwargs=True)]
+    for name, module in model.named_modules():
+        hooks.append(module.register_forward_pre_hook(names.enter(name), with_kwargs=True))
+        hooks.append(module.register_forward_hook(names.leave(name)))
+    hooks.append(model.register_forward_hook(tensors_alone))
+    try:
+        with contextlib.ExitStack() as changes:
+            changes.enter_context(torch.no_grad())
+            changes.enter_context(warnings.catch_warnings())
+            warnings.simplefilter("ignore", torch.jit.TracerWarning)  # the trace never runs
+            for change in (_evaluating, _without_tied_parameters, _experts_in_one_operator):
+                changes.enter_context(change(model))
+            changes.enter_context(names)
+            traced.script = torch.jit.trace(model, example_kwarg_inputs=tensors, check_trace=False, strict=False)
+    except Exception as error:
+        raise ValueError(f"the model cannot be traced with these inputs: {error}") from error
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return traced
