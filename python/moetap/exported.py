@@ -58,7 +58,7 @@ def _user_inputs(program: ExportedProgram) -> list[str]:
     ]
 
 
-def _example(value, device_tensors: dict) -> Any:
+def _example(value: torch.Tensor) -> torch.Tensor:
     """A tensor of the shape that the program was exported with."""
     size = [int(each.node.hint) if isinstance(each, torch.SymInt) else each for each in value.shape]
     if value.dtype.is_floating_point or value.dtype.is_complex:
@@ -69,6 +69,8 @@ def _example(value, device_tensors: dict) -> Any:
 def _as_script(program: ExportedProgram) -> tuple[torch.jit.ScriptModule, dict[str, str]]:
     """The program as a TorchScript module with the same attributes, and which node each of its values is: by name."""
     module = program.module(check_guards=False)
+    module._forward_pre_hooks.clear()  # they check the inputs
+    module._forward_pre_hooks_with_kwargs.clear()
     nodes = {node.name: node for node in program.graph.nodes}
     inputs = _user_inputs(program)
     names: dict[str, str] = {}
@@ -94,7 +96,7 @@ def _as_script(program: ExportedProgram) -> tuple[torch.jit.ScriptModule, dict[s
     scope = {"run": run}
     exec(f"def forward(self, {', '.join(inputs)}):\n    return run({', '.join(inputs)})", scope)
     type(module).forward = scope["forward"]
-    examples = tuple(_example(nodes[name].meta["val"], {}) for name in inputs)
+    examples = tuple(_example(nodes[name].meta["val"]) for name in inputs)
     with torch.no_grad():
         script = torch.jit.trace(module, examples, check_trace=False, strict=False)
     for name in inputs:
