@@ -125,8 +125,8 @@ void define_observe(torch::Library& library) {
   library.def(torch::schema(hooks::kObserveSchema, c10::AliasAnalysisKind::FROM_SCHEMA));
   library.impl("observe", torch::dispatch(c10::DispatchKey::CompositeExplicitAutograd,
                                           torch::CppFunction::makeFromBoxedFunction<&observe>()));
-  library.impl("observe", torch::dispatch(c10::DispatchKey::Meta,
-                                          torch::CppFunction::makeFromBoxedFunction<&observe_shapes>()));
+  library.impl("observe",
+               torch::dispatch(c10::DispatchKey::Meta, torch::CppFunction::makeFromBoxedFunction<&observe_shapes>()));
   library.impl("observe", torch::dispatch(c10::DispatchKey::Autograd, torch::CppFunction::makeFallthrough()));
 }
 

@@ -34,9 +34,8 @@ std::shared_ptr<ModelBinding> find_binding(std::string_view description) {
 }
 
 OutsideTheModel::OutsideTheModel()
-    : excluded_(c10::autocast_dispatch_keyset |
-                c10::DispatchKeySet(
-                    {c10::DispatchKey::Tracer, c10::DispatchKey::Python, c10::DispatchKey::PythonTLSSnapshot})) {}
+    : excluded_(c10::autocast_dispatch_keyset | c10::DispatchKeySet({c10::DispatchKey::Tracer, c10::DispatchKey::Python,
+                                                                     c10::DispatchKey::PythonTLSSnapshot})) {}
 
 at::Tensor tensor_or_none(const c10::IValue& value) {
   return value.isNone() ? at::Tensor() : value.toTensor();

@@ -44,6 +44,9 @@ class PythonSession : public torch::CustomClassHolder {
   c10::IValue attach(const c10::IValue& module, const std::string& model_file, const std::string& sha256) {
     return with_one_line([&] { return session_.attach(module_in(module), {model_file, sha256})._ivalue(); });
   }
+  void attach_description(const std::string& description) {
+    with_one_line([&] { session_.attach_description(description); });
+  }
   void label(std::vector<int64_t> samples, bool generation) { session_.label({std::move(samples), generation}); }
   void clear_label() { session_.clear_label(); }
   void pause() { session_.pause(); }
@@ -89,6 +92,7 @@ void define_python_session(torch::Library& library) {
   library.class_<PythonSession>("Session")
       .def(torch::init<std::string>())
       .def("attach", &PythonSession::attach)
+      .def("attach_description", &PythonSession::attach_description)
       .def("label", &PythonSession::label)
       .def("clear_label", &PythonSession::clear_label)
       .def("pause", &PythonSession::pause)

@@ -30,6 +30,11 @@ std::unique_ptr<RecordSink> checked_run_files(const Config& config) {
   return open_run_files(config);
 }
 
+void bind_to(const std::shared_ptr<Recording>& recording, ModelDescription description) {
+  ModelRegistry::get().bind(
+      std::make_shared<ModelBinding>(recording, std::make_shared<const ModelDescription>(std::move(description))));
+}
+
 bool has_hook(const std::vector<hooks::HookPoint>& hooks, hooks::HookKind kind) {
   return std::any_of(hooks.begin(), hooks.end(), [&](const hooks::HookPoint& hook) { return hook.kind == kind; });
 }
@@ -75,11 +80,7 @@ bool Session::is_done(const std::string& output_dir) {
 }
 
 torch::jit::Module Session::attach(const torch::jit::Module& module, const AttachOptions& options) {
-  auto& registry = ModelRegistry::get();
-  const auto bind = [&](ModelDescription description) {
-    registry.bind(
-        std::make_shared<ModelBinding>(recording_, std::make_shared<const ModelDescription>(std::move(description))));
-  };
+  const auto bind = [&](ModelDescription description) { bind_to(recording_, std::move(description)); };
   const hooks::HookSpec spec = hook_spec_from_config(config().hooks);
   if (hooks::is_instrumented(module)) {
     if (!spec.empty() || !options.methods.empty()) {
@@ -116,6 +117,10 @@ torch::jit::Module Session::attach(const torch::jit::Module& module, const Attac
     recording_->notice("no attention was found in a model: only its routers are recorded");
   }
   return instrumented.module;
+}
+
+void Session::attach_description(const std::string& description) {
+  bind_to(recording_, model_description_from_text(description));
 }
 
 void Session::label(ForwardLabel label) {

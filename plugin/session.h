@@ -70,6 +70,10 @@ class MOETAP_API Session {
   /// instrumented one, or if the instrumented module reports to another open session. Blocks while it rewrites.
   torch::jit::Module attach(const torch::jit::Module& module, const AttachOptions& options = {});
 
+  /// Binds to this session what was instrumented elsewhere and carries this text, such as an exported program. Throws
+  /// std::invalid_argument if the text is no model's description, or the model reports to another open session.
+  void attach_description(const std::string& description);
+
   /// Labels the forwards that the calling thread begins from now on, until it labels again or calls `clear_label`.
   /// Forwards with the same sample number are merged into one log entry. A forward whose number of sequences is not
   /// `label.samples.size()` is recorded without the label and counted in `label_mismatches`. Does not block.

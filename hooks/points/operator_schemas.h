@@ -58,8 +58,8 @@ inline constexpr const char* kAttentionSchema =
 
 // Note [The operator of models without a handle]
 // Eager, compiled and exported models report by one operator, since operators that return a handle or an integer do not
-// survive functionalisation and AOTInductor. `observe` writes to `state`, a registered buffer of the model: so dead-code
-// elimination keeps it, calls stay in order, and captured graphs replay it. What `state` holds means nothing.
+// survive functionalisation and AOTInductor. `observe` writes to `state`, a registered buffer of the model: so
+// dead-code elimination keeps it, calls stay in order, and captured graphs replay it. What `state` holds means nothing.
 //
 // hook: `model << kObservedBits | number`. `model` is any number that tells the models of a process apart, the same in
 // all calls of one. The forward is that of the calling thread: from the model's kObservedBegin to its kObservedEnd.

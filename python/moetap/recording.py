@@ -1,7 +1,7 @@
 """`attach`: records what the routers of a model do."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,19 +44,21 @@ class Recording:
         self.model = None
         self.output_dir = Path(output_dir)
         self._task = str(settings.get("task", "log_metrics"))
-        try:
-            self._session = torch.classes.moetap.Session(json.dumps(settings))
-        except RuntimeError as error:
-            raise ValueError(_one_line(error)) from None
+        self._session = _refusing(lambda: torch.classes.moetap.Session(json.dumps(settings)))
         self._taps = None
 
     def _attach(self, model, example_inputs) -> None:
         if isinstance(model, torch.jit.ScriptModule):
             self.model = torch.jit._recursive.wrap_cpp_module(self._bind(model))
         elif isinstance(model, torch.export.ExportedProgram):
-            from moetap.exported import instrument_with
+            from moetap.exported import description_of, instrument_with
 
-            self.model = instrument_with(model, self._bind).module()
+            description = description_of(model)
+            if description is None:
+                model = instrument_with(model, self._bind)
+            else:
+                _refusing(lambda: self._session.attach_description(description))
+            self.model = model.module()
         elif isinstance(model, torch.nn.Module):
             from moetap.eager import EagerTaps
 
@@ -68,10 +70,7 @@ class Recording:
 
     def _bind(self, module: torch.jit.ScriptModule):
         """The instrumented twin of a scripted or traced module, bound to this session."""
-        try:
-            return self._session.attach(module, "", "")
-        except RuntimeError as error:
-            raise ValueError(_one_line(error)) from None
+        return _refusing(lambda: self._session.attach(module, "", ""))
 
     def label(self, samples: Sequence[int], generation: bool = False) -> None:
         """The samples (one number a sequence) of the forwards that this thread begins from now on."""
@@ -123,6 +122,10 @@ class Recording:
         self.close(done=kind is None)
 
 
-def _one_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+def _refusing(call: Callable[[], Any]) -> Any:
+    """What the library refuses is a ValueError of one line."""
+    try:
+        return call()
+    except RuntimeError as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raise ValueError(lines[0] if lines else "refused") from None

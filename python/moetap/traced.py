@@ -197,7 +197,8 @@ def trace(model: nn.Module, inputs: Mapping[str, Any]) -> TracedModel:
             changes.enter_context(names)
             traced.script = torch.jit.trace(model, example_kwarg_inputs=tensors, check_trace=False, strict=False)
     except Exception as error:
-        raise ValueError(f"the model cannot be traced with these inputs: {error}") from error
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ValueError(f"the model cannot be traced with these inputs: {reason}") from error
     finally:
         for hook in hooks:
             hook.remove()

@@ -84,7 +84,7 @@ def test_other_forms_record_what_the_eager_model_does(tmp_path, as_form):
     assert_same_dump(got, want, tolerance=1e-6)
 
 
-def test_a_saved_exported_program_reports_to_the_run_of_its_process(tmp_path):
+def test_a_saved_instrumented_program_is_attached_as_it_is(tmp_path):
     the_model = model(GatedBlock, GatedBlock)
     want, _, _ = record(tmp_path / "eager", the_model, INPUTS, example_inputs=EXAMPLE)
     torch.export.save(moetap.instrument_exported(exported(the_model)), tmp_path / "model.pt2")
@@ -156,17 +156,17 @@ def test_threads_share_a_model_and_keep_their_rows(tmp_path):
 
 
 class Outer(nn.Module):
-    """Runs another attached model in the middle of its own forward."""
+    """Runs another model, which is attached as well, in the middle of its own forward."""
 
     def __init__(self, inner):
         super().__init__()
         self.first, self.second = GatedBlock(), GatedBlock()
         self.embedding = nn.Embedding(50, WIDTH)
-        self.inner = [inner]  # no submodule
+        self.inner = inner
 
     def forward(self, input_ids, attention_mask):
         x = self.first(self.embedding(input_ids))
-        x = x + self.inner[0](input_ids, attention_mask)
+        x = x + self.inner(input_ids, attention_mask)
         return self.second(x)
 
 
