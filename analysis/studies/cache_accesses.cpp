@@ -42,7 +42,7 @@ const std::vector<CacheAccess>& CacheAccesses::of_sample(const TokenBatch& batch
     }
   }
   if (accesses_.size() >= OptimalStack::kNever)
-    throw std::runtime_error("expert_cache: a sample has over 2^32 accesses");
+    throw std::runtime_error("expert_cache: a sample has over 2^31 accesses");
   find_next_uses();
   return accesses_;
 }

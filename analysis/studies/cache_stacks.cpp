@@ -1,77 +1,74 @@
 #include "analysis/studies/cache_stacks.h"
 
 #include <algorithm>
-#include <utility>
+#include <numeric>
 
 namespace moetap::analysis::studies {
 namespace {
 
-uint64_t entry(uint32_t next_use, int32_t expert) {
-  return static_cast<uint64_t>(next_use) << 32 | static_cast<uint32_t>(expert);
+int64_t entry(uint32_t next_use, int32_t expert) {
+  return (static_cast<int64_t>(next_use) + 1) << 32 | static_cast<uint32_t>(expert);
 }
 
 }  // namespace
 
-void LruStack::clear() {
-  std::fill(last_access_.begin(), last_access_.end(), 0u);
-  now_ = 0;
+LruStack::LruStack(int64_t num_experts) {
+  constexpr int64_t kByteExperts = 256;
+  const auto size = static_cast<size_t>(num_experts);
+  if (num_experts <= kByteExperts) {
+    byte_places_.resize(size);
+    std::iota(byte_places_.begin(), byte_places_.end(), uint8_t{0});
+  } else {
+    places_.resize(size);
+    std::iota(places_.begin(), places_.end(), 0U);
+  }
 }
 
 int64_t LruStack::access(int32_t expert) {
-  if (now_ == UINT32_MAX) renumber();
-  uint32_t& last = last_access_[static_cast<size_t>(expert)];
-  const uint32_t before = last;
-  last = ++now_;
-  if (before == 0) return kMiss;
-  // The expert itself is among them now.
-  return loops_.count_larger(last_access_.data(), last_access_.size(), before);
+  const auto e = static_cast<size_t>(expert);
+  uint32_t place = 0;
+  if (places_.empty()) {
+    place = byte_places_[e];
+    loops_.raise_smaller_bytes(byte_places_.data(), byte_places_.size(), byte_places_[e]);
+    byte_places_[e] = 0;
+  } else {
+    place = places_[e];
+    loops_.raise_smaller(places_.data(), places_.size(), place);
+    places_[e] = 0;
+  }
+  if (place < num_held_) return static_cast<int64_t>(place) + 1;
+  ++num_held_;
+  return kMiss;
 }
 
-void LruStack::renumber() {
-  std::vector<uint32_t> accesses;
-  for (const uint32_t access : last_access_) {
-    if (access != 0) accesses.push_back(access);
-  }
-  std::sort(accesses.begin(), accesses.end());
-  for (uint32_t& access : last_access_) {
-    if (access == 0) continue;
-    access = static_cast<uint32_t>(std::lower_bound(accesses.begin(), accesses.end(), access) - accesses.begin()) + 1;
-  }
-  now_ = static_cast<uint32_t>(accesses.size());
+void OptimalStack::clear() {
+  std::fill_n(stack_.begin(), size_, 0);
+  size_ = 0;
 }
 
 void OptimalStack::restart(const std::vector<uint32_t>& first_use) {
-  for (uint64_t& held : stack_) {
-    const auto expert = static_cast<int32_t>(held & UINT32_MAX);
-    held = entry(first_use[static_cast<size_t>(expert)], expert);
+  for (size_t i = 0; i < size_; ++i) {
+    const auto expert = static_cast<int32_t>(stack_[i] & UINT32_MAX);
+    stack_[i] = entry(first_use[static_cast<size_t>(expert)], expert);
   }
 }
 
 int64_t OptimalStack::access(int32_t expert, uint32_t now, uint32_t next_use) {
-  const uint64_t accessed = entry(now, expert);  // as the list holds it, if it does
-  const uint64_t first = entry(next_use, expert);
-  if (stack_.empty() || stack_[0] == accessed) {
-    const bool is_hit = !stack_.empty();
-    stack_.resize(std::max<size_t>(stack_.size(), 1));
-    stack_[0] = first;
-    return is_hit ? 1 : kMiss;
+  const int64_t accessed = entry(now, expert);  // as the list holds it, if it does
+  const int64_t first = stack_[0];
+  stack_[0] = entry(next_use, expert);
+  if (first == accessed) return 1;
+  if (size_ == 0) {
+    size_ = 1;
+    stack_.resize(size_ + kListPadding);
+    return kMiss;
   }
   // The accessed expert goes to the front whatever its next use. The one that was there moves back to where it meets
-  // one whose next use is later still, which moves on in its place; few do, so few are written.
-  uint64_t carried = std::exchange(stack_[0], first);
-  uint64_t* const stack = stack_.data();
-  const size_t size = stack_.size();
-  for (size_t place = 1; place < size; ++place) {
-    const uint64_t held = stack[place];
-    if (held > carried) {
-      stack[place] = carried;
-      carried = held;
-    } else if (held == accessed) {
-      stack[place] = carried;
-      return static_cast<int64_t>(place) + 1;
-    }
-  }
-  stack_.push_back(carried);
+  // one whose next use is later still, which moves on in its place.
+  const size_t place = 1 + loops_.settle(stack_.data() + 1, size_ - 1, accessed, first);
+  if (place < size_) return static_cast<int64_t>(place) + 1;
+  ++size_;
+  stack_.resize(size_ + kListPadding);
   return kMiss;
 }
 

@@ -19,28 +19,29 @@ inline constexpr int64_t kMiss = 0;  // a stack distance: the expert is in no ca
 /// The list of LRU: by last access. The distance is one more than the number of experts accessed since.
 class LruStack {
  public:
-  explicit LruStack(int64_t num_experts) : last_access_(static_cast<size_t>(num_experts)) {}
+  explicit LruStack(int64_t num_experts);
 
   /// All caches are empty again.
-  void clear();
+  void clear() { num_held_ = 0; }
   /// The stack distance, 1 .. E, or kMiss.
   int64_t access(int32_t expert);
 
  private:
-  void renumber();
-
   const VectorLoops& loops_ = vector_loops();
-  std::vector<uint32_t> last_access_;  // [E] 0: never
-  uint32_t now_ = 0;
+  // Where the list holds each expert, from 0; those at num_held_ and behind are in no cache. A move to the front makes
+  // room before the expert's old place. One of the two, as bytes for up to 256 experts.
+  std::vector<uint8_t> byte_places_;  // [E]
+  std::vector<uint32_t> places_;      // [E]
+  uint32_t num_held_ = 0;
 };
 
 /// The list of MIN with demand fetching: every expert accessed is brought in, and the one whose next use is farthest
 /// leaves; of those that are not used again, the one with the highest id.
 class OptimalStack {
  public:
-  static constexpr uint32_t kNever = UINT32_MAX;
+  static constexpr uint32_t kNever = INT32_MAX - 1;  // times are below
 
-  void clear() { stack_.clear(); }
+  void clear();
   /// Starts a new sequence of accesses with the caches as they are; `first_use` [E]: the time of the first access of
   /// each expert in it, or kNever.
   void restart(const std::vector<uint32_t>& first_use);
@@ -49,7 +50,11 @@ class OptimalStack {
   int64_t access(int32_t expert, uint32_t now, uint32_t next_use);
 
  private:
-  std::vector<uint64_t> stack_;  // next use in the high half, id in the low half: the smaller one is kept
+  const VectorLoops& loops_ = vector_loops();
+  // Next use + 1 in the high half, id in the low half: the smaller one is kept. Behind the `size_` experts of the list
+  // stand zeros.
+  std::vector<int64_t> stack_ = std::vector<int64_t>(kListPadding);
+  size_t size_ = 0;
 };
 
 }  // namespace moetap::analysis::studies

@@ -1,5 +1,6 @@
 #include "analysis/studies/matching.h"
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <string>
@@ -165,7 +166,12 @@ Result Matching::finalize() const {
   }
   Result result;
   if (compared == 0) {
-    result.sentence = "the runs share no token that used an expert, and no routers were given";
+    const bool has_any = std::any_of(layers_.begin(), layers_.end(), [](const Layer& layer) {
+      return !layer.routers[0].empty() || !layer.routers[1].empty();
+    });
+    result.sentence = std::string("nothing to match by: no token used an expert in both runs, and ") +
+                      (has_any ? "the models have no two routers of one layer and hidden size"
+                               : "no models were given (--model A.pt B.pt)");
   } else {
     const auto count = static_cast<double>(compared);
     result.sentence = std::to_string(moved) + " of " +
@@ -176,8 +182,8 @@ Result Matching::finalize() const {
   }
   if (layers_with_routers > 0 && layers_with_routers < static_cast<int64_t>(layers_.size())) {
     result.notices.push_back(
-        std::to_string(layers_.size() - static_cast<size_t>(layers_with_routers)) +
-        " layers are matched by usage, since the models have no two routers of one hidden size for them");
+        count_text(static_cast<int64_t>(layers_.size()) - layers_with_routers, "layer is", "layers are") +
+        " matched by usage, since the models have no two routers of one hidden size for them");
   }
   result.tables.push_back(std::move(table));
   return result;

@@ -30,6 +30,12 @@ std::string number_text(double value) {
 std::string percent_text(double share) {
   if (!std::isfinite(share)) return "undefined";
   const double percent = 100 * share, size = std::abs(percent);
+  if (share > 0.99 && share < 1) {
+    // What is missing to all is the news: one digit of it.
+    const double rest = 100 - percent;
+    if (rest < 0.005) return "over 99.99 %";
+    return formatted(percent, rest >= 0.095 ? 1 : 2) + " %";
+  }
   if (size == 0 || size >= 99.95) return formatted(percent, 0) + " %";
   if (size < 0.005) return number_text(percent) + " %";
   return formatted(percent, size < 0.995 ? 2 : size < 9.95 ? 1 : 0) + " %";

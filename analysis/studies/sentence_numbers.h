@@ -9,7 +9,7 @@ namespace moetap::analysis::studies {
 
 /// A number as a sentence says it: three significant digits, "1.25", "0.0031", "12400"; "undefined" for NaN.
 std::string number_text(double value);
-/// A share as a percentage: "41 %", "4.1 %", "0.41 %".
+/// A share as a percentage: "41 %", "4.1 %", "0.41 %"; "99.7 %" where some are missing to all.
 std::string percent_text(double share);
 /// "1 token", "2 tokens".
 std::string count_text(int64_t count, const std::string& one, const std::string& many);

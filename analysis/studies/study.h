@@ -57,7 +57,8 @@ enum Needs : uint32_t {
   kNeedsModel = 1 << 12,      // weights of a model file
   kNeedsSamples = 1 << 13,    // tokens whose samples are known
   kNeedsForwards = 1 << 14,   // tokens whose forwards are known
-  kNeedsTwoRuns = 1 << 15
+  kNeedsTwoRuns = 1 << 15,
+  kNeedsTwoModels = 1 << 16  // weights of two model files
 };
 
 // Note [Studies that merge]

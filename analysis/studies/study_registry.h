@@ -15,6 +15,7 @@ struct StudyEntry {
   Order order = Order::kTokens;
   uint32_t needs = 0;     // bits of Needs; without all of them it does not run
   uint32_t wants = 0;     // bits of Needs: read if the input has them
+  uint32_t instead = 0;   // bits of Needs: with all of them it runs without `needs`; 0: it does not
   const char* fill = "";  // what would give it its input, e.g. "a run with --dump full"
   std::unique_ptr<Study> (*make)(const ComponentShape&, const StudyOptions&) = nullptr;
   std::unique_ptr<PairStudy> (*make_pair)(const PairShape&, const StudyOptions&) = nullptr;

@@ -11,6 +11,7 @@
 #include "cli/commands/commands.h"
 #include "cli/exports/output_place.h"
 #include "cli/studies/analysis_job.h"
+#include "cli/studies/option_readers.h"
 #include "cli/studies/result_files.h"
 #include "cli/terminal/command_error.h"
 #include "cli/terminal/interrupt.h"
@@ -85,6 +86,14 @@ void check_usage(const Options& options, const CLI::App& app) {
   if (options.inputs.empty() && of.positive.empty() && of.negative.empty() && of.models.empty()) {
     usage("no input; name a run, a folder of arrays or a log, or see moetap analyze --help");
   }
+}
+
+std::vector<std::string> given_options(const CLI::App& app) {
+  std::vector<std::string> given;
+  for (const CLI::Option* option : app.get_options()) {
+    if (option->count() > 0) given.push_back(option->get_name());
+  }
+  return given;
 }
 
 /// Usage counts all tokens and the cache those that are generated, unless the user says otherwise.
@@ -183,7 +192,9 @@ int run_analyze(Options options, const CLI::App& app) {
     analysis = merge_partials(options.partials, check).finalize();
   } else {
     StudyInputs inputs(options.inputs, {options.of_studies, place.parent(), check});
-    StudySums sums(plan_analysis(inputs, options.of_studies));
+    AnalysisPlan plan = plan_analysis(inputs, options.of_studies);
+    for (std::string& line : unread_options(given_options(app), plan)) plan.notices.push_back(std::move(line));
+    StudySums sums(std::move(plan));
     PassProgress progress;
     PassOptions passes;
     passes.shard = shard;

@@ -9,6 +9,7 @@
 #include "cli/commands/commands.h"
 #include "cli/inputs/model_file.h"
 #include "cli/terminal/command_error.h"
+#include "plugin/formats/temporary_path.h"
 #include "plugin/process/error_text.h"
 
 namespace moetap::cli {
@@ -25,7 +26,8 @@ struct InstrumentOptions {
 /// Saves to a file beside `output` and renames it, so that `output` is never half-written.
 void save(const torch::jit::Module& module, const std::string& output) {
   namespace fs = std::filesystem;
-  const fs::path temporary = fmt::format("{}.tmp-{}", output, getpid());
+  plugin::remove_left_temporaries(output);
+  const fs::path temporary = plugin::temporary_path(output, 0);
   std::error_code ignored;
   try {
     module.save(temporary.string());

@@ -18,6 +18,7 @@
 #include "cli/terminal/command_error.h"
 #include "cli/terminal/interrupt.h"
 #include "plugin/formats/atomic_file.h"
+#include "plugin/formats/temporary_path.h"
 
 namespace moetap::cli {
 namespace {
@@ -62,6 +63,7 @@ void check_options(Options& options) {
 }
 
 void write_page(const std::string& path, const std::string& page, const PageData& data) {
+  plugin::remove_left_temporaries(path);
   plugin::AtomicFile file(path,
                           data.has_tokens ? plugin::AtomicFile::Readers::kOwner : plugin::AtomicFile::Readers::kAll);
   file.write(page);

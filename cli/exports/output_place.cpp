@@ -5,11 +5,13 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstdio>
 #include <fstream>
 #include <system_error>
 
 #include "cli/terminal/command_error.h"
 #include "plugin/formats/atomic_file.h"
+#include "plugin/formats/temporary_path.h"
 
 namespace moetap::cli {
 namespace {
@@ -35,6 +37,22 @@ void sync_files(const fs::path& path) {
   if (failed != 0 && error != EINVAL) fail(path, std::generic_category().message(error));
 }
 
+/// Where the file system cannot exchange names, the old folder is away for a moment, and is put back if that fails.
+void exchange(const fs::path& written, const fs::path& path) {
+  if (::renameat2(AT_FDCWD, written.c_str(), AT_FDCWD, path.c_str(), RENAME_EXCHANGE) == 0) return;
+  if (errno != EINVAL && errno != ENOSYS) fail(path, std::generic_category().message(errno));
+  std::error_code error, ignored;
+  const fs::path old = written.string() + ".old";  // not a temporary name: nobody removes it
+  fs::rename(path, old, error);
+  if (error) fail(path, error.message());
+  fs::rename(written, path, error);
+  if (error) {
+    fs::rename(old, path, ignored);
+    fail(path, error.message());
+  }
+  fs::rename(old, written, ignored);
+}
+
 }  // namespace
 
 OutputPlace::OutputPlace(const std::string& path, OutputKind kind, bool force, std::string command)
@@ -55,8 +73,9 @@ OutputPlace::OutputPlace(const std::string& path, OutputKind kind, bool force, s
                                      command_ == "export" ? "export of this format" : "output of moetap " + command_));
     }
   }
-  temporary_ = fmt::format("{}.tmp-{}-0", path_.string(), ::getpid());
+  temporary_ = plugin::temporary_path(path_.string(), 0);
   make_parents();
+  plugin::remove_left_temporaries(path_);
   if (kind_ == OutputKind::kFolder) {
     fs::create_directory(temporary_, error);
     if (error) fail(path_, error.message());
@@ -94,20 +113,15 @@ void OutputPlace::commit() {
     if (!marker.flush()) fail(path_, "the disk refuses");
   }
   sync_files(temporary_);
-  fs::path old;
-  if (kind_ == OutputKind::kFolder && fs::exists(path_, error)) {
-    old = fmt::format("{}.tmp-{}-1", path_.string(), ::getpid());
-    fs::rename(path_, old, error);
+  const bool replaces = kind_ == OutputKind::kFolder && fs::exists(path_, error) && !fs::is_empty(path_, error);
+  if (replaces) {
+    exchange(temporary_, path_);  // a kill at any moment leaves one of the two under the name
+  } else {
+    fs::rename(temporary_, path_, error);
     if (error) fail(path_, error.message());
   }
-  fs::rename(temporary_, path_, error);
-  if (error) {
-    std::error_code ignored;
-    if (!old.empty()) fs::rename(old, path_, ignored);
-    fail(path_, error.message());
-  }
   committed_ = true;
-  if (!old.empty()) fs::remove_all(old, error);
+  if (replaces) fs::remove_all(temporary_, error);
   plugin::sync_folder(parent());
 }
 

@@ -9,7 +9,8 @@ namespace moetap::cli {
 enum class OutputKind { kFile, kFolder };
 
 /// Where an export goes. It is written under a temporary name beside PATH and gets its name in `commit`: PATH never
-/// holds half an export, and an export that fails or is interrupted leaves nothing. Throws CommandError.
+/// holds half an export, and an export that fails or is interrupted leaves nothing. What a killed
+/// one left goes when the next one writes to the same PATH. Throws CommandError.
 class OutputPlace {
  public:
   /// Refuses a PATH that is there; with `force` a file is replaced, and a folder if the same command ("export") made

@@ -4,7 +4,12 @@
 #include <fmt/format.h>
 #include <torch/csrc/jit/serialization/unpickler.h>
 
+#include <algorithm>
 #include <cstring>
+#include <stdexcept>
+#include <string>
+#include <unordered_map>
+#include <utility>
 
 #include "cli/inputs/python_pickle.h"
 #include "cli/inputs/zip_archive.h"
@@ -16,11 +21,43 @@ namespace {
 
 constexpr const char* kExpected = "expected a .pt file that torch.save wrote of a dict or a tuple";
 
+/// Bytes of each record that tensors were made of, by where it lies.
+using RecordBytes = std::unordered_map<const void*, size_t>;
+
+/// The pickle says where in a record a tensor lies, and the Unpickler believes it.
+void check_lies_in_its_record(const at::Tensor& tensor, const RecordBytes& records) {
+  if (tensor.layout() != c10::kStrided || !tensor.has_storage()) throw std::runtime_error("it holds a sparse tensor");
+  __int128 last = tensor.storage_offset();
+  bool is_empty = false, fits = last >= 0;
+  for (int64_t i = 0; i < tensor.dim(); ++i) {
+    const int64_t size = tensor.sizes()[static_cast<size_t>(i)], stride = tensor.strides()[static_cast<size_t>(i)];
+    fits = fits && size >= 0 && stride >= 0;
+    is_empty = is_empty || size == 0;
+    last += static_cast<__int128>(size - 1) * stride;
+  }
+  const auto record = records.find(tensor.storage().data());
+  const size_t bytes = record == records.end() ? 0 : record->second;
+  if (!fits || (!is_empty && (last + 1) * static_cast<__int128>(tensor.itemsize()) > static_cast<__int128>(bytes))) {
+    throw std::runtime_error("it holds a tensor that is larger than its record");
+  }
+}
+
+void check_tensors(const c10::IValue& value, const RecordBytes& records) {
+  value.visit([&](const c10::IValue& part) {
+    if (part.isTensor() && part.toTensor().defined()) check_lies_in_its_record(part.toTensor(), records);
+    return false;
+  });
+}
+
 /// As torch::jit::pickle_load, which cannot read all that Python writes (python_pickle.h).
 c10::IValue unpickle(const std::string& path) {
   caffe2::serialize::PyTorchStreamReader archive(path);
   const auto [data, size] = archive.getRecord("data.pkl");
   const std::string pickle = for_unpickler({static_cast<const char*>(data.get()), size});
+  // The Unpickler looks into the parts of these when it makes them, before they are known to lie in their records.
+  for (const char* kind : {"_rebuild_sparse", "_rebuild_qtensor"}) {
+    if (pickle.find(kind) != std::string::npos) throw std::runtime_error("it holds a sparse or a quantised tensor");
+  }
   size_t position = 0;
   const auto read = [&](char* buffer, size_t length) {
     length = std::min(length, pickle.size() - position);
@@ -28,8 +65,15 @@ c10::IValue unpickle(const std::string& path) {
     position += length;
     return length;
   };
-  const auto read_record = [&](const std::string& name) { return std::get<0>(archive.getRecord("data/" + name)); };
-  return torch::jit::Unpickler(read, nullptr, nullptr, read_record, c10::Device(c10::kCPU)).parse_ivalue();
+  RecordBytes records;
+  const auto read_record = [&](const std::string& name) {
+    auto [record, bytes] = archive.getRecord("data/" + name);
+    records[record.get()] = bytes;
+    return std::move(record);
+  };
+  c10::IValue value = torch::jit::Unpickler(read, nullptr, nullptr, read_record, c10::Device(c10::kCPU)).parse_ivalue();
+  check_tensors(value, records);
+  return value;
 }
 
 }  // namespace
@@ -37,6 +81,7 @@ c10::IValue unpickle(const std::string& path) {
 c10::IValue read_saved_value(const std::string& path) {
   check_is_zip_archive(path, "not what torch.save writes", kExpected);
   try {
+    check_records_are_stored(path);
     return unpickle(path);
   } catch (const std::exception& error) {
     throw CommandError(

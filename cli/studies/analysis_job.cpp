@@ -38,7 +38,7 @@ std::vector<StudyEntry> chosen_studies(const AnalyzeOptions& options) {
 }
 
 /// Adds a study to the component's list, in the order in which components come.
-void add(AnalysisPlan& plan, const studies::ComponentShape& shape, const std::string& study) {
+void add_study(AnalysisPlan& plan, const studies::ComponentShape& shape, const std::string& study) {
   for (AnalysisPlan::OfComponent& of : plan.components) {
     if (of.shape.name != shape.name) continue;
     of.studies.push_back(study);
@@ -60,6 +60,7 @@ uint32_t beside_tokens(const StudyInputs& inputs, const AnalyzeOptions& options)
   if (inputs.num_inputs() >= 2) has |= studies::kNeedsTwoRuns;
   if (!options.positive.empty() || !options.negative.empty()) has |= studies::kNeedsSequences;
   if (!options.models.empty()) has |= studies::kNeedsModel;
+  if (options.models.size() >= 2) has |= studies::kNeedsTwoModels;
   return has;
 }
 
@@ -97,7 +98,7 @@ class Planner {
       const std::string why = missing_input(entry, beside_);
       studies::ComponentShape shape;
       shape.name = (entry.needs & studies::kNeedsLog) != 0 ? kLog : kSequences;
-      if (why.empty()) add(plan_, shape, entry.name);
+      if (why.empty()) add_study(plan_, shape, entry.name);
       return why;
     }
     if (!inputs_.has_tokens()) return plan_of_model(entry);
@@ -107,7 +108,7 @@ class Planner {
       const TokenSource& source = inputs_.tokens(component);
       const std::string lacks = missing_input(entry, source.has() | beside_);
       if (lacks.empty()) {
-        add(plan_, source.shape(), entry.name);
+        add_study(plan_, source.shape(), entry.name);
         planned = true;
         say_what_gates_are(entry, source);
       } else {
@@ -131,13 +132,16 @@ class Planner {
     std::string why = missing_input(entry, beside_);
     if (!why.empty()) return why;
     for (const auto& [name, shape] : ModelWeights(options_.models.front()).shapes()) {
-      if (options_.component.empty() || options_.component == name) add(plan_, shape, entry.name);
+      if (options_.component.empty() || options_.component == name) add_study(plan_, shape, entry.name);
     }
     return "";
   }
 
   std::string plan_pair(const StudyEntry& entry) {
-    if (!inputs_.is_pair()) return missing_input(entry, beside_ & ~uint32_t{studies::kNeedsTwoRuns});
+    if (!inputs_.is_pair()) {
+      if (entry.instead != 0 && (entry.instead & ~beside_) == 0) return plan_pair_of_models(entry);
+      return missing_input(entry, beside_ & ~uint32_t{studies::kNeedsTwoRuns});
+    }
     std::string why;
     bool planned = false;
     for (const std::string& component : inputs_.components()) {
@@ -152,15 +156,35 @@ class Planner {
       add_once(plan_.notices, notices);
       for (const TokenSource* side : {&a, &b}) add_once(plan_.notices, side->notices());
       planned = true;
-      const auto found = std::find_if(plan_.pairs.begin(), plan_.pairs.end(),
-                                      [&](const AnalysisPlan::OfPair& of) { return of.shape.a.name == component; });
-      if (found == plan_.pairs.end()) {
-        plan_.pairs.push_back({std::move(shape), {entry.name}});
-      } else {
-        found->studies.emplace_back(entry.name);
-      }
+      add(std::move(shape), entry.name);
     }
     return planned ? "" : why;
+  }
+
+  /// Without two runs: of the routers of two models.
+  std::string plan_pair_of_models(const StudyEntry& entry) {
+    const std::string &path_a = options_.models[0], &path_b = options_.models[1];
+    const auto of_a = ModelWeights(path_a).shapes(), of_b = ModelWeights(path_b).shapes();
+    bool planned = false;
+    for (const auto& [name, a] : of_a) {
+      const auto b = of_b.find(name);
+      if (b == of_b.end() || (!options_.component.empty() && options_.component != name)) continue;
+      studies::PairShape shape = pair_of_shapes(a, b->second, path_a, path_b, plan_.notices);
+      if (shape.a.layers.empty()) continue;
+      planned = true;
+      add(std::move(shape), entry.name);
+    }
+    return planned ? "" : "models that have a layer in common";
+  }
+
+  void add(studies::PairShape shape, const std::string& study) {
+    const auto found = std::find_if(plan_.pairs.begin(), plan_.pairs.end(),
+                                    [&](const AnalysisPlan::OfPair& of) { return of.shape.a.name == shape.a.name; });
+    if (found == plan_.pairs.end()) {
+      plan_.pairs.push_back({std::move(shape), {study}});
+    } else {
+      found->studies.push_back(study);
+    }
   }
 
   StudyInputs& inputs_;
@@ -241,7 +265,9 @@ void observe_inputs(StudyInputs& inputs, StudySums& sums, const PassOptions& opt
   }
   for (size_t i = 0; i < plan.pairs.size(); ++i) {
     const std::string& name = plan.pairs[i].shape.a.name;
-    make_pair_studies(inputs.side(name, 0), inputs.side(name, 1), plan.pairs[i].shape, sums.of_pair(i), options);
+    if (inputs.is_pair()) {
+      make_pair_studies(inputs.side(name, 0), inputs.side(name, 1), plan.pairs[i].shape, sums.of_pair(i), options);
+    }
     observe_weights(plan, plan.pairs[i].shape.a, sums.of_pair(i), options);
   }
 }

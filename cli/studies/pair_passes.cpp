@@ -16,7 +16,8 @@ using studies::Order;
 
 constexpr int64_t kPieceTokens = 4096;
 
-/// A sample of one run, of the other, or of both: its tokens in their orders by samples.
+/// A sample of one run, of the other, or of both: its tokens in their orders by samples. Or a piece of one run's tokens
+/// of no known sample.
 struct Unit {
   int64_t a_begin = 0, a_end = 0, b_begin = 0, b_end = 0;
 
@@ -51,6 +52,13 @@ std::vector<Unit> join_samples(const TokenSource& a, const TokenSource& b) {
     if (!a_first) unit.b_end = cuts_b[++j];
     units.push_back(unit);
   }
+  // Tokens of no known sample have no partner: those of one run, then those of the other.
+  for (size_t i = of_a.size(); i + 1 < cuts_a.size(); ++i) {
+    units.push_back({cuts_a[i], cuts_a[i + 1], cuts_b[of_b.size()], cuts_b[of_b.size()]});
+  }
+  for (size_t j = of_b.size(); j + 1 < cuts_b.size(); ++j) {
+    units.push_back({cuts_a.back(), cuts_a.back(), cuts_b[j], cuts_b[j + 1]});
+  }
   return units;
 }
 
@@ -82,15 +90,16 @@ bool stands_as_is(const std::vector<PairedRow>& rows, int64_t num_a, int64_t num
 
 }  // namespace
 
-studies::PairShape pair_shape(const TokenSource& a, const TokenSource& b, const std::string& name_a,
-                              const std::string& name_b, std::vector<std::string>& notices) {
+studies::PairShape pair_of_shapes(const studies::ComponentShape& a, const studies::ComponentShape& b,
+                                  const std::string& name_a, const std::string& name_b,
+                                  std::vector<std::string>& notices) {
   studies::PairShape shape{{}, {}, name_a, name_b};
-  shape.a.name = shape.b.name = a.shape().name;
-  shape.a.groups = a.shape().groups;
-  shape.b.groups = b.shape().groups;
+  shape.a.name = shape.b.name = a.name;
+  shape.a.groups = a.groups;
+  shape.b.groups = b.groups;
   std::string alone;
-  for (const studies::LayerShape& layer : a.shape().layers) {
-    const auto& others = b.shape().layers;
+  for (const studies::LayerShape& layer : a.layers) {
+    const auto& others = b.layers;
     const auto found =
         std::find_if(others.begin(), others.end(), [&](const studies::LayerShape& of) { return of.id == layer.id; });
     if (found == others.end()) {
@@ -100,22 +109,27 @@ studies::PairShape pair_shape(const TokenSource& a, const TokenSource& b, const 
     shape.a.layers.push_back(layer);
     shape.b.layers.push_back(*found);
   }
-  for (const studies::LayerShape& layer : b.shape().layers) {
+  for (const studies::LayerShape& layer : b.layers) {
     const bool both = std::any_of(shape.b.layers.begin(), shape.b.layers.end(),
                                   [&](const studies::LayerShape& of) { return of.id == layer.id; });
     if (!both) alone += (alone.empty() ? "" : ", ") + layer.id;
-  }
-  if (joins_by_rank(a, b)) {
-    notices.push_back(
-        fmt::format("{}: sample numbers come in several ranks of a run, so {} and {} are compared rank by "
-                    "rank; moetap merge --relabel gives each sample its own",
-                    shape.a.name, name_a, name_b));
   }
   if (!alone.empty()) {
     notices.push_back(fmt::format("{}: layers that only one of {} and {} has are not compared: {}", shape.a.name,
                                   name_a, name_b, alone));
   }
   return shape;
+}
+
+studies::PairShape pair_shape(const TokenSource& a, const TokenSource& b, const std::string& name_a,
+                              const std::string& name_b, std::vector<std::string>& notices) {
+  if (joins_by_rank(a, b)) {
+    notices.push_back(
+        fmt::format("{}: sample numbers come in several ranks of a run, so {} and {} are compared rank by "
+                    "rank; moetap merge --relabel gives each sample its own",
+                    a.shape().name, name_a, name_b));
+  }
+  return pair_of_shapes(a.shape(), b.shape(), name_a, name_b, notices);
 }
 
 void make_pair_studies(const TokenSource& a, const TokenSource& b, const studies::PairShape& shape,

@@ -15,7 +15,7 @@ namespace moetap::cli {
 // a run: two runs may lay the same samples on other ranks. Where both token ids are known they must agree; where a
 // position comes several times in a sample (a generation gives 0 at each step): the n-th of one run and the n-th of the
 // other. Tokens that one run alone has are in the batch as tokens that no layer of the other has seen. Tokens of no
-// known sample are compared with nothing.
+// known sample have no partner: each is a token that one run alone has.
 
 /// A study of two runs that is being made.
 struct RunningPair {
@@ -26,6 +26,10 @@ struct RunningPair {
 };
 
 /// The layers that both have, by id, in the order of `a`. `notices`: gets a line where one has more.
+studies::PairShape pair_of_shapes(const studies::ComponentShape& a, const studies::ComponentShape& b,
+                                  const std::string& name_a, const std::string& name_b,
+                                  std::vector<std::string>& notices);
+/// The same of two sources, with a line for samples that are joined by rank.
 studies::PairShape pair_shape(const TokenSource& a, const TokenSource& b, const std::string& name_a,
                               const std::string& name_b, std::vector<std::string>& notices);
 

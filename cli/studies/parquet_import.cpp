@@ -1,7 +1,6 @@
 #include "cli/studies/parquet_import.h"
 
 #include <fmt/format.h>
-#include <signal.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -21,6 +20,7 @@
 #include "plugin/dump/series_files.h"
 #include "plugin/formats/atomic_file.h"
 #include "plugin/formats/file_error.h"
+#include "plugin/formats/temporary_path.h"
 #include "plugin/run/run_paths.h"
 
 namespace moetap::cli {
@@ -43,7 +43,7 @@ void remove_left(const fs::path& folder) {
     if (!name.starts_with(kImport)) continue;
     const auto read = std::from_chars(name.data() + kImport.size(), name.data() + name.size(), process);
     if (read.ec != std::errc{} || process <= 0 || !std::string_view(read.ptr).starts_with('-')) continue;
-    if (::kill(process, 0) != 0 && errno == ESRCH) left.push_back(entry.path());
+    if (plugin::is_dead(process)) left.push_back(entry.path());
   }
   for (const fs::path& path : left) fs::remove_all(path, error);
 }

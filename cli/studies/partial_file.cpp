@@ -118,15 +118,17 @@ void check_partials(const std::vector<Partial>& partials, const std::vector<std:
                                      paths[i], partials[i].shard, partials[i].num_shards));
     }
   }
-  std::vector<int64_t> missing;
-  for (int64_t shard = 0; shard < partials.front().num_shards; ++shard) {
-    if (!seen.contains(shard)) missing.push_back(shard);
-    if (missing.size() == 16) break;
+  constexpr size_t kMostNamed = 16;
+  const int64_t count = partials.front().num_shards;
+  std::vector<std::string> missing;
+  for (int64_t shard = 0; shard < count && missing.size() <= kMostNamed; ++shard) {
+    if (!seen.contains(shard)) missing.push_back(fmt::format("{}/{}", shard, count));
   }
-  if (!missing.empty()) {
-    throw CommandError(fmt::format("shards {} of {} are missing: name all partials of the analysis",
-                                   fmt::join(missing, ", "), partials.front().num_shards));
-  }
+  if (missing.empty()) return;
+  if (missing.size() > kMostNamed) missing.back() = "more";
+  throw CommandError(fmt::format("{} {} {} missing: name all partials of the analysis",
+                                 missing.size() == 1 ? "shard" : "shards", fmt::join(missing, ", "),
+                                 missing.size() == 1 ? "is" : "are"));
 }
 
 }  // namespace moetap::cli

@@ -190,6 +190,20 @@ void write_json(const Analysis& analysis, const fs::path& folder) {
 
 }  // namespace
 
+std::string component_folder(const std::string& component) {
+  std::string name;
+  for (size_t i = 0; i < component.size(); ++i) {
+    const char character = component[i];
+    const bool hides = i == 0 && character == '.';
+    if (character == '/' || character == '%' || character == '\0' || hides) {
+      name += fmt::format("%{:02X}", static_cast<unsigned char>(character));
+    } else {
+      name += character;
+    }
+  }
+  return name.empty() ? "%" : name;
+}
+
 std::string number_text(double value) {
   if (!std::isfinite(value)) return "";
   return fmt::format("{}", value);
@@ -198,10 +212,9 @@ std::string number_text(double value) {
 void write_analysis(const Analysis& analysis, const std::string& folder, const std::function<void()>& check) {
   std::map<fs::path, std::unique_ptr<OutputFile>> files;
   const auto folder_of = [&](const std::string& component) {
-    const bool first = analysis.components.empty() || component == analysis.components.front();
-    std::string name = component;  // a hook spec may name it anything; it must not lead out of the folder
-    std::replace(name.begin(), name.end(), '/', '_');
-    return first ? fs::path(folder) : fs::path(folder) / (name == "." || name == ".." ? "_" + name : name);
+    const auto& itself = analysis.in_folder_itself;
+    const bool is_itself = std::find(itself.begin(), itself.end(), component) != itself.end();
+    return is_itself ? fs::path(folder) : fs::path(folder) / component_folder(component);
   };
   for (const StudyResult& of : analysis.results) {
     for (const Table& table : of.result.tables) {

@@ -209,9 +209,13 @@ Analysis StudySums::finalize() const {
   analysis.matrices = plan_.options.matrices;
   analysis.left_out = plan_.left_out;
   analysis.notices = plan_.notices;
+  bool has_main = false;
   for (size_t i = 0; i < components_.size(); ++i) {
     const std::string& name = plan_.components[i].shape.name;
     analysis.components.push_back(name);
+    const bool has_routers = !plan_.components[i].shape.layers.empty();
+    if (!has_routers || !has_main) analysis.in_folder_itself.push_back(name);
+    has_main = has_main || has_routers;
     for (const RunningStudy& of : components_[i]) {
       analysis.results.push_back({name, of.entry->name, of.study->finalize()});
     }
@@ -220,7 +224,9 @@ Analysis StudySums::finalize() const {
     const std::string& name = plan_.pairs[i].shape.a.name;
     if (std::find(analysis.components.begin(), analysis.components.end(), name) == analysis.components.end()) {
       analysis.components.push_back(name);
+      if (!has_main) analysis.in_folder_itself.push_back(name);
     }
+    has_main = true;
     for (const RunningPair& of : pairs_[i]) {
       studies::Result result = of.study->finalize();
       for (const studies::Table& table : result.tables) leave_out(table.name(), analysis);

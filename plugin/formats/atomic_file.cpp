@@ -12,6 +12,7 @@
 
 #include "plugin/formats/file_error.h"
 #include "plugin/formats/open_file.h"
+#include "plugin/formats/temporary_path.h"
 
 namespace moetap::plugin {
 namespace {
@@ -39,9 +40,7 @@ void throw_file_error(const char* action, const std::string& path, int error_num
 }
 
 AtomicFile::AtomicFile(std::string path, Readers readers)
-    : path_(std::move(path)),
-      temporary_(path_ + ".tmp-" + std::to_string(::getpid()) + "-" + std::to_string(temporary_files++)),
-      owner_(::getpid()) {
+    : path_(std::move(path)), temporary_(temporary_path(path_, temporary_files++)), owner_(::getpid()) {
   descriptor_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC,
                        readers == Readers::kOwner ? kPrivateFile : 0666);
   if (descriptor_ < 0) throw_file_error("write", path_, errno);

@@ -5,8 +5,8 @@
 
 namespace moetap::plugin {
 
-/// A folder that appears under its name whole or not at all: it is filled as PATH.tmp-PID-0 beside it. Errors are
-/// std::runtime_error with one line. Not thread-safe.
+/// A folder that appears under its name whole or not at all: it is filled beside it, Note [Temporary names].
+/// Errors are std::runtime_error with one line. Not thread-safe.
 class OutputFolder {
  public:
   /// Makes the temporary folder and the parents of PATH, and removes temporary folders that processes which died left.
@@ -24,7 +24,6 @@ class OutputFolder {
 
  private:
   void check_free() const;
-  void remove_left() const;
 
   std::filesystem::path path_, temporary_;
   bool committed_ = false;

@@ -1,15 +1,13 @@
 #include "plugin/run/run_recovery.h"
 
-#include <signal.h>
-
 #include <algorithm>
-#include <cerrno>
 #include <charconv>
 #include <chrono>
 #include <filesystem>
 #include <optional>
 #include <stdexcept>
 
+#include "plugin/formats/temporary_path.h"
 #include "plugin/process/error_text.h"
 #include "plugin/run/run_outputs.h"
 #include "plugin/run/run_replay.h"
@@ -49,19 +47,14 @@ bool holds_finished_run(const fs::path& run) {
   return false;
 }
 
-// Removes half-written files of processes that died (PATH.tmp-PID-N, see AtomicFile).
+// Removes half-written files of processes that died: Note [Temporary names].
 void remove_temporary_files(const fs::path& folder) {
   std::error_code error;
   std::vector<fs::path> left;
   for (const auto& entry : fs::directory_iterator(folder, error)) {
     const std::string name = entry.path().filename().string();
-    constexpr std::string_view kMark = ".tmp-";
-    const size_t mark = name.rfind(kMark);
-    if (mark == std::string::npos) continue;
-    pid_t process = 0;
-    const auto read = std::from_chars(name.data() + mark + kMark.size(), name.data() + name.size(), process);
-    if (read.ec != std::errc{} || *read.ptr != '-' || process <= 0) continue;
-    if (::kill(process, 0) != 0 && errno == ESRCH) left.push_back(entry.path());
+    const auto temporary = parse_temporary_name(name);
+    if (temporary && is_dead(temporary->process)) left.push_back(entry.path());
   }
   for (const fs::path& path : left) fs::remove(path, error);
 }

@@ -62,6 +62,32 @@ TEST(LruStack, GivesTheDistance) {
   EXPECT_EQ(stack.access(3), kMiss);
 }
 
+/// As bytes and as longer numbers.
+TEST(LruStack, CountsTheExpertsSinceTheLastAccess) {
+  std::mt19937 random(3);
+  for (const int num_experts : {1, 31, 256, 257, 700}) {
+    LruStack stack(num_experts);
+    std::vector<int32_t> accesses;
+    for (int i = 0; i < 2000; ++i) {
+      if (i == 1000) {
+        stack.clear();
+        accesses.clear();
+      }
+      const auto expert = static_cast<int32_t>(random() % static_cast<unsigned>(num_experts));
+      std::vector<bool> since(static_cast<size_t>(num_experts));
+      int64_t expected = kMiss, others = 0;
+      for (size_t back = accesses.size(); back > 0 && expected == kMiss; --back) {
+        const int32_t before = accesses[back - 1];
+        if (before == expert) expected = others + 1;
+        others += !since[static_cast<size_t>(before)];
+        since[static_cast<size_t>(before)] = true;
+      }
+      ASSERT_EQ(stack.access(expert), expected) << num_experts << " experts, access " << i;
+      accesses.push_back(expert);
+    }
+  }
+}
+
 TEST(OptimalStack, EvictsTheFarthestNextUse) {
   // 0 1 2 0 1 2: with two experts MIN hits the second 0 (keeps 0, drops 1 for 2 ... ) and one of the others.
   const std::vector<int32_t> accesses = {0, 1, 2, 0, 1, 2};
@@ -77,10 +103,10 @@ TEST(OptimalStack, EvictsTheFarthestNextUse) {
 
 TEST(CacheStacks, AgreeWithSimulationsOfEveryCapacity) {
   std::mt19937 random(7);
-  for (int repeat = 0; repeat < 40; ++repeat) {
-    const int num_experts = 1 + static_cast<int>(random() % 7);
-    const std::vector<std::vector<int32_t>> samples = {random_accesses(random, num_experts, random() % 40),
-                                                       random_accesses(random, num_experts, random() % 40)};
+  for (int repeat = 0; repeat < 80; ++repeat) {
+    const int num_experts = 1 + static_cast<int>(random() % (repeat % 2 == 0 ? 7U : 40U));
+    const std::vector<std::vector<int32_t>> samples = {random_accesses(random, num_experts, random() % 90),
+                                                       random_accesses(random, num_experts, random() % 90)};
     for (const bool is_warm : {false, true}) {
       LruStack lru(num_experts);
       OptimalStack optimal;

@@ -18,7 +18,13 @@ TEST(SentenceNumbers, HaveThreeDigits) {
   EXPECT_EQ(percent_text(0.41), "41 %");
   EXPECT_EQ(percent_text(0.0412), "4.1 %");
   EXPECT_EQ(percent_text(0.00412), "0.41 %");
+  EXPECT_EQ(percent_text(0.985), "98 %");
+  EXPECT_EQ(percent_text(0.9968), "99.7 %");
+  EXPECT_EQ(percent_text(0.9991), "99.91 %");
+  EXPECT_EQ(percent_text(0.9994), "99.94 %");
+  EXPECT_EQ(percent_text(0.99999), "over 99.99 %");
   EXPECT_EQ(percent_text(1), "100 %");
+  EXPECT_EQ(percent_text(1.0001), "100 %");
   EXPECT_EQ(percent_text(0), "0 %");
   EXPECT_EQ(count_text(1, "token", "tokens"), "1 token");
   EXPECT_EQ(count_text(2, "token", "tokens"), "2 tokens");

@@ -5,6 +5,8 @@
 #include <random>
 #include <stdexcept>
 
+#include "tests/support/damaged_bytes.h"
+
 namespace moetap::cli {
 namespace {
 
@@ -48,25 +50,8 @@ TEST(NpyHeader, SurvivesDamage) {
   std::mt19937_64 random(1);
   const std::string whole = file_with(kLiteral) + std::string(24, '\1');
   int64_t read = 0;
-  for (int round = 0; round < 1000000; ++round) {
-    std::string bytes = whole;
-    for (uint64_t changes = random() % 4 + 1; changes > 0; --changes) {
-      const size_t place = random() % bytes.size();
-      switch (random() % 4) {
-        case 0:
-          bytes[place] = static_cast<char>(random());
-          break;
-        case 1:
-          bytes.erase(place, random() % 9);
-          break;
-        case 2:
-          bytes.insert(place, std::string(random() % 9, static_cast<char>('0' + random() % 10)));
-          break;
-        default:
-          bytes.insert(place, whole.substr(random() % whole.size(), random() % 20));
-      }
-      if (bytes.empty()) bytes = whole;
-    }
+  for (int round = 0; round < tests::fuzz_rounds(1000000); ++round) {
+    const std::string bytes = tests::damaged(whole, random);
     try {
       const auto size = static_cast<int64_t>(bytes.size());
       const NpyHeader header = parse_npy_header(bytes, size);

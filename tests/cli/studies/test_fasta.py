@@ -47,3 +47,15 @@ def test_broken_files(moetap, tmp_path):
         done = moetap("analyze", "--positive", path, "-o", tmp_path / "out")
         assert done.returncode == 1
         assert done.stderr.count("\n") == 1 and name in done.stderr and reason in done.stderr, done.stderr
+
+
+def test_tables_of_sequences_and_of_arrays_lie_in_the_folder_itself(analyze, arrays, tmp_path):
+    (tmp_path / "a.fasta").write_text(">a\nACDA\n>b\nCCDE\n")
+    path = arrays()
+    alone = analyze(path)
+    both = analyze(path, "--positive", tmp_path / "a.fasta", "--negative", tmp_path / "a.fasta")
+    tables = {file.name for file in both.iterdir() if file.suffix == ".csv"}
+    assert tables == {file.name for file in alone.iterdir() if file.suffix == ".csv"} | {
+        *("aa_composition.csv", "aa_summary.csv", "aa_correlation_positive.csv", "aa_correlation_negative.csv")
+    }
+    assert [file for file in both.iterdir() if file.is_dir()] == []

@@ -1,6 +1,7 @@
 """Routed ids of R3 trainers, captured logits, attention of a run, FASTA files, weights of a model."""
 
 import os
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -75,6 +76,37 @@ def test_what_are_no_logits(assert_fails, logits, tmp_path):
     (tmp_path / "cut.safetensors").write_bytes(data[:-9])
     assert_fails(1, "analyze", tmp_path / "cut.safetensors", "--top-k", "1", *out, parts=["cut.safetensors"])
     assert not Path("executed").exists()
+
+
+def repacked(source: Path, path: Path, records: dict, method: int = zipfile.ZIP_DEFLATED) -> Path:
+    """The archive with other bytes in some records, which are packed by `method`."""
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as new:
+        for name in old.namelist():
+            place = name.split("/", 1)[1]
+            if place not in records:
+                new.writestr(zipfile.ZipInfo(name), old.read(name))
+        for place, data in records.items():
+            info = zipfile.ZipInfo(old.namelist()[0].split("/", 1)[0] + "/" + place)
+            info.compress_type = method
+            new.writestr(info, data)
+    return path
+
+
+def test_zip_bombs_are_refused_before_they_are_unpacked(assert_fails, moetap, logits, tmp_path):
+    torch.save(logits, tmp_path / "logits.pt")
+    again = repacked(tmp_path / "logits.pt", tmp_path / "again.pt", {})
+    assert moetap("analyze", again, "--top-k", "2", "-o", tmp_path / "again").returncode == 0
+    bomb = bytes(1 << 28)
+    for record in ("version", "data.pkl", "data/0", "more"):
+        path = repacked(tmp_path / "logits.pt", tmp_path / "bomb.pt", {record: bomb})
+        assert path.stat().st_size < 1 << 20
+        assert_fails(1, "analyze", path, "--top-k", "2", "-o", tmp_path / "x", parts=["bomb.pt", "compressed"])
+    # One record that says it is longer than the file, without compression.
+    data = bytearray(again.read_bytes())
+    place = data.rfind(b"PK\x01\x02")
+    data[place + 20 : place + 28] = (1 << 30).to_bytes(4, "little") * 2
+    (tmp_path / "long.pt").write_bytes(data)
+    assert_fails(1, "analyze", tmp_path / "long.pt", "--top-k", "2", "-o", tmp_path / "x", parts=["larger than"])
 
 
 @pytest.fixture(scope="module")

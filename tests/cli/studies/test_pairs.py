@@ -115,3 +115,25 @@ def test_a_component_that_one_run_alone_has_fails_by_name(moetap, tmp_path):
         done = moetap("check", *runs, "--min-overlap", "0.5")
         assert done.returncode == 1
         assert done.stdout.endswith(f"vision_tower layer 0: is not compared: only {b} has it\n")
+
+
+def test_tokens_of_no_known_sample_count_and_have_no_partner(analyze, tmp_path):
+    for name, sample in (("a", [0, 0, -1, -1, -1]), ("b", [0, 0, 0, -1, -1])):
+        labels = columns_of(sample, range(5), [0] * 5)
+        write_shard(write_run(tmp_path / name, ["0"]), "language_model", 0, 0, labels | routed("0", 5, seed=3))
+    folder = analyze(tmp_path / "a", tmp_path / "b", "--only", "alignment,usage_comparison")
+    table = read_table(folder / "alignment.csv")
+    assert (table["tokens"], table["unmatched_a"], table["unmatched_b"]) == (["2"], ["3"], ["3"])
+    assert read_table(folder / "alignment_samples.csv")["sample"] == ["0"]
+    table = read_table(folder / "usage_comparison.csv")
+    counts = np.bincount(routed("0", 5, seed=3)["0.selected"].ravel(), minlength=8) / 5
+    assert [float(cell) for cell in table["a"]] == pytest.approx(counts)
+    assert table["a"] == table["b"] and set(table["diff"]) == {"0"}
+
+
+def test_usage_is_compared_without_samples(analyze, tmp_path):
+    for name in ("a", "b"):
+        labels = columns_of([-1] * 4, range(4), [0] * 4)
+        write_shard(write_run(tmp_path / name, ["0"]), "language_model", 0, 0, labels | routed("0", 4, seed=ord(name)))
+    table = read_table(analyze(tmp_path / "a", tmp_path / "b", "--only", "usage_comparison") / "usage_comparison.csv")
+    assert sum(map(float, table["a"])) == sum(map(float, table["b"])) == 2

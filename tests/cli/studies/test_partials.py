@@ -68,7 +68,8 @@ def test_shards_of_a_pair_and_of_a_log_are_the_whole(moetap, recorded, tmp_path)
 def test_what_does_not_belong_together(moetap, recorded, arrays, assert_fails, tmp_path):
     partials = make_shards(moetap, tmp_path, 3, recorded)
     out = ["-o", tmp_path / "x"]
-    assert_fails(1, "analyze", "--merge", *partials[:2], *out, parts=["shards 2 of 3"])
+    assert_fails(1, "analyze", "--merge", *partials[:2], *out, parts=["shard 2/3 is missing"])
+    assert_fails(1, "analyze", "--merge", partials[1], *out, parts=["shards 0/3, 2/3 are missing"])
     for options in (["--only", "usage"], ["--definitions", "notebook"], ["--warm"], ["--shard", "0/2"]):
         assert_fails(
             2, "analyze", *out, *options, "--merge", *partials, parts=["--merge", options[0], "exclude each other"]
