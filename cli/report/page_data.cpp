@@ -204,7 +204,10 @@ class PageBuilder {
       merge_analysis(analysis, read_analysis(folder), folder, data_.notices);
     }
     if (!paths_.analyses.empty() || !inputs_.makes_studies) return analysis;
-    PageStudies studies{{}, paths_.arrays.empty(), inputs_.studies, inputs_.num_threads};
+    PageStudies studies{{}, paths_.arrays.empty(), inputs_.studies, "", inputs_.num_threads};
+    // A run with other regions than the study's keeps their flow in its summary, which the page shows.
+    const int64_t regions = num_regions();
+    if (regions > 0 && regions != inputs_.studies.study.regions) studies.without = "information_flow";
     if (!paths_.arrays.empty()) studies.inputs = paths_.arrays;
     for (const auto& run : runs_) {
       if (run->dump() == nullptr) return analysis;  // a run that goes on has a dump that grows
@@ -225,6 +228,17 @@ class PageBuilder {
       data_.notices.insert(data_.notices.end(), known_->notices.begin(), known_->notices.end());
     }
     return known_->analysis;
+  }
+
+  /// Of the first run's attention; 0: it has none.
+  int64_t num_regions() const {
+    if (runs_.empty()) return 0;
+    for (const auto& layers : data_.json["runs"][0]["attention"]) {
+      for (const auto& layer : layers) {
+        if (layer.contains("regions")) return static_cast<int64_t>(layer["regions"].size());
+      }
+    }
+    return 0;
   }
 
   void add_tokens(int64_t of_studies) {

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <exception>
+#include <string_view>
 
 #include "cli/report/analysis_data.h"
 #include "cli/studies/result_files.h"
@@ -40,11 +41,8 @@ void check_names(const AnalyzeOptions& options) {
   }
 }
 
-ordered_json analysis_of(const std::vector<std::string>& inputs, AnalyzeOptions options, bool that_compare,
-                         const PageStudies& all, const std::string& scratch_folder,
-                         const std::function<void()>& check) {
-  options.only = names_of(options, that_compare);
-  if (options.only.empty()) return nullptr;
+ordered_json analysis_of(const std::vector<std::string>& inputs, AnalyzeOptions options, const PageStudies& all,
+                         const std::string& scratch_folder, const std::function<void()>& check) {
   if (inputs.size() == 1 && options.models.size() > 1) options.models.resize(1);
   OpenStudies open({inputs, options, scratch_folder, check, {}, all.num_threads});
   return open.has_studies() ? analysis_json(open.observe().finalize()) : ordered_json();
@@ -57,16 +55,27 @@ ordered_json make_page_studies(const PageStudies& all, const std::string& scratc
   check_names(all.options);
   ordered_json data;
   const auto add = [&](const std::vector<std::string>& inputs, bool that_compare) {
-    try {
-      ordered_json made = analysis_of(inputs, all.options, that_compare, all, scratch_folder, check);
-      if (!made.is_null()) merge_analysis(data, made, "", notices);
-    } catch (const CommandError& error) {
-      if (!all.are_runs || error.exit_status() != kExitFailed) throw;
-      notices.push_back(fmt::format("studies are not in this page: {}", error.what()));
-    } catch (const std::exception& error) {
-      check();
-      if (!all.are_runs) throw;
-      notices.push_back(fmt::format("studies are not in this page: {}", error.what()));
+    AnalyzeOptions options = all.options;
+    options.only = names_of(all.options, that_compare);
+    if (all.options.only.empty()) std::erase(options.only, all.without);
+    while (!options.only.empty()) {
+      try {
+        const ordered_json made = analysis_of(inputs, options, all, scratch_folder, check);
+        if (!made.is_null()) merge_analysis(data, made, "", notices);
+        return;
+      } catch (const std::exception& error) {
+        check();
+        const auto* of_command = dynamic_cast<const CommandError*>(&error);
+        if (!all.are_runs || (of_command != nullptr && of_command->exit_status() != kExitFailed)) throw;
+        notices.push_back(fmt::format("not in this page: {}", error.what()));
+        // A study that says that it fails keeps no other out.
+        if (std::erase_if(options.only, [&](const std::string& name) {
+              return std::string_view(error.what()).starts_with(name + ":");
+            }) == 0) {
+          notices.back() = fmt::format("studies are not in this page: {}", error.what());
+          return;
+        }
+      }
     }
   };
   const std::vector<std::string> first(all.inputs.begin(), all.inputs.begin() + (all.inputs.empty() ? 0 : 1));

@@ -14,6 +14,7 @@ struct PageStudies {
   std::vector<std::string> inputs;  // runs or arrays, one or two to compare; logs of checkpoints
   bool are_runs = false;
   AnalyzeOptions options;
+  std::string without;  // a study that is made only where --only names it; "": none
   int num_threads = 0;  // 0: one a core
 };
 

@@ -101,7 +101,7 @@
         ...parts.heatmap({ z, x: numbers.range(width), y: ids, xTitle: "Expert", yTitle: "Layer", unit, low: 0, text: width <= 16 && ids.length <= 14 ? (v) => (v === null ? "" : region === undefined ? numbers.text(Number(v.toPrecision(3))) : numbers.percent(v)) : null,
           tip: (i, e, v) => `layer ${moetap.plain(ids[i])}, expert ${e}<br><b>${show(v)}</b> ${region === undefined ? unit : "of the attention"}` }),
         onClick: (point) => selection.set({ layer: ids[point.y], expert: point.x }),
-        table: { columns: [{ name: "layer", text: true }, { name: "expert" }, { name: chosen.show, unit }], rows: z.flatMap((row, i) => row.map((v, e) => [ids[i], e, v])) },
+        table: { columns: [{ name: "layer", text: true }, { name: "expert" }, { name: chosen.show === "received" ? "received_mean" : chosen.show, unit }], rows: z.flatMap((row, i) => row.map((v, e) => [ids[i], e, v])) },
       };
     },
   });
