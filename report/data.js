@@ -80,6 +80,15 @@
   if (!runs.length) standIn();
   for (const run of runs) Object.values(run.components).forEach((layers) => layers.forEach(derive));
 
+  // A sample's tokens stand in order, and its picture is one of those of all samples.
+  for (const { samples } of Object.values(data.tokens?.components ?? {})) {
+    for (const sample of samples) {
+      sample.position ??= sample.token_id.map((_, t) => t);
+      sample.phase ??= sample.token_id.map(() => 0);
+      if (sample.image) sample.image.src = data.tokens.images[sample.image.picture];
+    }
+  }
+
   const components = () => {
     const names = new Set();
     for (const run of runs) for (const name of Object.keys(run.components)) names.add(name);

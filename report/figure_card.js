@@ -9,7 +9,7 @@
    * Makes a figure known. {id, part, title, read, warn, needs, file, has(component), draw(context)}:
    * `read` is one line on how to read it, `warn` its warning signs, `needs` what would fill it, `file` its name under
    * --split. `draw` returns {traces, layout, height, table: {columns, rows}, note, where, onClick(point)} for Plotly, or
-   * {element, table} for a drawing of its own. `controls(component)` lists {key, label, options: [[value, text]]}.
+   * {element, table} for a drawing of its own; `shown(card)` is called after each drawing. `controls(component)` lists {key, label, options: [[value, text]]}.
    */
   const add = (figure) => figures.push(figure);
 
@@ -107,6 +107,7 @@
         if (result.layout?.showlegend === undefined) layout.showlegend = result.traces.filter((trace) => trace.name).length > 1;
         const isFirst = !this.plot.classList.contains("js-plotly-plot");
         Plotly.react(this.plot, result.traces, layout, config);
+        this.figure.shown?.(this);
         if (isFirst) this.plot.on("plotly_click", (event) => this.result.onClick?.(event.points[0]));
       }
       if (!this.data.hidden) this.drawTable();

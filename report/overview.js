@@ -27,7 +27,35 @@
   const verdict = () => {
     const result = data.runs.length ? findings.verdict(0) : null;
     if (!result) return null;
-    return make("div", { class: `card verdict ${result.level}`, id: "verdict" }, make("span", { class: "sign" }, result.sign), make("p", {}, result.text));
+    return make("div", { class: `card verdict ${result.level}`, id: "verdict" }, make("div", {}, make("span", { class: "sign" }, result.sign), make("p", {}, result.text)), loadMap());
+  };
+
+  const kMapWidth = 300, kMapHeight = 150;
+
+  /** The load of every expert of every layer at one look: a cell each, orange above an even load and blue below. */
+  const loadMap = () => {
+    const layers = data.layers(selection.state.component).filter((layer) => layer.load_ratio?.length);
+    if (!layers.length) return null;
+    const columns = Math.max(...layers.map((layer) => layer.load_ratio.length)), canvas = make("canvas", { class: "load-map", width: 2 * kMapWidth, height: 2 * kMapHeight, role: "img", "aria-label": `Load of ${columns} experts in ${numbers.count(layers.length, "layer")} against an even load; the figure Layer × expert has the numbers` });
+    const paint = canvas.getContext("2d"), width = canvas.width / columns, height = canvas.height / layers.length, gap = Math.min(width, height) > 12 ? 2 : 0;
+    layers.forEach((layer, row) => layer.load_ratio.forEach((ratio, column) => {
+      const steps = Math.log2(Math.max(ratio, 1 / 16));
+      paint.fillStyle = moetap.theme.colorAt("change", (Math.max(-3, Math.min(3, steps)) + 3) / 6);
+      paint.fillRect(column * width, row * height, Math.max(1, width - gap), Math.max(1, height - gap));
+    }));
+    const cell = (event) => {
+      const box = canvas.getBoundingClientRect();
+      return { layer: layers[Math.min(layers.length - 1, Math.floor((event.clientY - box.top) / box.height * layers.length))], expert: Math.min(columns - 1, Math.floor((event.clientX - box.left) / box.width * columns)) };
+    };
+    canvas.addEventListener("mousemove", (event) => {
+      const { layer, expert } = cell(event);
+      canvas.title = `layer ${layer.layer}, expert ${expert}: ${numbers.text(layer.load_ratio[expert])} times an even load`;
+    });
+    canvas.addEventListener("click", (event) => {
+      const { layer, expert } = cell(event);
+      selection.set({ layer: layer.layer, expert, figure: "usage" });
+    });
+    return make("figure", {}, canvas, make("figcaption", { class: "note" }, "Rows are layers, cells experts: orange above an even load, blue below."));
   };
 
   const words = { bad: "Problem", watch: "Look", good: "Good", info: "Fact" };
@@ -105,10 +133,20 @@
         moetap.tables.csv({ columns: table.columns.filter((_, i) => i !== 1), rows: table.rows.map((row) => row.filter((_, i) => i !== 1)) }), "text/csv") }, "CSV")));
   };
 
+  /** Runs that have not ended: how far they are, and what to do. */
+  const unfinished = () => data.runs.filter((run) => run.unfinished).map((run) => {
+    const { forwards, recording, ranks } = run.unfinished;
+    const owners = ranks.map((rank) => rank.owner).filter(Boolean);
+    const text = recording
+      ? `${run.label} is still being recorded: ${numbers.count(forwards, "forward")} so far (${owners.join("; ")}). The page follows it; tokens and studies come when it is done.`
+      : `The process that recorded ${run.label} died after ${numbers.count(forwards, "forward")}; these are in this page. moetap recover ${run.label} completes the run.`;
+    return make("p", { class: "notice" }, moetap.short(text, 400));
+  });
+
   /** Fills the part of the overview anew. */
   const draw = (place) => {
-    place.replaceChildren(...[make("h1", { id: "title" }, data.all.title), facts(), verdict(), findingsCard(), layersCard(),
-      ...(data.all.left_out ?? []).map((text) => make("p", { class: "notice" }, text))].filter(Boolean));
+    place.replaceChildren(...[make("h1", { id: "title" }, data.all.title), ...unfinished(), facts(), verdict(), findingsCard(), layersCard(),
+      ...[...(data.all.left_out ?? []), ...(data.analysis?.notices ?? [])].map((text) => make("p", { class: "notice" }, text))].filter(Boolean));
   };
 
   moetap.overview = { draw };

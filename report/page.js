@@ -92,6 +92,7 @@
     if (changed.includes("figure")) goTo(selection.state.figure);
   });
   theme.onChange(() => {
+    if (!data.all.only) moetap.overview.draw(overview);
     for (const card of cards) card.refresh();
   });
 

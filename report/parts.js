@@ -7,7 +7,7 @@
   const ticks = (names, most = 32) => {
     const step = Math.max(1, Math.ceil(names.length / most));
     const places = numbers.range(names.length).filter((i) => i % step === 0);
-    return { tickmode: "array", tickvals: places, ticktext: places.map((i) => plain(names[i], 14)), showgrid: false };
+    return { tickmode: "array", tickvals: places, ticktext: places.map((i) => plain(names[i], 14)), showgrid: false, zeroline: false };
   };
 
   /** The bar that explains a scale. Its title stands above it: beside it, it would not fit a low figure. */

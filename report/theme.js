@@ -71,7 +71,14 @@
     return hex((i * 137.508) % 360, 0.62, lightness[i % 3]);
   };
 
-  const channels = (color) => [1, 3, 5].map((i) => parseInt(color.slice(i, i + 2), 16));
+  const channels = (hexColor) => [1, 3, 5].map((i) => parseInt(hexColor.slice(i, i + 2), 16));
+
+  /** The colour of a scale at `place` (0 to 1). */
+  const colorAt = (kind, place) => {
+    const colors = scales[name()][kind], at = Math.min(1, Math.max(0, place)) * (colors.length - 1), i = Math.min(colors.length - 2, Math.floor(at));
+    const [a, b] = [channels(colors[i]), channels(colors[i + 1])];
+    return `rgb(${a.map((value, c) => Math.round(value + (b[c] - value) * (at - i))).join(",")})`;
+  };
 
   /** Black or white, whichever is easier to read on the colour of a scale at `place` (0 to 1). */
   const inkOn = (kind, place) => {
@@ -91,7 +98,7 @@
   apply(wanted() ?? (system.matches ? "dark" : "light"), false);
 
   moetap.theme = {
-    scale, color, inkOn, variable, isDark, apply,
+    scale, color, colorAt, inkOn, variable, isDark, apply,
     dash: (i) => dashes[i % dashes.length],
     symbol: (i) => symbols[i % symbols.length],
     onChange: (listener) => listeners.push(listener),

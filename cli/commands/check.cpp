@@ -94,7 +94,9 @@ Comparison compare(const std::vector<std::string>& runs, const std::function<voi
   AnalyzeOptions options;
   options.only = {"alignment"};
   StudyInputs inputs(runs, {options, std::filesystem::temp_directory_path().string(), check});
-  StudySums sums(plan_analysis(inputs, options));
+  AnalysisPlan plan = plan_analysis(inputs, options);
+  require_studies(plan);
+  StudySums sums(std::move(plan));
   PassOptions passes;
   passes.num_threads = static_cast<int>(std::max(std::thread::hardware_concurrency(), 1U));
   passes.check = check;

@@ -8,8 +8,8 @@
 #include <vector>
 
 #include "cli/report/run_data.h"
+#include "cli/report/size_budget.h"
 #include "cli/terminal/command_error.h"
-#include "plugin/formats/json_text.h"
 
 namespace moetap::cli {
 namespace {
@@ -87,7 +87,7 @@ bool is_analysis(const std::string& folder) {
   return std::filesystem::is_regular_file(std::filesystem::path(folder) / "analysis.json", error);
 }
 
-ordered_json analysis_data(const std::string& folder, int64_t most_bytes) {
+ordered_json read_analysis(const std::string& folder) {
   const std::string path = (std::filesystem::path(folder) / "analysis.json").string();
   ordered_json data = read_json_file(path);
   const ordered_json version = data.value("schema_version", ordered_json());
@@ -97,6 +97,10 @@ ordered_json analysis_data(const std::string& folder, int64_t most_bytes) {
   }
   if (!data.value("components", ordered_json()).is_object())
     throw CommandError(path + ": has no components; is it of moetap analyze?");
+  return data;
+}
+
+void cut_analysis(ordered_json& data, int64_t most_bytes) {
   std::vector<Place> places;
   for (auto& [component, studies] : data["components"].items()) {
     if (!studies.is_object()) continue;
@@ -105,7 +109,7 @@ ordered_json analysis_data(const std::string& folder, int64_t most_bytes) {
       for (auto& [name, table] : study["tables"].items()) {
         if (!table.is_object()) continue;
         drop_component(table, component);
-        places.push_back({&study, name, static_cast<int64_t>(plugin::compact_text(table).size())});
+        places.push_back({&study, name, json_bytes(table)});
       }
     }
   }
@@ -116,7 +120,6 @@ ordered_json analysis_data(const std::string& folder, int64_t most_bytes) {
     if (places[i].bytes > allowed) cut(places[i], allowed);
     left -= std::min(allowed, places[i].bytes);
   }
-  return data;
 }
 
 void merge_analysis(ordered_json& data, const ordered_json& other, const std::string& folder,
@@ -134,6 +137,10 @@ void merge_analysis(ordered_json& data, const ordered_json& other, const std::st
         data["components"][component][name] = study;
       }
     }
+  }
+  for (const auto& line : other.value("notices", ordered_json::array())) {
+    ordered_json& lines = data["notices"];
+    if (std::find(lines.begin(), lines.end(), line) == lines.end()) lines.push_back(line);
   }
   if (twice.empty()) return;
   notices.push_back(fmt::format("{}: these studies are not in this page, an analysis named before has them: {}", folder,

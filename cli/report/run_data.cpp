@@ -58,32 +58,6 @@ int64_t reals_in(const ordered_json& value) {
   return count;
 }
 
-/// Cuts the matrices of pairs of all layers to the bytes, equally.
-void cut_pairs(ordered_json& components, int64_t pair_bytes) {
-  int64_t cells = 0, matrices = 0;
-  for (const auto& layers : components) {
-    for (const auto& layer : layers) {
-      for (const Pairs& pairs : kPairs) {
-        const int64_t own = layer.contains(pairs.key) ? num_cells(layer[pairs.key]) : 0;
-        cells += own;
-        matrices += own > 0 ? 1 : 0;
-      }
-    }
-  }
-  if (matrices == 0 || cells * kBytesACell <= pair_bytes) return;
-  // A kept cell is two places and a count; of a symmetric matrix it stands twice.
-  const int64_t most = std::clamp<int64_t>(pair_bytes / matrices / 22, 16, 2000);
-  for (auto& layers : components) {
-    for (auto& layer : layers) {
-      for (const Pairs& pairs : kPairs) {
-        if (!layer.contains(pairs.key) || num_cells(layer[pairs.key]) == 0) continue;
-        layer[std::string(pairs.key) + "_cells"] = largest_cells(layer[pairs.key], pairs.kind, most);
-        layer[pairs.key] = nullptr;
-      }
-    }
-  }
-}
-
 void drop_derived(ordered_json& components) {
   for (auto& layers : components) {
     for (auto& layer : layers) {
@@ -116,6 +90,9 @@ ordered_json warnings_of(const ordered_json& manifest) {
             : 0;
     if (count > 0) warnings[fmt::format("{} {}.", count, counted.text)] = true;
   }
+  for (const auto& line : manifest.value("missing", ordered_json::array())) {
+    if (line.is_string()) warnings[line.get<std::string>()] = true;
+  }
   for (const auto& hook : manifest.value("hooks", ordered_json::array())) {
     if (!hook.contains("unverified")) continue;
     for (const auto& [column, reason] : hook["unverified"].items()) {
@@ -147,25 +124,57 @@ ordered_json read_json_file(const std::string& path) {
   return json;
 }
 
-ordered_json run_data(const plugin::RunReader& run, int64_t pair_bytes) {
-  if (run.ranks().size() != 1) {
-    throw CommandError(
-        fmt::format("{}: has {} ranks, each with a summary of its own; make one run of them first: "
-                    "moetap merge {} -o MERGED",
-                    run.path(), run.ranks().size(), run.path()));
+int64_t bytes_of_pairs(const ordered_json& run) {
+  int64_t bytes = 0;
+  for (const auto& layers : run["components"]) {
+    for (const auto& layer : layers) {
+      for (const Pairs& pairs : kPairs) {
+        for (const std::string& key : {std::string(pairs.key), std::string(pairs.key) + "_cells"})
+          bytes += layer.contains(key) ? json_bytes(layer[key]) : 0;
+      }
+    }
   }
+  return bytes;
+}
+
+void cut_pairs(ordered_json& run, int64_t most_bytes) {
+  ordered_json& components = run["components"];
+  int64_t cells = 0, matrices = 0;
+  for (const auto& layers : components) {
+    for (const auto& layer : layers) {
+      for (const Pairs& pairs : kPairs) {
+        const int64_t own = layer.contains(pairs.key) ? num_cells(layer[pairs.key]) : 0;
+        cells += own;
+        matrices += own > 0 ? 1 : 0;
+      }
+    }
+  }
+  if (matrices == 0 || cells * kBytesACell <= most_bytes) return;
+  // A kept cell is two places and a count; of a symmetric matrix it stands twice.
+  const int64_t most = std::clamp<int64_t>(most_bytes / matrices / 22, 16, 2000);
+  for (auto& layers : components) {
+    for (auto& layer : layers) {
+      for (const Pairs& pairs : kPairs) {
+        if (!layer.contains(pairs.key) || num_cells(layer[pairs.key]) == 0) continue;
+        layer[std::string(pairs.key) + "_cells"] = largest_cells(layer[pairs.key], pairs.kind, most);
+        layer[pairs.key] = nullptr;
+      }
+    }
+  }
+}
+
+ordered_json run_data(const plugin::RunReader& run, const std::string& label) {
   const plugin::RunPaths paths(run.path(), run.ranks().front());
   ordered_json summary = read_json_file((paths.about / "summary.json").string());
   const ordered_json manifest = read_json_file((paths.about / "manifest.json").string());
   try {
-    ordered_json data = {{"label", folder_name(run.path())},
+    ordered_json data = {{"label", label},
                          {"model", std::filesystem::path(run.model_file()).filename().string()},
                          {"sha256", run.sha256()},
                          {"task", run.task()},
                          {"device", manifest.value("device", ordered_json(nullptr))},
                          {"forwards", summary.value("forwards", ordered_json(nullptr))}};
     data["components"] = component_lists(summary["components"]);
-    cut_pairs(data["components"], pair_bytes);
     drop_derived(data["components"]);
     data["attention"] = component_lists(summary.value("attention", ordered_json::object()));
     cut_experts(data["attention"]);

@@ -8,6 +8,7 @@
 #include <fstream>
 #include <iterator>
 #include <limits>
+#include <set>
 #include <string_view>
 
 #include "cli/report/base64.h"
@@ -20,7 +21,7 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::ordered_json;
 
-constexpr int64_t kMostBytes = 150'000, kMostBytesOfAll = 700'000;
+constexpr int64_t kMostBytes = 150'000;
 
 int64_t number_at(const std::string& bytes, size_t place, int count, bool big_endian) {
   int64_t value = 0;
@@ -44,6 +45,12 @@ void read_jpeg_size(const std::string& bytes, ImageType& type) {
     }
     place += 2 + static_cast<size_t>(number_at(bytes, place + 2, 2, true));
   }
+}
+
+/// The length of so many bytes as base64 in a page.
+int64_t encoded_bytes(int64_t bytes) {
+  constexpr int64_t kFrame = 30;
+  return (bytes + 2) / 3 * 4 + kFrame;
 }
 
 std::string text_field(const ordered_json& fields, const char* key) {
@@ -90,7 +97,7 @@ PatchGrid patch_grid(int64_t num_tokens, const ImageType& image) {
 }
 
 SampleImages::SampleImages(const TokenOptions& options, const plugin::RunReader& run)
-    : folder_(options.images), image_token_(options.image_token) {
+    : folder_(options.images), image_token_(options.image_token), max_bytes_(options.max_image_bytes) {
   beside_samples_ = fs::path(run.config_text("samples")).parent_path().string();
   constexpr std::string_view kRegion = "image=";
   const std::string regions = run.config_text("attention_regions");
@@ -144,50 +151,64 @@ std::string SampleImages::find(int64_t number, const ordered_json& fields) const
   return "";
 }
 
-void SampleImages::add(int64_t number, const std::vector<int32_t>& token_ids, const std::vector<ordered_json>& fields,
-                       ordered_json& sample, std::vector<std::string>& notices) {
+void SampleImages::add(const std::vector<SampleOfImage>& samples, const std::vector<ordered_json>& fields,
+                       std::vector<std::string>& notices) {
   if (!image_token_) return;
-  ordered_json places = ordered_json::array();
-  for (size_t t = 0; t < token_ids.size(); ++t) {
-    if (token_ids[t] == *image_token_) places.push_back(t);
+  std::vector<Found> all;
+  std::set<std::string> paths;
+  int64_t bytes = 0;
+  for (const SampleOfImage& sample : samples) {
+    Found found{&sample, "", 0, ordered_json::array()};
+    for (size_t t = 0; t < sample.token_ids.size(); ++t) {
+      if (sample.token_ids[t] == *image_token_) found.places.push_back(t);
+    }
+    if (found.places.empty()) continue;
+    const bool has_fields = sample.number >= 0 && sample.number < static_cast<int64_t>(fields.size());
+    found.path = find(sample.number, has_fields ? fields[static_cast<size_t>(sample.number)] : ordered_json());
+    if (found.path.empty()) continue;
+    std::error_code error;
+    const auto size = static_cast<int64_t>(fs::file_size(found.path, error));
+    if (error) continue;
+    if (size > kMostBytes) {
+      notices.push_back(fmt::format("{}: has {} bytes, a page takes {}; the sample is shown without a picture",
+                                    found.path, size, kMostBytes));
+      continue;
+    }
+    found.num_bytes = encoded_bytes(size);
+    if (paths.insert(found.path).second && !known_.contains(found.path)) bytes += found.num_bytes;
+    all.push_back(std::move(found));
   }
-  if (places.empty()) return;
-  const std::string path =
-      find(number, number >= 0 && number < static_cast<int64_t>(fields.size()) ? fields[static_cast<size_t>(number)]
-                                                                               : ordered_json());
-  if (path.empty()) return;
-  std::ifstream file(path, std::ios::binary);
+  const int64_t step = std::max<int64_t>(1, (bytes + max_bytes_ - 1) / std::max<int64_t>(max_bytes_, 1));
+  if (step > 1) {
+    notices.push_back(fmt::format("pictures of {} of {} samples are in this page, taken evenly: it has room for {} kB",
+                                  (static_cast<int64_t>(all.size()) + step - 1) / step, all.size(), max_bytes_ / 1000));
+  }
+  for (size_t i = 0; i < all.size(); i += static_cast<size_t>(step)) add_picture(all[i], notices);
+}
+
+void SampleImages::add_picture(Found& found, std::vector<std::string>& notices) {
+  std::ifstream file(found.path, std::ios::binary);
   const std::string bytes{std::istreambuf_iterator<char>(file), {}};
   const std::optional<ImageType> type = image_type(bytes);
-  const auto num_tokens = static_cast<int64_t>(places.size());
-  const auto size = static_cast<int64_t>(bytes.size());
   if (!type) {
-    notices.push_back(path + ": is no PNG, JPEG, GIF or WebP; the sample is shown without a picture");
+    notices.push_back(found.path + ": is no PNG, JPEG, GIF or WebP; the sample is shown without a picture");
     return;
   }
+  const auto num_tokens = static_cast<int64_t>(found.places.size());
   const PatchGrid grid = grid_.value_or(patch_grid(num_tokens, *type));
   if (grid.rows * grid.columns != num_tokens) {
-    notices.push_back(fmt::format("{}: has {} image tokens, not {}x{}; the sample is shown without a picture", path,
-                                  num_tokens, grid.rows, grid.columns));
+    notices.push_back(fmt::format("{}: has {} image tokens, not {}x{}; the sample is shown without a picture",
+                                  found.path, num_tokens, grid.rows, grid.columns));
     return;
   }
-  if (!known_.contains(path)) {
-    if (size > kMostBytes) {
-      notices.push_back(fmt::format("{}: has {} bytes, a page takes {}; the sample is shown without a picture", path,
-                                    size, kMostBytes));
-      return;
-    }
-    if (total_bytes_ + size > kMostBytesOfAll) {
-      if (!said_full_)
-        notices.push_back(fmt::format("further pictures are left out: a page takes {} bytes of them", kMostBytesOfAll));
-      said_full_ = true;
-      return;
-    }
-    total_bytes_ += size;
-    known_[path] = "data:" + type->mime + ";base64," + base64(bytes);
+  if (encoded_bytes(static_cast<int64_t>(bytes.size())) > found.num_bytes) return;  // it grew meanwhile
+  const auto [known, is_new] = known_.try_emplace(found.path, pictures_.size());
+  if (is_new) {
+    pictures_.push_back("data:" + type->mime + ";base64," + base64(bytes));
+    max_bytes_ -= found.num_bytes;
   }
-  sample["image"] = {
-      {"src", known_[path]}, {"rows", grid.rows}, {"columns", grid.columns}, {"tokens", std::move(places)}};
+  found.sample->json["image"] = {
+      {"picture", known->second}, {"rows", grid.rows}, {"columns", grid.columns}, {"tokens", std::move(found.places)}};
 }
 
 }  // namespace moetap::cli

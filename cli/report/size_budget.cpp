@@ -4,7 +4,13 @@
 
 #include <cstdlib>
 
+#include "plugin/formats/json_text.h"
+
 namespace moetap::cli {
+
+int64_t json_bytes(const nlohmann::ordered_json& value) {
+  return static_cast<int64_t>(plugin::compact_text(value).size());
+}
 
 void round_reals(nlohmann::ordered_json& value, int digits) {
   if (digits >= 17) return;

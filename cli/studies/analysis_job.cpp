@@ -78,11 +78,6 @@ class Planner {
       const std::string why = entry.make_pair != nullptr ? plan_pair(entry) : plan_study(entry);
       if (!why.empty()) plan_.left_out.push_back({entry.name, why});
     }
-    if (plan_.components.empty() && plan_.pairs.empty()) {
-      const bool named = !options_.only.empty() && !plan_.left_out.empty();
-      throw CommandError(named ? fmt::format("{} needs {}", plan_.left_out.front().study, plan_.left_out.front().needs)
-                               : "no study can be made of these inputs; moetap analyze --list says what each needs");
-    }
     for (AnalysisPlan::OfComponent& of : plan_.components) {
       if (!of.shape.layers.empty() && inputs_.has_tokens()) of.studies.insert(of.studies.begin(), "input_check");
     }
@@ -247,6 +242,13 @@ void observe_weights(const AnalysisPlan& plan, const studies::ComponentShape& sh
 
 AnalysisPlan plan_analysis(StudyInputs& inputs, const AnalyzeOptions& options) {
   return Planner(inputs, options).plan();
+}
+
+void require_studies(const AnalysisPlan& plan) {
+  if (!plan.is_empty()) return;
+  const bool named = !plan.options.only.empty() && !plan.left_out.empty();
+  throw CommandError(named ? fmt::format("{} needs {}", plan.left_out.front().study, plan.left_out.front().needs)
+                           : "no study can be made of these inputs; moetap analyze --list says what each needs");
 }
 
 void observe_inputs(StudyInputs& inputs, StudySums& sums, const PassOptions& options) {

@@ -113,7 +113,8 @@ void write_rows(OutputFile& file, const Table& table, const std::function<void()
   }
 }
 
-void write_json_table(OutputFile& file, const Table& table) {
+template <typename Sink>
+void write_json_table(Sink& file, const Table& table) {
   file.write("{");
   bool first_column = true;
   for (const Column* column : table.columns()) {
@@ -153,8 +154,14 @@ std::string json_list(const std::vector<std::string>& texts) {
   return list + "]";
 }
 
-void write_json(const Analysis& analysis, const fs::path& folder) {
-  OutputFile file(folder / "analysis.json");
+/// Text in memory, written as a file is.
+struct TextSink {
+  std::string text;
+  void write(std::string_view more) { text += more; }
+};
+
+template <typename Sink>
+void write_json(const Analysis& analysis, Sink& file) {
   file.write(fmt::format("{{\n\"schema_version\": 1,\n\"moetap_version\": {},\n\"inputs\": {},\n\"options\": {},\n",
                          json_text(MOETAP_VERSION), analysis.inputs_json, analysis.options_json));
   file.write("\"components\": {");
@@ -185,7 +192,6 @@ void write_json(const Analysis& analysis, const fs::path& folder) {
     file.write(fmt::format("  {{\"study\": {}, \"needs\": {}}}", json_text(of.study), json_text(of.needs)));
   }
   file.write(fmt::format("],\n\"notices\": {}\n}}\n", json_list(analysis.notices)));
-  file.close();
 }
 
 }  // namespace
@@ -235,7 +241,15 @@ void write_analysis(const Analysis& analysis, const std::string& folder, const s
     }
   }
   for (auto& [path, file] : files) file->close();
-  write_json(analysis, folder);
+  OutputFile json(fs::path(folder) / "analysis.json");
+  write_json(analysis, json);
+  json.close();
+}
+
+nlohmann::ordered_json analysis_json(const Analysis& analysis) {
+  TextSink sink;
+  write_json(analysis, sink);
+  return nlohmann::ordered_json::parse(sink.text);
 }
 
 }  // namespace moetap::cli

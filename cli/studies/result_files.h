@@ -1,6 +1,7 @@
 #pragma once
 
 #include <functional>
+#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
@@ -43,5 +44,8 @@ std::string component_folder(const std::string& component);
 /// `component` hold the rows of all components; the others of a second component lie in a folder of its name. A matrix
 /// is NAME.npy, beside its tables. Throws std::runtime_error "cannot write PATH: REASON".
 void write_analysis(const Analysis& analysis, const std::string& folder, const std::function<void()>& check);
+
+/// What analysis.json would hold, to the last digit.
+nlohmann::ordered_json analysis_json(const Analysis& analysis);
 
 }  // namespace moetap::cli

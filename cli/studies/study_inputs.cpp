@@ -67,7 +67,16 @@ void StudyInputs::describe_inputs() {
   for (const std::string& path : options.models) add(path, "model", fingerprint_of_file(path));
 }
 
-StudyInputs::Kind StudyInputs::kind_of(const std::string& path) const {
+bool StudyInputs::takes(const std::string& path) {
+  try {
+    kind_of(path);
+    return true;
+  } catch (const CommandError&) {
+    return false;
+  }
+}
+
+StudyInputs::Kind StudyInputs::kind_of(const std::string& path) {
   std::error_code error;
   if (!fs::exists(path, error)) {
     throw CommandError(

@@ -32,6 +32,9 @@ class StudyInputs {
   StudyInputs(const std::vector<std::string>& paths, InputContext context);
   ~StudyInputs();
 
+  /// True for a path that is an input: a run, arrays, a log, logits, routed ids, Parquet.
+  static bool takes(const std::string& path);
+
   /// Each input's path, kind and fingerprint: what partials must agree in.
   const nlohmann::ordered_json& about() const { return about_; }
   size_t num_inputs() const { return paths_.size(); }
@@ -53,7 +56,7 @@ class StudyInputs {
  private:
   enum class Kind { kRuns, kArrays, kLogs, kRoutedIds, kLogits, kParquet };
 
-  Kind kind_of(const std::string& path) const;
+  static Kind kind_of(const std::string& path);
   void describe_inputs();
   std::string fingerprint_of(const std::string& path) const;
   void open_runs();

@@ -33,6 +33,7 @@ struct AnalysisPlan {
   std::vector<StudyLeftOut> left_out;
   std::vector<std::string> notices;
 
+  bool is_empty() const { return components.empty() && pairs.empty(); }
   nlohmann::ordered_json to_json() const;
   static AnalysisPlan from_json(const nlohmann::ordered_json& json);
 };

@@ -5,22 +5,38 @@
   const { known } = moetap.usage;
   const probe = (component) => data.all.probe?.[component] ?? [];
 
+  /** Turns the surfaces once in 24 seconds while that is asked for and they are in view. */
+  const kTickMs = 80, kTurnMs = 24000;
+  let timer = null;
+  const turn = (card) => {
+    clearInterval(timer);
+    if (card.chosen.turn !== "on") return;
+    timer = setInterval(() => {
+      if (!card.plot.isConnected || card.chosen.turn !== "on") return clearInterval(timer);
+      if (!card.isVisible) return;
+      const { x, y, z } = card.plot.layout.scene.camera.eye, by = (2 * Math.PI * kTickMs) / kTurnMs;
+      Plotly.relayout(card.plot, { "scene.camera.eye": { x: x * Math.cos(by) - y * Math.sin(by), y: x * Math.sin(by) + y * Math.cos(by), z } });
+    }, kTickMs);
+  };
+
   figures.add({
     id: "activation-3d", part: "usage", title: "Activation surfaces", file: "expert_activation_3d",
     read: "A surface a layer over experts and tokens; height and colour are the router's probability. The layers stand above each other, farther apart than the largest probability, so none crosses another.",
     warn: "ridges along tokens: one expert for everything; flat surfaces: a router that does not choose.",
     needs: "a run with moetap run --probe-tokens (the probabilities of the first tokens)",
     has: (component) => probe(component).length > 0,
-    controls: () => [{ key: "layers", label: "Layers", options: [["all", "all"], ["one", "the chosen one"]] }],
+    controls: () => [{ key: "layers", label: "Layers", options: [["all", "all"], ["one", "the chosen one"]] }, { key: "turn", label: "Turn", options: [["off", "by hand"], ["on", "by itself"]] }],
+    shown: (card) => turn(card),
     draw: ({ component, chosen }) => {
       const all = probe(component), id = selection.oneLayer(all.map((layer) => layer.layer));
       const shown = chosen.layers === "one" ? all.filter((layer) => layer.layer === id) : all;
       const most = Math.max(...shown.map((layer) => layer.probability.flat().reduce((a, b) => Math.max(a, b), 0)));
       const offset = most * 1.15;
+      const colors = data.all.colorscale.map((color, i, list) => [i / (list.length - 1), color]);
       const traces = shown.map((layer, i) => {
         // z [tokens][experts]: rows are y (tokens), columns x (experts). Colour and hover are the probability, not the height.
         const z = layer.probability.map((row) => row.map((p) => p + i * offset));
-        return { type: "surface", name: `layer ${layer.layer}`, z, surfacecolor: layer.probability, cmin: 0, cmax: most, colorscale: theme.scale("amount"), opacity: 0.9, showscale: i === 0, showlegend: false,
+        return { type: "surface", name: `layer ${layer.layer}`, z, surfacecolor: layer.probability, cmin: 0, cmax: most, colorscale: colors, opacity: 0.85, showscale: i === 0, showlegend: false,
           x: numbers.range(layer.probability[0].length), y: numbers.range(layer.probability.length), colorbar: { ...parts.bar("probability"), len: 0.7 },
           customdata: layer.probability, hovertemplate: `layer ${moetap.plain(layer.layer)}<br>expert %{x}, token %{y}<br>probability <b>%{customdata:.4f}</b><extra></extra>` };
       });
@@ -52,7 +68,7 @@
     const studied = data.rows(component, "layer_correlation");
     if (studied) {
       const ids = data.distinct(studied.flatMap((row) => [row.layer_a, row.layer_b]));
-      const z = ids.map((_, i) => ids.map((__, j) => (i === j ? 1 : null)));
+      const z = ids.map(() => ids.map(() => null));
       for (const row of studied) {
         const a = ids.indexOf(row.layer_a), b = ids.indexOf(row.layer_b);
         z[a][b] = z[b][a] = row.correlation;
@@ -60,7 +76,7 @@
       return { layers: ids.map((id) => ({ layer: id })), z };
     }
     const layers = profiles(component);
-    return { layers, z: layers.map((one, i) => layers.map((two, j) => (Math.abs(i - j) > kMostApart || one.mean_prob.length !== two.mean_prob.length ? null : pearson(one.mean_prob, two.mean_prob)))) };
+    return { layers, z: layers.map((one, i) => layers.map((two, j) => (i === j || Math.abs(i - j) > kMostApart || one.mean_prob.length !== two.mean_prob.length ? null : pearson(one.mean_prob, two.mean_prob)))) };
   };
 
   figures.add({
@@ -109,12 +125,12 @@
     ["expert-weights", "expert_weight_similarity", "cosine", "Similarity of expert weights", "expert_weight_similarity"],
   ]) {
     figures.add({
-      id, part: "evolution", title, file, studies: ["weight_similarity"], needs: "moetap analyze RUN --model MODEL.pt -o DIR --only weight_similarity",
+      id, part: "evolution", title, file, studies: ["weight_similarity"], needs: "the weights: moetap report RUN --model MODEL.pt",
       read: "Two layers of the model compared by their weights: 1 is the same direction, 0 none in common.", warn: "layers far apart with a value near 1: copies.",
       has: (component) => Boolean(data.rows(component, table, (row) => numbers.isNumber(row[value]))),
       draw: ({ component }) => {
         const rows = data.rows(component, table), ids = data.distinct(rows.flatMap((row) => [row.layer_a, row.layer_b]));
-        const z = ids.map((_, i) => ids.map((__, j) => (i === j ? 1 : null)));
+        const z = ids.map(() => ids.map(() => null));
         for (const row of rows) {
           const a = ids.indexOf(row.layer_a), b = ids.indexOf(row.layer_b);
           z[a][b] = z[b][a] = row[value];

@@ -18,11 +18,11 @@
       const layers = known(component), ids = layers.map((layer) => layer.layer);
       const wanted = { shares: [["first", "to the first 4 tokens"], ["last", "to the last 4 tokens"], ["diagonal", "to within 5 positions"], ["far", "to beyond half the length"], ["self", "to itself"], ["max_weight", "largest weight"]],
         entropy: [["entropy", "entropy", "nats"]], distance: [["distance", "mean distance", "positions"]] }[chosen.show];
-      const series = wanted.map(([key, name, unit]) => ({ name, unit, values: layers.map((layer) => layer[key] ?? null) })).filter((one) => one.values.some(numbers.isNumber));
+      const series = wanted.map(([key, name, unit]) => ({ key, name, unit, values: layers.map((layer) => layer[key] ?? null) })).filter((one) => one.values.some(numbers.isNumber));
       return {
         ...parts.lines({ layers: ids, series, yTitle: { shares: "Share of attention", entropy: "nats", distance: "positions" }[chosen.show], ...(chosen.show === "shares" ? { range: [0, 1.02] } : {}) }),
         onClick: (point) => selection.set({ layer: ids[point.x] }),
-        table: { columns: [{ name: "layer", text: true }, ...series.map((one) => ({ name: one.name, unit: one.unit }))], rows: ids.map((id, i) => [id, ...series.map((one) => one.values[i])]) },
+        table: { columns: [{ name: "layer", text: true }, ...series.map((one) => ({ name: one.key, unit: one.unit, about: one.name }))], rows: ids.map((id, i) => [id, ...series.map((one) => one.values[i])]) },
       };
     },
   });
@@ -91,8 +91,8 @@
         if (chosen.show === "received") return experts.gate_mass[e] > 0 && experts.received ? experts.received[e] / experts.gate_mass[e] : null;
         if (region === undefined) return experts[chosen.show]?.[e] ?? null;
         if (!experts.flow?.[e]) return null;
-        const weights = experts.flow_weight?.[e] ?? [], all_ = numbers.sum(weights);
-        return all_ > 0 ? numbers.sum(experts.flow[e].map((row, from) => (row[region] ?? 0) * weights[from])) / all_ : null;
+        const weights = experts.flow_weight?.[e] ?? [], total = numbers.sum(weights);
+        return total > 0 ? numbers.sum(experts.flow[e].map((row, from) => (row[region] ?? 0) * weights[from])) / total : null;
       };
       const z = all.map((one) => numbers.range(width).map((e) => value(one, e)));
       const unit = region === undefined ? { entropy: "nats", mean_distance: "positions", received: "times the mean", gate_mass: "gate weights" }[chosen.show] : "share";
@@ -101,7 +101,7 @@
         ...parts.heatmap({ z, x: numbers.range(width), y: ids, xTitle: "Expert", yTitle: "Layer", unit, low: 0, text: width <= 16 && ids.length <= 14 ? (v) => (v === null ? "" : region === undefined ? numbers.text(Number(v.toPrecision(3))) : numbers.percent(v)) : null,
           tip: (i, e, v) => `layer ${moetap.plain(ids[i])}, expert ${e}<br><b>${show(v)}</b> ${region === undefined ? unit : "of the attention"}` }),
         onClick: (point) => selection.set({ layer: ids[point.y], expert: point.x }),
-        table: { columns: [{ name: "layer", text: true }, { name: "expert" }, { name: chosen.show, unit }], rows: z.flatMap((row, i) => row.map((v, e) => [ids[i], e, v])) },
+        table: { columns: [{ name: "layer", text: true }, { name: "expert" }, { name: chosen.show === "received" ? "received_mean" : chosen.show, unit }], rows: z.flatMap((row, i) => row.map((v, e) => [ids[i], e, v])) },
       };
     },
   });
@@ -186,7 +186,7 @@
   };
 
   figures.add({
-    id: "region-specialization", part: "attention", title: "Region specialisation", file: "expert_attention_specialization", studies: ["region_specialization"], needs: `${needs}, or moetap analyze with attention arrays`,
+    id: "region-specialization", part: "attention", title: "Region specialisation", file: "expert_attention_specialization", studies: ["region_specialization"], needs: `${needs}, or the array attn_weights.npy`,
     read: "How many times more than evenly the tokens of an expert attend to six regions of the query × key plane; 1 is even. Widest span first.",
     warn: "values far from 1 in all rows alike belong to the layer, not to the expert.",
     has: (component) => withExperts(component).some((one) => one.experts.specialization) || Boolean(data.rows(component, "region_specialization")),

@@ -16,13 +16,13 @@
         metrics.forEach(([key, name, unit], m) => {
           const values = ids.map((id) => byId.get(id)?.[key] ?? null);
           if (!values.some(numbers.isNumber)) return;
-          series.push({ name: data.runs.length > 1 ? `${name}, ${run.label}` : name, values, unit, color: m, dash: data.runs.length > 1 ? r : m, key });
+          series.push({ name: data.runs.length > 1 ? `${name}, ${run.label}` : name, values, unit, color: m, dash: data.runs.length > 1 ? r : m, column: r === 0 ? key : `${key} (${run.label})` });
         });
       });
       return {
         ...parts.lines({ layers: ids, series, yTitle, ...more }),
         onClick: (point) => selection.set({ layer: ids[point.x] }),
-        table: { columns: [{ name: "layer", text: true }, ...series.map((one) => ({ name: one.name, unit: one.unit }))], rows: ids.map((id, i) => [id, ...series.map((one) => one.values[i])]) },
+        table: { columns: [{ name: "layer", text: true }, ...series.map((one) => ({ name: one.column, unit: one.unit, about: one.name }))], rows: ids.map((id, i) => [id, ...series.map((one) => one.values[i])]) },
       };
     },
   });

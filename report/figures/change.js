@@ -28,8 +28,8 @@
         tip: (i, e) => (shares[i][0][e] === undefined ? "" : `layer ${moetap.plain(ids[i])}, expert ${e}<br>first ${numbers.percent(shares[i][0][e])}, second ${numbers.percent(shares[i][1][e])}<br>difference <b>${numbers.percent(difference[i][e])}</b>, specialisation ${numbers.text(special[i][e])}`) });
       drawn.layout.shapes = parts.frames(ids.indexOf(selection.state.layer), selection.state.expert ?? -1, ids.length, width);
       return { ...drawn, where: `${data.runName(1)} against ${data.runName(0)}`, onClick: (point) => selection.set({ layer: ids[point.y], expert: point.x }),
-        table: { columns: [{ name: "layer", text: true }, { name: "expert_id" }, { name: "a", unit: "selections a token" }, { name: "b", unit: "selections a token" }, { name: "diff" }, { name: "specialization" }, { name: "dominant", text: true }],
-          rows: all.flatMap(({ a, b }, i) => numbers.range(a.selected_count.length).map((e) => [a.layer, e, usage(a, e), usage(b, e), usage(b, e) - usage(a, e), special[i][e], usage(a, e) === usage(b, e) ? "same" : usage(a, e) > usage(b, e) ? "a" : "b"])) } };
+        table: { columns: [{ name: "layer", text: true }, { name: "expert_id" }, { name: "a", unit: "selections a token" }, { name: "b", unit: "selections a token" }, { name: "diff" }, { name: "specialization" }, { name: "dominant", text: true }, { name: "share_a" }, { name: "share_b" }, { name: "share_diff" }],
+          rows: all.flatMap(({ a, b }, i) => numbers.range(a.selected_count.length).map((e) => [a.layer, e, usage(a, e), usage(b, e), usage(b, e) - usage(a, e), special[i][e], usage(a, e) === usage(b, e) ? "same" : usage(a, e) > usage(b, e) ? "a" : "b", shares[i][0][e], shares[i][1][e], difference[i][e]])) } };
     },
   });
 
@@ -63,7 +63,7 @@
 
   const aligned = (component) => data.rows(component, "alignment");
   figures.add({
-    id: "alignment", part: "change", title: "The same tokens in both runs", file: "alignment", studies: ["alignment"], needs: "moetap analyze RUN_A RUN_B -o DIR --only alignment, then moetap report RUN_A RUN_B DIR",
+    id: "alignment", part: "change", title: "The same tokens in both runs", file: "alignment", studies: ["alignment"], needs: "two runs with dumps of the same tokens: moetap report RUN_A RUN_B",
     read: "Of the tokens that both runs have: share with the same experts, with the same first expert, and the mean overlap of the sets.",
     warn: "a fall with depth: small differences grow; a first layer under 1 already differs in its inputs.",
     has: (component) => Boolean(aligned(component)),
@@ -75,7 +75,7 @@
   });
 
   figures.add({
-    id: "matching", part: "change", title: "Which expert is which", file: "matching", studies: ["matching"], needs: "moetap analyze A B -o DIR --only matching",
+    id: "matching", part: "change", title: "Which expert is which", file: "matching", studies: ["matching"], needs: "two runs with dumps of the same tokens, or --model A.pt B.pt",
     read: "Each expert of the first run with its partner in the second; colour is their likeness.",
     warn: "partners off the diagonal: the numbers of experts were permuted between the checkpoints.",
     has: (component) => Boolean(data.rows(component, "matching")),
@@ -94,7 +94,7 @@
     ["saturation", "saturation", "position_match", "Saturation over checkpoints", "Share of positions whose expert is already that of the last checkpoint; a line a layer.", "lines that still climb at the end: routing has not settled."],
   ]) {
     figures.add({
-      id, part: "change", title, read, warn, file: table, studies: [table, "switch_fraction", "logged_switch_fraction"], needs: "moetap analyze over the runs, or LibMoE's logs, of several checkpoints",
+      id, part: "change", title, read, warn, file: table, studies: [table, "switch_fraction", "logged_switch_fraction"], needs: "two runs with dumps of the same tokens, or LibMoE's logs of several checkpoints",
       has: (component) => Boolean(data.rows(component, table)),
       draw: ({ component }) => {
         const rows = data.rows(component, table), overRuns = table === "saturation";

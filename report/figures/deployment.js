@@ -2,14 +2,14 @@
 // What routing means for serving: caches, placement over GPUs, imbalance of forwards, prefetching.
 (() => {
   const { data, figures, parts, numbers, selection, theme } = moetap;
-  const needs = (study) => `moetap analyze RUN -o DIR --only ${study}, then moetap report RUN DIR (a dump is needed)`;
+  const needs = "a run with a dump (moetap run --dump ids), or arrays";
   const pick = (rows) => {
     const id = selection.oneLayer(data.distinct(rows.map((row) => row.layer)));
     return { id, own: rows.filter((row) => row.layer === id) };
   };
 
   figures.add({
-    id: "expert-cache", part: "deployment", title: "A cache of experts", file: "expert_cache", studies: ["expert_cache"], needs: needs("expert_cache"),
+    id: "expert-cache", part: "deployment", title: "A cache of experts", file: "expert_cache", studies: ["expert_cache"], needs,
     read: "Hit rate of a cache that holds so many of the layer's experts: least recently used, the best possible (Belady), and the most used experts pinned.",
     warn: "lru far under pinned: recency does not help; both far under the best: prefetching would.",
     has: (component) => Boolean(data.rows(component, "expert_cache", (row) => row.lru !== null)),
@@ -21,7 +21,7 @@
   });
 
   figures.add({
-    id: "placement", part: "deployment", title: "Placement on GPUs", file: "placement", studies: ["placement"], needs: needs("placement"),
+    id: "placement", part: "deployment", title: "Placement on GPUs", file: "placement", studies: ["placement"], needs,
     read: "Load of the busiest GPU over the mean, for experts placed in order or balanced by load; the marker is the run, the bar from median to 95 % of forwards.",
     warn: "a run near 1 with forwards far above: the load moves between GPUs, and each step waits for the busiest.",
     has: (component) => Boolean(data.rows(component, "placement")),
@@ -40,7 +40,7 @@
   });
 
   figures.add({
-    id: "imbalance", part: "deployment", title: "Imbalance of single forwards", file: "imbalance", studies: ["imbalance"], needs: needs("imbalance"),
+    id: "imbalance", part: "deployment", title: "Imbalance of single forwards", file: "imbalance", studies: ["imbalance"], needs,
     read: "Load of the busiest expert over the mean: in the whole run, and in the median, the 95th percentile and the worst forward.",
     warn: "forwards far above the run: each is uneven in its own way, which the run's sum hides.",
     has: (component) => Boolean(data.rows(component, "imbalance")),
@@ -52,7 +52,7 @@
   });
 
   figures.add({
-    id: "predictability", part: "deployment", title: "Can the next layer be foreseen?", file: "predictability", studies: ["predictability"], needs: needs("predictability"),
+    id: "predictability", part: "deployment", title: "Can the next layer be foreseen?", file: "predictability", studies: ["predictability"], needs,
     read: "Share of a token's experts in the next layer that were named beforehand, from its experts here, from its token id, or always the most used.",
     warn: "little above the most used: prefetching by this layer's choice would not pay.",
     has: (component) => Boolean(data.rows(component, "predictability", (row) => row.recall_ids !== null)),

@@ -2,7 +2,7 @@
 // How the experts' parts change with depth (studies of `moetap analyze`).
 (() => {
   const { data, figures, parts, numbers, selection, theme } = moetap;
-  const needs = (study) => `moetap analyze RUN -o DIR --only ${study}, then moetap report RUN DIR`;
+  const needs = "a run with a dump that has weights (moetap run --dump topk), or arrays";
   const matrixOf = (rows, key) => {
     const ids = data.distinct(rows.map((row) => row.layer)), width = Math.max(...rows.map((row) => row.expert_id)) + 1;
     const z = ids.map(() => Array(width).fill(null));
@@ -14,7 +14,7 @@
   figures.add({
     id: "importance", part: "evolution", title: "Importance over layers", file: "expert_distribution_across_layers", studies: ["expert_usage", "expert_importance", "top_experts"],
     read: "Each layer's gate mass (importance) or selections (usage), shares that sum to 1. Frames mark the fewest experts that hold more than 80 %.",
-    warn: "few frames in a row: the layer leans on few experts.", needs: needs("expert_usage"),
+    warn: "few frames in a row: the layer leans on few experts.", needs,
     has: (component) => Boolean(usageRows(component)),
     controls: (component) => [{ key: "show", label: "Show", options: ["importance", "usage"].filter((key) => key in usageRows(component)[0]).map((key) => [key, key === "usage" ? "Usage" : "Importance"]) }],
     draw: ({ component, chosen }) => {
@@ -31,7 +31,7 @@
   figures.add({
     id: "role-shift", part: "evolution", title: "Role shifts between layers", file: "expert_role_shift_between_layers", studies: ["layer_changes"],
     read: "L1 distance between the distributions of neighbouring layers, from 0 (the same) to 2. Expert numbers of two layers are different networks unless the model shares them.",
-    warn: "one step far above the others: routing changes its character there.", needs: needs("layer_changes"),
+    warn: "one step far above the others: routing changes its character there.", needs,
     has: (component) => Boolean(data.rows(component, "layer_changes")),
     draw: ({ component }) => {
       const rows = data.rows(component, "layer_changes"), steps = rows.map((row) => `${row.from_layer} → ${row.to_layer}`);
@@ -43,7 +43,7 @@
   figures.add({
     id: "stability", part: "evolution", title: "Stability of expert numbers", file: "expert_stability_across_layers", studies: ["expert_stability", "expert_evolution_stats"],
     read: "1 / (1 + variation of the importance over layers): 1 is the same share in every layer. Largest first.",
-    warn: "meaningful only where layers share experts, or numbers were given in a meaningful order.", needs: needs("expert_stability"),
+    warn: "meaningful only where layers share experts, or numbers were given in a meaningful order.", needs,
     has: (component) => Boolean(data.rows(component, "expert_evolution_stats") ?? data.rows(component, "expert_stability")),
     draw: ({ component }) => {
       const rows = [...(data.rows(component, "expert_evolution_stats") ?? data.rows(component, "expert_stability"))].sort((a, b) => (b.stability ?? -1) - (a.stability ?? -1)), names = rows.map((row) => `E${row.expert_id}`);
@@ -57,7 +57,7 @@
   figures.add({
     id: "evolution-sankey", part: "evolution", title: "Gate flow over the layers", file: "expert_evolution_sankey", studies: ["expert_transitions", "sankey_evolution"],
     read: "The six most important experts of each layer from left to right; a band is the share of all gate flow between two layers.",
-    warn: "bands from one expert to one other only: the two layers act as one.", needs: needs("expert_transitions"),
+    warn: "bands from one expert to one other only: the two layers act as one.", needs,
     has: (component) => Boolean(data.rows(component, "expert_transitions")),
     draw: ({ component }) => {
       const rows = data.rows(component, "expert_transitions"), order = [];
@@ -83,7 +83,7 @@
           tip: `layer ${row.from_layer} expert ${row.from_expert} → layer ${row.to_layer} expert ${row.to_expert}<br><b>${numbers.percent(share)}</b> of the flow, ${numbers.percent(row.probability)} of the row` };
       });
       return { ...parts.sankey({ nodes, links }), where: `Layers ${shown[0]} to ${shown.at(-1)}`, note: data.leftOut(component, "expert_transitions"),
-        table: { columns: ["from_layer", "to_layer", "from_expert", "to_expert", "weight", "probability"].map((name) => ({ name })), rows: rows.map((row) => [row.from_layer, row.to_layer, row.from_expert, row.to_expert, row.weight, row.probability]) } };
+        table: { columns: ["from_layer", "to_layer", "from_expert", "to_expert", "weight", "probability", "flow_share"].map((name) => ({ name })), rows: rows.map((row) => [row.from_layer, row.to_layer, row.from_expert, row.to_expert, row.weight, row.probability, row.weight / total.get(row.from_layer)]) } };
     },
   });
 })();

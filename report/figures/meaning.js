@@ -33,7 +33,7 @@
     id: "categories", part: "meaning", title: "Categories and experts", file: "group_usage", studies: ["group_usage", "groups"],
     read: "Selections a token, of the tokens of each category. Against the mean: orange experts are used more for the category than for the others.",
     warn: "rows that look alike: routing does not follow the category.",
-    needs: "samples with doc.category (moetap run --samples), or moetap analyze --group-by KEY",
+    needs: "a dump and samples with doc.category (moetap run --samples), or --group-by KEY",
     has: hasGroups,
     controls: () => [{ key: "show", label: "Show", options: [["usage", "Selections a token"], ["against", "Against the mean of all"]] }],
     draw: ({ component, chosen }) => {
@@ -47,7 +47,7 @@
           text: width <= 12 && groups.length <= 20 ? (value) => (value === null ? "" : value.toFixed(2)) : null,
           tip: (i, e, value) => `${moetap.plain(groups[i], 60)}, expert ${e}<br><b>${numbers.text(value)}</b> selections a token${bounds?.[i][e]?.[0] !== undefined && bounds?.[i][e]?.[0] !== null ? ` (95 %: ${numbers.text(bounds[i][e][0])} to ${numbers.text(bounds[i][e][1])})` : ""}<br>${numbers.text(tokens.get(groups[i]))} tokens` }),
         where: `Layer ${id}`, layer: id, note, onClick: (point) => selection.set({ layer: id, expert: point.x }),
-        table: { columns: [{ name: "group", text: true }, { name: "expert" }, { name: "usage", unit: "selections a token" }, { name: "tokens" }], rows: groups.flatMap((name, i) => numbers.range(width).map((e) => [name, e, z[i][e], tokens.get(name)])) },
+        table: { columns: [{ name: "group", text: true }, { name: "expert_id" }, { name: "usage", unit: "selections a token" }, { name: "tokens" }, { name: "against_mean", unit: "selections a token" }], rows: groups.flatMap((name, i) => numbers.range(width).map((e) => [name, e, z[i][e], tokens.get(name), z[i][e] === null ? null : z[i][e] - mean[e]])) },
       };
     },
   });
@@ -60,7 +60,7 @@
     id: "category-entropy", part: "meaning", title: "Entropy of each category's load", file: "category_entropy",
     read: "Entropy of the load over experts, category by category, over the largest possible: 1 uses all experts alike.",
     warn: "a category far under the others is served by few experts.",
-    needs: "samples with doc.category (moetap run --samples), or moetap analyze --group-by KEY",
+    needs: "a dump and samples with doc.category (moetap run --samples), or --group-by KEY",
     has: hasGroups,
     draw: ({ component }) => {
       const { id, groups, width, z, note } = byGroup(component);
@@ -75,7 +75,7 @@
   figures.add({
     id: "group-difference", part: "meaning", title: "Differences between groups", file: "group_difference", studies: ["group_difference"],
     read: "Jensen-Shannon divergence of the shares of selections of two groups, in bits: 0 the same, 1 nothing in common. Hover has the p-value.",
-    warn: "large p-values: the difference is what chance gives.", needs: "moetap analyze RUN -o DIR --group-by KEY",
+    warn: "large p-values: the difference is what chance gives.", needs: "a run with a dump, and --group-by with a field of the samples' doc",
     has: (component) => Boolean(data.rows(component, "group_difference")),
     draw: ({ component }) => {
       const { id, own } = pick(data.rows(component, "group_difference")), groups = data.distinct(own.flatMap((row) => [String(row.group_a), String(row.group_b)]));
@@ -95,7 +95,7 @@
   figures.add({
     id: "enrichment", part: "meaning", title: "Tokens that an expert prefers", file: "token_expert_enrichment", studies: ["token_expert_enrichment"],
     read: "Bars are lifts: how many times more often the expert gets the token than by chance. Smallest p-values first (Benjamini-Hochberg).",
-    warn: "small counts; experts without a list have no token that they prefer beyond chance.", needs: "moetap analyze RUN -o DIR --only token_expert_enrichment (a dump with token ids)",
+    warn: "small counts; experts without a list have no token that they prefer beyond chance.", needs: "a run with a dump that has token ids",
     has: (component) => Boolean(data.rows(component, "token_expert_enrichment")),
     draw: ({ component }) => {
       const { id, own } = pick(data.rows(component, "token_expert_enrichment"));
@@ -113,7 +113,7 @@
   figures.add({
     id: "aa-correlation", part: "meaning", title: "Amino-acid correlation", file: "aa_correlation", studies: ["aa_correlation"],
     read: "Pearson correlation of residue fractions over the sequences, from −0.4 to 0.4.",
-    warn: "pairs that the composition of few families explains.", needs: "moetap analyze with FASTA files",
+    warn: "pairs that the composition of few families explains.", needs: "FASTA files: --positive FILE --negative FILE",
     has: (component) => Boolean(residues(component, "positive") ?? residues(component, "negative")),
     controls: (component) => [{ key: "set", label: "Set", options: ["positive", "negative"].filter((set) => residues(component, set)).map((set) => [set, set]) }],
     draw: ({ component, chosen }) => {
@@ -124,7 +124,7 @@
   });
 
   figures.add({
-    id: "aa-composition", part: "meaning", title: "Amino-acid composition", file: "aa_composition", studies: ["aa_composition"], needs: "moetap analyze with FASTA files",
+    id: "aa-composition", part: "meaning", title: "Amino-acid composition", file: "aa_composition", studies: ["aa_composition"], needs: "FASTA files: --positive FILE --negative FILE",
     read: "Share of each residue in the positive and the negative sequences.", warn: "residues that tell the sets apart by themselves.",
     has: (component) => Boolean(data.rows(component, "aa_composition")),
     draw: ({ component }) => {
@@ -134,7 +134,7 @@
     },
   });
   figures.add({
-    id: "logged-entropy", part: "meaning", title: "Entropy by category, from LibMoE's log", file: "logged_category_entropy", studies: ["logged_metrics"], needs: "moetap analyze of LibMoE's <task>.json with categories",
+    id: "logged-entropy", part: "meaning", title: "Entropy by category, from LibMoE's log", file: "logged_category_entropy", studies: ["logged_metrics"], needs: "LibMoE's <task>.json with categories",
     read: "Mean entropy of the load over experts, category by category and layer by layer, over the largest possible.", warn: "categories that few experts serve.",
     has: (component) => Boolean(data.rows(component, "category_entropy", (row) => numbers.isNumber(row.dist_entropy))),
     draw: ({ component }) => {

@@ -91,7 +91,7 @@
     id: "cooperation", part: "pairs", title: "Cooperation", file: "expert_cooperation_network", studies: ["expert_cooperation"],
     read: "Experts on a circle; a line joins two that share tokens, wider for a larger share. The 60 largest shares are drawn.",
     warn: "one hub that all lines meet in; islands that never work with the rest.",
-    needs: "a run with two or more experts a token, or moetap analyze --only expert_cooperation",
+    needs: "a run or arrays with two or more experts a token",
     has: (component) => Boolean(data.rows(component, "expert_cooperation")) || known(component).some((layer) => layer.top_k > 1 && has(layer, "coactivation")),
     draw: ({ component }) => {
       const { id, unit, pairs, note } = cooperation(component);
@@ -105,10 +105,10 @@
       const edges = [...drawn].reverse().map((pair) => {
         const [x0, y0] = at(pair.a), [x1, y1] = at(pair.b);
         const strong = selection.state.expert === null || pair.a === selection.state.expert || pair.b === selection.state.expert;
-        return { type: "scatter", mode: "lines", x: [x0, (x0 + x1) / 2, x1], y: [y0, (y0 + y1) / 2, y1], showlegend: false, line: { width: 0.6 + 7 * pair.share / most, color: theme.variable("accent") }, opacity: strong ? 0.25 + 0.6 * pair.share / most : 0.06,
+        return { type: "scatter", mode: "lines", x: [x0, (x0 + x1) / 2, x1], y: [y0, (y0 + y1) / 2, y1], meta: { geometry: true }, showlegend: false, line: { width: 0.6 + 7 * pair.share / most, color: theme.variable("accent") }, opacity: strong ? 0.25 + 0.6 * pair.share / most : 0.06,
           hovertemplate: `experts ${pair.a} and ${pair.b}<br><b>${numbers.percent(pair.share)}</b>, ${numbers.text(pair.tokens)} tokens, ${numbers.text(pair.lift)} times chance<extra></extra>` };
       });
-      const nodes = { type: "scatter", mode: "markers+text", showlegend: false, x: experts.map((e) => at(e)[0]), y: experts.map((e) => at(e)[1]), text: experts.map(String), textposition: "middle center",
+      const nodes = { type: "scatter", mode: "markers+text", meta: { geometry: true }, showlegend: false, x: experts.map((e) => at(e)[0]), y: experts.map((e) => at(e)[1]), text: experts.map(String), textposition: "middle center",
         textfont: { size: experts.length > 40 ? 9 : 12, color: theme.isDark() ? "#0d1a24" : "#ffffff" },
         marker: { size: experts.map((e) => (experts.length > 40 ? 15 : 22) + 16 * weight.get(e) / heaviest), color: experts.map((e) => (e === selection.state.expert ? theme.color(1) : theme.isDark() ? "#8fc4e8" : "#1d6299")), opacity: 1, line: { width: 2, color: theme.variable("card") } },
         hovertemplate: experts.map((e) => `expert ${e}<br>in <b>${numbers.percent(weight.get(e))}</b> of the pairs<extra></extra>`), customdata: experts };
@@ -148,7 +148,10 @@
         const i = from.indexOf(cell.from), j = to.indexOf(cell.to);
         if (i >= 0 && j >= 0) tokens[i][j] = cell.n;
       }
-      const rowSums = from.map((e, i) => (whole ? numbers.sum(tokens[i]) : total[e]));
+      const sums = new Map();
+      for (const cell of cells) sums.set(cell.from, (sums.get(cell.from) ?? 0) + cell.n);
+      const rowSum = (e) => (whole ? sums.get(e) ?? 0 : total[e]);
+      const rowSums = from.map(rowSum);
       const z = chosen.show === "tokens" ? tokens : tokens.map((row, i) => row.map((n) => (n === null || rowSums[i] === 0 ? null : n / rowSums[i])));
       return {
         ...parts.heatmap({ z, x: to, y: from, xTitle: `Expert of layer ${moetap.plain(next, 20)}`, yTitle: `Expert of layer ${moetap.plain(id, 20)}`, unit: chosen.show === "tokens" ? "tokens" : "share of the row", low: 0, square: from.length === to.length,
@@ -156,7 +159,7 @@
           text: from.length <= 12 ? (value) => (value === null || value === 0 ? "" : chosen.show === "tokens" ? numbers.text(value) : numbers.percent(value)) : null }),
         where: `Layer ${id} to layer ${next}`, layer: id, note: noteOf(layer, "transition"),
         table: { columns: [{ name: "from_expert" }, { name: "to_expert" }, { name: "tokens" }, { name: "probability" }],
-          rows: cells.filter((cell) => cell.n > 0).map((cell) => [cell.from, cell.to, cell.n, total[cell.from] ? cell.n / total[cell.from] : null]).sort((a, b) => b[2] - a[2]) },
+          rows: cells.filter((cell) => cell.n > 0).map((cell) => [cell.from, cell.to, cell.n, rowSum(cell.from) ? cell.n / rowSum(cell.from) : null]).sort((a, b) => b[2] - a[2]) },
       };
     },
   });

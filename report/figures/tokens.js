@@ -22,9 +22,9 @@
     .filter((slot) => slot.expert !== undefined && slot.expert >= 0).sort((a, b) => (b.weight ?? 0) - (a.weight ?? 0));
 
   const nameOf = (sample) => {
-    const parts_ = [`sample ${sample.sample}`];
-    if (sample.category) parts_.push(moetap.short(sample.category, 24));
-    return parts_.join(" · ");
+    const words = [`sample ${sample.sample}`];
+    if (sample.category) words.push(moetap.short(sample.category, 24));
+    return words.join(" · ");
   };
 
   // One view at a time keeps its sample and layer over redraws.
@@ -178,7 +178,7 @@
       slotsOf(sample, l, t, tokens.top_k[l]).forEach((slot, rank) => rows.push([sample.sample, position, sample.token_id?.[t] ?? null, layer, rank, slot.expert, slot.weight]));
     }));
     return {
-      element: make("div", {}, make("div", { class: "controls" }, samples, over, make("label", {}, "Layer", slider), name, play), place), note: all.note ?? null,
+      element: make("div", {}, make("div", { class: "controls" }, samples, over, make("label", {}, "Layer", slider), name, play), place), note: tokens.note ?? null,
       table: { columns: [{ name: "sample" }, { name: "position" }, { name: "token_id" }, { name: "layer", text: true }, { name: "slot" }, { name: "expert" }, { name: "weight" }], rows },
     };
   };
@@ -230,7 +230,7 @@
         }
       }
       return { ...parts.sankey({ nodes, links, height: Math.max(360, 60 + count * 17) }), where: `${nameOf(sample)}, layer ${tokens.layers[layer]}`, layer: tokens.layers[layer],
-        note: count < sample.position.length ? `The first ${count} of ${sample.position.length} tokens are drawn.` : null,
+        note: [count < sample.position.length ? `The first ${count} of ${sample.position.length} tokens are drawn.` : null, tokens.note ?? null],
         table: { columns: [{ name: "from", text: true }, { name: "to", text: true }, { name: "gate_weight" }], rows: links.map((link) => [nodes[link.source].name, nodes[link.target].name, link.value]) } };
     },
   });
@@ -243,7 +243,7 @@
   ]) {
     figures.add({
       id: table.replaceAll("_", "-"), part: "tokens", title, read, file: table, studies: [table], warn: "an expert fed by one place only; a region that nothing flows to.",
-      needs: `moetap analyze with attention in full, --only ${table}`,
+      needs: "a run with --attention full and a dump, or the array attn_weights.npy",
       has: (component) => Boolean(data.rows(component, table)),
       draw: ({ component }) => {
         const rows = data.rows(component, table), nodes = [], index = new Map();

@@ -130,7 +130,11 @@ def test_what_flows_into_an_expert_flows_out(opened):
 def test_tables_of_an_analysis(made, opened, figure, table):
     expected = table_of(made, table)
     shown = opened.table(figure)
-    assert shown == [{name: row[name] for name in shown[0]} for row in expected]
+    names = [name for name in shown[0] if name in expected[0]]
+    assert len(names) >= 4
+    assert [{name: row[name] for name in names} for row in shown] == [
+        {name: row[name] for name in names} for row in expected
+    ]
 
 
 @pytest.mark.parametrize(
