@@ -29,6 +29,23 @@ void leave_fork(const RouterFlow& flow, FoundRouter& router) {
   }
 }
 
+// True if two of the picks read the same scores, none of them without what another has picked: each is a selection of
+// its own, not a slot.
+bool picks_twice(const RouterFlow& flow, const std::set<int>& final_picks) {
+  const auto read = [](const Pick& pick) {
+    const jit::Value* value = pick.node->input(0);
+    while (!value->node()->inputs().empty() && op_kind(*value->node()) == OpKind::kCopy) value = value->node()->input(0);
+    return value;
+  };
+  for (const int place : final_picks) {
+    for (const int other : final_picks) {
+      const Pick &a = flow.picks()[static_cast<size_t>(place)], &b = flow.picks()[static_cast<size_t>(other)];
+      if (place < other && !a.foreign && !b.foreign && !a.over_all && !b.over_all && read(a) == read(b)) return true;
+    }
+  }
+  return false;
+}
+
 RouterDecision decide_by_events(const MethodGraph& graph, const RouterFlow& flow) {
   RouterDecision decision;
   auto skip = [&](const jit::Node* node, SkipReason reason) {
@@ -120,6 +137,10 @@ RouterDecision decide_by_events(const MethodGraph& graph, const RouterFlow& flow
       return skip(candidate.node, SkipReason::kSharesProjection);
     }
     pick = &candidate;
+  }
+  if (picks_twice(flow, final_picks)) return skip(last.node, SkipReason::kSharesProjection);
+  if (weighs_in_several_ways(graph, flow, selected, router.weights)) {
+    return skip(last.node, SkipReason::kWeighsInSeveralWays);
   }
   leave_fork(flow, router);
   if (in_different_arms(router.weights)) {

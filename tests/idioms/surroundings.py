@@ -61,7 +61,7 @@ class PackedModel(Attending):
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         x = self.attend(input_ids, attention_mask)
-        keep = attention_mask.bool()
+        keep = attention_mask > 0
         rows = x[keep]
         out = x.clone()
         out[keep] = rows + self.moe(self.norm(rows))
