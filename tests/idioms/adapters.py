@@ -1,8 +1,8 @@
 """More adapters as experts: ranks, bases shared by all, weights from a hidden gate, several modules by one choice."""
 
+import surroundings
 import torch
 import torch.nn.functional as F
-import surroundings  # noqa: F401 - the wraps
 from lora import LoraBank
 from parts import DIM, EXPERTS, VOCAB, idiom
 from recorder import on, seen, used, used_dense

@@ -1,8 +1,8 @@
-"""Where logits come from: hypernetworks, magnitudes, similarities, recurrences, several gates; where E is not a layer's width."""
+"""Where logits come from: hypernetworks, magnitudes, similarities, recurrences, several gates, padded columns."""
 
+import surroundings
 import torch
 import torch.nn.functional as F
-import surroundings  # noqa: F401 - the wraps
 from parts import DIM, VOCAB, BankMoE, ListMoE, idiom
 from recorder import on, seen, used
 from scoring import Routed
@@ -335,7 +335,7 @@ class BilinearCondition(ListMoE):
 
 @idiom("script", wrap="none", inputs=surroundings.right_padded)
 class StableMoEDistilled(nn.Module):
-    """StableMoE's second stage: token embeddings of their own against centroids route, a sigmoid of the hidden state weighs."""
+    """StableMoE's second stage: embeddings of their own against centroids, weights by the hidden state."""
 
     def __init__(self):
         super().__init__()

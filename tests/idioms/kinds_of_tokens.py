@@ -1,10 +1,10 @@
-"""Several kinds of tokens in one sequence: text beside images or speech, groups of languages, replayed ids, conditions."""
+"""Several kinds of tokens in one sequence: text beside images, groups of languages, replayed ids, conditions."""
 
+import surroundings
 import torch
 import torch.nn.functional as F
-import surroundings
 from families_more import LoopOver
-from parts import BATCH, DIM, EXPERTS, LENGTH, VOCAB, BankMoE, Expert, ListMoE, idiom, input_ids
+from parts import BATCH, DIM, EXPERTS, LENGTH, VOCAB, BankMoE, Expert, ListMoE, idiom, input_ids, look_alike
 from recorder import on, seen, used, used_dense
 from torch import nn
 
@@ -13,7 +13,15 @@ def kinds() -> dict[str, torch.Tensor]:
     return {**surroundings.right_padded(), "token_type_ids": torch.arange(14).view(2, 7) % 3 // 2}
 
 
-@idiom("script", wrap="none", calls=2, layout=None, inputs=kinds)
+def kinds_unpadded() -> dict[str, torch.Tensor]:
+    return {
+        **input_ids(),
+        "attention_mask": torch.ones(BATCH, LENGTH, dtype=torch.int64),
+        "token_type_ids": kinds()["token_type_ids"],
+    }
+
+
+@idiom("script", wrap="none", calls=2, layout=None, inputs=kinds_unpadded)
 class ErnieTextAndVision(nn.Module):
     """ERNIE VL: the gate's weight, bias and experts of each kind; parts come back by masked_scatter."""
 
@@ -80,18 +88,14 @@ class LogitsOfTheKind(nn.Module):
         return x + out.view_as(x)
 
 
-@idiom("script", wrap="none", inputs=kinds, layout="bs")
+@look_alike("script", wrap="none", inputs=kinds)
 class ExpertOfTheKind(nn.Module):
-    """CogVLM: an expert for text, another for images, by the argument alone."""
+    """CogVLM: weights for text and weights for images, by the argument alone: nothing is chosen."""
 
     def __init__(self):
         super().__init__()
         self.emb = nn.Embedding(VOCAB, DIM)
         self.experts = nn.ModuleList([Expert(), Expert()])
-        self.e, self.close = 2, 1e-5
-
-    def expert(self, e, x):
-        return self.experts[e](x)
 
     def forward(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor, token_type_ids: torch.Tensor
@@ -101,8 +105,6 @@ class ExpertOfTheKind(nn.Module):
         for e, expert in enumerate(self.experts):
             mine = token_type_ids == e
             out[mine] = expert(x[mine])
-        if not torch.jit.is_scripting():
-            used(self, token_type_ids.unsqueeze(-1), None, x, out)
         return x + out
 
 
@@ -224,7 +226,7 @@ class ThresholdOfACapacityHead(ListMoE):
         return out.view_as(x)
 
 
-@idiom("script", wrap="none", calls=3, layout=None, inputs=surroundings.right_padded)
+@idiom("script", wrap="none", calls=3, layout=None, inputs=kinds_unpadded)
 class LanguageGroups(nn.Module):
     """DLG-MoE: a language router picks the group, whose own router picks two of its experts."""
 
@@ -235,7 +237,9 @@ class LanguageGroups(nn.Module):
         self.groups = nn.ModuleList([LoopOver(e=3), LoopOver(e=4)])
         self.e, self.close = 2, 1e-5
 
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, token_type_ids: torch.Tensor
+    ) -> torch.Tensor:
         x = self.emb(input_ids) * (0.5 + 0.5 * attention_mask.unsqueeze(-1))
         flat = x.reshape(-1, x.size(-1))
         logits = self.language(flat)
@@ -257,7 +261,13 @@ class LanguageGroups(nn.Module):
         return x + out.view_as(x)
 
 
-@idiom("trace", wrap="none", layout=None, inputs=lambda: {**input_ids(), "pixel_values": torch.randn(BATCH, 3, 6, 6)}, calls=2)
+@idiom(
+    "trace",
+    wrap="none",
+    layout=None,
+    inputs=lambda: {**input_ids(), "pixel_values": torch.randn(BATCH, 3, 6, 6)},
+    calls=2,
+)
 class ImageAtItsPlaceholders(nn.Module):
     """Patches are written over the text's placeholders; a projector of experts before, a layer of experts after."""
 

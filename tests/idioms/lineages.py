@@ -1,8 +1,8 @@
-"""Routers of the libraries that others are made from: fairseq, Tutel, FastMoE, ColossalAI, T5X, Praxis, Mod-Squad, Hunyuan."""
+"""Routers that others are made from: fairseq, Tutel, FastMoE, ColossalAI, T5X, Praxis, Mod-Squad, Hunyuan, DeepSeek."""
 
+import surroundings
 import torch
 import torch.nn.functional as F
-import surroundings
 from capacity import BatchedBank
 from dispatch import Dispatch
 from parts import DIM, BankMoE, ListMoE, idiom
@@ -213,7 +213,7 @@ class T5XExpertsChooseMasked(BatchedBank):
 
 @idiom("trace", wrap="none", inputs=surroundings.right_padded, as_sets=True)
 class PraxisPaddings(nn.Module):
-    """Praxis: paddings are one where there is no token; gates by einsum with masks; the second by raw gates without the first."""
+    """Praxis: paddings are one where there is no token; gates by einsum with masks, the second of raw gates."""
 
     def __init__(self):
         super().__init__()
@@ -255,7 +255,7 @@ class PraxisPaddings(nn.Module):
 
 @idiom("script", wrap="padded")
 class ModSquadMapReduce(nn.Module):
-    """Mod-Squad's MoA: `map` gives [N, K, H] rows, attention stands between, `reduce` weighs with the gates of `map`."""
+    """Mod-Squad's MoA: `map` gives [N, K, H] rows, attention stands between, `reduce` weighs with its gates."""
 
     close = 1e9  # attention between the two halves: the outputs cannot be summed up afterwards
 
@@ -298,7 +298,7 @@ class ModSquadMapReduce(nn.Module):
 
 @idiom("trace", wrap="padded", as_sets=True)
 class HunyuanTopKGate(BatchedBank):
-    """Hunyuan: gates are divided by the sum of the picked, slots before tokens, one-hots of the places summed by einsum."""
+    """Hunyuan: gates are divided by the sum of the picked, slots before tokens, one-hots of the places by einsum."""
 
     capacity = 5
 

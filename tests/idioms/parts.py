@@ -33,9 +33,7 @@ class Idiom:
 IDIOMS: dict[str, Idiom] = {}
 
 
-def idiom(
-    mode="script", *, wrap="tokens", inputs=None, layout="", calls=1, as_sets=False, batch=BATCH, may_tie=False
-):
+def idiom(mode="script", *, wrap="tokens", inputs=None, layout="", calls=1, as_sets=False, batch=BATCH, may_tie=False):
     """Puts a class into the list. `wrap`: the model around it, "none" where it is a whole model itself. The layout is
     that of the wrap where none is given."""
 

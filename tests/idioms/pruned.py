@@ -1,8 +1,8 @@
 """Experts left out, merged, split over processes or sharing slots: what becomes of ids and weights behind the pick."""
 
+import surroundings  # noqa: F401 - the wraps
 import torch
 import torch.nn.functional as F
-import surroundings  # noqa: F401 - the wraps
 from dispatch import Dispatch
 from families_more import LoopOver
 from parts import BankMoE, Expert, ListMoE, idiom
@@ -179,11 +179,11 @@ class SlotOfTheSharedExpert(Routed):
         w, ids = torch.topk(torch.softmax(logits, dim=-1), self.k, dim=-1)
         all_ids = torch.cat([ids, torch.full_like(ids[:, :1], self.e)], dim=-1)
         all_w = torch.cat([w, torch.full_like(w[:, :1], 0.4)], dim=-1)
-        out, routed = torch.zeros_like(flat), torch.zeros_like(flat)
+        out = torch.zeros_like(flat)
         for e, expert in enumerate(self.experts):
             token, slot = torch.where(all_ids == e)
             out.index_add_(0, token, expert(flat[token]) * all_w[token, slot, None])
-        routed.copy_(out)
+        routed = out.clone()
         token, slot = torch.where(all_ids == self.e)
         out.index_add_(0, token, self.shared(flat[token]) * all_w[token, slot, None])
         if not torch.jit.is_scripting():
@@ -273,7 +273,7 @@ class SortedByExpertGroupedBmm(BankMoE):
 
 @idiom("script", wrap="positions_first")
 class DroppedTokensSkipTheLayer(ListMoE):
-    """A null column: whose best is the last column passes by, the others are multiplied by their probability (top-1)."""
+    """A null column: whose best is the last column passes by, others are multiplied by their probability."""
 
     def __init__(self):
         super().__init__(k=1)

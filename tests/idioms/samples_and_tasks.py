@@ -1,8 +1,8 @@
 """One choice for a whole sample, task or frame group; several gates over the same experts."""
 
+import surroundings
 import torch
 import torch.nn.functional as F
-import surroundings
 from parts import BATCH, DIM, EXPERTS, VOCAB, BankMoE, Expert, ListMoE, hidden_states, idiom, input_ids
 from recorder import on, seen, used, used_dense
 from scoring import Routed
@@ -234,7 +234,7 @@ class ConformerFrames(nn.Module):
         prob, ids = torch.softmax(logits, dim=-1).max(dim=-1, keepdim=True)
         out = torch.zeros_like(flat)
         for e, expert in enumerate(self.moe.experts):
-            token, slot = torch.where(ids == e)
+            token = torch.where(ids == e)[0]
             out[token] = prob[token] * expert(flat[token])
         if not torch.jit.is_scripting():
             seen(logits)

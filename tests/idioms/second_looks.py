@@ -1,8 +1,8 @@
-"""More spellings of what other files hold once: flat indices, masks of counts, sticky and shared choices, nearest pixels."""
+"""More spellings of what other files hold once: flat indices, masks of counts, sticky and shared choices, pixels."""
 
+import surroundings
 import torch
 import torch.nn.functional as F
-import surroundings  # noqa: F401 - the wraps
 from dispatch import Dispatch
 from dynamic import DenseMix
 from families_more import LoopOver
@@ -359,7 +359,9 @@ class SharedGetsTheRestFirst(ListMoE):
         return (out + routed).view_as(x)
 
 
-@idiom("trace", wrap="none", layout="b", batch=4, inputs=lambda: {"x": torch.randn(4, 5, DIM), "task": torch.randn(4, 3)})
+@idiom(
+    "trace", wrap="none", layout="b", batch=4, inputs=lambda: {"x": torch.randn(4, 5, DIM), "task": torch.randn(4, 3)}
+)
 class ConditionBesidePooledState(nn.Module):
     """A policy: pooled state and the task's vector are concatenated, one choice an episode."""
 
@@ -423,7 +425,15 @@ class SoftTopK(ListMoE):
         return y.view_as(x)
 
 
-@idiom("trace", wrap="none", layout="bs", inputs=lambda: {"inputs_embeds": torch.randn(BATCH, 7, DIM), "attention_mask": surroundings.left_padded()["attention_mask"]})
+@idiom(
+    "trace",
+    wrap="none",
+    layout="bs",
+    inputs=lambda: {
+        "inputs_embeds": torch.randn(BATCH, 7, DIM),
+        "attention_mask": surroundings.left_padded()["attention_mask"],
+    },
+)
 class EmbedsWithMask(nn.Module):
     """No token ids: embeddings and a mask."""
 
