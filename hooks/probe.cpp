@@ -13,6 +13,7 @@
 #include "hooks/graph/method_graph.h"
 #include "hooks/graph/op_traits.h"
 #include "hooks/graph/replace_graph.h"
+#include "hooks/graph/value_origins.h"
 #include "hooks/points/router_inputs.h"
 
 namespace moetap::hooks {
@@ -174,6 +175,7 @@ struct RouterNode {
   jit::Node* node = nullptr;
   std::optional<Reported> logits;
   std::vector<Reported> selected, weights;
+  bool ids_of_arguments = false;
   std::vector<FromWeights> from_weights;
 };
 
@@ -183,7 +185,8 @@ struct PickedIds {
   jit::Node* after;
 };
 
-RouterNode read_router(const MethodGraph& method, const InPlaceWrites& writes, jit::Node* node) {
+RouterNode read_router(const MethodGraph& method, const InPlaceWrites& writes, const ValueOrigins& origins,
+                       jit::Node* node) {
   RouterNode router;
   router.node = node;
   if (is_tensor(node->input(kLogits))) router.logits = follow_back(node->input(kLogits), writes);
@@ -192,6 +195,9 @@ RouterNode read_router(const MethodGraph& method, const InPlaceWrites& writes, j
       values->push_back(follow_back(tensor.value(), writes));
     }
   }
+  router.ids_of_arguments = std::all_of(router.selected.begin(), router.selected.end(), [&](const Reported& ids) {
+    return ids.source != nullptr && origins.of(ids.source) == Origin::kInput;
+  });
   router.from_weights = values_from_weights(method, router.weights);
   return router;
 }
@@ -219,6 +225,7 @@ ProbedRouter probe_router(const RouterNode& router, const HookPoint& hook, Probe
     }
     return all;
   };
+  probed.ids_of_arguments = router.ids_of_arguments;
   if (router.logits) probed.logits = on(*router.logits, router.node, kLogits);
   if (is_tensor(router.node->input(kScores))) probed.scores = probes.on_input(router.node, kScores, router.node);
   probed.selected = on_tensors(router.selected, kSelected);
@@ -250,11 +257,12 @@ void leave_out_begin(const MethodGraph& method) {
 
 std::vector<ProbedRouter> probe_method(const MethodGraph& method, const std::vector<HookPoint>& hooks, Probes& probes) {
   const InPlaceWrites writes(method);
+  const ValueOrigins origins(method);
   // All are read before any is edited.
   std::vector<RouterNode> routers;
   std::vector<PickedIds> picks;
   for (jit::Node* node : method.nodes()) {
-    if (node->kind() == router_symbol()) routers.push_back(read_router(method, writes, node));
+    if (node->kind() == router_symbol()) routers.push_back(read_router(method, writes, origins, node));
     if (op_kind(*node) == OpKind::kPick && !node->outputs().empty() && is_tensor(node->outputs().back())) {
       picks.push_back({node->outputs().back(), writes.ready_after({node->outputs().back()})});
     }

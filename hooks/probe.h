@@ -46,6 +46,7 @@ struct ProbedRouter {
   // Empty where nothing is added.
   std::vector<WeightedValue> from_weights;
   std::vector<int64_t> picks;  // probes on the indices of all picks of the method: others may hold the same ids
+  bool ids_of_arguments = false;  // nothing selects them
   int64_t expert_dim = -1;
   std::string form;
 };

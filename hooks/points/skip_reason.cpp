@@ -17,7 +17,7 @@ const char* to_string(SkipReason reason) {
     case SkipReason::kLooksUpValues:
       return "sums what it picked, applies no single expert";
     case SkipReason::kSelectsNoExpert:
-      return "what it picks selects no expert";
+      return "what it picks is not seen to select an expert";
     case SkipReason::kFindsThreshold:
       return "its scores meet what was computed from picks of them in a way that is not followed (sparsemax, entmax)";
     case SkipReason::kPicksFromPicked:
@@ -33,6 +33,8 @@ const char* to_string(SkipReason reason) {
              "out";
     case SkipReason::kWeighsPairs:
       return "weighs pairs of tokens and experts, and no tensor over the experts holds their weights";
+    case SkipReason::kWeighsInSeveralWays:
+      return "what it picks serves several layers of experts, each with weights of its own";
     case SkipReason::kUnsureFactor:
       return "its weights are multiplied by what may be a factor or a hidden state: the graph does not tell how wide "
              "it is";
@@ -41,7 +43,7 @@ const char* to_string(SkipReason reason) {
     case SkipReason::kUnknownNumExperts:
       return "ids of the arguments choose experts, and the graph does not tell how many there are";
     case SkipReason::kHasNoProjection:
-      return "its scores come from no projection by a parameter";
+      return "its scores come from no projection by a parameter that is followed";
     case SkipReason::kAttendsToParameters:
       return "attention whose queries or keys are parameters, not tokens";
     case SkipReason::kAttendsToLayers:

@@ -24,6 +24,7 @@ enum class SkipReason {
   kChangesSortedWeights,  // the weights that are applied stand in another order than the ids
   kTakesFirstTokens,      // an expert sees only the first of the tokens that chose it
   kWeighsPairs,           // (token, expert) above a threshold, in a list
+  kWeighsInSeveralWays,   // one selection serves several layers of experts, whose weights differ
   kUnsureFactor,          // its weights meet two activations, of which either may be a factor
   kSharesProjection,      // several routers read parts of one projection
   kUnknownNumExperts,     // hash routing whose number of experts is no constant

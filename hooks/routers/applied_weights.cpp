@@ -1,6 +1,9 @@
 #include "hooks/routers/applied_weights.h"
 
 #include <algorithm>
+#include <set>
+
+#include "hooks/routers/choices_behind.h"
 
 namespace moetap::hooks {
 namespace jit = torch::jit;
@@ -43,6 +46,42 @@ bool one_for_each_slot(const RouterFlow& flow, std::vector<jit::Value*>& weights
   return true;
 }
 
+// True if `value` was made of `from`, by what is followed alone: not by what came out of the experts.
+bool is_made_of(const RouterFlow& flow, const jit::Value* value, const jit::Value* from) {
+  std::vector<const jit::Value*> open = {value};
+  std::set<const jit::Value*> seen = {value};
+  for (size_t i = 0; i < open.size(); ++i) {
+    if (open[i] == from) return true;
+    for (const jit::Value* input : tensors_read(*open[i]->node())) {
+      if (flow.fact(input) != nullptr && seen.insert(input).second) open.push_back(input);
+    }
+  }
+  return false;
+}
+
+using Applications = std::vector<const Event*>;
+
+std::vector<jit::Value*> weights_of(const Applications& applications) {
+  std::vector<jit::Value*> weights;
+  for (const Event* event : applications) {
+    for (jit::Value* each : event->what.weights) {
+      if (std::find(weights.begin(), weights.end(), each) == weights.end()) weights.push_back(each);
+    }
+  }
+  return weights;
+}
+
+// Of several applications, those whose hidden state comes from chosen experts, where some do: what the weights leave of
+// one, `1 - w`, weighs another branch.
+Applications of_chosen_experts(const MethodGraph& graph, const RouterFlow& flow, const Applications& all) {
+  const ChoicesBehind choices(graph, flow);
+  Applications of_chosen;
+  for (const Event* event : all) {
+    if (event->hidden != nullptr && !choices.of(event->hidden).empty()) of_chosen.push_back(event);
+  }
+  return of_chosen.empty() ? all : of_chosen;
+}
+
 }  // namespace
 
 bool in_different_arms(const std::vector<jit::Value*>& values) {
@@ -56,17 +95,16 @@ bool in_different_arms(const std::vector<jit::Value*>& values) {
 
 std::vector<jit::Value*> applied_weights(const MethodGraph& graph, const RouterFlow& flow,
                                          const std::vector<jit::Value*>& selected) {
-  std::vector<jit::Value*> applied;
   // Weights that scale an expert's output; those that scale its input only where none do.
   const bool on_outputs = std::any_of(flow.events().begin(), flow.events().end(), [](const Event& event) {
     return event.kind == EventKind::kAppliesWeights && !event.on_input && !event.what.weights.empty();
   });
+  Applications applications;
   for (const Event& event : flow.events()) {
-    if (event.kind != EventKind::kAppliesWeights || (on_outputs && event.on_input)) continue;
-    for (jit::Value* weights : event.what.weights) {
-      if (std::find(applied.begin(), applied.end(), weights) == applied.end()) applied.push_back(weights);
-    }
+    if (event.kind == EventKind::kAppliesWeights && !(on_outputs && event.on_input)) applications.push_back(&event);
   }
+  std::vector<jit::Value*> applied = weights_of(applications);
+  if (applied.size() > 1) applied = weights_of(of_chosen_experts(graph, flow, applications));
   if (applied.size() <= 1 || in_different_arms(applied)) return applied;
   if (jit::Value* parent = common_parent(flow, applied)) return {parent};
   std::sort(applied.begin(), applied.end(),
@@ -85,6 +123,27 @@ std::vector<jit::Value*> applied_weights(const MethodGraph& graph, const RouterF
     weights.push_back(own);
   }
   return weights;
+}
+
+bool weighs_in_several_ways(const MethodGraph& graph, const RouterFlow& flow, const std::vector<jit::Value*>& selected,
+                            const std::vector<jit::Value*>& weights) {
+  if (selected.size() != 1 || weights.size() != 1) return false;
+  const Fact* own = flow.fact(weights[0]);
+  if (own == nullptr || own->role != Role::kSlot || !own->aligned) return false;
+  Applications applications;
+  for (const Event& event : flow.events()) {
+    if (event.kind == EventKind::kAppliesWeights && !event.on_input) applications.push_back(&event);
+  }
+  if (weights_of(applications).size() < 2) return false;
+  for (const jit::Value* other : weights_of(of_chosen_experts(graph, flow, applications))) {
+    const Fact* fact = flow.fact(other);
+    if (fact == nullptr || fact->role != Role::kSlot || fact->place >= 0 || fact->place_in_run != nullptr) continue;
+    if (!is_made_of(flow, weights[0], other) && !is_made_of(flow, other, weights[0]) &&
+        !in_different_arms({weights[0], const_cast<jit::Value*>(other)})) {
+      return true;
+    }
+  }
+  return false;
 }
 
 bool has_changed_weights(const RouterFlow& flow) {

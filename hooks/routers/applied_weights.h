@@ -14,6 +14,12 @@ std::vector<torch::jit::Value*> applied_weights(const MethodGraph& graph, const 
 /// True for values of which none can be seen where another is made: each belongs to an arm of a branch.
 bool in_different_arms(const std::vector<torch::jit::Value*>& values);
 
+/// True if other weights of the same slots, that neither `weights` were made of nor these of them, multiply what the
+/// chosen experts give: one selection serves several layers.
+bool weighs_in_several_ways(const MethodGraph& graph, const RouterFlow& flow,
+                            const std::vector<torch::jit::Value*>& selected,
+                            const std::vector<torch::jit::Value*>& weights);
+
 /// True if weights are applied that were changed after they were put into another order.
 bool has_changed_weights(const RouterFlow& flow);
 

@@ -122,6 +122,15 @@ const jit::Value* without_biases(const MethodGraph& graph, const ValueOrigins& o
 
 }  // namespace
 
+void take_reduced_logits(const Pick& pick, FoundRouter& router) {
+  jit::Value* read = pick.node->input(0);
+  jit::Value* before = scored(read);
+  router.logits = before != nullptr ? before : read;
+  router.scores = nullptr;
+  router.scoring = "other";
+  router.expert_dim = router.logits_dim = pick.dim.value_or(-1);
+}
+
 // Note [Logits of a limited selection]
 // Where the pick reads others than the weights are made of (masked by group limits, with noise for the selection), the
 // logits are those that the pick reads, or the scoring function before it. The weights keep their own scores. A bias of

@@ -10,4 +10,8 @@ namespace moetap::hooks {
 /// Note [Logits of a limited selection].
 void take_logits_of_selection(const MethodGraph& graph, const RouterFlow& flow, const Pick& pick, FoundRouter& router);
 
+/// Of a pick from scores that were reduced to one number an expert (the best of several keys, a norm): takes what it
+/// reads, or the scoring function before it.
+void take_reduced_logits(const Pick& pick, FoundRouter& router);
+
 }  // namespace moetap::hooks

@@ -203,6 +203,16 @@ void RouterFlow::follow_elementwise(jit::Node* node, OpKind kind) {
         change_scores(result, own, node->output());
       } else if (own.score == own.base && !own.biased) {
         const bool shifts = partner != nullptr && (name == "add" || name == "sub");
+        // The scores of another head, or a factor of each group: no function of these logits, but logits of their own.
+        const bool by_other_scores = hidden && kind == OpKind::kMultiply && own.picks.empty() &&
+                                     (own.grouped || shapes_.of(partner).last.value_or(1) > 1);
+        if (by_other_scores) {
+          result.score = nullptr;
+          result.scoring.clear();
+          result.logits = node->output();
+          result.logits_dim = result.expert_dim;
+          break;
+        }
         if (shifts)
           result.biased = true;
         else if (own.picks.empty())

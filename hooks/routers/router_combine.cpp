@@ -41,7 +41,10 @@ void RouterFlow::meet(jit::Node* node, const Fact& fact, const jit::Value* hidde
       break;
   }
   const bool on_input = precedes_projection(hidden);
-  for (size_t i = first; i < events_.size(); ++i) events_[i].on_input = on_input;
+  for (size_t i = first; i < events_.size(); ++i) {
+    events_[i].on_input = on_input;
+    events_[i].hidden = hidden;
+  }
 }
 
 std::optional<Fact> RouterFlow::combine(jit::Node* node, const Fact& left, const Fact& right, OpKind kind) {

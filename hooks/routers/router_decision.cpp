@@ -29,6 +29,23 @@ void leave_fork(const RouterFlow& flow, FoundRouter& router) {
   }
 }
 
+// True if two of the picks read the same scores, none of them without what another has picked: each is a selection of
+// its own, not a slot.
+bool picks_twice(const RouterFlow& flow, const std::set<int>& final_picks) {
+  const auto read = [](const Pick& pick) {
+    const jit::Value* value = pick.node->input(0);
+    while (!value->node()->inputs().empty() && op_kind(*value->node()) == OpKind::kCopy) value = value->node()->input(0);
+    return value;
+  };
+  for (const int place : final_picks) {
+    for (const int other : final_picks) {
+      const Pick &a = flow.picks()[static_cast<size_t>(place)], &b = flow.picks()[static_cast<size_t>(other)];
+      if (place < other && !a.foreign && !b.foreign && !a.over_all && !b.over_all && read(a) == read(b)) return true;
+    }
+  }
+  return false;
+}
+
 RouterDecision decide_by_events(const MethodGraph& graph, const RouterFlow& flow) {
   RouterDecision decision;
   auto skip = [&](const jit::Node* node, SkipReason reason) {
@@ -115,11 +132,17 @@ RouterDecision decide_by_events(const MethodGraph& graph, const RouterFlow& flow
   const Pick* pick = nullptr;
   for (int place : final_picks) {
     const Pick& candidate = flow.picks()[place];
-    if (candidate.source.grouped) return skip(candidate.node, SkipReason::kPicksInGroups);
+    // Reduced to one number for each group, the groups are the experts.
+    const bool of_groups = final_picks.size() == 1 && candidate.source.role == Role::kStat;
+    if (candidate.source.grouped && !of_groups) return skip(candidate.node, SkipReason::kPicksInGroups);
     if (pick != nullptr && pick->source.part != candidate.source.part) {
       return skip(candidate.node, SkipReason::kSharesProjection);
     }
     pick = &candidate;
+  }
+  if (picks_twice(flow, final_picks)) return skip(last.node, SkipReason::kSharesProjection);
+  if (weighs_in_several_ways(graph, flow, selected, router.weights)) {
+    return skip(last.node, SkipReason::kWeighsInSeveralWays);
   }
   leave_fork(flow, router);
   if (in_different_arms(router.weights)) {
@@ -156,14 +179,19 @@ RouterDecision decide_by_events(const MethodGraph& graph, const RouterFlow& flow
   router.logits_dim = source.logits != nullptr ? source.logits_dim : pick->source.logits_dim;
   router.scores_dim = plain_scores ? source.score_dim : pick->source.score_dim;
   if (final_picks.size() == 1) take_logits_of_selection(graph, flow, *pick, router);
-  router.num_experts = pick->source.num_experts;
-  router.null_experts = flow.count_null_experts(pick->source);
+  if (pick->source.role == Role::kStat) {
+    take_reduced_logits(*pick, router);
+  } else {
+    router.num_experts = pick->source.num_experts;
+    router.null_experts = flow.count_null_experts(pick->source);
+  }
   if (selected.size() == 1) {
     router.slots_alone = ids->slots_alone;
     router.slots_behind = ids->slots_behind;
     router.weights_have_shared = weights != nullptr && !dense && weights->slots_alone != nullptr;
   }
-  if (final_picks.size() == 1 && !variable && !pick->foreign && router.slots_alone == nullptr) {
+  const bool read_as_reported = pick->source.role != Role::kStat || router.logits == pick->node->input(0);
+  if (final_picks.size() == 1 && !variable && !pick->foreign && router.slots_alone == nullptr && read_as_reported) {
     router.choice = selection_source({pick->node, router.selected, router.expert_dim, pick->source.rank});
   }
   int64_t top_k = 0;

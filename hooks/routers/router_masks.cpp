@@ -130,10 +130,14 @@ void RouterFlow::follow_mask(jit::Node* node, OpKind kind) {
       set(node->output(), derived(remembered(*mask), node, Role::kMask));
     return;
   }
-  const Fact own = self != nullptr ? *self : *other;
+  // Of masks, what is chosen by a threshold has no ids, whatever else is chosen.
+  const auto is_threshold = [](const Fact* of) { return of != nullptr && of->role == Role::kMask && of->threshold; };
+  const bool by_threshold = self != nullptr && other != nullptr && self->role == other->role &&
+                            (is_threshold(self) || is_threshold(other));
+  const Fact own = by_threshold ? (is_threshold(self) ? *self : *other) : self != nullptr ? *self : *other;
   Fact result = derived(own, node, own.role);
   if (other != nullptr && self != nullptr) {
-    merge(result, *other);
+    merge(result, by_threshold && !is_threshold(self) ? *self : *other);
     result.unsure_slots = result.unsure_slots || other->unsure_slots || self->num_slots != other->num_slots;
   }
   if (mask != nullptr) {
@@ -189,6 +193,7 @@ void RouterFlow::follow_mask(jit::Node* node, OpKind kind) {
   } else if (own.role == Role::kChosen || own.role == Role::kRouted) {
     return;
   }
+  if (by_threshold) result.ids.clear();
   set(node->output(), result);
 }
 

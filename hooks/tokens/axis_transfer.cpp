@@ -132,11 +132,33 @@ AxisTransfer::Axes AxisTransfer::broadcast(const Axes& a, const Axes& b) const {
   return result;
 }
 
+// What was taken for ids or a mask [B, S] may be one number a sample: `logits + embedding(task)[:, None]`. A dimension of
+// size 1 is put in to bring it to as many dimensions as the other operand has, so if it has more, there is one less in
+// the argument.
+void AxisTransfer::agree_on_ranks() {
+  std::vector<const jit::Value*> operands;
+  for (const jit::Value* input : node_->inputs()) {
+    if (is_tensor(input) && axes(input)) operands.push_back(input);
+  }
+  for (const jit::Value* wide : operands) {
+    const AxisFact of_wide = fact(wide);
+    const auto made_to_fit = std::find(of_wide.axes->begin(), of_wide.axes->end(), Axis());
+    if (made_to_fit == of_wide.axes->end() || !flow_.may_be_one_a_sample(of_wide.rank_of)) continue;
+    for (const jit::Value* other : operands) {
+      const AxisFact of_other = fact(other);
+      const size_t rank = of_other.axes->size();
+      if (rank < 2 || rank >= of_wide.axes->size() || of_other.rank_of == of_wide.rank_of) continue;
+      flow_.require_rank(wide, static_cast<int64_t>(rank), /*at_least=*/false);
+    }
+  }
+}
+
 // Operators whose result has the shape of their operands. Where one operand is not known, the result is taken to have
 // the shape of a hidden state beside it: a residual sum.
 AxisFact AxisTransfer::elementwise() {
   MaybeAxes known;
   bool is_stream = false, all_known = true;
+  agree_on_ranks();
   if (is_in_place(*node_)) return fact(node_->input(0));
   for (const jit::Value* input : node_->inputs()) {
     if (!is_tensor(input)) continue;

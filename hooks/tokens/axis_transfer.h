@@ -52,6 +52,7 @@ class AxisTransfer {
   std::optional<std::vector<AxisFact>> picks(const std::string& name);     // reductions, top-k
   std::optional<std::vector<AxisFact>> places(const std::string& name);    // indexing, places that a mask sets
 
+  void agree_on_ranks();
   AxisFact elementwise();
   AxisFact fresh_tensor(const std::string& name);
   AxisFact view(const MaybeAxes& source, const std::vector<ViewSize>& sizes);

@@ -95,7 +95,9 @@ AxisFact AxisTransfer::index() {
       return tensor_fact(std::move(rest));
     }
     chosen = broadcast(chosen, *own);
-    if (is_lookup && indices.size() == 1) rank_of = fact(place).rank_of;
+    // What a table of the model holds has as many dimensions as it always has; the rest are those of the index.
+    const bool is_table = is_lookup || flow_.origins_.is_parameter(node_->input(0));
+    if (is_table && indices.size() == 1) rank_of = fact(place).rank_of;
   }
   Axes along;
   for (const size_t dim : dims) along.push_back((*source)[dim]);

@@ -55,13 +55,17 @@ AxisFact AxisTransfer::einsum() {
   }
   const size_t arrow = text.find("->");
   if (arrow == std::string::npos || text.find('.') != std::string::npos) return unknown_fact();
+  const jit::Node* operands = node_->input(1)->node();
+  const bool are_named = operands->kind() == jit::prim::ListConstruct;
   std::map<char, Axis> axes;
   std::map<char, int> in_operands;
-  size_t at = 0;
+  size_t at = 0, number = 0;
   for (const AxisFact& operand : *list.elements) {
     const size_t stop = std::min(text.find(',', at), arrow);
     const std::string letters = text.substr(at, stop - at);
     at = stop + 1;
+    if (are_named) flow_.require_rank(operands->input(number), static_cast<int64_t>(letters.size()), false);
+    ++number;
     for (size_t i = 0; i < letters.size(); ++i) {
       ++in_operands[letters[i]];
       if (!operand.axes || operand.axes->size() != letters.size()) continue;

@@ -153,6 +153,12 @@ void TokenFlow::require_rank(const jit::Value* value, int64_t rank, bool at_leas
   ranks_changed_ = true;
 }
 
+bool TokenFlow::may_be_one_a_sample(int64_t argument) const {
+  if (argument < 0) return false;
+  const auto place = static_cast<size_t>(argument);
+  return !is_state_[place] && ranks_[place] == kRankOfIds && grown_along_[place] < 0;
+}
+
 void TokenFlow::grows_along(const jit::Value* value, int64_t dim) {
   const AxisFact& fact = of(value);
   if (!fact.axes || fact.rank_of < 0 || grown_along_[static_cast<size_t>(fact.rank_of)] >= 0) return;

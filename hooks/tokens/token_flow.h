@@ -53,6 +53,8 @@ class TokenFlow {
   /// True for what a method keeps between forwards, in an argument or a buffer of a module: no hidden state.
   bool is_cache(const torch::jit::Value* value) const;
   void find_written_parts();
+  /// True for an argument that two dimensions are assumed of, and of which nothing says so.
+  bool may_be_one_a_sample(int64_t argument) const;
   /// What is known of an element of a list of caches, into which the method writes.
   AxisFact cache_in_list(const torch::jit::Value* element);
   void require_rank(const torch::jit::Value* value, int64_t rank, bool at_least);

@@ -90,6 +90,7 @@ RouterProver::Moves RouterProver::move_logits(int best) const {
 
 Finding RouterProver::logits() const {
   if (!call().logits.defined()) return not_shown("none are captured");
+  if (router_.ids_of_arguments) return not_shown("the ids are those of an argument: nothing is selected by logits");
   const Moves moves = move_logits(/*best=*/1);
   if (moves.tried == 0) return not_shown("every expert is selected");
   if (moves.failed == 0) return proven();

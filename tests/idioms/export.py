@@ -30,20 +30,35 @@ def load_idioms() -> dict[str, parts.Idiom]:
 
 
 def export(item: parts.Idiom, directory: pathlib.Path) -> None:
-    torch.manual_seed(zlib.crc32(item.name.encode()) % 10000)
-    model = item.build().eval()
-    inputs = item.inputs()
-    recorder.start()
-    expected = run_model(model, inputs)
-    calls = recorder.stop()
+    model, inputs, calls, expected = without_ties(item)
     compiled = compile_model(item, model, inputs)
     torch.testing.assert_close(run_model(compiled, inputs), expected, rtol=1e-5, atol=1e-5)
     if len(calls) != item.calls:
         raise AssertionError(f"{len(calls)} calls were recorded, {item.calls} were announced")
-    for call in calls:
-        if not item.may_tie:
-            check_ties(call, 1e-4)
     write_case(directory / item.name, compiled, inputs, calls, facts(item, calls, inputs))
+
+
+def without_ties(item: parts.Idiom):
+    """The idiom's model, its inputs, what it routed, and its output: of the first seed that leaves no pick to the last
+    bits."""
+    seed = zlib.crc32(item.name.encode()) % 10000
+    for attempt in range(10):
+        torch.manual_seed(seed + attempt)
+        model = item.build().eval()
+        inputs = item.inputs()
+        recorder.start()
+        try:
+            expected = run_model(model, inputs)
+        finally:
+            calls = recorder.stop()
+        try:
+            for call in [] if item.may_tie else calls:
+                check_ties(call, 1e-4)
+            break
+        except AssertionError:
+            if attempt == 9:
+                raise
+    return model, inputs, calls, expected
 
 
 def compile_model(item: parts.Idiom, model, inputs):
@@ -61,8 +76,9 @@ def facts(item: parts.Idiom, calls: list[recorder.Call], inputs: dict[str, torch
         grid = rows_of(item, len(calls[0].ids), mask)
         sample = [b for b, _ in grid]
         position = None if item.layout == "b" else [s for _, s in grid]
-    if calls and mask is not None and item.layout != "packed":
-        valid = own_columns(mask, inputs).flatten().tolist()
+    if item.calls == 1 and mask is not None and item.layout not in ("packed", "b"):
+        columns = own_columns(mask, inputs)
+        valid = (columns.t() if item.layout == "sb" else columns).flatten().tolist()
     return {
         "routers": item.calls,
         "ids_as_sets": item.as_sets,

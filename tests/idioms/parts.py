@@ -33,18 +33,18 @@ class Idiom:
 IDIOMS: dict[str, Idiom] = {}
 
 
-def idiom(
-    mode="script", *, wrap="tokens", inputs=None, layout="bs", calls=1, as_sets=False, batch=BATCH, may_tie=False
-):
-    """Puts a class into the list. `wrap`: the model around it, "none" where it is a whole model itself."""
+def idiom(mode="script", *, wrap="tokens", inputs=None, layout="", calls=1, as_sets=False, batch=BATCH, may_tie=False):
+    """Puts a class into the list. `wrap`: the model around it, "none" where it is a whole model itself. The layout is
+    that of the wrap where none is given."""
 
     def add(cls):
         name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower()
         assert name not in IDIOMS, name
         model, own_inputs = WRAPS[wrap]
         low = getattr(cls, "low_precision", False)
+        rows = LAYOUTS.get(wrap, "bs") if layout == "" else layout
         IDIOMS[name] = Idiom(
-            name, lambda: model(cls()), mode, inputs or own_inputs, layout, calls, as_sets, batch, low, may_tie
+            name, lambda: model(cls()), mode, inputs or own_inputs, rows, calls, as_sets, batch, low, may_tie
         )
         return cls
 
@@ -154,6 +154,7 @@ def images(size: int = 6) -> dict[str, torch.Tensor]:
     return {"pixel_values": torch.randn(3, 3, size, size)}
 
 
+LAYOUTS: dict[str, str] = {}  # of the wraps whose rows are not sample by sample
 WRAPS = {
     "tokens": (TokenModel, input_ids),
     "hidden": (HiddenModel, hidden_states),
