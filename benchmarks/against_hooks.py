@@ -1,7 +1,7 @@
 """What Python forward hooks add to a forward, beside moetap:  against_hooks.py --build build/release [--smoke]
 
 The same weights run eager, with and without hooks that log LibMoE's metrics (router_hooks.py), and in TorchScript, with
-and without moetap: a decoder of this folder, and one of transformers where that is installed. One thread, one process.
+and without moetap: decoders of this folder, and one of transformers where that is installed. One thread, one process.
 A forward with hooks runs between two plain eager ones, a recorded one between two plain ones of TorchScript, in turn; a
 figure is the median of the rounds, in brackets the quartiles. Prints Markdown.
 
@@ -29,11 +29,13 @@ from report import Quartiles, markdown, quartiles
 from router_hooks import RouterHooks
 from torch import nn
 
-CASES = [(1, 1), (4, 1), (16, 1), (1, 128), (4, 128), (4, 512)]  # sequences, tokens of each
+STEPS = [(1, 1), (4, 1), (16, 1)]  # sequences, tokens of each
+PROMPTS = [(1, 128), (4, 128), (4, 512)]
 SMOKE_CASES = [(1, 1), (2, 4)]
-MOST_TOKENS_OF_TRANSFORMERS = 128  # its experts that can be traced copy weights for every token
-# Small layers: what is added must not drown in the forward's own changes.
+# What is added must not drown in the forward's own changes, which grow with it: small layers, and for many tokens
+# smaller ones. What hooks and moetap do of a token is the same in both: 8 routers, top-8 of 64 experts.
 DECODER = Shape("decoder of decoders.py", 128, 64, 8, 64, 4, 2, layers=8, head_width=32)
+SMALLER = Shape("smaller decoder of decoders.py", 32, 64, 8, 8, 4, 2, layers=8, head_width=8)
 
 
 @dataclass
@@ -45,14 +47,21 @@ class Contest:
     routers: list[nn.Module]
     plain: nn.Module
     recorded: nn.Module
-    most_tokens: int
+    cases: list[tuple[int, int]]
 
 
-def make_contest(options: argparse.Namespace, folder: Path) -> Contest:
-    shape = DECODER
+def make_contest_of_steps(options: argparse.Namespace, folder: Path) -> Contest:
+    return make_contest(DECODER, STEPS, options, folder)
+
+
+def make_contest_of_prompts(options: argparse.Namespace, folder: Path) -> Contest:
+    return make_contest(SMALLER, PROMPTS, options, folder)
+
+
+def make_contest(shape: Shape, cases: list[tuple[int, int]], options: argparse.Namespace, folder: Path) -> Contest:
     decoder = make_decoder(shape, torch.device("cpu"), torch.float32)
     plain, recorded = scripted(decoder, shape, options.moetap, folder)
-    return Contest(shape.name, decoder, decoder.routers(), plain, recorded, most_tokens=1 << 20)
+    return Contest(shape.name, decoder, decoder.routers(), plain, recorded, cases)
 
 
 def make_contest_of_transformers(options: argparse.Namespace, folder: Path) -> Contest | None:
@@ -84,7 +93,8 @@ def make_contest_of_transformers(options: argparse.Namespace, folder: Path) -> C
     plain, recorded = instrumented(traced.module, options.moetap, folder)
     routers = [layer.mlp.gate for layer in model.model.layers]
     name = "Qwen3MoeForCausalLM of transformers"
-    return Contest(name, traced.eager, routers, plain, recorded, MOST_TOKENS_OF_TRANSFORMERS)
+    # No prompts: its experts that can be traced copy weights for every token.
+    return Contest(name, traced.eager, routers, plain, recorded, STEPS)
 
 
 def random_tokens(batch: int, length: int) -> torch.Tensor:
@@ -216,7 +226,7 @@ HEADER += ["hooks / moetap", "the same, processor time", "moetap's operators, pr
 
 
 def run(options: argparse.Namespace) -> None:
-    for make in (make_contest, make_contest_of_transformers):
+    for make in (make_contest_of_steps, make_contest_of_prompts, make_contest_of_transformers):
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             contest = make(options, folder)
@@ -227,11 +237,9 @@ def run(options: argparse.Namespace) -> None:
             rows = []
             with recording(options.library, folder / "run") as session, (folder / "hooks.jsonl").open("w") as file:
                 hooks = RouterHooks(contest.eager, contest.routers, file)
-                for batch, length in SMOKE_CASES if options.smoke else CASES:
-                    if batch * length <= contest.most_tokens:
-                        tokens = random_tokens(batch, length)
-                        rows.append(measure(contest, session, hooks, tokens, options))
-                        print(f"against_hooks: {contest.name}, {batch} x {length}", file=sys.stderr)
+                for batch, length in SMOKE_CASES if options.smoke else contest.cases:
+                    rows.append(measure(contest, session, hooks, random_tokens(batch, length), options))
+                    print(f"against_hooks: {contest.name}, {batch} x {length}", file=sys.stderr)
         print(f"\n{contest.name}:\n\n{markdown(HEADER, rows)}", flush=True)
 
 

@@ -72,11 +72,11 @@ struct AttentionKernels {
   void (*logarithms)(AttentionTile tile, float* values);
 };
 
-/// The kernels for the widest vectors of this processor. Products and sums are contracted where it can: bits differ
-/// between instruction sets.
+/// The kernels for the widest vectors that are used: see instruction_sets.h. Products and sums are contracted where it
+/// can: bits differ between instruction sets.
 const AttentionKernels& attention_kernels();
 
-/// The kernels for each instruction set that this processor has, the baseline first.
+/// The kernels for each instruction set that this processor has, in the order of InstructionSet.
 struct AttentionKernelChoice {
   const char* instruction_set;
   AttentionKernels kernels;

@@ -30,6 +30,21 @@ struct EntropyTerms {
   double entropy[kMaxGroup];  // 0 if all values are 0
 };
 
+/// Where the slots of kMaxGroup tokens lie. Where there are fewer tokens, the others are copies of one of them.
+struct SlotRows {
+  const void* ids[kMaxGroup];  // int64 or int32 [n]
+  bool ids_are_long = true;
+  const double* weights = nullptr;  // [kMaxGroup, padded_size(n)]; null: there are none
+};
+
+/// Slots as `rank` wants them, [n, kMaxGroup]; what a slot of a token that is not plain holds means nothing.
+struct ReadSlots {
+  double* weights;  // left alone, as `experts`, where there are no weights
+  double* experts;
+  int64_t* ids;
+  bool are_plain[kMaxGroup];  // all slots hold an expert, with weights that are within the limit and not 0
+};
+
 /// See Note [Slots are ranked by gate weight].
 struct RankTerms {
   double first[kMaxGroup];                       // expert of the first slot; infinite: no slot holds one
@@ -41,8 +56,8 @@ struct RankTerms {
 /// nats, to 1e-9 an expert at worst; it is clamped at 0, which the 1e-9 would undercut. `count`: tokens, 1 to
 /// kMaxGroup; what a token gives does not depend on the tokens beside it.
 struct TokenKernels {
-  /// Reads the n values of one token; the padding is left alone.
-  void (*widen)(const void* from, RealFormat format, int64_t n, double* values);
+  /// Reads the n values of each token, which lie at tokens[token]; the padding is left alone.
+  void (*widen)(const void* const* tokens, int64_t count, RealFormat format, int64_t n, double* values);
   /// Overwrites logits. Adds the softmax of each token that is in range, rounded to fixed point in units of 2^-40, to
   /// its sums[token], n words; null: to none. Several tokens may have the same.
   void (*softmax)(double* logits, int64_t n, int64_t count, int64_t* const* sums, SoftmaxTerms& terms);
@@ -55,18 +70,21 @@ struct TokenKernels {
   void (*add_fixed_point)(const double* values, int64_t n, int64_t count, int64_t* sums);
   /// to_fixed_point of n values of one token. Of a value that is not in range the limbs mean nothing.
   void (*to_limbs)(const double* values, int64_t n, int64_t* high, int64_t* low);
+  /// Reads n slots of kMaxGroup tokens. `limit`: of the size of a weight, for tokens that are plain.
+  void (*read_slots)(const SlotRows& rows, int64_t n, int64_t num_experts, double limit, ReadSlots& slots);
   /// Ranks n slots of kMaxGroup tokens: [n, kMaxGroup]. Where a slot holds no expert the weight is 0 and the expert
   /// infinite. `units`: the weights in fixed point in units of 2^-40; of |weight| >= 2^10 they mean nothing.
   void (*rank)(const double* weights, const double* experts, int64_t n, int64_t* units, RankTerms& terms);
   /// Adds to sums[p] the number of bits that both of two sets have; p counts the pairs (0, 1), (0, 2), ..., (n - 2, n -
   /// 1).
   void (*add_common)(const uint64_t* sets, int64_t n, int64_t* sums);
+  int64_t common_a_pair;  // pairs of sets that it takes in the time in which 1 is added to a pair, about
 };
 
-/// The kernels for the widest vectors of this processor. They give the same bits on every processor.
+/// The kernels for the widest vectors that are used: see instruction_sets.h. All give the same bits.
 const TokenKernels& token_kernels();
 
-/// The kernels for each instruction set that this processor has, the baseline first; what `token_kernels` chooses from.
+/// The kernels for each instruction set that this processor has, in the order of InstructionSet.
 struct TokenKernelChoice {
   const char* instruction_set;
   TokenKernels kernels;

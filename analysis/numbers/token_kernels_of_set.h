@@ -1,10 +1,10 @@
 #pragma once
 
-#include <limits>
-
 #include "analysis/numbers/fixed_point.h"
 #include "analysis/numbers/lane_math.h"
 #include "analysis/numbers/lanes.h"
+#include "analysis/numbers/share_entropies.h"
+#include "analysis/numbers/slot_kernels_of_set.h"
 #include "analysis/numbers/token_kernels.h"
 #include "analysis/numbers/vector_math.h"
 
@@ -12,9 +12,6 @@
 // CMakeLists.txt), so nothing here may be shared with other files: it calls only functions that are always inlined.
 namespace moetap::analysis {
 namespace {
-
-constexpr double kInfinity = std::numeric_limits<double>::infinity();
-constexpr double kEpsilon = 1e-9;  // LibMoE's, within the logarithm
 
 MOETAP_ALWAYS_INLINE void pad(double* values, int64_t n, int64_t count, double value) {
   const int64_t size = padded_size(n);
@@ -58,21 +55,6 @@ MOETAP_ALWAYS_INLINE void find_places(const double* values, int64_t size, const 
     of_tokens[token] = found[token] < kInfinity ? static_cast<int64_t>(found[token]) : 0;
   }
 }
-
-/// One value a token, of up to kMaxGroup tokens side by side.
-struct alignas(64) OfTokens {
-  double values[kMaxGroup];
-
-  MOETAP_ALWAYS_INLINE explicit OfTokens(double value) {
-    for (double& v : values) v = value;
-  }
-  MOETAP_ALWAYS_INLINE Lanes lanes() const {
-    Lanes lanes;
-    load(values, 0, lanes);
-    return lanes;
-  }
-};
-static_assert(kMaxGroup == kLanes, "the values of the tokens at hand are one group of lanes");
 
 /// Sums over the experts of each token; d = x - max <= 0.
 struct PowerSums {
@@ -128,67 +110,34 @@ MOETAP_ALWAYS_INLINE void add_powers(const double* powers, int64_t n, const doub
   join(below, Sum(), below_limit);
 }
 
-/// Sums of what an entropy is computed from.
-struct ShareSums {
-  OfTokens total{0.0};
-  OfTokens misfits{0.0};
-  OfTokens products{0.0};  // sum of q ln(q + 1e-9)
-};
-
-/// What values are multiplied with to have the sum 1. 1 / total would be infinite for a subnormal total, so values are
-/// scaled up first.
-struct ShareScale {
-  Lanes enlargement, scale;
-
-  MOETAP_ALWAYS_INLINE explicit ShareScale(const Lanes& total)
-      : enlargement(select(total < 0x1p-1000, Lanes(0x1p500), Lanes(1.0))), scale(Lanes(1.0) / (total * enlargement)) {}
-};
-
-template <typename Group>
-MOETAP_ALWAYS_INLINE Group entropy_product(const Group& x, const Group& enlargement, const Group& scale,
-                                           const Group& products) {
-  const Group q = x * enlargement * scale;
-  return fused(q, log_positive_coarse(q + kEpsilon), products);
-}
-
-template <typename Group>
-MOETAP_ALWAYS_INLINE Group unfit(const Group& x, double limit, const Group& before) {
-  return before + select((x >= 0.0) & (x <= limit), Group(0.0), Group(1.0));  // 1 for NaN too
-}
-
-/// The entropies of values that are not all 0, and whether they are in range.
-MOETAP_ALWAYS_INLINE void finish_entropies(const Lanes& total, const Lanes& misfits, const Lanes& products,
-                                           EntropyTerms& terms) {
-  store(select(total <= 0.0, Lanes(0.0), larger(products * -1.0, Lanes(0.0))), terms.entropy, 0);
-  double fits[kLanes];
-  store(select((misfits <= 0.0) & (total < kInfinity), Lanes(1.0), Lanes(0.0)), fits, 0);
-  for (int64_t token = 0; token < kMaxGroup; ++token) terms.in_range[token] = fits[token] > 0;
-}
-
 struct SetKernels {
   template <typename From, typename Widen>
-  MOETAP_ALWAYS_INLINE static void widen_each(const void* from, int64_t n, double* values, const Widen& widened) {
-    const From* elements = static_cast<const From*>(from);
-    for (int64_t i = 0; i < n; ++i) values[i] = widened(elements[i]);
+  MOETAP_ALWAYS_INLINE static void widen_each(const void* const* tokens, int64_t count, int64_t n, double* values,
+                                              const Widen& widened) {
+    for (int64_t token = 0; token < count; ++token) {
+      const From* elements = static_cast<const From*>(tokens[token]);
+      for (int64_t i = 0; i < n; ++i) values[i] = widened(elements[i]);
+      values += padded_size(n);
+    }
   }
 
-  static void widen(const void* from, RealFormat format, int64_t n, double* values) {
+  static void widen(const void* const* tokens, int64_t count, RealFormat format, int64_t n, double* values) {
     switch (format) {
       case RealFormat::kFloat:
         return widen_each<float>(
-            from, n, values, [](float x) __attribute__((always_inline)) { return double{x}; });
+            tokens, count, n, values, [](float x) __attribute__((always_inline)) { return double{x}; });
       case RealFormat::kDouble:
         return widen_each<double>(
-            from, n, values, [](double x) __attribute__((always_inline)) { return x; });
+            tokens, count, n, values, [](double x) __attribute__((always_inline)) { return x; });
       case RealFormat::kBFloat16:
         return widen_each<uint16_t>(
-            from, n, values, [](uint16_t x) __attribute__((always_inline)) {
+            tokens, count, n, values, [](uint16_t x) __attribute__((always_inline)) {
               return double{__builtin_bit_cast(float, uint32_t{x} << 16)};
             });
       case RealFormat::kHalf:
         // The exponent is moved by a multiplication; a subnormal number is the difference of two normal ones.
         return widen_each<uint16_t>(
-            from, n, values, [](uint16_t x) __attribute__((always_inline)) {
+            tokens, count, n, values, [](uint16_t x) __attribute__((always_inline)) {
               const uint32_t magnitude = x & 0x7fffU, sign = (x & 0x8000U) << 16;
               const float normal = __builtin_bit_cast(float, (magnitude << 13) + (0xe0U << 23)) * 0x1p-112F;
               const float subnormal = __builtin_bit_cast(float, magnitude | (126U << 23)) - 0.5F;
@@ -293,33 +242,6 @@ struct SetKernels {
     finish_entropies(sums.total.lanes(), sums.misfits.lanes(), sums.products.lanes(), terms);
   }
 
-  static void rank(const double* weights, const double* experts, int64_t n, int64_t* units, RankTerms& terms) {
-    Lanes largest(-kInfinity), second(-kInfinity), first(kInfinity), total(0.0), misfits(0.0), products(0.0), x;
-    for (int64_t slot = 0; slot < n; ++slot) {
-      Lanes expert;
-      load(weights + slot * kLanes, 0, x);
-      load(experts + slot * kLanes, 0, expert);
-      const Lanes weight = select((expert < kInfinity) & (x == x), x, Lanes(-kInfinity));
-      const auto is_first = (largest < weight) | ((weight == largest) & (expert < first));
-      second = select(is_first, largest, larger(weight, second));
-      largest = larger(weight, largest);
-      first = select(is_first, expert, first);
-      total = total + x;
-      misfits = unfit(x, kInfinity, misfits);
-      const LanesBits rounded = to_bits(fused(x, Lanes(kFixedPointScale), Lanes(kRounder))) - kRounderBits;
-      store(from_bits(rounded), reinterpret_cast<double*>(units + slot * kLanes), 0);
-    }
-    const ShareScale share(total);
-    for (int64_t slot = 0; slot < n; ++slot) {
-      load(weights + slot * kLanes, 0, x);
-      products = entropy_product(x, share.enlargement, share.scale, products);
-    }
-    store(first, terms.first, 0);
-    store(largest, terms.largest, 0);
-    store(second, terms.second, 0);
-    finish_entropies(total, misfits, products, terms.entropies);
-  }
-
   static int64_t largest(double* values, int64_t n) {
     pad(values, n, 1, -kInfinity);
     double highest;
@@ -361,16 +283,18 @@ struct SetKernels {
     }
   }
 
-  static void add_common(const uint64_t* sets, int64_t n, int64_t* sums) {
-    for (int64_t i = 0; i < n; ++i) {
-      const uint64_t set = sets[i];
-#pragma GCC unroll 8
-      for (int64_t j = i + 1; j < n; ++j) *sums++ += __builtin_popcountll(set & sets[j]);
-    }
-  }
-
   static constexpr TokenKernels kernels() {
-    return {widen, softmax, entropy, largest, sigmoid, add_fixed_point, to_limbs, rank, add_common};
+    return {widen,
+            softmax,
+            entropy,
+            largest,
+            sigmoid,
+            add_fixed_point,
+            to_limbs,
+            SlotKernels::read,
+            SlotKernels::rank,
+            SlotKernels::add_common,
+            4};
   }
 
   /// function(group, first token), with the widest groups that fit; the value of `group` means nothing.

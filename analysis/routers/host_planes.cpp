@@ -9,22 +9,33 @@
 namespace moetap::analysis {
 namespace {
 
-template <typename From, typename To>
-void copy_row(const HostPlane& plane, int64_t token, int64_t columns, To* out) {
-  std::copy_n(static_cast<const From*>(values_of(plane, token)), columns, out);
+/// Calls write(values, place in the outputs, number) for each row, or once for all of them if nothing lies between.
+template <typename From, typename Write>
+void for_rows(const HostPlane& plane, int64_t begin, int64_t end, int64_t columns, const Write& write) {
+  const PlaneRows rows(plane);
+  const bool in_one_piece = plane.row_stride == columns;
+  const int64_t step = in_one_piece ? std::max<int64_t>(1, end - begin) : 1;
+  for (int64_t token = begin; token < end; token += step) {
+    write(static_cast<const From*>(rows.of(token)), token * columns, step * columns);
+  }
 }
 
-void read_floats(const HostPlane& plane, int64_t token, int64_t columns, float* out) {
-  switch (format_of(plane)) {
-    case RealFormat::kFloat:
-      return copy_row<float>(plane, token, columns, out);
-    case RealFormat::kDouble:
-      return copy_row<double>(plane, token, columns, out);
-    case RealFormat::kHalf:
-      return copy_row<c10::Half>(plane, token, columns, out);
-    case RealFormat::kBFloat16:
-      return copy_row<c10::BFloat16>(plane, token, columns, out);
-  }
+template <typename Id>
+void write_ids(const HostRouterCall& call, int64_t begin, int64_t end, int32_t* out) {
+  const auto write = [&](const Id* ids, int64_t place, int64_t number) {
+    for (int64_t i = 0; i < number; ++i) {
+      out[place + i] = is_expert(ids[i], call.num_experts) ? static_cast<int32_t>(ids[i]) : -1;
+    }
+  };
+  for_rows<Id>(call.selected, begin, end, call.top_k, write);
+}
+
+template <typename From>
+void write_floats(const HostRouterCall& call, int64_t begin, int64_t end, float* out) {
+  const auto write = [&](const From* values, int64_t place, int64_t number) {
+    std::copy_n(values, number, out + place);
+  };
+  for_rows<From>(call.weights, begin, end, call.top_k, write);
 }
 
 }  // namespace
@@ -40,21 +51,25 @@ const void* values_of(const HostPlane& plane, int64_t token) {
   return static_cast<const char*>(plane.data) + token * plane.row_stride * element;
 }
 
-void write_slots(const HostRouterCall& call, int64_t token, const HostTokenOutputs& outputs) {
-  const int64_t begin = token * call.top_k;
+void write_slots(const HostRouterCall& call, int64_t begin, int64_t end, const HostTokenOutputs& outputs) {
   if (outputs.selected != nullptr) {
-    const auto write = [&](const auto* ids) {
-      for (int64_t slot = 0; slot < call.top_k; ++slot) {
-        outputs.selected[begin + slot] = is_expert(ids[slot], call.num_experts) ? static_cast<int32_t>(ids[slot]) : -1;
-      }
-    };
     if (call.selected.dtype == c10::ScalarType::Int) {
-      write(static_cast<const int32_t*>(values_of(call.selected, token)));
+      write_ids<int32_t>(call, begin, end, outputs.selected);
     } else {
-      write(static_cast<const int64_t*>(values_of(call.selected, token)));
+      write_ids<int64_t>(call, begin, end, outputs.selected);
     }
   }
-  if (outputs.weights != nullptr) read_floats(call.weights, token, call.top_k, outputs.weights + begin);
+  if (outputs.weights == nullptr) return;
+  switch (format_of(call.weights)) {
+    case RealFormat::kFloat:
+      return write_floats<float>(call, begin, end, outputs.weights);
+    case RealFormat::kDouble:
+      return write_floats<double>(call, begin, end, outputs.weights);
+    case RealFormat::kHalf:
+      return write_floats<c10::Half>(call, begin, end, outputs.weights);
+    case RealFormat::kBFloat16:
+      return write_floats<c10::BFloat16>(call, begin, end, outputs.weights);
+  }
 }
 
 }  // namespace moetap::analysis

@@ -2,6 +2,7 @@
 #include <c10/util/Exception.h>
 
 #include <algorithm>
+#include <limits>
 #include <mutex>
 #include <vector>
 
@@ -51,23 +52,49 @@ class HostTokens {
 
   const int32_t* first_slots() const { return outputs_.first_slot; }
 
-  /// Not in [0, num_rows): the token is masked.
-  int64_t row_of(int64_t token) const {
-    if (call_.row != nullptr) return call_.row[token];
-    if (call_.valid != nullptr && !call_.valid[token]) return kMaskedRow;
-    if (call_.num_rows == 1) return 0;
-    return call_.order == RowOrder::kInterleaved ? token % call_.num_rows : token / tokens_of_row_;
-  }
+  /// The rows of tokens that follow each other; not in [0, num_rows): the token is masked. No division for each token.
+  class Rows {
+   public:
+    Rows(const HostTokens& tokens, int64_t begin)
+        : tokens_(tokens), is_given_(tokens.call_.row != nullptr), token_(begin) {
+      const HostRouterCall& call = tokens.call_;
+      const bool interleaved = call.order == RowOrder::kInterleaved;
+      size_ = interleaved ? 1 : tokens.tokens_of_row_;
+      wrap_ = interleaved ? call.num_rows : std::numeric_limits<int64_t>::max();
+      row_ = interleaved ? begin % call.num_rows : begin / size_;
+      left_ = size_ - (interleaved ? 0 : begin % size_);
+    }
+
+    int64_t next() {
+      const int64_t token = token_++;
+      if (is_given_) return tokens_.call_.row[token];
+      if (left_ == 0) {
+        left_ = size_;
+        if (++row_ == wrap_) row_ = 0;
+      }
+      --left_;
+      const bool* valid = tokens_.call_.valid;
+      return valid == nullptr || valid[token] ? row_ : kMaskedRow;
+    }
+
+   private:
+    const HostTokens& tokens_;
+    const bool is_given_;
+    int64_t token_, row_, left_, size_, wrap_;
+  };
+
   bool is_row(int64_t row) const { return row >= 0 && row < call_.num_rows; }
 
   /// Adds tokens to the rows from `first_row` on, and to the pairs if there are any.
   void add(int64_t begin, int64_t end, const RouterSumsLayout& layout, int64_t first_row, int64_t* rows,
            int64_t* pairs) const {
+    write_slots(call_, begin, end, outputs_);
     TokenMeter meter(call_, outputs_, layout, pairs, end - begin, thread_memory().meter);
     MeteredToken group[kMaxGroup];
     int64_t count = 0;
+    Rows rows_of_tokens(*this, begin);
     for (int64_t token = begin; token < end; ++token) {
-      const int64_t row = row_of(token);
+      const int64_t row = rows_of_tokens.next();
       if (!is_row(row)) {
         write_masked(token);
         continue;
@@ -83,7 +110,6 @@ class HostTokens {
 
  private:
   void write_masked(int64_t token) const {
-    write_slots(call_, token, outputs_);
     outputs_.first_slot[token] = kNoSlot;
     if (outputs_.margins != nullptr) outputs_.margins[token] = 0;
   }
@@ -98,8 +124,9 @@ void add_repeats(const HostTokens& tokens, int64_t num_tokens, const HostSums& s
   constexpr int32_t kNoToken = -2;
   std::vector<int32_t>& previous = thread_memory().previous;
   previous.assign(sums.layout.num_rows, kNoToken);
+  HostTokens::Rows rows(tokens, 0);
   for (int64_t token = 0; token < num_tokens; ++token) {
-    const int64_t row = tokens.row_of(token);
+    const int64_t row = rows.next();
     if (!tokens.is_row(row)) continue;
     const int32_t first = tokens.first_slots()[token];
     if (first != kNoSlot && previous[row] >= 0) {
@@ -126,8 +153,9 @@ void add_block(const HostTokens& tokens, int64_t begin, int64_t end, const HostS
   // The rows that the block touches: neighbouring tokens mostly lie in few.
   const RouterSumsLayout& layout = sums.layout;
   int64_t first_row = layout.num_rows, last_row = -1;
+  HostTokens::Rows rows(tokens, begin);
   for (int64_t token = begin; token < end; ++token) {
-    const int64_t row = tokens.row_of(token);
+    const int64_t row = rows.next();
     if (!tokens.is_row(row)) continue;
     first_row = std::min(first_row, row);
     last_row = std::max(last_row, row);

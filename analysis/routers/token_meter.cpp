@@ -1,13 +1,10 @@
 #include "analysis/routers/token_meter.h"
 
 #include <algorithm>
-#include <bit>
 #include <cmath>
 #include <limits>
-#include <type_traits>
 
 #include "analysis/numbers/fixed_point.h"
-#include "analysis/routers/host_planes.h"
 
 namespace moetap::analysis {
 namespace {
@@ -23,42 +20,15 @@ bool is_short(double weight) {
   return std::abs(weight) <= kMaxShortWeight;
 }
 
-// The two below have loops without comparisons, which the compiler makes vectors of: the sign bit of a difference
-// tells.
-
-template <typename Id>
-bool are_experts(const Id* ids, int64_t count, int64_t num_experts) {
-  using Bits = std::make_unsigned_t<Id>;
-  const Bits last = static_cast<Bits>(num_experts - 1);
-  Bits misfits = 0;
-  for (int64_t i = 0; i < count; ++i) misfits |= static_cast<Bits>(ids[i]) | (last - static_cast<Bits>(ids[i]));
-  return static_cast<Id>(misfits) >= 0;
-}
-
-/// Whether all weights are short and not 0.
-template <typename Weight>
-bool are_short(const Weight* weights, int64_t count) {
-  using Bits = std::conditional_t<sizeof(Weight) == 4, uint32_t, uint64_t>;
-  constexpr Bits kSign = Bits{1} << (8 * sizeof(Bits) - 1);
-  constexpr Bits kLimit = std::bit_cast<Bits>(static_cast<Weight>(kMaxShortWeight));
-  Bits misfits = 0;
-  for (int64_t i = 0; i < count; ++i) {
-    const Bits size = std::bit_cast<Bits>(weights[i]) & ~kSign;  // ordered as the numbers, infinity and NaN beyond
-    misfits |= (size - 1) | (kLimit - size);
-  }
-  return (misfits & kSign) == 0;
-}
-
 // Note [Pairs of several tokens]
 // To add 1 to each pair of a token's experts takes some 5 cycles a pair, for the additions of few experts wait for each
 // other. Where experts are few, up to 64 tokens are gathered: of each expert the set of tokens that chose it. The two
 // sets of a pair have as many tokens in common as chose both.
 constexpr int64_t kMaxGathered = 64;
-constexpr int64_t kSpeedup = 4;  // of a pair of sets over a pair of a token
 
-bool pays_to_gather(const RouterSumsLayout& layout, int64_t num_tokens) {
+bool pays_to_gather(const RouterSumsLayout& layout, int64_t num_tokens, const TokenKernels& kernels) {
   const int64_t pairs_of_token = layout.top_k * (layout.top_k - 1) / 2;
-  return layout.pair_words() <= std::min(num_tokens, kMaxGathered) * pairs_of_token * kSpeedup;
+  return layout.pair_words() <= std::min(num_tokens, kMaxGathered) * pairs_of_token * kernels.common_a_pair;
 }
 
 }  // namespace
@@ -66,13 +36,18 @@ bool pays_to_gather(const RouterSumsLayout& layout, int64_t num_tokens) {
 TokenMeter::TokenMeter(const HostRouterCall& call, const HostTokenOutputs& outputs, const RouterSumsLayout& layout,
                        int64_t* pairs, int64_t num_tokens, MeterMemory& memory)
     : call_(call),
+      logits_(call.logits),
+      probabilities_(call.probabilities),
+      scores_(call.scores),
+      selected_(call.selected),
+      weights_(call.weights),
       outputs_(outputs),
       layout_(layout),
       pairs_(pairs),
       kernels_(token_kernels()),
       memory_(memory),
       experts_size_(padded_size(layout.num_experts)),
-      gathers_pairs_(pairs != nullptr && pays_to_gather(layout, num_tokens)) {
+      gathers_pairs_(pairs != nullptr && pays_to_gather(layout, num_tokens, kernels_)) {
   const auto grow = [](auto& values, int64_t size) {
     if (static_cast<int64_t>(values.size()) < size) values.resize(size);
   };
@@ -81,8 +56,9 @@ TokenMeter::TokenMeter(const HostRouterCall& call, const HostTokenOutputs& outpu
   grow(memory.weights, top_k);
   grow(memory.weight_experts, top_k);
   grow(memory.units, kMaxGroup * top_k);
-  grow(memory.widened, top_k);
+  grow(memory.widened, kMaxGroup * padded_size(top_k) / kLanes);
   grow(memory.chosen, kMaxGroup * top_k);
+  grow(memory.sorted, top_k);
   grow(memory.is_chosen, layout.num_experts / 64 + 1);
   if (gathers_pairs_) grow(memory.choosers, layout.num_experts);
 }
@@ -91,6 +67,7 @@ void TokenMeter::add(const MeteredToken* tokens, int64_t count) {
   tokens_ = tokens;
   count_ = count;
   for (int64_t token = 0; token < count; ++token) ++tokens[token].row[RouterSumsLayout::counter(kTokens)];
+  widen_weights();
   add_probabilities();
   add_scores();
   add_slots();
@@ -135,20 +112,21 @@ void TokenMeter::add_terms() {
   }
 }
 
+/// Leaves the reals of the tokens at hand in `experts`.
+void TokenMeter::read_experts(const PlaneRows& plane) const {
+  const void* tokens[kMaxGroup];
+  for (int64_t token = 0; token < count_; ++token) tokens[token] = plane.of(tokens_[token].token);
+  kernels_.widen(tokens, count_, plane.format(), layout_.num_experts, experts(0));
+}
+
 void TokenMeter::add_probabilities() {
   const int64_t num_experts = layout_.num_experts;
-  const bool has_probabilities = call_.probabilities.defined();
-  const auto read = [&](const HostPlane& plane) {
-    const RealFormat format = format_of(plane);
-    for (int64_t token = 0; token < count_; ++token) {
-      kernels_.widen(values_of(plane, tokens_[token].token), format, num_experts, experts(token));
-    }
-  };
-  if (call_.logits.defined()) {
+  const bool has_probabilities = probabilities_.defined();
+  if (logits_.defined()) {
     int64_t* sums[kMaxGroup] = {};
     for (int64_t token = 0; token < count_ && !has_probabilities; ++token) sums[token] = vector(token, kProbabilityLow);
     SoftmaxTerms terms;
-    read(call_.logits);
+    read_experts(logits_);
     kernels_.softmax(experts(0), num_experts, count_, sums, terms);
     double squares[kMaxGroup];
     for (int64_t token = 0; token < kMaxGroup; ++token) {
@@ -162,7 +140,7 @@ void TokenMeter::add_probabilities() {
   }
   if (has_probabilities) {
     EntropyTerms terms;
-    read(call_.probabilities);
+    read_experts(probabilities_);
     kernels_.entropy(experts(0), num_experts, count_, kMaxProbability, terms);
     int64_t largest[kMaxGroup] = {};
     for (int64_t token = 0; token < count_; ++token) {
@@ -183,11 +161,10 @@ void TokenMeter::count_distributions(const bool* in_range, const int64_t* larges
 }
 
 void TokenMeter::add_scores() {
-  if (!call_.sigmoid_scores || !(call_.scores.defined() || call_.logits.defined())) return;
-  const HostPlane& plane = call_.scores.defined() ? call_.scores : call_.logits;
-  for (int64_t token = 0; token < count_; ++token) {
-    kernels_.widen(values_of(plane, tokens_[token].token), format_of(plane), layout_.num_experts, experts(token));
-    if (!call_.scores.defined()) kernels_.sigmoid(experts(token), layout_.num_experts);
+  if (!call_.sigmoid_scores || !(scores_.defined() || logits_.defined())) return;
+  read_experts(scores_.defined() ? scores_ : logits_);
+  for (int64_t token = 0; token < count_ && !scores_.defined(); ++token) {
+    kernels_.sigmoid(experts(token), layout_.num_experts);
   }
   EntropyTerms terms;
   kernels_.entropy(experts(0), layout_.num_experts, count_, kInfinity, terms);
@@ -197,86 +174,67 @@ void TokenMeter::add_scores() {
 void TokenMeter::add_slots() {
   read_slots();
   rank_slots();
-  for (int64_t token = 0; token < count_; ++token) {
-    int64_t num_chosen = layout_.top_k;
-    if (slots_[token].are_plain) {
-      add_plain_slots(token);
-    } else {
-      num_chosen = add_other_slots(token);
-    }
-    if (num_chosen == 0) ++tokens_[token].row[RouterSumsLayout::counter(kDroppedTokens)];
-    if (gathers_pairs_) {
-      gather_pairs(token, num_chosen);
-    } else if (pairs_ != nullptr) {
-      add_pairs(token, num_chosen);
-    }
+  for (int64_t begin = 0, end = 0; begin < count_ && all_are_plain_; begin = end) {
+    end = end_of_row(begin);
+    add_plain_slots(begin, end);
   }
+  for (int64_t token = 0; token < count_ && !all_are_plain_; ++token) {
+    slots_[token].are_plain ? add_plain_slots(token, token + 1) : add_other_slots(token);
+  }
+  for (int64_t token = 0; token < count_; ++token) {
+    if (slots_[token].num_chosen == 0) ++tokens_[token].row[RouterSumsLayout::counter(kDroppedTokens)];
+  }
+  if (gathers_pairs_) return gather_pairs();
+  for (int64_t token = 0; token < count_ && pairs_ != nullptr; ++token) add_pairs(token);
+}
+
+/// Some time before they are read: a processor waits for what it has just written in other pieces.
+void TokenMeter::widen_weights() {
+  if (!weights_.defined()) return;
+  const void* tokens[kMaxGroup];
+  for (int64_t token = 0; token < count_; ++token) tokens[token] = weights_.of(tokens_[token].token);
+  kernels_.widen(tokens, count_, weights_.format(), layout_.top_k, memory_.widened.data()->values);
 }
 
 void TokenMeter::read_slots() {
-  const HostPlane& weights = call_.weights;
-  const bool is_float = weights.dtype == c10::ScalarType::Float, is_double = weights.dtype == c10::ScalarType::Double;
+  const int64_t top_k = layout_.top_k;
+  SlotRows rows;
+  for (int64_t token = 0; token < kMaxGroup; ++token) {
+    rows.ids[token] = selected_.of(tokens_[std::min(token, count_ - 1)].token);
+  }
+  rows.ids_are_long = call_.selected.dtype != c10::ScalarType::Int;
+  if (weights_.defined()) rows.weights = memory_.widened.data()->values;
+  ReadSlots read{memory_.weights.data()->values, memory_.weight_experts.data()->values, memory_.chosen.data(), {}};
+  kernels_.read_slots(rows, top_k, layout_.num_experts, kMaxShortWeight, read);
+  all_are_plain_ = true;
   for (int64_t token = 0; token < count_; ++token) {
-    const int64_t place = tokens_[token].token;
-    const void* ids = values_of(call_.selected, place);
-    const auto read = [&](const auto* of_token) {
-      slots_[token] = call_.selected.dtype == c10::ScalarType::Int
-                          ? read_slots(token, static_cast<const int32_t*>(ids), of_token)
-                          : read_slots(token, static_cast<const int64_t*>(ids), of_token);
-    };
-    if (!weights.defined()) {
-      read(static_cast<const double*>(nullptr));
-    } else if (is_float) {
-      read(static_cast<const float*>(values_of(weights, place)));
-    } else if (is_double) {
-      read(static_cast<const double*>(values_of(weights, place)));
-    } else {
-      kernels_.widen(values_of(weights, place), format_of(weights), layout_.top_k, memory_.widened.data());
-      read(static_cast<const double*>(memory_.widened.data()));
-    }
+    slots_[token] = {true, top_k, 0, top_k};
+    if (read.are_plain[token]) continue;
+    all_are_plain_ = false;
+    const double* weights = rows.weights == nullptr ? nullptr : rows.weights + token * padded_size(top_k);
+    slots_[token] = rows.ids_are_long ? read_other_slots(token, static_cast<const int64_t*>(rows.ids[token]), weights)
+                                      : read_other_slots(token, static_cast<const int32_t*>(rows.ids[token]), weights);
   }
 }
 
-/// Writes the ids and weights of a token as they are recorded, and puts those slots first that hold an expert.
-template <typename Id, typename Weight>
-TokenMeter::ReadSlots TokenMeter::read_slots(int64_t token, const Id* ids, const Weight* weights) {
-  const int64_t top_k = layout_.top_k, num_experts = layout_.num_experts, output = tokens_[token].token * top_k;
-  int32_t* chosen = this->chosen(token);
-  int32_t* written_ids = outputs_.selected == nullptr ? nullptr : outputs_.selected + output;
-  float* written_weights = outputs_.weights == nullptr || weights == nullptr ? nullptr : outputs_.weights + output;
-  double* lane_of_weights = memory_.weights.data()->values + token;
-  double* lane_of_experts = memory_.weight_experts.data()->values + token;
-  if (written_weights != nullptr) {
-    for (int64_t slot = 0; slot < top_k; ++slot) written_weights[slot] = static_cast<float>(weights[slot]);
-  }
-  if (are_experts(ids, top_k, num_experts) && (weights == nullptr || are_short(weights, top_k))) {
-    for (int64_t slot = 0; slot < top_k; ++slot) chosen[slot] = static_cast<int32_t>(ids[slot]);
-    if (written_ids != nullptr) std::copy_n(chosen, top_k, written_ids);
-    for (int64_t slot = 0; slot < top_k && weights != nullptr; ++slot) {
-      lane_of_weights[slot * kMaxGroup] = weights[slot];
-      lane_of_experts[slot * kMaxGroup] = static_cast<double>(ids[slot]);
-    }
-    return {top_k, 0, true};
-  }
-
-  ReadSlots slots{0, 0, false};
-  for (int64_t slot = 0; slot < top_k; ++slot) {
-    const Id id = ids[slot];
-    const bool is_used = is_expert(id, num_experts);
-    if (written_ids != nullptr) written_ids[slot] = is_used ? static_cast<int32_t>(id) : -1;
-    if (!is_used) {
-      slots.num_invalid += id != -1;
+/// Puts those slots first that hold an expert.
+template <typename Id>
+TokenMeter::TokenSlots TokenMeter::read_other_slots(int64_t token, const Id* ids, const double* weights) const {
+  TokenSlots slots{.are_plain = false};
+  const auto set = [&](int64_t place, double weight, double expert) {
+    this->weight(token, place) = weight;
+    weight_expert(token, place) = expert;
+  };
+  for (int64_t slot = 0; slot < layout_.top_k; ++slot) {
+    if (!is_expert(ids[slot], layout_.num_experts)) {
+      slots.num_invalid += ids[slot] != -1;
       continue;
     }
     const int64_t place = slots.num_used++;
-    chosen[place] = static_cast<int32_t>(id);
-    lane_of_weights[place * kMaxGroup] = weights == nullptr ? 0 : weights[slot];
-    lane_of_experts[place * kMaxGroup] = static_cast<double>(id);
+    chosen(token, place) = ids[slot];
+    set(place, weights == nullptr ? 0 : weights[slot], static_cast<double>(ids[slot]));
   }
-  for (int64_t place = slots.num_used; place < top_k; ++place) {
-    lane_of_weights[place * kMaxGroup] = 0;
-    lane_of_experts[place * kMaxGroup] = kInfinity;
-  }
+  for (int64_t place = slots.num_used; place < layout_.top_k; ++place) set(place, 0, kInfinity);
   return slots;
 }
 
@@ -285,9 +243,9 @@ void TokenMeter::rank_slots() {
     outputs_.first_slot[tokens_[token].token] = first;
     if (first != kNoSlot) ++vector(token, kFirstSlot)[first];
   };
-  if (!call_.weights.defined()) {
+  if (!weights_.defined()) {
     for (int64_t token = 0; token < count_; ++token) {
-      write_first(token, slots_[token].num_used > 0 ? chosen(token)[0] : kNoSlot);
+      write_first(token, slots_[token].num_used > 0 ? static_cast<int32_t>(chosen(token, 0)) : kNoSlot);
     }
     return;
   }
@@ -308,68 +266,78 @@ void TokenMeter::rank_slots() {
   if (call_.has_margins()) set_terms(kMargin, margins, nullptr);
 }
 
-void TokenMeter::add_plain_slots(int64_t token) {
+/// Tokens of one row.
+void TokenMeter::add_plain_slots(int64_t begin, int64_t end) {
   const int64_t top_k = layout_.top_k;
-  const int32_t* experts = chosen(token);
-  int64_t* selected = vector(token, kSelected);
-  for (int64_t slot = 0; slot < top_k; ++slot) ++selected[experts[slot]];
-  if (!call_.weights.defined()) return;
-  int64_t* sum_low = vector(token, kWeightLow);
-  for (int64_t slot = 0; slot < top_k; ++slot) sum_low[experts[slot]] += unit(token, slot);
-  count_term(tokens_[token].row, kWeight, true, top_k);
+  const int64_t* chosen = memory_.chosen.data();
+  const int64_t* units = memory_.units.data();
+  int64_t* selected = vector(begin, kSelected);
+  int64_t* sum_low = vector(begin, kWeightLow);
+  for (int64_t slot = 0; slot < top_k; ++slot) {
+    for (int64_t i = slot * kMaxGroup + begin; i < slot * kMaxGroup + end; ++i) ++selected[chosen[i]];
+  }
+  if (!weights_.defined()) return;
+  for (int64_t slot = 0; slot < top_k; ++slot) {
+    for (int64_t i = slot * kMaxGroup + begin; i < slot * kMaxGroup + end; ++i) sum_low[chosen[i]] += units[i];
+  }
+  count_term(tokens_[begin].row, kWeight, true, (end - begin) * top_k);
 }
 
-/// Leaves the experts with nonzero weight in `chosen`, and returns how many.
-int64_t TokenMeter::add_other_slots(int64_t token) {
-  const ReadSlots& slots = slots_[token];
-  int32_t* experts = chosen(token);
+/// Leaves the experts with nonzero weight in `chosen`.
+void TokenMeter::add_other_slots(int64_t token) {
+  TokenSlots& slots = slots_[token];
   int64_t* selected = vector(token, kSelected);
   tokens_[token].row[RouterSumsLayout::counter(kInvalidIds)] += slots.num_invalid;
-  int64_t num_chosen = 0, num_in_range = 0;
+  int64_t num_in_range = 0;
   for (int64_t slot = 0; slot < slots.num_used; ++slot) {
-    const int32_t expert = experts[slot];
-    const double weight = call_.weights.defined() ? this->weight(token, slot) : 1;
+    const int64_t expert = chosen(token, slot);
+    const double weight = weights_.defined() ? this->weight(token, slot) : 1;
     if (weight == 0) {
       ++vector(token, kZeroWeight)[expert];
       continue;
     }
     ++selected[expert];
-    experts[num_chosen++] = expert;
-    if (!call_.weights.defined() || !analysis::in_range(weight)) continue;
+    chosen(token, slots.num_chosen++) = expert;
+    if (!weights_.defined() || !analysis::in_range(weight)) continue;
     ++num_in_range;
     const FixedPoint term = is_short(weight) ? FixedPoint{0, unit(token, slot)} : to_fixed_point(weight);
     vector(token, kWeightHigh)[expert] += term.hi;
     vector(token, kWeightLow)[expert] += term.lo;
   }
-  if (!call_.weights.defined()) return num_chosen;
+  if (!weights_.defined()) return;
   count_term(tokens_[token].row, kWeight, true, num_in_range);
-  count_term(tokens_[token].row, kWeight, false, num_chosen - num_in_range);
-  return num_chosen;
+  count_term(tokens_[token].row, kWeight, false, slots.num_chosen - num_in_range);
 }
 
 /// Adds the pairs of the chosen experts, each expert once. They are sorted by a set of bits: the order of a token's
 /// slots is a toss, and comparing them would mispredict many branches.
-void TokenMeter::add_pairs(int64_t token, int64_t num_chosen) {
-  int32_t* experts = chosen(token);
+void TokenMeter::add_pairs(int64_t token) {
+  int64_t* sorted = memory_.sorted.data();
   uint64_t* words = memory_.is_chosen.data();
-  for (int64_t i = 0; i < num_chosen; ++i) words[experts[i] >> 6] |= uint64_t{1} << (experts[i] & 63);
+  for (int64_t i = 0; i < slots_[token].num_chosen; ++i) {
+    const int64_t expert = chosen(token, i);
+    words[expert >> 6] |= uint64_t{1} << (expert & 63);
+  }
   int64_t num_sorted = 0;
   for (int64_t word = 0; word * 64 < layout_.num_experts; ++word) {
     uint64_t bits = words[word];
     words[word] = 0;
-    for (; bits != 0; bits &= bits - 1) experts[num_sorted++] = static_cast<int32_t>(word * 64 + __builtin_ctzll(bits));
+    for (; bits != 0; bits &= bits - 1) sorted[num_sorted++] = word * 64 + __builtin_ctzll(bits);
   }
   for (int64_t i = 0; i + 1 < num_sorted; ++i) {
-    int64_t* pairs_of_one = pairs_ + layout_.pair_index(experts[i], 0);
-    for (int64_t j = i + 1; j < num_sorted; ++j) ++pairs_of_one[experts[j]];
+    int64_t* pairs_of_one = pairs_ + layout_.pair_index(sorted[i], 0);
+    for (int64_t j = i + 1; j < num_sorted; ++j) ++pairs_of_one[sorted[j]];
   }
 }
 
-void TokenMeter::gather_pairs(int64_t token, int64_t num_chosen) {
-  const uint64_t bit = uint64_t{1} << num_gathered_;
-  const int32_t* experts = chosen(token);
-  for (int64_t i = 0; i < num_chosen; ++i) memory_.choosers[experts[i]] |= bit;
-  if (++num_gathered_ == kMaxGathered) add_gathered_pairs();
+void TokenMeter::gather_pairs() {
+  if (num_gathered_ + count_ > kMaxGathered) add_gathered_pairs();
+  uint64_t* choosers = memory_.choosers.data();
+  for (int64_t token = 0; token < count_; ++token) {
+    const uint64_t bit = uint64_t{1} << (num_gathered_ + token);
+    for (int64_t i = 0; i < slots_[token].num_chosen; ++i) choosers[chosen(token, i)] |= bit;
+  }
+  num_gathered_ += count_;
 }
 
 void TokenMeter::add_gathered_pairs() {

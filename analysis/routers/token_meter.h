@@ -5,6 +5,7 @@
 
 #include "analysis/numbers/token_kernels.h"
 #include "analysis/routers/host_call.h"
+#include "analysis/routers/host_planes.h"
 
 namespace moetap::analysis {
 
@@ -29,20 +30,21 @@ struct alignas(64) EightValues {
 /// Memory of a thread for measuring, which grows to the largest call and is used again.
 struct MeterMemory {
   std::vector<EightValues> experts;  // values of the tokens at hand, padded_size(num_experts) each
+  std::vector<EightValues> widened;  // gate weights of the tokens at hand, padded_size(top_k) each
   // Slots that hold an expert, before the others, of the tokens at hand: [top_k, kMaxGroup].
   std::vector<EightValues> weights;  // see TokenKernels::rank
   std::vector<EightValues> weight_experts;
   std::vector<int64_t> units;
-  std::vector<double> widened;      // the gate weights of one token
-  std::vector<int32_t> chosen;      // of each token at hand the experts of its slots, top_k each
-  std::vector<uint64_t> is_chosen;  // a bit an expert, all 0: see `add_pairs`
+  std::vector<int64_t> chosen;      // their experts
+  std::vector<int64_t> sorted;      // the experts of a token: see `add_pairs`
+  std::vector<uint64_t> is_chosen;  // a bit an expert, all 0
   std::vector<uint64_t> choosers;   // of each expert a bit a token, all 0: see Note [Pairs of several tokens]
 };
 
 /// Measures tokens of a call, a few at once, each in double precision, and adds them to sums.
 class TokenMeter {
  public:
-  /// `outputs`: what is written of each token; `first_slot` is given, weights and margins only where the call has them.
+  /// `outputs`: of each token its first slot, which is asked for, and its margin, which may be, are written.
   /// `pairs`: the table that pairs are added to; null where there is none. `num_tokens`: how many will come, about.
   TokenMeter(const HostRouterCall& call, const HostTokenOutputs& outputs, const RouterSumsLayout& layout,
              int64_t* pairs, int64_t num_tokens, MeterMemory& memory);
@@ -60,37 +62,42 @@ class TokenMeter {
     bool are_asked = false;
     bool in_range[kMaxGroup] = {};
   };
-  /// What is read of a token's slots.
-  struct ReadSlots {
+  /// What a token's slots hold.
+  struct TokenSlots {
+    bool are_plain = true;    // see analysis::ReadSlots; the limit is kMaxShortWeight
     int64_t num_used = 0;     // slots that hold an expert
     int64_t num_invalid = 0;  // neither an expert nor -1
-    bool are_plain = true;    // all slots hold an expert, with weights (if any) that `units` hold and that are not 0
+    int64_t num_chosen = 0;   // with nonzero weight
   };
 
   double* experts(int64_t token) const { return memory_.experts.data()->values + token * experts_size_; }
-  double weight(int64_t token, int64_t slot) const { return memory_.weights[slot].values[token]; }
+  double& weight(int64_t token, int64_t slot) const { return memory_.weights[slot].values[token]; }
+  double& weight_expert(int64_t token, int64_t slot) const { return memory_.weight_experts[slot].values[token]; }
   int64_t unit(int64_t token, int64_t slot) const { return memory_.units[slot * kMaxGroup + token]; }
-  int32_t* chosen(int64_t token) const { return memory_.chosen.data() + token * layout_.top_k; }
+  int64_t& chosen(int64_t token, int64_t slot) const { return memory_.chosen[slot * kMaxGroup + token]; }
   int64_t* vector(int64_t token, RowVector which) const { return tokens_[token].row + layout_.vector(which); }
   /// The end of the tokens from `begin` on that are added to the same row.
   int64_t end_of_row(int64_t begin) const;
+  void read_experts(const PlaneRows& plane) const;
   void set_terms(RowScalarSum which, const double* values, const bool* in_range);
   void add_terms();
   void add_probabilities();
   void count_distributions(const bool* in_range, const int64_t* largest);
   void add_scores();
   void add_slots();
+  void widen_weights();
   void read_slots();
-  template <typename Id, typename Weight>
-  ReadSlots read_slots(int64_t token, const Id* ids, const Weight* weights);
+  template <typename Id>
+  TokenSlots read_other_slots(int64_t token, const Id* ids, const double* weights) const;
   void rank_slots();
-  void add_plain_slots(int64_t token);
-  int64_t add_other_slots(int64_t token);
-  void add_pairs(int64_t token, int64_t num_chosen);
-  void gather_pairs(int64_t token, int64_t num_chosen);
+  void add_plain_slots(int64_t begin, int64_t end);
+  void add_other_slots(int64_t token);
+  void add_pairs(int64_t token);
+  void gather_pairs();
   void add_gathered_pairs();
 
   const HostRouterCall& call_;
+  const PlaneRows logits_, probabilities_, scores_, selected_, weights_;
   const HostTokenOutputs outputs_;
   const RouterSumsLayout layout_;
   int64_t* const pairs_;
@@ -105,7 +112,8 @@ class TokenMeter {
   int64_t count_ = 0;
   Terms terms_[kNumTerms];
   double values_[kNumTerms * kMaxGroup] = {};  // of `terms_`; 0 where a term is not in range
-  ReadSlots slots_[kMaxGroup];
+  TokenSlots slots_[kMaxGroup];
+  bool all_are_plain_ = true;
 };
 
 }  // namespace moetap::analysis

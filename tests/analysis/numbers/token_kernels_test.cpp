@@ -225,17 +225,23 @@ TEST(TokenKernelsTest, WidensEveryFormat) {
   const TokenKernelChoices choices = available_token_kernels();
   for (int64_t set = 0; set < choices.size; ++set) {
     SCOPED_TRACE(choices.items[set].instruction_set);
-    const TokenKernels& kernels = choices.items[set].kernels;
-    kernels.widen(halves.data(), RealFormat::kHalf, n, widened.data());
+    const auto widen = [&](const void* from, RealFormat format, int64_t number) {
+      choices.items[set].kernels.widen(&from, 1, format, number, widened.data());
+    };
+    widen(halves.data(), RealFormat::kHalf, n);
     for (int64_t i = 0; i < n; ++i) expect(i, c10::Half(halves[i], c10::Half::from_bits()));
-    kernels.widen(halves.data(), RealFormat::kBFloat16, n, widened.data());
+    widen(halves.data(), RealFormat::kBFloat16, n);
     for (int64_t i = 0; i < n; ++i) expect(i, c10::BFloat16(halves[i], c10::BFloat16::from_bits()));
     const float floats[] = {1.5F, -0.0F, 1e-45F, INFINITY, 3e38F};
-    kernels.widen(floats, RealFormat::kFloat, 5, widened.data());
+    widen(floats, RealFormat::kFloat, 5);
     for (int64_t i = 0; i < 5; ++i) expect(i, floats[i]);
     const double doubles[] = {1e300, -0.0, 5e-324};
-    kernels.widen(doubles, RealFormat::kDouble, 3, widened.data());
+    widen(doubles, RealFormat::kDouble, 3);
     for (int64_t i = 0; i < 3; ++i) expect(i, doubles[i]);
+    const void* tokens[] = {doubles, doubles + 1};
+    choices.items[set].kernels.widen(tokens, 2, RealFormat::kDouble, 2, widened.data());
+    for (int64_t i = 0; i < 2; ++i) expect(i, doubles[i]);
+    for (int64_t i = 0; i < 2; ++i) expect(padded_size(2) + i, doubles[1 + i]);
   }
 }
 
@@ -325,6 +331,53 @@ RankTerms rank(const std::vector<double>& weights, const std::vector<double>& ex
   mine.entropies.in_range[0] = terms.entropies.in_range[lane];
   mine.entropies.entropy[0] = terms.entropies.entropy[lane];
   return mine;
+}
+
+template <typename Id>
+void expect_slots(const TokenKernels& kernels, const std::vector<std::vector<double>>& weights,
+                  const std::vector<std::vector<Id>>& ids, const std::vector<bool>& are_plain) {
+  const auto n = static_cast<int64_t>(ids[0].size());
+  const std::vector<double> widened = buffers(weights);
+  SlotRows rows;
+  rows.ids_are_long = sizeof(Id) == 8;
+  for (int64_t token = 0; token < kMaxGroup; ++token) rows.ids[token] = ids[token].data();
+  for (const bool has_weights : {true, false}) {
+    rows.weights = has_weights ? widened.data() : nullptr;
+    std::vector<double> read_weights(n * kMaxGroup, 7), read_experts(n * kMaxGroup, 7);
+    std::vector<int64_t> read_ids(n * kMaxGroup);
+    ReadSlots slots{read_weights.data(), read_experts.data(), read_ids.data(), {}};
+    kernels.read_slots(rows, n, 10, 2, slots);
+    for (int64_t token = 0; token < kMaxGroup; ++token) {
+      const bool fits = std::ranges::all_of(ids[token], [](Id id) { return id >= 0 && id < 10; });
+      ASSERT_EQ(slots.are_plain[token], has_weights ? are_plain[token] : fits) << token;
+      for (int64_t slot = 0; slot < n && slots.are_plain[token]; ++slot) {
+        const int64_t place = slot * kMaxGroup + token;
+        EXPECT_EQ(read_ids[place], ids[token][slot]);
+        EXPECT_EQ(read_weights[place], has_weights ? weights[token][slot] : 7);
+        EXPECT_EQ(read_experts[place], has_weights ? static_cast<double>(ids[token][slot]) : 7);
+      }
+    }
+  }
+}
+
+TEST(TokenKernelsTest, ReadsSlotsAndTellsThoseThatAreNotPlain) {
+  const std::vector<std::vector<double>> weights = {{0.5, 0.25, 2},    {-2, 5e-324, 1}, {1, 0, 1}, {1, -0.0, 1},
+                                                    {1, 2.0000001, 1}, {kNaN, 1, 1},    {1, 1, 1}, {1, 1, -kInfinity}};
+  std::vector<std::vector<int32_t>> ids(kMaxGroup, {0, 9, 4});
+  std::vector<bool> are_plain = {true, true, false, false, false, false, true, false};
+  const TokenKernelChoices choices = available_token_kernels();
+  for (int64_t set = 0; set < choices.size; ++set) {
+    SCOPED_TRACE(choices.items[set].instruction_set);
+    expect_slots(choices.items[set].kernels, weights, ids, are_plain);
+    for (const int64_t unfit : {int64_t{-1}, int64_t{10}, int64_t{1} << 32, std::numeric_limits<int64_t>::min(),
+                                std::numeric_limits<int64_t>::max()}) {
+      std::vector<std::vector<int64_t>> long_ids(kMaxGroup, {3, 3, 0});
+      long_ids[0][2] = unfit;
+      std::vector<bool> expected = are_plain;
+      expected[0] = false;
+      expect_slots(choices.items[set].kernels, weights, long_ids, expected);
+    }
+  }
 }
 
 TEST(TokenKernelsTest, RanksSlotsByWeightThenByExpert) {
