@@ -18,6 +18,7 @@
 
 #include "analysis/attention/attention_device.h"
 #include "analysis/attention/attention_kernel_arguments.h"
+#include "analysis/attention/attention_sums.h"
 #include "analysis/attention/sampled_rows.h"
 #include "benchmarks/report.h"
 #include "tests/support/cuda_device.h"
@@ -26,7 +27,8 @@ namespace moetap::benchmarks {
 namespace {
 
 constexpr int kSamples = 5, kCalls = 8;
-constexpr int64_t kSampledRows = 64;
+constexpr int64_t kSampledRows = 64, kExperts = 128, kTopK = 8;
+constexpr int64_t kMostTokensOfMatrix = 4096;
 
 struct Size {
   int64_t tokens = 0, head_size = 0, heads = 0, key_heads = 0;
@@ -76,11 +78,27 @@ void measure(const Size& size, MarkdownTable& table) {
   const double sampled = device_us([&] { analysis::measure_attention(call, some); });
   const double operations =
       size.tokens > 4096 ? NAN : device_us([&] { analysis::measure_with_operations(call, tokens, {}); });
+  const double full = size.tokens > kMostTokensOfMatrix
+                          ? NAN
+                          : device_us([&] { analysis::measure_attention(call, tokens, {/*matrix=*/true}); });
+  const analysis::AttentionRows rows = analysis::measure_attention(call, tokens);
+  analysis::AttentionSums sums = analysis::empty_attention_sums(size.heads, 5, true, kExperts, 1, at::kCUDA);
+  const at::Tensor ids = at::randint(kExperts, {size.tokens, kTopK}, call.query.options().dtype(at::kInt));
+  const at::Tensor weights = at::rand({size.tokens, kTopK}, call.query.options().dtype(at::kFloat));
+  const auto of_new_sums = [&](const std::function<void()>& add) {
+    return device_us([&] {
+      sums.pending_terms = 0;  // they are not read
+      add();
+    });
+  };
+  const double by_sample = of_new_sums([&] { add_rows(sums, rows, {}); });
+  const double by_expert = of_new_sums([&] { add_experts(sums, rows, {}, ids, weights); });
   const int64_t words = analysis::attention_scratch_words({1, size.heads, size.key_heads, size.tokens, size.tokens});
   table.add({fmt::format("{} x {}, {} of {} heads, {}{}", size.tokens, size.head_size, size.key_heads, size.heads,
                          toString(size.dtype), size.causal ? ", causal" : ""),
              fmt::format("{:.1f}", own), fmt::format("{:.2f}", 1 + stats / own),
-             fmt::format("{:.1f}", 100 * sampled / own),
+             fmt::format("{:.1f}", 100 * sampled / own), std::isnan(full) ? "" : fmt::format("{:.2f}", 1 + full / own),
+             fmt::format("{:.1f}", by_sample), fmt::format("{:.1f}", by_expert),
              std::isnan(operations) ? "" : fmt::format("{:.2f}", 1 + operations / own),
              fmt::format("{:.1f}", 8 * static_cast<double>(words) / (1 << 20))});
 }
@@ -97,7 +115,8 @@ int main(int argc, char** argv) {
   }
   const c10::NoGradGuard no_grad;
   MarkdownTable table({"tokens x head size, key heads", "attention us", "with stats x", "sampled, 64 rows, added %",
-                       "by operations x", "memory of the kernels MiB"});
+                       "with full x", "sums by sample us", "sums of 128 experts, top-8 us", "by operations x",
+                       "memory of the kernels MiB"});
   for (const int64_t tokens : smoke ? std::vector<int64_t>{64} : std::vector<int64_t>{128, 1024, 4096, 16384}) {
     for (const int64_t head_size : {64, 128}) {
       measure({tokens, head_size, 8, 8}, table);

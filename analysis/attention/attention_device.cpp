@@ -2,10 +2,13 @@
 
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
 
 #include <mutex>
 
 #include "analysis/attention/attention_kernel_arguments.h"
+#include "analysis/attention/attention_sums_kernel_arguments.h"
+#include "analysis/attention/attention_sums_paths.h"
 #include "analysis/devices/device_kernels.h"
 
 namespace moetap::analysis {
@@ -27,10 +30,21 @@ void count_refusal(const char* reason) {
   ++refusals().counts[reason];
 }
 
+/// The kernels of the device, unless one of them cannot take the call; null: operations do it.
+const AttentionDeviceKernels* kernels_of(at::Device device, const char* refusal) {
+  const DeviceKernels* all = device_kernels(device.type());
+  const AttentionDeviceKernels* kernels = all == nullptr ? nullptr : all->attention();
+  if (kernels == nullptr) return nullptr;
+  if (refusal == nullptr && !kernels->runs_on(device)) refusal = "no kernels were compiled for the device";
+  if (refusal == nullptr) return kernels;
+  count_refusal(refusal);
+  return nullptr;
+}
+
 }  // namespace
 
 AttentionRows measure_with_kernels(const AttentionDeviceKernels& kernels, const AttentionCall& call,
-                                   const AttentionTokens& tokens, const AttentionOptions& /*options*/) {
+                                   const AttentionTokens& tokens, const AttentionOptions& options) {
   const AttentionShape shape = check_attention(call, tokens);
   AttentionRows rows;
   rows.num_sequences = shape.num_sequences;
@@ -54,21 +68,34 @@ AttentionRows measure_with_kernels(const AttentionDeviceKernels& kernels, const 
   rows.head_high = empty({shape.num_sequences, shape.num_heads, kNumHeadSums}, at::kLong);
   rows.head_low = empty({shape.num_sequences, shape.num_heads, kNumHeadSums}, at::kLong);
   rows.head_max_score = empty({shape.num_sequences, shape.num_heads}, at::kLong);
+  if (options.matrix) {
+    rows.matrix = at::zeros({shape.num_sequences, shape.num_queries, shape.num_keys}, rows.values.options());
+  }
   kernels.measure(call, tokens, rows, empty({attention_scratch_words(shape)}, at::kLong));
   return rows;
 }
 
 AttentionRows measure_on_device(const AttentionCall& call, const AttentionTokens& tokens,
                                 const AttentionOptions& options) {
-  const at::Device device = tokens.query_position.device();
-  const DeviceKernels* all = device_kernels(device.type());
-  const AttentionDeviceKernels* kernels = all == nullptr ? nullptr : all->attention();
-  if (kernels == nullptr) return measure_with_operations(call, tokens, options);
-  const char* refusal = attention_kernel_refusal(call, check_attention(call, tokens), options);
-  if (refusal == nullptr && !kernels->runs_on(device)) refusal = "no kernels were compiled for the device";
-  if (refusal == nullptr) return measure_with_kernels(*kernels, call, tokens, options);
-  count_refusal(refusal);
-  return measure_with_operations(call, tokens, options);
+  const char* refusal = attention_kernel_refusal(call, check_attention(call, tokens));
+  const AttentionDeviceKernels* kernels = kernels_of(tokens.query_position.device(), refusal);
+  return kernels == nullptr ? measure_with_operations(call, tokens, options)
+                            : measure_with_kernels(*kernels, call, tokens, options);
+}
+
+void add_rows_on_device(AttentionSums& sums, const AttentionRows& rows, const at::Tensor& row) {
+  const auto* kernels = kernels_of(sums.words.device(), attention_sums_kernel_refusal(rows, row, {}, {}));
+  if (kernels == nullptr) return add_rows_with_operations(sums, rows, row_of_sequences(sums, rows, row));
+  kernels->add_rows(sums, rows, row);
+}
+
+void add_experts_on_device(AttentionSums& sums, const AttentionRows& rows, const at::Tensor& row,
+                           const at::Tensor& selected, const at::Tensor& weights) {
+  const auto* kernels = kernels_of(sums.words.device(), attention_sums_kernel_refusal(rows, row, selected, weights));
+  if (kernels == nullptr) {
+    return add_experts_with_operations(sums, rows, row_of_sequences(sums, rows, row), selected.to(at::kLong), weights);
+  }
+  kernels->add_experts(sums, rows, row, selected, weights);
 }
 
 std::map<std::string, int64_t> refused_attention_calls() {

@@ -6,6 +6,7 @@
 
 #include "analysis/attention/attention_device_kernels.h"
 #include "analysis/attention/attention_paths.h"
+#include "analysis/attention/attention_sums.h"
 
 namespace moetap::analysis {
 
@@ -15,12 +16,17 @@ namespace moetap::analysis {
 AttentionRows measure_with_kernels(const AttentionDeviceKernels& kernels, const AttentionCall& call,
                                    const AttentionTokens& tokens, const AttentionOptions& options);
 
-/// Calls of a device that LibTorch's operations measured, though it has kernels, by the reason
-/// (`attention_kernel_refusal`), since the process began. Thread-safe.
+/// Calls of a device that LibTorch's operations measured or added up, though it has kernels, by the reason
+/// (`attention_kernel_refusal`, `attention_sums_kernel_refusal`), since the process began. Thread-safe.
 std::map<std::string, int64_t> refused_attention_calls();
 
 /// By kernels where the device has some that take the call, else by operations.
 AttentionRows measure_on_device(const AttentionCall& call, const AttentionTokens& tokens,
                                 const AttentionOptions& options);
+
+/// The same for `add_rows` and `add_experts`, whose arguments are checked already.
+void add_rows_on_device(AttentionSums& sums, const AttentionRows& rows, const at::Tensor& row);
+void add_experts_on_device(AttentionSums& sums, const AttentionRows& rows, const at::Tensor& row,
+                           const at::Tensor& selected, const at::Tensor& weights);
 
 }  // namespace moetap::analysis

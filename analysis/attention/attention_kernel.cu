@@ -6,13 +6,12 @@
 #include <c10/cuda/CUDAStream.h>
 #include <cuda_runtime_api.h>
 
-#include <array>
-#include <atomic>
-
 #include "analysis/attention/attention_device_kernels.h"
 #include "analysis/attention/attention_kernel_arguments.h"
+#include "analysis/attention/attention_kernel_launches.h"
 #include "analysis/attention/attention_paths.h"
 #include "analysis/devices/cuda_kernels.h"
+#include "analysis/devices/loaded_kernels.cuh"
 
 namespace moetap::analysis {
 namespace {
@@ -63,22 +62,36 @@ void launch_kernel(Kernel kernel, const AttentionKernelArguments& arguments, int
   C10_CUDA_KERNEL_LAUNCH_CHECK();
 }
 
+template <ScoreSource kSource>
+KernelsRun load_passes(c10::Device device, int oldest) {
+  return load_kernels(device, oldest,
+                      {reinterpret_cast<const void*>(attention_softmax_kernel<kSource>),
+                       reinterpret_cast<const void*>(attention_rows_kernel<kSource>)});
+}
+
+KernelsRun load_attention_kernels(c10::Device device, int oldest) {
+  for (const auto load : {load_passes<ScoreSource::kHalf>, load_passes<ScoreSource::kBFloat16>,
+                          load_passes<ScoreSource::kFloat>, load_passes<ScoreSource::kGiven>}) {
+    const KernelsRun run = load(device, oldest);
+    if (run != KernelsRun::kYes) return run;
+  }
+  return load_kernels(
+      device, oldest,
+      {reinterpret_cast<const void*>(attention_prepare_kernel), reinterpret_cast<const void*>(attention_combine_kernel),
+       reinterpret_cast<const void*>(attention_finish_kernel)});
+}
+
 class CudaAttentionKernels : public AttentionDeviceKernels {
  public:
   bool runs_on(c10::Device device) const override {
-    static std::array<std::atomic<int>, 64> known{};  // 0: not known, 1: no, 2: yes
-    std::atomic<int>& runs = known.at(static_cast<size_t>(device.index()));
-    if (runs == 0) {
-      const c10::cuda::CUDAGuard on_device(device);
-      cudaFuncAttributes attributes{};
-      const cudaError_t error = cudaFuncGetAttributes(&attributes, attention_rows_kernel<ScoreSource::kHalf>);
-      if (error != cudaSuccess) static_cast<void>(cudaGetLastError());  // else the host's next check would report it
-      // What may pass, as want of memory, is asked again with the next call.
-      if (error != cudaSuccess && error != cudaErrorNoKernelImageForDevice) return false;
-      // The driver may have compiled the code for older devices, which has no products.
-      runs = error == cudaSuccess && attributes.ptxVersion >= kOldestArchitecture ? 2 : 1;
-    }
-    return runs == 2;
+    static KnownDevices known;
+    return known.run_on(device, [&] {
+      for (const auto load : {load_attention_kernels, load_attention_matrix, load_attention_sums}) {
+        const KernelsRun run = load(device, kOldestArchitecture);
+        if (run != KernelsRun::kYes) return run;
+      }
+      return KernelsRun::kYes;
+    });
   }
 
   void measure(const AttentionCall& call, const AttentionTokens& tokens, const AttentionRows& rows,
@@ -97,7 +110,19 @@ class CudaAttentionKernels : public AttentionDeviceKernels {
       launch_kernel(attention_rows_kernel<source.value>, arguments, launch.value_blocks, threads_of_rows,
                     launch.value_bytes);
     });
+    launch_attention_matrix(launch);
     launch_kernel(attention_finish_kernel, arguments, launch.finish_blocks, kThreadsOfTokens, 0);
+  }
+
+  void add_rows(const AttentionSums& sums, const AttentionRows& rows, const at::Tensor& row) const override {
+    const c10::cuda::CUDAGuard on_device(sums.words.device());
+    launch_row_sums(row_sums_launch(sums, rows, row));
+  }
+
+  void add_experts(const AttentionSums& sums, const AttentionRows& rows, const at::Tensor& row,
+                   const at::Tensor& selected, const at::Tensor& weights) const override {
+    const c10::cuda::CUDAGuard on_device(sums.words.device());
+    launch_expert_sums(expert_sums_launch(sums, rows, row, selected, weights));
   }
 };
 

@@ -7,12 +7,13 @@
 
 // Note [The attention kernels]
 // Five launches on one stream measure an attention call; nothing waits for the host, and no matrix of queries and keys
-// is ever there:
+// is ever there, but where it is asked for:
 //
 //   prepare   what the tokens are: positions, n, which queries are measured, what each key counts for; clears the sums
 //   softmax   first pass over the scores: the largest and the sum of powers, row by row and head by head
 //   combine   puts the parts of the first pass together: of scores, probabilities; which rows are none
 //   rows      second pass over the scores: the sums of p by row, by key and by head
+//   matrix    third pass, where the matrix is asked for: probabilities, averaged over the heads
 //   finish    the values of the lines
 //
 // The second pass cannot begin before the first is over in all heads: a row that is not finite in one head counts in

@@ -136,14 +136,13 @@ int32_t narrow(int64_t value) {
 
 }  // namespace
 
-const char* attention_kernel_refusal(const AttentionCall& call, const AttentionShape& shape,
-                                     const AttentionOptions& options) {
-  if (options.matrix) return "the matrix of probabilities is asked for";
+const char* attention_kernel_refusal(const AttentionCall& call, const AttentionShape& shape) {
   if (shape.num_queries > kMaxTokens || shape.num_keys > kMaxTokens) return "more than 2^24 tokens";
   const Cut cut = cut_of(shape);
   constexpr int64_t kMaxBlocks = std::numeric_limits<int32_t>::max();
   const int64_t row_blocks = shape.num_sequences * shape.num_heads * cut.row_blocks;
-  if (row_blocks * std::max(cut.softmax_parts, cut.value_parts) > kMaxBlocks) return "more blocks than a launch holds";
+  if (row_blocks * std::max({cut.softmax_parts, cut.value_parts, cut.key_tiles}) > kMaxBlocks)
+    return "more blocks than a launch holds";
   if (!is_readable(call.mask) || !is_readable(call.probabilities) || !is_readable(call.scores)) {
     return "a dtype that is not bool, half, bfloat16, float or double";
   }
@@ -221,6 +220,7 @@ AttentionKernelLaunch attention_kernel_launch(const AttentionCall& call, const A
   to.head_high = address<int64_t>(rows.head_high);
   to.head_low = address<int64_t>(rows.head_low);
   to.head_max_score = address<int64_t>(rows.head_max_score);
+  to.matrix = address<float>(rows.matrix);
   lay_out(to, shape, cut, address<int64_t>(scratch));
 
   const int64_t blocks = shape.num_sequences * shape.num_heads * cut.row_blocks;
@@ -229,6 +229,7 @@ AttentionKernelLaunch attention_kernel_launch(const AttentionCall& call, const A
   launch.softmax_blocks = shape.num_keys == 0 ? 0 : blocks * cut.softmax_parts;
   launch.combine_blocks = shape.num_keys == 0 ? 0 : parts_of(to.num_lines * shape.num_heads, kThreadsOfTokens);
   launch.value_blocks = shape.num_keys == 0 ? 0 : blocks * cut.value_parts;
+  launch.matrix_blocks = to.matrix == nullptr ? 0 : shape.num_sequences * cut.row_blocks * cut.key_tiles;
   launch.finish_blocks = parts_of(to.num_lines, kThreadsOfTokens / 32);
   launch.softmax_bytes = memory.columns();
   launch.value_bytes = memory.bytes();

@@ -128,6 +128,7 @@ struct AttentionKernelArguments {
   int64_t* head_high = nullptr;
   int64_t* head_low = nullptr;
   int64_t* head_max_score = nullptr;
+  float* matrix = nullptr;  // [B, Sq, Sk], zeros; null: not asked for
 
   // Memory of this call, see AttentionScratch.
   int64_t* row_words = nullptr;                // [B * Sq, kNumRowWords]
@@ -148,14 +149,14 @@ inline constexpr int32_t kWordsOfColumns = kKeysOfTile * kNumKeyColumns / 2;
 /// How a call is launched, one kernel behind the other.
 struct AttentionKernelLaunch {
   AttentionKernelArguments arguments;
-  int64_t prepare_blocks = 0, softmax_blocks = 0, combine_blocks = 0, value_blocks = 0, finish_blocks = 0;
+  int64_t prepare_blocks = 0, softmax_blocks = 0, combine_blocks = 0, value_blocks = 0, matrix_blocks = 0,
+          finish_blocks = 0;
   int64_t softmax_bytes = 0, value_bytes = 0;  // of shared memory
 };
 inline constexpr int32_t kThreadsOfTokens = 128;  // in blocks of the kernels that are about tokens
 
 /// Why the kernels cannot take a call, in words; null: they can.
-const char* attention_kernel_refusal(const AttentionCall& call, const AttentionShape& shape,
-                                     const AttentionOptions& options);
+const char* attention_kernel_refusal(const AttentionCall& call, const AttentionShape& shape);
 
 /// int64 words of memory that the kernels of a call need beside `rows`. It grows linearly with Sq + Sk.
 int64_t attention_scratch_words(const AttentionShape& shape);

@@ -18,7 +18,7 @@ class RowPass {
  public:
   MOETAP_DEVICE explicit RowPass(const AttentionKernelArguments& call)
       : call_(call),
-        place_(call, call.value_parts),
+        place_(call, call.value_parts, call.num_heads),
         scores_(call, place_, /*padding_is_closed=*/true),
         memory_{call.row_pitch, call.warps_of_block},
         shared_(reinterpret_cast<char*>(warp::shared_memory())) {}

@@ -59,6 +59,13 @@ class TileScores {
     last_query_ = begin < num_rows_ ? query_of(last(begin + kRowsOfWarp)) : -1;
   }
 
+  /// From now on the scores of this head are made. All threads of the block call it together, and have passed a barrier
+  /// since they used scores.
+  MOETAP_DEVICE void take_head(int32_t head) {
+    place_.head = head;
+    queries_are_staged_ = false;
+  }
+
   MOETAP_DEVICE bool block_has_rows() const { return first_slot_ < num_rows_; }
   MOETAP_DEVICE bool warp_has_rows() const { return first_query_ >= 0; }
   /// The number of this lane's row among those that are measured; at or beyond num_rows: there is none.
@@ -257,7 +264,7 @@ class TileScores {
   }
 
   const AttentionKernelArguments& call_;
-  const BlockPlace place_;
+  BlockPlace place_;
   const bool padding_is_closed_;
   const AttentionBlockMemory memory_;
   char* shared_;

@@ -26,7 +26,9 @@ template <ScoreSource kSource>
 class SoftmaxPass {
  public:
   MOETAP_DEVICE explicit SoftmaxPass(const AttentionKernelArguments& call)
-      : call_(call), place_(call, call.softmax_parts), scores_(call, place_, /*padding_is_closed=*/false) {}
+      : call_(call),
+        place_(call, call.softmax_parts, call.num_heads),
+        scores_(call, place_, /*padding_is_closed=*/false) {}
 
   MOETAP_DEVICE void run() {
     if (!scores_.block_has_rows()) return;

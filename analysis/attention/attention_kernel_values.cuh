@@ -94,14 +94,15 @@ MOETAP_DEVICE inline float largest_of_row(float value) {
 struct BlockPlace {
   int32_t sequence, head, row_block, part;
 
-  MOETAP_DEVICE BlockPlace(const AttentionKernelArguments& call, int32_t parts) {
+  /// heads: those of blocks of their own; 1: a block makes all of them, from the first on.
+  MOETAP_DEVICE BlockPlace(const AttentionKernelArguments& call, int32_t parts, int32_t heads) {
     auto rest = static_cast<int32_t>(warp::block());
     part = rest % parts;
     rest /= parts;
     row_block = rest % call.row_blocks;
     rest /= call.row_blocks;
-    head = rest % call.num_heads;
-    sequence = rest / call.num_heads;
+    head = rest % heads;
+    sequence = rest / heads;
   }
 };
 

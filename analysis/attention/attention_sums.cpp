@@ -1,10 +1,12 @@
 #include "analysis/attention/attention_sums.h"
 
+#include <ATen/ops/arange.h>
 #include <ATen/ops/zeros.h>
 #include <c10/util/Exception.h>
 
 #include <algorithm>
 
+#include "analysis/attention/attention_device.h"
 #include "analysis/attention/attention_sums_paths.h"
 #include "analysis/numbers/fixed_point.h"
 
@@ -20,8 +22,11 @@ void check_fit(const char* function, const AttentionSums& sums, const AttentionR
   const at::Device device = rows.line.device();
   TORCH_CHECK(sums.words.device() == device, function, ": sums must be on the device of the rows, ", device, ", got ",
               sums.words.device());
-  TORCH_CHECK(row.defined() && row.dim() == 1 && row.scalar_type() == at::kLong && row.device() == device &&
-                  (row.size(0) == rows.num_sequences || row.size(0) == rows.num_lines()),
+  TORCH_CHECK(row.defined() || sums.num_rows == 1 || sums.num_rows == rows.num_sequences, function,
+              ": without row the sums must have one row, or one of each of ", rows.num_sequences, " sequences, got ",
+              sums.num_rows);
+  TORCH_CHECK(!row.defined() || (row.dim() == 1 && row.scalar_type() == at::kLong && row.device() == device &&
+                                 (row.size(0) == rows.num_sequences || row.size(0) == rows.num_lines())),
               function, ": row must be int64 [B] = [", rows.num_sequences, "] or [B * Sq] = [", rows.num_lines(),
               "] on the device of the rows, got ", row.defined() ? row.sizes() : at::IntArrayRef{});
   TORCH_CHECK(sums.pending_terms + terms <= kMaxTermsPerCall, function, ": at most ", kMaxTermsPerCall,
@@ -30,6 +35,12 @@ void check_fit(const char* function, const AttentionSums& sums, const AttentionR
 }
 
 }  // namespace
+
+at::Tensor row_of_sequences(const AttentionSums& sums, const AttentionRows& rows, const at::Tensor& row) {
+  if (row.defined()) return row;
+  const at::TensorOptions options = rows.line.options().dtype(at::kLong);
+  return sums.num_rows == 1 ? at::zeros({rows.num_sequences}, options) : at::arange(rows.num_sequences, options);
+}
 
 int64_t AttentionSums::counter(int64_t row, AttentionCounter which) const {
   TORCH_CHECK(words.is_cpu(), "attention sums must be on the host to be read, got ", words.device());
@@ -58,19 +69,20 @@ void add_rows(AttentionSums& sums, const AttentionRows& rows, const at::Tensor& 
   check_fit("add_rows", sums, rows, row, rows.num_lines());
   if (rows.num_lines() == 0) return;
   if (rows.line.is_cpu()) {
-    add_rows_on_cpu(sums, rows, row);
+    add_rows_on_cpu(sums, rows, row_of_sequences(sums, rows, row));
     normalize(sums);
   } else {
-    add_rows_with_operations(sums, rows, row);
+    add_rows_on_device(sums, rows, row);
     sums.pending_terms += rows.num_lines();
   }
 }
 
 void add_experts(AttentionSums& sums, const AttentionRows& rows, const at::Tensor& row, const at::Tensor& selected,
                  const at::Tensor& weights) {
-  TORCH_CHECK(selected.defined() && selected.dim() == 2 && selected.scalar_type() == at::kLong &&
+  TORCH_CHECK(selected.defined() && selected.dim() == 2 &&
+                  (selected.scalar_type() == at::kLong || selected.scalar_type() == at::kInt) &&
                   selected.size(0) == rows.num_lines() && selected.device() == rows.line.device(),
-              "add_experts: selected must be int64 [B * Sq, K] with B * Sq = ", rows.num_lines(),
+              "add_experts: selected must be int64 or int32 [B * Sq, K] with B * Sq = ", rows.num_lines(),
               " on the device of the rows, got ", selected.defined() ? selected.sizes() : at::IntArrayRef{});
   if (weights.defined()) {
     TORCH_CHECK(weights.sizes() == selected.sizes() && at::isFloatingType(weights.scalar_type()) &&
@@ -82,10 +94,10 @@ void add_experts(AttentionSums& sums, const AttentionRows& rows, const at::Tenso
   check_fit("add_experts", sums, rows, row, selected.numel());
   if (selected.numel() == 0) return;
   if (rows.line.is_cpu()) {
-    add_experts_on_cpu(sums, rows, row, selected, weights);
+    add_experts_on_cpu(sums, rows, row_of_sequences(sums, rows, row), selected.to(at::kLong), weights);
     normalize(sums);
   } else {
-    add_experts_with_operations(sums, rows, row, selected, weights);
+    add_experts_on_device(sums, rows, row, selected, weights);
     sums.pending_terms += selected.numel();
   }
 }

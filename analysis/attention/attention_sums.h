@@ -39,13 +39,15 @@ AttentionSums empty_attention_sums(int64_t num_heads, int64_t num_regions, bool 
                                    int64_t num_rows, at::Device device = at::kCPU);
 
 /// Adds the rows of a call. row: int64 [B], the row of the sums of each sequence, or [B * Sq] of each line, on the
-/// call's device; not in [0, num_rows): left out. What is summed by head counts for a sequence one of whose lines has a
-/// row. CPU: computed before the return, and normalized; other devices: LibTorch operations, no synchronisation.
+/// call's device; not in [0, num_rows): left out. Undefined: all go to the only row, or sequence b to row b of B. What
+/// is summed by head counts for a sequence one of whose lines has a row. CPU: computed before the return, and
+/// normalized; other devices: moetap's kernels on the current stream where there are some that take the call, else
+/// LibTorch operations; no synchronisation.
 void add_rows(AttentionSums& sums, const AttentionRows& rows, const at::Tensor& row);
 
-/// Adds the rows to the sums of the experts that their tokens went to. selected: int64 [B * Sq, K], -1 for unused
-/// slots; weights: [B * Sq, K], floating, gate weights as applied; undefined: 1 a slot. row: as for `add_rows`. Lines
-/// are those of `rows`.
+/// Adds the rows to the sums of the experts that their tokens went to. selected: int64 or int32 [B * Sq, K], -1 for
+/// unused slots; weights: [B * Sq, K], floating, gate weights as applied; undefined: 1 a slot. row: as for `add_rows`.
+/// Lines are those of `rows`.
 void add_experts(AttentionSums& sums, const AttentionRows& rows, const at::Tensor& row, const at::Tensor& selected,
                  const at::Tensor& weights);
 

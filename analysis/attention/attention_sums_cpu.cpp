@@ -6,6 +6,7 @@
 
 #include "analysis/attention/attention_sums.h"
 #include "analysis/attention/attention_sums_paths.h"
+#include "analysis/attention/attention_terms.h"
 #include "analysis/numbers/fixed_point.h"
 #include "analysis/numbers/token_kernels.h"
 
@@ -13,7 +14,6 @@ namespace moetap::analysis {
 namespace {
 
 constexpr int64_t kMaxColumns = num_attention_columns(kMaxAttentionRegions);
-constexpr int64_t kPlaneTerms = 2 * kNumPlaneRegions;
 
 /// Values that are added in fixed point to words that follow each other.
 template <int64_t kMaxTerms>
@@ -58,31 +58,15 @@ class HostRows {
   const float* bins(int64_t line) const { return bins_ + line * kNumAttentionBins; }
   int64_t region(int64_t line) const { return region_[line]; }
 
-  int64_t query_bin(int64_t line) const {
-    return std::min(kPatternBins - 1, kPatternBins * position_[line] / std::max<int64_t>(1, length_[line]));
+  /// The terms that are no columns.
+  AttentionRowValues terms(int64_t line) const {
+    return {values(line), bins(line), position_[line], num_keys_[line], length_[line]};
   }
 
   /// Observed, then expected mass of the regions of the plane.
   void plane(int64_t line, double* terms) const {
-    const float *values = this->values(line), *bins = this->bins(line);
-    const int64_t n = num_keys_[line], length = length_[line], i = position_[line];
-    const bool first = i < length / 4, last = i >= 3 * length / 4;
-    const double mass_of_first = bins[kFirstQuarter], mass_of_last = bins[kLastQuarter];
-    const double share_of_first = static_cast<double>(n / 4) / static_cast<double>(n);
-    const double share_of_last = static_cast<double>(n - 3 * n / 4) / static_cast<double>(n);
-    double *observed = terms, *expected = terms + kNumPlaneRegions;
-    observed[kDiagonalRegion] = values[kDiagonal];
-    expected[kDiagonalRegion] = values[kDiagonalExpected];
-    observed[kFarRegion] = values[kFar];
-    expected[kFarRegion] = values[kFarExpected];
-    const auto set = [&](PlaneRegion region, bool is_in, double mass, double share) {
-      observed[region] = is_in ? mass : 0;
-      expected[region] = is_in ? share : 0;
-    };
-    set(kNTerminal, first, mass_of_first, share_of_first);
-    set(kCTerminal, last, mass_of_last, share_of_last);
-    set(kNToC, first, mass_of_last, share_of_last);
-    set(kCToN, last, mass_of_first, share_of_first);
+    const AttentionRowValues of_line = this->terms(line);
+    for (int32_t term = 0; term < kNumPlaneTerms; ++term) terms[term] = of_line.plane_term(term);
   }
 
  private:
@@ -153,7 +137,7 @@ void add_rows_on_cpu(AttentionSums& sums, const AttentionRows& rows, const at::T
   const AttentionSumsLayout layout = sums.layout();
   const HostRows host(rows, row);
   int64_t* words = sums.words.mutable_data_ptr<int64_t>();
-  Terms<1 + kMaxColumns + kPlaneTerms> terms;
+  Terms<1 + kMaxColumns + kNumPlaneTerms> terms;
   const int64_t num_columns = layout.num_columns(), plane_begin = 1 + num_columns;
   for (int64_t sequence = 0; sequence < rows.num_sequences; ++sequence) {
     const int64_t begin = sequence * rows.num_queries, end = begin + rows.num_queries;
@@ -172,13 +156,13 @@ void add_rows_on_cpu(AttentionSums& sums, const AttentionRows& rows, const at::T
       terms.values[0] = weight;
       for (int64_t c = 0; c < num_columns; ++c) terms.values[1 + c] = weight * values[c];
       host.plane(line, terms.values + plane_begin);
-      for (int64_t i = 0; i < kPlaneTerms; ++i) terms.values[plane_begin + i] *= weight;
-      terms.to_limbs(plane_begin + kPlaneTerms);
+      for (int64_t i = 0; i < kNumPlaneTerms; ++i) terms.values[plane_begin + i] *= weight;
+      terms.to_limbs(plane_begin + kNumPlaneTerms);
       terms.add(0, layout.row_sums(), of_row + layout.row_high(0), of_row + layout.row_low(0));
       const int64_t flow = layout.flow(host.region(line), 0);
       terms.add(1 + kFirstRegion, layout.num_regions, words + layout.high(flow), words + layout.low(flow));
       const int64_t plane = layout.observed(0);
-      terms.add(plane_begin, kPlaneTerms, words + layout.high(plane), words + layout.low(plane));
+      terms.add(plane_begin, kNumPlaneTerms, words + layout.high(plane), words + layout.low(plane));
     }
     if (!any) continue;
     if (rows.sampled) add_variances(layout, words, host, begin, end);
@@ -198,8 +182,8 @@ void add_experts_on_cpu(AttentionSums& sums, const AttentionRows& rows, const at
   // The terms of a slot, in the order of the expert's sums up to the pattern: scalars, the row of the flow, the plane,
   // the row of the pattern and its weight.
   const int64_t flow_begin = kNumExpertScalars, plane_begin = flow_begin + regions,
-                pattern_begin = plane_begin + kPlaneTerms, count = pattern_begin + kPatternBins + 1;
-  constexpr int64_t kMaxTerms = kNumExpertScalars + kMaxAttentionRegions + kPlaneTerms + kPatternBins + 1;
+                pattern_begin = plane_begin + kNumPlaneTerms, count = pattern_begin + kPatternBins + 1;
+  constexpr int64_t kMaxTerms = kNumExpertScalars + kMaxAttentionRegions + kNumPlaneTerms + kPatternBins + 1;
   double of_line[kMaxTerms];
   Terms<kMaxTerms> terms;
   for (int64_t line = 0; line < rows.num_lines(); ++line) {
@@ -213,7 +197,7 @@ void add_experts_on_cpu(AttentionSums& sums, const AttentionRows& rows, const at
     host.plane(line, of_line + plane_begin);
     std::copy_n(bins, kPatternBins, of_line + pattern_begin);
     of_line[pattern_begin + kPatternBins] = 1;
-    const int64_t bin = host.query_bin(line);
+    const int64_t bin = host.terms(line).query_bin();
     const double largest = largest_factor(of_line);
     for (int64_t slot = 0; slot < top_k; ++slot) {
       const int64_t id = ids.const_data_ptr<int64_t>()[line * top_k + slot];
@@ -235,7 +219,7 @@ void add_experts_on_cpu(AttentionSums& sums, const AttentionRows& rows, const at
       };
       add(0, kNumExpertScalars, 0);
       add(flow_begin, regions, layout.expert_flow(host.region(line), 0));
-      add(plane_begin, kPlaneTerms, layout.expert_observed(0));
+      add(plane_begin, kNumPlaneTerms, layout.expert_observed(0));
       add(pattern_begin, kPatternBins, layout.pattern(bin, 0));
       add(pattern_begin + kPatternBins, 1, layout.pattern_weight(bin));
     }

@@ -12,8 +12,12 @@ namespace moetap::analysis {
 // the error of the mean is the root of the sum over the number of rows. Of `received`, whose values are estimates
 // themselves, it is the scatter over the rows only.
 
-// The paths of `add_rows` and `add_experts`: on the CPU loops, elsewhere LibTorch operations. They give the same sums
-// where the terms are the same (the operations round products in another order). Arguments are checked already.
+/// The rows that sequences have where `row` is undefined; else `row`.
+at::Tensor row_of_sequences(const AttentionSums& sums, const AttentionRows& rows, const at::Tensor& row);
+
+// The paths of `add_rows` and `add_experts`: on the CPU loops, elsewhere kernels (attention_device.h), else LibTorch
+// operations. They give the same sums where the terms are the same (the operations round products in another order).
+// Arguments are checked already; `row` is defined.
 
 void add_rows_on_cpu(AttentionSums& sums, const AttentionRows& rows, const at::Tensor& row);
 void add_experts_on_cpu(AttentionSums& sums, const AttentionRows& rows, const at::Tensor& row,

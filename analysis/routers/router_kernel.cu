@@ -11,6 +11,7 @@
 #include <atomic>
 
 #include "analysis/devices/cuda_kernels.h"
+#include "analysis/devices/loaded_kernels.cuh"
 #include "analysis/routers/router_kernel_arguments.h"
 #include "analysis/routers/router_kernels.h"
 
@@ -20,6 +21,7 @@ namespace {
 // The largest block: see router_kernel_launch. Two blocks or more fit a multiprocessor, so that one works while the
 // other waits for memory.
 constexpr int kMaxThreads = 256;
+constexpr int kOldestArchitecture = 75;  // of the PTX: see cmake/MoetapCuda.cmake
 
 template <int kExperts>
 __global__ void __launch_bounds__(kExperts <= 8 ? kMaxThreads : kMaxThreads / 2)
@@ -48,19 +50,10 @@ Kernel kernel_of(int32_t experts_of_lane) {
   }
 }
 
-/// Properties that are queried once a device, since a query takes microseconds.
-struct KnownDevice {
-  std::atomic<int> num_processors = 0;  // 0: not asked
-  std::atomic<int> runs = -1;           // -1: not asked
-};
-
-KnownDevice& known_device(c10::DeviceIndex device) {
-  static std::array<KnownDevice, 64> devices;
-  return devices.at(static_cast<size_t>(device));
-}
-
+/// Asked once a device, since a query takes microseconds.
 int64_t num_processors(c10::DeviceIndex device) {
-  std::atomic<int>& number = known_device(device).num_processors;
+  static std::array<std::atomic<int>, 64> known{};  // 0: not asked
+  std::atomic<int>& number = known.at(static_cast<size_t>(device));
   if (number == 0) {
     int value = 0;
     C10_CUDA_CHECK(cudaDeviceGetAttribute(&value, cudaDevAttrMultiProcessorCount, device));
@@ -72,15 +65,16 @@ int64_t num_processors(c10::DeviceIndex device) {
 class CudaRouterKernels : public RouterKernels {
  public:
   bool runs_on(c10::Device device) const override {
-    std::atomic<int>& runs = known_device(device.index()).runs;
-    if (runs < 0) {
-      const c10::cuda::CUDAGuard on_device(device);
-      cudaFuncAttributes attributes{};
-      const bool found = cudaFuncGetAttributes(&attributes, observe_router_kernel<1>) == cudaSuccess;
-      if (!found) static_cast<void>(cudaGetLastError());  // else the host's next check would report it
-      runs = found ? 1 : 0;
-    }
-    return runs == 1;
+    static KnownDevices known;
+    return known.run_on(device, [&] {
+      return load_kernels(device, kOldestArchitecture,
+                          {reinterpret_cast<const void*>(observe_router_kernel<1>),
+                           reinterpret_cast<const void*>(observe_router_kernel<2>),
+                           reinterpret_cast<const void*>(observe_router_kernel<4>),
+                           reinterpret_cast<const void*>(observe_router_kernel<8>),
+                           reinterpret_cast<const void*>(observe_router_kernel<16>),
+                           reinterpret_cast<const void*>(observe_router_kernel<32>)});
+    });
   }
 
   void observe(const RouterSums& sums, const RouterCall& call, const TokenRows& rows, const TokenOutputs& outputs,

@@ -124,9 +124,11 @@ void AttentionObserver::observe(int64_t hook_id, const ReportedAttention& report
   if (!ended_) measured_.add(std::move(measured));
 }
 
-std::unique_ptr<PendingReport> AttentionObserver::end() {
+std::unique_ptr<PendingReport> AttentionObserver::end(const std::vector<RouterOfForward>& routers,
+                                                      int64_t num_samples) {
   const std::lock_guard lock(mutex_);
   ended_ = true;
+  measured_.add_on_devices(routers, num_samples, *forward_.copies);
   return measured_.empty() ? nullptr : std::make_unique<PendingAttention>(std::move(measured_));
 }
 

@@ -41,8 +41,9 @@ class AttentionObserver : public Recycled {
   /// Throws c10::Error whose message says what does not fit. After `end` it does nothing.
   void observe(int64_t hook, const ReportedAttention& reported);
 
-  /// The calls that were measured; null: none.
-  std::unique_ptr<PendingReport> end();
+  /// The calls that were measured; null: none. `routers`: those that the forward's routers reported, for sums by expert
+  /// on a device; `num_samples`: of the forward.
+  std::unique_ptr<PendingReport> end(const std::vector<RouterOfForward>& routers = {}, int64_t num_samples = 1);
 
  private:
   /// Where the tokens of calls are that see the same ones, as those of all layers do.

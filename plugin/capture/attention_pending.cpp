@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "analysis/attention/attention_sums.h"
+#include "plugin/capture/attention_device_sums.h"
 #include "plugin/records/attention_record.h"
 
 namespace moetap::plugin {
@@ -105,14 +106,22 @@ void PendingAttention::add(MeasuredAttention attention) {
   calls_.insert(place, std::move(attention));
 }
 
+void PendingAttention::add_on_devices(const std::vector<RouterOfForward>& routers, int64_t num_samples,
+                                      HostCopies& copies) {
+  std::vector<MeasuredAttention*> calls;
+  for (MeasuredAttention& call : calls_) calls.push_back(&call);
+  plugin::add_on_devices({*model_, routers, num_samples, keep_values_}, copies, std::move(calls));
+}
+
 void PendingAttention::visit_tensors(Visit visit) {
   for (MeasuredAttention& call : calls_) {
     analysis::AttentionRows& rows = call.rows;
     for (at::Tensor* tensor : {&rows.line, &rows.values, &rows.bins, &rows.region, &rows.position, &rows.num_keys,
                                &rows.length, &rows.weight, &rows.head_high, &rows.head_low, &rows.head_max_score,
-                               &rows.matrix, &call.key_position, &call.improbable_rows}) {
+                               &rows.matrix, &call.key_position, &call.improbable_rows, &call.sums.words}) {
       visit(*tensor);
     }
+    for (SumsOfExperts& experts : call.by_expert) visit(experts.sums.words);
   }
 }
 
@@ -128,9 +137,24 @@ void PendingAttention::withhold(ForwardRecord& record) {
   record.unverified = checks_->untold();
 }
 
+bool PendingAttention::take_by_expert(const RouterRecord& router, ForwardRecord& record) {
+  for (size_t place = 0; place < calls_.size(); ++place) {
+    for (SumsOfExperts& experts : calls_[place].by_expert) {
+      if (experts.router_hook != router.hook || experts.router_call != router.call) continue;
+      // Else the weights were withheld since: what they have entered is left out.
+      if (experts.has_weights == router.weights.defined()) {
+        normalize(experts.sums);
+        record.attention[place].experts.push_back({router.hook, experts.sums, {}});
+      }
+      return true;
+    }
+  }
+  return false;
+}
+
 void PendingAttention::finish(ForwardRecord& record) {
   withhold(record);
-  std::vector<Lines> lines;
+  std::vector<std::optional<Lines>> lines;  // empty: the device has added the call up
   for (const MeasuredAttention& call : calls_) {
     const analysis::AttentionRows& rows = call.rows;
     const bool attributed = call.tokens->attribution.attributed;
@@ -143,15 +167,22 @@ void PendingAttention::finish(ForwardRecord& record) {
     measured.call = call.call;
     measured.attributed = by_sample;
     measured.num_key_heads = call.num_key_heads;
-    measured.sums = analysis::empty_attention_sums(rows.num_heads, rows.num_regions, rows.self, /*num_experts=*/0,
-                                                   by_sample ? num_samples : 1);
-    add_rows(measured.sums, rows, row);
+    if (call.sums.defined()) {
+      measured.sums = call.sums;
+      normalize(measured.sums);
+      lines.push_back(std::nullopt);
+    } else {
+      measured.sums = analysis::empty_attention_sums(rows.num_heads, rows.num_regions, rows.self, /*num_experts=*/0,
+                                                     by_sample ? num_samples : 1);
+      add_rows(measured.sums, rows, row);
+      lines.push_back(lines_of(call));
+    }
     measured.matrices = matrices_of(call, by_sample ? row : at::full_like(row, -1));
-    lines.push_back(lines_of(call));
-    if (keep_values_) keep_values(rows, lines.back(), measured);
+    if (keep_values_) keep_values(rows, lines.back() ? *lines.back() : lines_of(call), measured);
     record.attention.push_back(std::move(measured));
   }
   for (const RouterRecord& router : record.routers) {
+    if (take_by_expert(router, record)) continue;
     const hooks::HookPoint& of_router = model_->hooks.at(static_cast<size_t>(router.hook));
     // Twice from the last to the first: the same layer comes first.
     for (const bool same_layer : {true, false}) {
@@ -163,7 +194,7 @@ void PendingAttention::finish(ForwardRecord& record) {
         const hooks::HookPoint& hook = hook_of(call);
         if (call.hook > router.hook || call.call > router.call || hook.component != of_router.component) continue;
         if (same_layer && hook.layer != of_router.layer) continue;
-        found = lines_of_tokens(router, lines[place]);
+        if (lines[place]) found = lines_of_tokens(router, *lines[place]);
       }
       if (!found) continue;
       const analysis::AttentionRows& rows = calls_[place].rows;

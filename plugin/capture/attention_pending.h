@@ -11,6 +11,7 @@
 #include "plugin/capture/forward_tokens.h"
 #include "plugin/capture/hook_checks.h"
 #include "plugin/capture/pending_report.h"
+#include "plugin/capture/router_pending.h"
 #include "plugin/process/recycled_memory.h"
 #include "plugin/records/forward_record.h"
 #include "plugin/records/model_description.h"
@@ -23,6 +24,13 @@ namespace moetap::plugin {
 // attention's call has the router's number, or the largest below it. `PendingAttention::finish` is the only place that
 // decides this; it comes behind the routers, whose ids and weights are then in the record.
 
+/// What the experts of a router attend to, as it was added up on the device of both.
+struct SumsOfExperts {
+  int64_t router_hook = 0, router_call = 0;
+  bool has_weights = false;  // the gate weights were known
+  analysis::AttentionSums sums;
+};
+
 /// An attention call that was measured. Its tensors are on the call's device until the forward ends, then on the host.
 struct MeasuredAttention {
   int64_t hook = 0, call = 0;
@@ -31,6 +39,10 @@ struct MeasuredAttention {
   at::Tensor key_position;     // int32 [B, Sk]; undefined: the matrix is not kept
   at::Tensor improbable_rows;  // int64 []; undefined: the call is not checked
   int64_t num_key_heads = 0;
+  // Note [Attention that is summed up on its device]. `sums` defined: of `rows`, the host gets `matrix` and what it
+  // needs for values of each query.
+  analysis::AttentionSums sums = {};
+  std::vector<SumsOfExperts> by_expert = {};
 };
 
 /// Why the probabilities of a checked call are none, one line; empty: they may be some. Waits for the device.
@@ -50,6 +62,9 @@ class PendingAttention final : public PendingReport, public Recycled {
   bool empty() const { return calls_.empty(); }
   /// In any order: forks report as they come.
   void add(MeasuredAttention attention);
+  /// At the forward's end, once: sums up on their devices what is better summed up there. `routers`: all that reported,
+  /// in order of hooks, then of calls. Does not block.
+  void add_on_devices(const std::vector<RouterOfForward>& routers, int64_t num_samples, HostCopies& copies);
 
   void visit_tensors(Visit visit) override;
   void finish(ForwardRecord& record) override;
@@ -63,6 +78,8 @@ class PendingAttention final : public PendingReport, public Recycled {
 
   /// Leaves out calls whose probabilities are none, and all later ones of their hooks.
   void withhold(ForwardRecord& record);
+  /// Adds what a device has added up by the experts of a router. False: no device has.
+  bool take_by_expert(const RouterRecord& router, ForwardRecord& record);
 
   std::shared_ptr<const ModelDescription> model_;
   std::shared_ptr<HookChecks> checks_;

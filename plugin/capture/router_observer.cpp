@@ -233,7 +233,7 @@ void RouterObserver::keep_values(const analysis::RouterCall& call, MeasuredRoute
   }
 }
 
-std::unique_ptr<PendingReport> RouterObserver::end() {
+std::unique_ptr<PendingRouters> RouterObserver::end() {
   const std::lock_guard lock(mutex_);
   ended_ = true;
   if (held_) measured_.add_held(std::move(held_), values_.per_token, values_.record_held);

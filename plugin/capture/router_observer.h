@@ -50,7 +50,7 @@ class RouterObserver {
   void observe(int64_t hook, const ReportedRouter& reported);
 
   /// The calls that were measured, and what is withheld; null: none. A call that is still being measured is left out.
-  std::unique_ptr<PendingReport> end();
+  std::unique_ptr<PendingRouters> end();
   /// The calls that a graph has captured, whose sums its replays add to; null: none. Called once, after `end`.
   std::unique_ptr<PendingReport> end_replayed();
 

@@ -129,6 +129,23 @@ void PendingRouters::add_held(std::shared_ptr<HeldCalls> held, bool per_token, b
   record_held_ = record_held;
 }
 
+std::vector<RouterOfForward> PendingRouters::calls() const {
+  std::vector<RouterOfForward> calls;
+  for (const MeasuredRouter& router : routers_) {
+    const RouterRecord& record = router.record;
+    calls.push_back({record.hook, record.call, router.tokens, record.selected, record.weights, record.sums.num_experts,
+                     router.misfits.defined()});
+  }
+  if (!held_) return calls;
+  for (const HeldCalls::Call& held : held_->calls()) {
+    calls.push_back({held.hook, held.call, held.tokens, {}, {}, held.values.num_experts, false});
+  }
+  std::sort(calls.begin(), calls.end(), [](const RouterOfForward& a, const RouterOfForward& b) {
+    return std::pair(a.hook, a.call) < std::pair(b.hook, b.call);
+  });
+  return calls;
+}
+
 void PendingRouters::forget_tokens() {
   for (MeasuredRouter& router : routers_) {
     router.first_slot = at::Tensor();

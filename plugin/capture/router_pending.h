@@ -49,6 +49,16 @@ struct MeasuredRouter {
   std::shared_ptr<const c10::Event> captured;
 };
 
+/// What other kinds of hooks need of a router call at the forward's end. Tensors on the call's device.
+struct RouterOfForward {
+  int64_t hook = 0, call = 0;
+  std::shared_ptr<const TokenGroup> tokens;
+  at::Tensor selected;  // int32 [N, K], as in RouterRecord, with padding; undefined: it is not there yet
+  at::Tensor weights;   // float32 [N, K]; undefined: the model has none
+  int64_t num_experts = 0;
+  bool checks = false;  // the call's verdict is not back
+};
+
 /// Whether transitions are counted on the device: true if an E x E matrix of int64 is smaller than one int32 a token.
 bool counts_transitions_on_device(c10::Device device, int64_t num_tokens, int64_t num_experts);
 
@@ -75,6 +85,9 @@ class PendingRouters final : public PendingReport, public Recycled {
   /// the router before has not reported yet. In a graph that is being captured, makes the stream wait for the router
   /// before; else the caller does so.
   analysis::TransitionFrom count_transitions(MeasuredRouter& router, const Zeros& zeros) const;
+
+  /// All calls, in order of hooks, then of calls.
+  std::vector<RouterOfForward> calls() const;
 
   /// For calls that a graph captured: removes what tells of single tokens, which are not known in replays.
   void forget_tokens();

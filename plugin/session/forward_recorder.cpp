@@ -117,7 +117,7 @@ ForwardRecorder::~ForwardRecorder() {
       const std::lock_guard lock(host_values_->mutex);
       host_values_->state = ForwardValues::State::kLost;
       source_.query = query_tokens();
-      binding_->recording().forward_aborted(tokens_->batch().value_or(1), source_);
+      binding_->recording().forward_aborted(num_samples(), source_);
     } catch (const std::exception&) {
       // A lock cannot be taken: the forward is not counted, and the host runs on.
     }
@@ -220,7 +220,7 @@ void ForwardRecorder::end_skipped() {
   }
   tokens_->end();
   source_.query = query_tokens();
-  binding_->recording().forward_skipped(tokens_->batch().value_or(1), source_);
+  binding_->recording().forward_skipped(num_samples(), source_);
 }
 
 void ForwardRecorder::end_replayed() {
@@ -255,11 +255,16 @@ void ForwardRecorder::end() {
       end_skipped();
       return;
     }
-    if (auto routers = routers_.end()) pending->reports.push_back(std::move(routers));
-    // Behind the routers: what experts attend to is summed up once their ids and weights are in the record.
-    if (auto attention = attention_ ? attention_->end() : nullptr) pending->reports.push_back(std::move(attention));
+    auto routers = routers_.end();
     tokens_->end();
     source_.query = query_tokens();
+    std::unique_ptr<PendingReport> attention;
+    if (attention_) {
+      attention = attention_->end(routers ? routers->calls() : std::vector<RouterOfForward>(), num_samples());
+    }
+    if (routers) pending->reports.push_back(std::move(routers));
+    // Behind the routers: what experts attend to is summed up once their ids and weights are in the record.
+    if (attention) pending->reports.push_back(std::move(attention));
     if (!replays_ && !tokens_->in_captured_graph(*copies_)) {
       record(std::move(pending));
       return;
@@ -275,7 +280,7 @@ void ForwardRecorder::end() {
 }
 
 void ForwardRecorder::record(std::unique_ptr<PendingForward> pending) {
-  pending->num_samples = tokens_->batch().value_or(1);
+  pending->num_samples = num_samples();
   pending->record.model = binding_->model();
   pending->record.method = method_;
   pending->record.duration_s = std::chrono::duration<double>(std::chrono::steady_clock::now() - began_).count();
@@ -302,7 +307,7 @@ void ForwardRecorder::not_recorded(const std::exception& error) {
     if (host_values_->state != ForwardValues::State::kRunning) return;
     host_values_->state = ForwardValues::State::kLost;
   }
-  binding_->recording().forward_aborted(tokens_->batch().value_or(1), source_);
+  binding_->recording().forward_aborted(num_samples(), source_);
   binding_->recording().notice("a forward was not recorded", one_line(error));
 }
 

@@ -60,6 +60,7 @@ class ForwardRecorder {
   /// Counts a forward whose `end` failed, unless the recording has counted it.
   void not_recorded(const std::exception& error);
   QueryTokens query_tokens() const;
+  int64_t num_samples() const { return tokens_->batch().value_or(1); }
   AttentionValues attention_values(const c10::List<std::optional<at::Tensor>>& arguments) const;
 
   const std::shared_ptr<ModelBinding> binding_;

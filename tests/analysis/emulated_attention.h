@@ -18,6 +18,9 @@ class EmulatedAttentionKernels final : public AttentionDeviceKernels {
   bool runs_on(c10::Device device) const override { return device.is_cpu(); }
   void measure(const AttentionCall& call, const AttentionTokens& tokens, const AttentionRows& rows,
                const at::Tensor& scratch) const override;
+  void add_rows(const AttentionSums& sums, const AttentionRows& rows, const at::Tensor& row) const override;
+  void add_experts(const AttentionSums& sums, const AttentionRows& rows, const at::Tensor& row,
+                   const at::Tensor& selected, const at::Tensor& weights) const override;
 
  private:
   uint64_t seed_;

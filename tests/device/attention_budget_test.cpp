@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "analysis/attention/attention_device.h"
+#include "analysis/attention/attention_sums.h"
 #include "tests/analysis/attention/attention_calls.h"
 #include "tests/analysis/attention/compare_rows.h"
 #include "tests/support/fake_device.h"
@@ -67,15 +68,53 @@ TEST_F(AttentionBudgetTest, AGraphMeasuresAgainWithEachReplay) {
   }
 }
 
+TEST_F(AttentionBudgetTest, TheMatrixIsMadeByTheSameMeasurement) {
+  const AttentionRows rows = measure_attention(device_.call, device_.tokens, {/*matrix=*/true});
+  EXPECT_EQ(fake_device::counts().kernels, 1);
+  EXPECT_EQ(fake_device::counts().operations, 0);
+  EXPECT_EQ(fake_device::counts().synchronizations, 0);
+  fake_device::run_until_idle();
+  AttentionRows measured = on_host(rows);
+  measured.matrix = fake_device::on_cpu(rows.matrix);
+  expect_equal(measured, fast(host_, /*matrix=*/true), 1e-6, "on the device");
+}
+
+TEST_F(AttentionBudgetTest, SumsAreOneKernelEach) {
+  const AttentionRows rows = measure_attention(device_.call, device_.tokens);
+  const at::Device device(fake_device::kType, 0);
+  AttentionSums sums = empty_attention_sums(4, 5, true, 6, 2, device);
+  const at::Tensor selected = at::randint(6, {140, 2}, at::kInt), on_device = selected.to(device);
+  fake_device::run_until_idle();
+  fake_device::reset_counts();
+  add_rows(sums, rows, {});
+  add_experts(sums, rows, {}, on_device, {});
+  const fake_device::Counts counts = fake_device::counts();
+  EXPECT_EQ(counts.kernels, 2);
+  EXPECT_EQ(counts.allocations + counts.operations + counts.fills + counts.synchronizations + counts.events, 0);
+  fake_device::run_until_idle();
+  AttentionSums expected = empty_attention_sums(4, 5, true, 6, 2);
+  const AttentionRows of_host = fast(host_);
+  add_rows(expected, of_host, {});
+  add_experts(expected, of_host, {}, selected, {});
+  sums.words = fake_device::on_cpu(sums.words);
+  normalize(sums);
+  EXPECT_TRUE(at::equal(sums.words, expected.words));
+}
+
 TEST_F(AttentionBudgetTest, CallsThatKernelsDoNotTakeAreCountedByReason) {
-  const std::string reason = "the matrix of probabilities is asked for";
+  const std::string reason = "query and key are not half, bfloat16 or float";
   const int64_t before = refused_attention_calls()[reason];
-  AttentionRows rows = measure_attention(device_.call, device_.tokens, {/*matrix=*/true});
+  for (CallOfTest* test : {&host_, &device_}) {
+    test->call.query = test->call.query.to(at::kDouble);
+    test->call.key = test->call.key.to(at::kDouble);
+  }
+  fake_device::run_until_idle();
+  fake_device::reset_counts();
+  const AttentionRows rows = measure_attention(device_.call, device_.tokens);
   EXPECT_EQ(refused_attention_calls()[reason], before + 1);
   EXPECT_EQ(fake_device::counts().kernels, 0);
   EXPECT_GT(fake_device::counts().operations, 0);
   fake_device::run_until_idle();
-  rows.matrix = at::Tensor();
   expect_equal(on_host(rows), fast(host_), 1e-5, "by operations");
 }
 

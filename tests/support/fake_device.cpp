@@ -16,6 +16,7 @@
 
 #include "analysis/attention/attention_device_kernels.h"
 #include "analysis/attention/attention_paths.h"
+#include "analysis/attention/attention_sums_paths.h"
 #include "analysis/devices/device_kernels.h"
 #include "analysis/routers/observe_paths.h"
 #include "analysis/routers/router_kernels.h"
@@ -166,10 +167,26 @@ class FakeAttentionKernels final : public analysis::AttentionDeviceKernels {
   void measure(const analysis::AttentionCall& call, const analysis::AttentionTokens& tokens,
                const analysis::AttentionRows& rows, const at::Tensor& /*scratch*/) const override {
     const auto task = [call = host(call), tokens = host(tokens), rows = rows] {
-      const analysis::AttentionRows measured = analysis::measure_on_cpu(call, tokens, {});
+      const analysis::AttentionRows measured = analysis::measure_on_cpu(call, tokens, {rows.matrix.defined()});
       for (const auto tensor : kTensors) on_cpu(rows.*tensor).copy_(measured.*tensor);
+      if (rows.matrix.defined()) on_cpu(rows.matrix).copy_(measured.matrix);
     };
     run_or_capture(tokens.query_position.device(), task);
+  }
+  void add_rows(const analysis::AttentionSums& sums, const analysis::AttentionRows& rows,
+                const at::Tensor& row) const override {
+    run_or_capture(sums.words.device(), [sums = host(sums), rows = host(rows), row = on_cpu(row)]() mutable {
+      analysis::add_rows_on_cpu(sums, rows, analysis::row_of_sequences(sums, rows, row));
+    });
+  }
+  void add_experts(const analysis::AttentionSums& sums, const analysis::AttentionRows& rows, const at::Tensor& row,
+                   const at::Tensor& selected, const at::Tensor& weights) const override {
+    const auto task = [sums = host(sums), rows = host(rows), row = on_cpu(row), selected = on_cpu(selected),
+                       weights = on_cpu(weights)]() mutable {
+      const at::Tensor of_sequences = analysis::row_of_sequences(sums, rows, row);
+      analysis::add_experts_on_cpu(sums, rows, of_sequences, selected.to(at::kLong), weights);
+    };
+    run_or_capture(sums.words.device(), task);
   }
 
  private:
@@ -178,6 +195,15 @@ class FakeAttentionKernels final : public analysis::AttentionDeviceKernels {
       &Rows::line,   &Rows::values, &Rows::bins,      &Rows::region,   &Rows::num_keys,
       &Rows::length, &Rows::weight, &Rows::head_high, &Rows::head_low, &Rows::head_max_score};
 
+  static analysis::AttentionSums host(analysis::AttentionSums sums) {
+    sums.words = on_cpu(sums.words);
+    return sums;
+  }
+  static analysis::AttentionRows host(analysis::AttentionRows rows) {
+    for (const auto tensor : kTensors) rows.*tensor = on_cpu(rows.*tensor);
+    rows.position = on_cpu(rows.position);
+    return rows;
+  }
   static analysis::AttentionCall host(analysis::AttentionCall call) {
     for (at::Tensor* tensor :
          {&call.probabilities, &call.scores, &call.query, &call.key, &call.mask, &call.log_sum_exp}) {

@@ -34,9 +34,10 @@ CallOfTest call_on(at::Device device, CallOfTest test) {
 }
 
 AttentionRows to_host(AttentionRows rows) {
-  for (at::Tensor* tensor : {&rows.line, &rows.values, &rows.bins, &rows.region, &rows.position, &rows.num_keys,
-                             &rows.length, &rows.weight, &rows.head_high, &rows.head_low, &rows.head_max_score}) {
-    *tensor = tensor->cpu();
+  for (at::Tensor* tensor :
+       {&rows.line, &rows.values, &rows.bins, &rows.region, &rows.position, &rows.num_keys, &rows.length, &rows.weight,
+        &rows.head_high, &rows.head_low, &rows.head_max_score, &rows.matrix}) {
+    if (tensor->defined()) *tensor = tensor->cpu();
   }
   return rows;
 }
@@ -48,15 +49,16 @@ class AttentionKernelTest : public testing::TestWithParam<Where> {
     if (!missing.empty()) GTEST_SKIP() << missing;
   }
 
-  static AttentionRows measure(const CallOfTest& test, uint64_t seed = 1, int64_t enough_blocks = kEnoughBlocks) {
+  static AttentionRows measure(const CallOfTest& test, uint64_t seed = 1, int64_t enough_blocks = kEnoughBlocks,
+                               bool matrix = false) {
     const AttentionShape shape = check_attention(test.call, test.tokens);
-    const char* refusal = attention_kernel_refusal(test.call, shape, {});
+    const char* refusal = attention_kernel_refusal(test.call, shape);
     if (refusal != nullptr) throw std::runtime_error(refusal);
     if (GetParam() == Where::kEmulated) {
-      return measure_with_kernels(EmulatedAttentionKernels(seed, enough_blocks), test.call, test.tokens, {});
+      return measure_with_kernels(EmulatedAttentionKernels(seed, enough_blocks), test.call, test.tokens, {matrix});
     }
     const CallOfTest on_device = call_on(at::kCUDA, test);
-    return to_host(measure_on_device(on_device.call, on_device.tokens, {}));
+    return to_host(measure_on_device(on_device.call, on_device.tokens, {matrix}));
   }
 
   /// Emulation takes a second for 500 x 500 scores.
@@ -69,6 +71,9 @@ class AttentionKernelTest : public testing::TestWithParam<Where> {
   /// enough_blocks = 1: all tiles of up to 1,024 keys are one part; else most parts are one tile.
   static void expect_as_reference(const CallOfTest& test, double tolerance = 1e-5, int64_t enough_blocks = 1) {
     expect_equal(measure(test, 1, enough_blocks), reference(test), tolerance, test.name);
+  }
+  static void expect_matrix_as_reference(const CallOfTest& test) {
+    expect_equal(measure(test, 1, 1, /*matrix=*/true), reference(test, /*matrix=*/true), tolerance_of(test), test.name);
   }
 };
 
@@ -132,6 +137,38 @@ TEST_P(AttentionKernelTest, DepthsAndStrides) {
   }
 }
 
+TEST_P(AttentionKernelTest, TheMatrixIsTheMeanOverHeads) {
+  int64_t number = 0;
+  for (CallOfTest test : calls_of_all_shapes()) {
+    if (is_slow(test)) continue;
+    const int64_t kind = number++ % 4;
+    if (kind == 1) test = with_probabilities(test);
+    if (kind >= 2) {
+      const at::ScalarType type = kind == 2 ? at::kHalf : at::kBFloat16;
+      test.name += std::string(", ") + toString(type);
+      test.call.query = test.call.query.to(type);
+      test.call.key = test.call.key.to(type);
+    }
+    expect_matrix_as_reference(test);
+  }
+}
+
+TEST_P(AttentionKernelTest, TheMatrixHasNoRowsThatAreNotMeasured) {
+  CallOfTest test = random_call({2, 4, 2, 140, 140, 300});  // more of a row than shared memory takes at once
+  test.call.causal = true;
+  test.tokens.query_position = test.tokens.key_position = positions_of({140, 71}, 140, true);
+  test.call.mask = (test.tokens.key_position >= 0).view({2, 1, 1, 140}).logical_and(at::ones({140, 1}, at::kBool));
+  test.call.mask[0][0][139].fill_(false);  // an empty row
+  test.call.query[0][1][5][0] = NAN;       // of one head
+  test.tokens.sampled = at::rand({2, 140}) < 0.7;
+  test.tokens.sampled.select(1, 5).fill_(true);
+  const AttentionRows rows = measure(test, 1, 1, /*matrix=*/true);
+  expect_equal(rows, reference(test, /*matrix=*/true), 1e-5, "by operations");
+  EXPECT_EQ(rows.matrix[0][5].abs().sum().item<double>(), 0);
+  const AttentionRows again = measure(test, 7, 1, /*matrix=*/true);
+  EXPECT_TRUE(at::equal(again.matrix, rows.matrix)) << "the order of blocks and threads";
+}
+
 TEST_P(AttentionKernelTest, RowsThatAreNone) {
   for (const at::ScalarType type : {at::kFloat, at::kBFloat16}) {
     CallOfTest test = random_call({1, 2, 2, 70, 70, 8});
@@ -181,6 +218,7 @@ TEST_P(AttentionKernelTest, SinksTakeWhatKeysLack) {
   test.call.probabilities = at::softmax(with_sink, 3).narrow(3, 0, 90);
   const AttentionRows rows = measure(test);
   expect_equal(rows, reference(test), 1e-5, "sinks");
+  expect_matrix_as_reference(test);
   EXPECT_LT(rows.values.select(1, kKeyMass).max().item<double>(), 0.9999);
 }
 
@@ -250,15 +288,14 @@ TEST_P(AttentionKernelTest, TheOrderOfBlocksAndThreadsDoesNotMatter) {
 
 TEST(AttentionKernelLaunchTest, WhatIsRefusedIsNamed) {
   const CallOfTest good = random_call({1, 2, 2, 6, 6, 8});
-  const auto refusal = [&](const std::function<void(CallOfTest&)>& change, bool matrix = false) -> std::string {
+  const auto refusal = [&](const std::function<void(CallOfTest&)>& change) -> std::string {
     CallOfTest test = good;
     change(test);
     const AttentionShape shape = check_attention(test.call, test.tokens);
-    const char* reason = attention_kernel_refusal(test.call, shape, {matrix});
+    const char* reason = attention_kernel_refusal(test.call, shape);
     return reason == nullptr ? "" : reason;
   };
   EXPECT_EQ(refusal([](auto&) {}), "");
-  EXPECT_EQ(refusal([](auto&) {}, true), "the matrix of probabilities is asked for");
   EXPECT_EQ(refusal([](auto& test) { test.call.query = test.call.query.to(at::kDouble); }),
             "query and key of different dtypes");
   EXPECT_EQ(refusal([](auto& test) {
