@@ -41,9 +41,8 @@ def measure(decoder, hooks: RouterHooks, batch: int, length: int, rounds: int) -
     tokens = torch.randint(VOCABULARY, (batch, length))
     with tempfile.TemporaryDirectory() as folder:
         plain, by_hooks, by_attach = [], [], []
-        example = torch.randint(VOCABULARY, (2, 4))
-        twin = copy.deepcopy(decoder)  # attached throughout; its weights are the same
-        with moetap.attach(twin, Path(folder) / "run", example_inputs=(example,)) as recording:
+        twin = copy.deepcopy(decoder, {id(each): each for each in decoder.parameters()})  # shares the weights
+        with moetap.attach(twin, Path(folder) / "run", example_inputs=(tokens,)) as recording:
             for _ in range(10):
                 twin(tokens)
             for _ in range(rounds):
