@@ -13,13 +13,14 @@ from torch.overrides import TorchFunctionMode
 from moetap.observe import STATE, ModelNumber, begin_operands, end_operands, new_state
 from moetap.taps import Tap, choose_tap
 from moetap.traced import function_name, named_arguments, tensor_at, trace
-from moetap.values import GraphValues, begin_of, evaluate, hook_names, read_router, router_nodes
+from moetap.values import GraphValues, begin_of, evaluate, hooks_of, read_router, router_nodes
 
 
 class EagerTaps:
     """The hooks of one model. `bind`: gives the instrumented twin of a traced module, bound to a session."""
 
-    def __init__(self, model: nn.Module, bind: Callable, example_inputs):
+    def __init__(self, model: nn.Module, bind: Callable, example_inputs, dumps_scores: bool):
+        self._dumps_scores = dumps_scores
         compiled = isinstance(model, torch._dynamo.OptimizedModule)
         self._model = model._orig_mod if compiled else model
         if STATE in dict(self._model.named_buffers()):
@@ -65,9 +66,11 @@ class EagerTaps:
         traced = trace(self._model, inputs)
         graph = self._bind(traced.script)._get_method("forward").graph
         self._description, self._arguments = begin_of(graph)
-        names = hook_names(self._description)
+        hooks = hooks_of(self._description)
+        names = {number: hook["name"] for number, hook in hooks.items()}
         values = GraphValues(traced.places.__contains__)
-        taps = [choose_tap(read_router(node, names, values), traced) for node in router_nodes(graph)]
+        reports = [read_router(node, names, values) for node in router_nodes(graph)]
+        taps = [choose_tap(each, traced, self._needs_scores(hooks[each.hook])) for each in reports]
 
         parameters = [each for each in inspect.signature(self._model.forward).parameters]
         self._positions = {name: parameters.index(name) for name in self._arguments if name in parameters}
@@ -87,6 +90,10 @@ class EagerTaps:
                 self._replace_forward(modules, owner, its, runs)
         self._hooks.append(self._model.register_forward_hook(self._end))
         self._hooks.append(self._model.register_forward_hook(self._abort, always_call=True))
+
+    def _needs_scores(self, hook: Mapping[str, Any]) -> bool:
+        """Scores are a column of the full dump, and the entropy of sigmoid scores is measured."""
+        return self._dumps_scores or hook["scoring"].startswith("sigmoid")
 
     # ---- the forward of the model
 

@@ -16,7 +16,7 @@ from moetap.values import (
     Known,
     RouterReport,
     begin_of,
-    hook_names,
+    hooks_of,
     read_router,
     router_nodes,
 )
@@ -55,7 +55,7 @@ def instrument_with(program: ExportedProgram, instrument: Callable) -> ExportedP
     graph = instrument(script)._get_method("forward").graph
     description, arguments = begin_of(graph)
     values = GraphValues(names.__contains__)
-    hooks = hook_names(description)
+    hooks = {number: hook["name"] for number, hook in hooks_of(description).items()}
     reports = [read_router(node, hooks, values) for node in router_nodes(graph)]
     return _Inserter(program, names).insert(description, arguments, reports)
 

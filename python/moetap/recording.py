@@ -43,7 +43,6 @@ class Recording:
         settings = {**config, "output_dir": str(output_dir)}
         self.model = None
         self.output_dir = Path(output_dir)
-        self._task = str(settings.get("task", "log_metrics"))
         self._session = _refusing(lambda: torch.classes.moetap.Session(json.dumps(settings)))
         self._taps = None
 
@@ -62,7 +61,8 @@ class Recording:
         elif isinstance(model, torch.nn.Module):
             from moetap.eager import EagerTaps
 
-            self._taps = EagerTaps(model, self._bind, example_inputs)
+            dumps_scores = json.loads(self._session.config())["dump"] == "full"
+            self._taps = EagerTaps(model, self._bind, example_inputs, dumps_scores)
             self.model = model
         else:
             kind = type(model).__name__

@@ -1,6 +1,6 @@
 """Chooses where in an eager model a router's values are taken."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from moetap.traced import Place, TracedModel
 from moetap.values import RouterReport, known_names
@@ -59,18 +59,29 @@ def _places_in(traced: TracedModel, names: set[str], owner: str, run: int) -> di
     return places
 
 
-def choose_tap(report: RouterReport, traced: TracedModel) -> Tap:
+def choose_tap(report: RouterReport, traced: TracedModel, needs_scores: bool) -> Tap:
     """The innermost module whose arguments and results hold all values of a router; else the innermost one that holds
-    them with its submodules and the functions that it calls. Raises ValueError, with the router's name."""
-    names = set().union(*(known_names(value) for value in report.operands()))
-    first = traced.places[next(iter(names))]
-    owners = sorted({parent for place in first for parent in _parents(place.module)}, key=len, reverse=True)
-    taps = [
-        Tap(report, owner, run, places)
-        for owner in owners
-        for run in range(traced.calls.get(owner, 0))
-        if (places := _places_in(traced, names, owner, run)) is not None
-    ]
+    them with its submodules and the functions that it calls, which costs time. Scores that nobody asks for, and what
+    only the hook's check of itself reads, are left out where they alone would need that. Raises ValueError, with the
+    router's name."""
+    taps = _taps_of(report, traced)
+    if not any(tap.is_at_owner for tap in taps):
+        without_choice = replace(report, choice=None)
+        taps = _taps_of(without_choice, traced) or taps
+        if not needs_scores and report.logits is not None and not any(tap.is_at_owner for tap in taps):
+            taps = _taps_of(replace(without_choice, scores=None), traced) or taps
     if not taps:
         raise ValueError(f"router {report.name}: no module of the model holds all of its values")
     return next((tap for tap in taps if tap.is_at_owner), taps[0])
+
+
+def _taps_of(report: RouterReport, traced: TracedModel) -> list[Tap]:
+    """The innermost owners first."""
+    names = set().union(*(known_names(value) for value in report.operands()))
+    owners = {parent for name in names for place in traced.places[name] for parent in _parents(place.module)}
+    return [
+        Tap(report, owner, run, places)
+        for owner in sorted(owners, key=len, reverse=True)
+        for run in range(traced.calls.get(owner, 0))
+        if (places := _places_in(traced, names, owner, run)) is not None
+    ]

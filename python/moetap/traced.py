@@ -60,6 +60,13 @@ def function_name(function) -> str:
     return resolve_name(function) or getattr(function, "__name__", repr(function))
 
 
+_COMPARISONS = {f"__{name}__" for name in ("gt", "ge", "lt", "le", "eq", "ne")} | {"gt", "ge", "lt", "le", "eq", "ne"}
+
+
+def _name_of(tensor: torch.Tensor) -> str:
+    return torch._C._get_value_trace(tensor).debugName()
+
+
 class _Names(TorchFunctionMode):
     """Names the values of a trace while the model runs."""
 
@@ -68,6 +75,13 @@ class _Names(TorchFunctionMode):
         self.traced = traced
         self.running: list[tuple[str, int, dict[str, int]]] = []  # module, its run, how often it called each function
         self.arguments: set[str] = set()  # of the model: they keep their names
+        self.sizes: set[str] = set()  # values that are made of sizes alone
+
+    def is_size(self, tensor: torch.Tensor) -> bool:
+        if tensor.dim() != 0 or tensor.is_floating_point():
+            return False
+        value = torch._C._get_value_trace(tensor)
+        return value.debugName() in self.sizes or value.node().kind() == "prim::NumToTensor"
 
     def hold(self, value: Any, place: Place, skip: int = 0) -> None:
         for path, tensor in tensors_in(value):
@@ -79,8 +93,16 @@ class _Names(TorchFunctionMode):
             self.traced.places.setdefault(name, []).append(replace(place, path=path[skip:]))
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
-        result = function(*args, **(kwargs or {}))
         if not torch._C._is_tracing():
+            return function(*args, **(kwargs or {}))
+        result = function(*args, **(kwargs or {}))
+        operands = [each for _, each in tensors_in((args, kwargs or {}))]
+        if operands and all(self.is_size(each) for each in operands):
+            # In a trace sizes are tensors, in the model's own runs they are numbers: these calls are none of functions
+            # on tensors there, and a flag that comes of sizes must be one.
+            if getattr(function, "__name__", "") in _COMPARISONS:
+                return result.item()
+            self.sizes.update(_name_of(each) for _, each in tensors_in(result))
             return result
         name = function_name(function)
         for module, run, counts in reversed(self.running):
@@ -93,7 +115,7 @@ class _Names(TorchFunctionMode):
             run = self.traced.calls.get(name, 0)
             self.traced.calls[name] = run + 1
             if not self.running:
-                self.arguments = {torch._C._get_value_trace(each).debugName() for _, each in tensors_in((args, kwargs))}
+                self.arguments = {_name_of(each) for _, each in tensors_in((args, kwargs))}
             self.running.append((name, run, {}))
             self.hold((args, dict(kwargs)), Place("in", name, (), run), skip=1)
 

@@ -169,6 +169,6 @@ def begin_of(graph) -> tuple[str, list[str]]:
     return text.toIValue(), [value.debugName() for value in arguments.node().inputs()]
 
 
-def hook_names(description: str) -> dict[int, str]:
-    """The names of a model's hooks, by id."""
-    return {hook["id"]: hook["name"] for hook in json.loads(description)["hooks"]}
+def hooks_of(description: str) -> dict[int, dict[str, Any]]:
+    """A model's hooks, by id."""
+    return {hook["id"]: hook for hook in json.loads(description)["hooks"]}
