@@ -5,11 +5,13 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstdio>
 #include <fstream>
 #include <system_error>
 
 #include "cli/terminal/command_error.h"
 #include "plugin/formats/atomic_file.h"
+#include "plugin/formats/left_temporaries.h"
 
 namespace moetap::cli {
 namespace {
@@ -35,31 +37,45 @@ void sync_files(const fs::path& path) {
   if (failed != 0 && error != EINVAL) fail(path, std::generic_category().message(error));
 }
 
+// The error number, or 0. Without `replaces`, what is at `to` stays, but for an empty folder.
+int rename_to(const fs::path& from, const fs::path& to, bool replaces) {
+  if (!replaces && !fs::is_directory(from)) {
+    if (::renameat2(AT_FDCWD, from.c_str(), AT_FDCWD, to.c_str(), RENAME_NOREPLACE) == 0) return 0;
+    if (errno != EINVAL && errno != ENOSYS) return errno;  // else the file system cannot
+  }
+  return std::rename(from.c_str(), to.c_str()) == 0 ? 0 : errno;
+}
+
 }  // namespace
 
 OutputPlace::OutputPlace(const std::string& path, OutputKind kind, bool force, std::string command)
-    : kind_(kind), command_(std::move(command)) {
+    : kind_(kind), force_(force), command_(std::move(command)) {
   path_ = fs::path(path).lexically_normal();
   if (!path_.has_filename()) path_ = path_.parent_path();
+  check_free();
   std::error_code error;
-  const fs::file_status status = fs::status(path_, error);
-  const bool is_folder = fs::is_directory(status);
-  if (fs::exists(status)) {
-    const bool is_free = is_folder && kind == OutputKind::kFolder && fs::is_empty(path_, error);
-    if (!is_free && !force) {
-      throw CommandError(fmt::format("{}: is there already; name another path, or replace it with --force", path));
-    }
-    if (!is_free && (is_folder != (kind == OutputKind::kFolder) ||
-                     (is_folder && !fs::exists(path_ / marker_of(command_), error)))) {
-      throw CommandError(fmt::format("{}: is no {} and is not replaced; name another path", path,
-                                     command_ == "export" ? "export of this format" : "output of moetap " + command_));
-    }
-  }
+  plugin::remove_left_temporaries(path_);
   temporary_ = fmt::format("{}.tmp-{}-0", path_.string(), ::getpid());
   make_parents();
   if (kind_ == OutputKind::kFolder) {
     fs::create_directory(temporary_, error);
     if (error) fail(path_, error.message());
+  }
+}
+
+void OutputPlace::check_free() const {
+  std::error_code error;
+  const fs::file_status status = fs::status(path_, error);
+  if (!fs::exists(status)) return;
+  const bool is_folder = fs::is_directory(status);
+  if (is_folder && kind_ == OutputKind::kFolder && fs::is_empty(path_, error)) return;
+  if (!force_) {
+    throw CommandError(
+        fmt::format("{}: is there already; name another path, or replace it with --force", path_.string()));
+  }
+  if (is_folder != (kind_ == OutputKind::kFolder) || (is_folder && !fs::exists(path_ / marker_of(command_), error))) {
+    throw CommandError(fmt::format("{}: is no {} and is not replaced; name another path", path_.string(),
+                                   command_ == "export" ? "export of this format" : "output of moetap " + command_));
   }
 }
 
@@ -94,17 +110,18 @@ void OutputPlace::commit() {
     if (!marker.flush()) fail(path_, "the disk refuses");
   }
   sync_files(temporary_);
+  check_free();  // another command may have written it meanwhile
   fs::path old;
-  if (kind_ == OutputKind::kFolder && fs::exists(path_, error)) {
+  if (force_ && kind_ == OutputKind::kFolder && fs::exists(path_, error)) {
     old = fmt::format("{}.tmp-{}-1", path_.string(), ::getpid());
     fs::rename(path_, old, error);
     if (error) fail(path_, error.message());
   }
-  fs::rename(temporary_, path_, error);
-  if (error) {
+  if (const int failure = rename_to(temporary_, path_, force_); failure != 0) {
     std::error_code ignored;
     if (!old.empty()) fs::rename(old, path_, ignored);
-    fail(path_, error.message());
+    if (failure == EEXIST || failure == ENOTEMPTY) check_free();  // says what is there
+    fail(path_, std::generic_category().message(failure));
   }
   committed_ = true;
   if (!old.empty()) fs::remove_all(old, error);

@@ -9,7 +9,8 @@ namespace moetap::cli {
 enum class OutputKind { kFile, kFolder };
 
 /// Where an export goes. It is written under a temporary name beside PATH and gets its name in `commit`: PATH never
-/// holds half an export, and an export that fails or is interrupted leaves nothing. Throws CommandError.
+/// holds half an export, and an export that fails or is interrupted leaves nothing. What one that was killed left is
+/// removed by the next to the same PATH. Throws CommandError.
 class OutputPlace {
  public:
   /// Refuses a PATH that is there; with `force` a file is replaced, and a folder if the same command ("export") made
@@ -24,13 +25,17 @@ class OutputPlace {
   const std::filesystem::path& temporary() const { return temporary_; }
   std::string parent() const;
 
+  /// Gives PATH its content, unless another command has written to PATH meanwhile.
   void commit();
 
  private:
+  /// Throws unless PATH is not there, or may be replaced.
+  void check_free() const;
   void make_parents();
 
   std::filesystem::path path_, temporary_;
   OutputKind kind_;
+  bool force_ = false;
   std::string command_;
   bool committed_ = false;
   std::vector<std::filesystem::path> new_folders_;  // each before its parent

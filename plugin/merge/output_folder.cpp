@@ -2,16 +2,14 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <signal.h>
 #include <unistd.h>
 
 #include <cerrno>
-#include <charconv>
 #include <stdexcept>
-#include <vector>
 
 #include "plugin/formats/atomic_file.h"
 #include "plugin/formats/file_error.h"
+#include "plugin/formats/left_temporaries.h"
 
 namespace moetap::plugin {
 namespace {
@@ -36,7 +34,7 @@ OutputFolder::OutputFolder(const std::string& path) : path_(fs::absolute(path).l
   std::error_code error;
   fs::create_directories(path_.parent_path(), error);
   if (error) throw std::runtime_error(fmt::format("cannot write {}: {}", path_.string(), error.message()));
-  remove_left();
+  remove_left_temporaries(path_);
   temporary_ = fmt::format("{}.tmp-{}-0", path_.string(), ::getpid());
   fs::create_directory(temporary_, error);
   if (error) throw std::runtime_error(fmt::format("cannot write {}: {}", path_.string(), error.message()));
@@ -51,21 +49,6 @@ void OutputFolder::check_free() const {
   std::error_code error;
   const bool is_free = !fs::exists(path_, error) || (fs::is_directory(path_, error) && fs::is_empty(path_, error));
   if (!is_free) throw std::runtime_error(fmt::format("{}: is there already; name another path", path_.string()));
-}
-
-void OutputFolder::remove_left() const {
-  const std::string begin = path_.filename().string() + ".tmp-";
-  std::vector<fs::path> left;
-  std::error_code error;
-  for (const auto& entry : fs::directory_iterator(path_.parent_path(), error)) {
-    const std::string name = entry.path().filename().string();
-    pid_t process = 0;
-    if (!name.starts_with(begin)) continue;
-    const auto read = std::from_chars(name.data() + begin.size(), name.data() + name.size(), process);
-    if (read.ec != std::errc{} || std::string_view(read.ptr) != "-0" || process <= 0) continue;
-    if (::kill(process, 0) != 0 && errno == ESRCH) left.push_back(entry.path());
-  }
-  for (const fs::path& path : left) fs::remove_all(path, error);
 }
 
 void OutputFolder::commit() {

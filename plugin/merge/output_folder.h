@@ -24,7 +24,6 @@ class OutputFolder {
 
  private:
   void check_free() const;
-  void remove_left() const;
 
   std::filesystem::path path_, temporary_;
   bool committed_ = false;
