@@ -37,12 +37,12 @@ struct Piece {
   std::vector<DumpedForward::Attention> attention;
 };
 
-at::Tensor behind(const at::Tensor& first, const at::Tensor& second, const std::string& series) {
+at::Tensor behind(const at::Tensor& first, const at::Tensor& second, const std::string& path) {
   const bool same =
       first.defined() == second.defined() && (!first.defined() || (first.scalar_type() == second.scalar_type() &&
                                                                    first.sizes().slice(1) == second.sizes().slice(1)));
   if (!same) {
-    throw std::runtime_error(series + ": a forward has other columns in two shards");
+    throw std::runtime_error(path + ": a forward has other columns in this shard and in the one after it");
   }
   return first.defined() ? at::cat({first, second}) : at::Tensor();
 }
@@ -55,6 +55,14 @@ class DumpForwardReader::Series {
   Series(DumpSeriesReader reader, const LayerPlaces& places) : reader_(std::move(reader)), places_(places) {}
 
   const DumpSeriesReader& reader() const { return reader_; }
+
+  /// The shard with a row, or the first behind it.
+  const std::string& path_of(int64_t row) const {
+    const std::vector<DumpShard>& shards = reader_.shards();
+    return std::partition_point(shards.begin(), shards.end() - 1,
+                                [&](const DumpShard& s) { return s.first_row + s.num_rows <= row; })
+        ->path;
+  }
 
   /// The pieces of the rows that lie in whole shards.
   std::vector<Piece> read(int64_t begin, int64_t rows, int64_t read_ahead_bytes) {
@@ -268,11 +276,12 @@ DumpedForward DumpForwardReader::read(int64_t index, const std::vector<Extent>& 
     std::vector<Piece> pieces = known->second->read(extent.begin, extent.rows, read_ahead_bytes_);
     if (pieces.empty()) continue;
     Piece& all = pieces.front();
+    const std::string path = known->second->path_of(extent.begin);
     for (size_t i = 1; i < pieces.size(); ++i) {
       const Piece& next = pieces[i];
-      const auto join = [&](at::Tensor& into, const at::Tensor& from) { into = behind(into, from, extent.series); };
+      const auto join = [&](at::Tensor& into, const at::Tensor& from) { into = behind(into, from, path); };
       if (next.layers.size() != all.layers.size() || next.attention.size() != all.attention.size()) {
-        throw std::runtime_error(extent.series + ": a forward has other columns in two shards");
+        throw std::runtime_error(path + ": a forward has other columns in this shard and in the one after it");
       }
       for (auto column :
            {&Piece::sample, &Piece::position, &Piece::token_id, &Piece::call, &Piece::phase, &Piece::forward}) {

@@ -29,7 +29,7 @@ class DumpForwardReaderTest : public ::testing::Test {
     for (size_t place = 0; place < 3; ++place) {
       places_[{"language_model", std::to_string(place)}] = {place, static_cast<int64_t>(place)};
     }
-    DumpWriter dump({Dump::kFull, DumpWeights::kF32}, {dump_, folder_.file("journal"), 0, 1 << 12});
+    DumpWriter dump({Dump::kFull, DumpWeights::kF32}, {dump_, folder_.file("journal"), 0, 1 << 11});
     std::map<std::string, int64_t> rows;
     for (int64_t number = 0; number < kForwards; ++number) {
       DumpWriter::ForwardRows made = dump.prepare(record(number), {layers_, layers_});
