@@ -71,7 +71,9 @@ class DumpForwardReaderTest : public ::testing::Test {
       EXPECT_TRUE(at::equal(rows.logits, router.logits));
       EXPECT_TRUE(at::equal(rows.scores, router.scores));
       ASSERT_EQ(rows.input.defined(), layer == 0);
-      if (layer == 0) EXPECT_TRUE(at::equal(rows.input, router.input));
+      if (layer == 0) {
+        EXPECT_TRUE(at::equal(rows.input, router.input));
+      }
     }
   }
 
