@@ -8,6 +8,7 @@
 
 #include "hooks/points/hook_point.h"
 #include "hooks/points/hook_spec.h"
+#include "hooks/routers/router_input.h"
 
 namespace moetap::hooks {
 
@@ -37,7 +38,14 @@ struct Instrumented {
 /// where an uninstrumented method calls it.
 Instrumented instrument(const torch::jit::Module& module, const DescribeModel& describe,
                         const std::vector<std::string>& methods = {}, const HookSpec& spec = {},
-                        HookKinds kinds = HookKinds::kRouters);
+                        HookKinds kinds = HookKinds::kRouters, RouterInputs inputs = RouterInputs::kLeftOut);
+
+/// Which routers of an instrumented module report what enters their projection.
+struct InstrumentedInputs {
+  int64_t reported = 0;   // routers that do
+  std::string first_why;  // of the first that was asked for it and does not: `no_input` of its operator; "": none
+};
+InstrumentedInputs instrumented_inputs(const torch::jit::Module& module);
 
 /// True if a method of the module holds a `moetap::begin`.
 bool is_instrumented(const torch::jit::Module& module);

@@ -124,14 +124,16 @@ at::Tensor begin(std::string_view description, std::string_view method,
 
 /// Boxed, so that no list of tensors is made anew. Arguments: see kRouterSchema and kRouterOfOneSchema.
 void router(const c10::OperatorHandle&, torch::jit::Stack* stack) {
-  const auto arguments = torch::jit::last(*stack, 9);
+  constexpr size_t kNumArguments = 11;
+  const auto arguments = torch::jit::last(*stack, kNumArguments);
   if (ForwardRecorder* recorder = recorder_of(arguments[0].toTensor())) {
     const OutsideTheModel outside;
-    recorder->router(arguments[1].toInt(), {tensor_or_none(arguments[2]), tensor_or_none(arguments[3]),
-                                            tensors_of(arguments[4]), tensors_of(arguments[5]), arguments[6].toInt(),
-                                            arguments[7].toStringView(), tensor_or_none(arguments[8])});
+    recorder->router(arguments[1].toInt(),
+                     {tensor_or_none(arguments[2]), tensor_or_none(arguments[3]), tensors_of(arguments[4]),
+                      tensors_of(arguments[5]), arguments[6].toInt(), arguments[7].toStringView(),
+                      tensor_or_none(arguments[8]), tensor_or_none(arguments[9]), arguments[10].toStringView()});
   }
-  torch::jit::drop(*stack, 9);
+  torch::jit::drop(*stack, kNumArguments);
 }
 
 /// Arguments: see kAttentionSchema.

@@ -39,6 +39,19 @@ bool has_hook(const std::vector<hooks::HookPoint>& hooks, hooks::HookKind kind) 
   return std::any_of(hooks.begin(), hooks.end(), [&](const hooks::HookPoint& hook) { return hook.kind == kind; });
 }
 
+/// Throws std::invalid_argument if no router of an instrumented model reports what enters its projection.
+void check_router_inputs(const torch::jit::Module& module) {
+  const hooks::InstrumentedInputs inputs = hooks::instrumented_inputs(module);
+  if (inputs.reported > 0) return;
+  if (inputs.first_why.empty()) {
+    throw std::invalid_argument(
+        "the model was instrumented without the inputs of its routers: instrument it with --dump-router-input, or set "
+        "dump_router_input to false");
+  }
+  throw std::invalid_argument(fmt::format(
+      "dump_router_input: no router of the model shows what enters its projection; the first: {}", inputs.first_why));
+}
+
 /// A child process has copies of locks that its parent's threads may hold: destroying them could wait for ever.
 void keep_inherited(std::shared_ptr<Recording> recording) {
   struct Kept {
@@ -97,6 +110,7 @@ torch::jit::Module Session::attach(const torch::jit::Module& module, const Attac
       throw std::invalid_argument(
           "the model was instrumented without attention: instrument it with --attention, or set attention to off");
     }
+    if (config().dump_router_input) check_router_inputs(module);
     bind(std::move(description));
     return module;
   }
@@ -110,7 +124,9 @@ torch::jit::Module Session::attach(const torch::jit::Module& module, const Attac
   };
   const auto kinds =
       config().attention == Attention::kOff ? hooks::HookKinds::kRouters : hooks::HookKinds::kRoutersAndAttention;
-  auto instrumented = hooks::instrument(module, describe, options.methods, spec, kinds);
+  const auto inputs = config().dump_router_input ? hooks::RouterInputs::kReported : hooks::RouterInputs::kLeftOut;
+  auto instrumented = hooks::instrument(module, describe, options.methods, spec, kinds, inputs);
+  if (config().dump_router_input) check_router_inputs(instrumented.module);
   const bool has_attention = has_hook(description.hooks, hooks::HookKind::kAttention);
   bind(std::move(description));
   if (config().attention != Attention::kOff && !has_attention) {

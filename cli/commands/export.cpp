@@ -12,6 +12,7 @@
 #include "cli/exports/output_place.h"
 #include "cli/terminal/command_error.h"
 #include "cli/terminal/interrupt.h"
+#include "plugin/run/run_losses.h"
 
 namespace moetap::cli {
 namespace {
@@ -44,6 +45,10 @@ int run_export(const Options& options) {
   for (const std::string& run_dir : options.run_dirs) runs.emplace_back(run_dir);
   OutputPlace place(options.output, format.kind, options.force);
   std::vector<std::string> notices, results;
+  for (const std::string& run_dir : options.run_dirs) {
+    const std::vector<std::string> losses = plugin::run_losses(run_dir);
+    notices.insert(notices.end(), losses.begin(), losses.end());
+  }
   const auto check = [&] {
     if (interrupt.requested()) throw CommandError("interrupted; nothing is left of the export", kExitInterrupted);
   };

@@ -20,6 +20,7 @@ struct InstrumentOptions {
   std::string output;
   std::string hooks;
   std::string attention = "off";
+  bool dump_router_input = false;
   std::vector<std::string> methods;
 };
 
@@ -60,7 +61,8 @@ int instrument(const InstrumentOptions& options) {
   for (const auto& method : options.methods) {
     find_method(model, method);
   }
-  save(instrument_model(model, options.methods, spec, kinds), options.output);
+  const auto inputs = options.dump_router_input ? hooks::RouterInputs::kReported : hooks::RouterInputs::kLeftOut;
+  save(instrument_model(model, options.methods, spec, kinds, inputs), options.output);
   fmt::print("wrote {}; it runs where libmoetap.so is loaded\n", options.output);
   return 0;
 }
@@ -80,6 +82,8 @@ Command add_instrument(CLI::App& program) {
                   "Whether its attention layers report as well; stats and full are the same here: a run decides")
       ->check(CLI::IsMember({"off", "stats", "full"}))
       ->capture_default_str();
+  app->add_flag("--dump-router-input", options->dump_router_input,
+                "Routers also report what enters their projection, for runs with dump_router_input");
   return {app, [options] { return instrument(*options); }};
 }
 

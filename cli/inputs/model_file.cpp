@@ -171,7 +171,7 @@ struct InstrumentedFile {
 };
 
 InstrumentedFile instrument_file(const ModelFile& model, const std::vector<std::string>& methods,
-                                 const hooks::HookSpec& spec, hooks::HookKinds kinds) {
+                                 const hooks::HookSpec& spec, hooks::HookKinds kinds, hooks::RouterInputs inputs) {
   InstrumentedFile file;
   file.model = hooks::instrument(
       model.module,
@@ -182,26 +182,27 @@ InstrumentedFile instrument_file(const ModelFile& model, const std::vector<std::
         file.description = plugin::describe_model(model.module, discovery, model.path, model.sha256);
         return plugin::to_text(file.description);
       },
-      methods, spec, kinds);
+      methods, spec, kinds, inputs);
   return file;
 }
 
 }  // namespace
 
 torch::jit::Module instrument_model(const ModelFile& model, const std::vector<std::string>& methods,
-                                    const hooks::HookSpec& spec, hooks::HookKinds kinds) {
+                                    const hooks::HookSpec& spec, hooks::HookKinds kinds, hooks::RouterInputs inputs) {
   check_not_instrumented(model, spec);
   return with_model_errors(model, "cannot be instrumented", [&] {
     if (hooks::is_instrumented(model.module)) {
       return model.module;
     }
-    return instrument_file(model, methods, spec, kinds).model.module;
+    return instrument_file(model, methods, spec, kinds, inputs).model.module;
   });
 }
 
 ModelToProve probe_model(const ModelFile& model, const std::vector<std::string>& methods, const hooks::HookSpec& spec) {
   return with_model_errors(model, "cannot be verified", [&] {
-    InstrumentedFile file = instrument_file(model, methods, spec, hooks::HookKinds::kRouters);
+    InstrumentedFile file =
+        instrument_file(model, methods, spec, hooks::HookKinds::kRouters, hooks::RouterInputs::kLeftOut);
     return ModelToProve{std::move(file.description), hooks::insert_probes(file.model)};
   });
 }

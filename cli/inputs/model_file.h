@@ -33,7 +33,8 @@ hooks::Discovery find_hooks(const ModelFile& model, const std::vector<std::strin
 /// if no router is found, if the hook spec does not fit the model or comes with an instrumented one, or if what the
 /// model says about itself cannot be read.
 torch::jit::Module instrument_model(const ModelFile& model, const std::vector<std::string>& methods,
-                                    const hooks::HookSpec& spec, hooks::HookKinds kinds = hooks::HookKinds::kRouters);
+                                    const hooks::HookSpec& spec, hooks::HookKinds kinds = hooks::HookKinds::kRouters,
+                                    hooks::RouterInputs inputs = hooks::RouterInputs::kLeftOut);
 
 /// As Module::eval, which fails for frozen modules: they have no attribute `training`.
 void set_eval_mode(torch::jit::Module& module);

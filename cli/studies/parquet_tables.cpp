@@ -15,12 +15,19 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr std::string_view kComponent = "component=", kLayer = "layer=", kFlame = "layer-", kParquet = ".parquet";
+constexpr std::string_view kComponent = "component=", kLayer = "layer=", kTrace = "layer_", kParquet = ".parquet",
+                           kActives = "actives";
 
 /// The text between `begin` and `end`, if the name is made so.
 std::optional<std::string> between(const std::string& name, std::string_view begin, std::string_view end) {
   if (!name.starts_with(begin) || !name.ends_with(end) || name.size() <= begin.size() + end.size()) return std::nullopt;
   return name.substr(begin.size(), name.size() - begin.size() - end.size());
+}
+
+/// "2" of "02".
+std::string without_zeros(const std::string& number) {
+  const size_t first = number.find_first_not_of('0');
+  return first == std::string::npos ? number.substr(0, 1) : number.substr(first);
 }
 
 std::vector<fs::path> entries_of(const fs::path& folder) {
@@ -96,22 +103,34 @@ void add_layers(const fs::path& folder, const std::string& component, std::vecto
       }
       std::stable_sort(layer.files.begin(), layer.files.end(),
                        [](const auto& a, const auto& b) { return a.first < b.first; });
-    } else if (const auto flame = between(name, kFlame, kParquet)) {
-      layer.layer = *flame;
+    } else if (const auto trace = between(name, kTrace, kParquet)) {
+      layer.layer = without_zeros(*trace);
       layer.files.emplace_back(0, path.string());
     }
     if (!layer.files.empty()) layers.push_back(std::move(layer));
   }
 }
 
+/// Of FLAME-MoE's traces of one checkpoint, MODEL/actives/iter_NNNN; of other folders themselves.
+fs::path folder_of_layers(const fs::path& folder) {
+  std::error_code error;
+  if (!fs::is_directory(folder / kActives, error)) return folder;
+  const std::vector<fs::path> checkpoints = entries_of(folder / kActives);
+  if (checkpoints.size() > 1) {
+    throw std::runtime_error(fmt::format("{}: holds traces of {} checkpoints, give one of them: {}", folder.string(),
+                                         checkpoints.size(), checkpoints.back().string()));
+  }
+  return checkpoints.empty() ? folder : checkpoints.front();
+}
+
 /// Folders of components, and the names of these.
 std::vector<std::pair<fs::path, std::string>> component_folders(const fs::path& folder) {
-  std::vector<std::pair<fs::path, std::string>> folders{{folder, "model"}};
+  std::vector<std::pair<fs::path, std::string>> folders{{folder_of_layers(folder), "model"}};
   for (const fs::path& path : entries_of(folder)) {
     std::error_code error;
-    if (!fs::is_directory(path, error)) continue;
     const std::string name = path.filename().string();
-    folders.emplace_back(path, between(name, kComponent, "").value_or(name));
+    if (!fs::is_directory(path, error) || name == kActives) continue;
+    folders.emplace_back(folder_of_layers(path), between(name, kComponent, "").value_or(name));
   }
   return folders;
 }

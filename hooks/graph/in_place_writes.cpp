@@ -147,15 +147,31 @@ bool InPlaceWrites::is_as_read(const jit::Value* value, const jit::Node* until) 
   return !reading_of(value, until).changed_behind;
 }
 
-jit::Value* InPlaceWrites::as_read(jit::Value* value, const jit::Node* until) const {
-  if (value == nullptr) return nullptr;
-  const Reading reading = reading_of(value, until);
-  if (!reading.changed_behind) return value;
-  jit::Node* place = reading.node != nullptr ? reading.node : value->node()->next();
+namespace {
+
+jit::Value* copied_before(jit::Node* place, jit::Value* value) {
   jit::WithInsertPoint here(place);
   jit::Graph& graph = *place->owningGraph();
   jit::Value* none = graph.insertConstant(c10::IValue());
   return graph.insertNode(graph.create(jit::aten::clone, {value, none}, 1))->output();
+}
+
+}  // namespace
+
+jit::Value* InPlaceWrites::as_read(jit::Value* value, const jit::Node* until) const {
+  if (value == nullptr) return nullptr;
+  const Reading reading = reading_of(value, until);
+  if (!reading.changed_behind) return value;
+  return copied_before(reading.node != nullptr ? reading.node : value->node()->next(), value);
+}
+
+jit::Value* InPlaceWrites::as_read_by(jit::Node* reader, jit::Value* value, const jit::Node* until) const {
+  const auto found = writers_.find(alias_root(value));
+  if (found == writers_.end()) return value;
+  const bool changed = std::any_of(found->second.begin(), found->second.end(), [&](const jit::Node* writer) {
+    return graph_.order(writer) > graph_.order(reader) && graph_.order(writer) <= graph_.order(until);
+  });
+  return changed ? copied_before(reader, value) : value;
 }
 
 }  // namespace moetap::hooks

@@ -27,6 +27,11 @@ class InPlaceWrites {
   /// inserted before that reading) if it is changed in place between the two. Null for null.
   torch::jit::Value* as_read(torch::jit::Value* value, const torch::jit::Node* until) const;
 
+  /// The value as `reader` reads it, readable behind `until`: the value itself, or a copy that is inserted before
+  /// `reader`.
+  torch::jit::Value* as_read_by(torch::jit::Node* reader, torch::jit::Value* value,
+                                const torch::jit::Node* until) const;
+
   /// True if the value still holds behind `until` what the model first read.
   bool is_as_read(const torch::jit::Value* value, const torch::jit::Node* until) const;
 

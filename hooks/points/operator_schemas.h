@@ -29,17 +29,19 @@ inline constexpr const char* kBeginSchema = "moetap::begin(str description, str 
 //   "expert_choice"  selected[0] is [E, C]: the tokens that each expert chose; weights[0] [E, C]
 // Weights may be empty where the model has none.
 // choice: what the pick reads that gives `selected`, laid out as logits: its K best are `selected`. None: not known. It
-// serves the hook's check of itself (docs/routers.md) and stands last, with a default, so that models that were
-// instrumented before it was there still load.
+// serves the hook's check of itself (docs/routers.md).
+// input: what enters the projection, its features last, the tokens in the order of the logits'. None: `no_input` says
+// why, in one line; empty where it was not asked for (RouterInputs).
+// These three have defaults, so that models that were instrumented before they were there still load.
 inline constexpr const char* kRouterSchema =
     "moetap::router(Tensor(a!) forward, int hook, Tensor? logits, Tensor? scores, Tensor[] selected, Tensor[] weights, "
-    "int expert_dim, str form, Tensor? choice=None) -> ()";
+    "int expert_dim, str form, Tensor? choice=None, Tensor? input=None, str no_input='') -> ()";
 
 // The same for one tensor of ids and one or none of weights, which most routers have: no list is made for each call.
 inline constexpr const char* kRouterOfOneSchema =
     "moetap::router.one(Tensor(a!) forward, int hook, Tensor? logits, Tensor? scores, Tensor selected, Tensor? "
     "weights, "
-    "int expert_dim, str form, Tensor? choice=None) -> ()";
+    "int expert_dim, str form, Tensor? choice=None, Tensor? input=None, str no_input='') -> ()";
 
 // hook: HookPoint::id of an attention. Two forms:
 //   probabilities are given (and scores, where the graph has them): what the softmax gives, as the model uses it,

@@ -9,7 +9,8 @@ namespace moetap::hooks {
 
 /// The inputs of a `moetap::router`, see operator_schemas.h.
 namespace router_inputs {
-inline constexpr size_t kHook = 1, kLogits = 2, kScores = 3, kSelected = 4, kWeights = 5, kExpertDim = 6, kForm = 7;
+inline constexpr size_t kHook = 1, kLogits = 2, kScores = 3, kSelected = 4, kWeights = 5, kExpertDim = 6, kForm = 7,
+                        kInput = 9, kNoInput = 10;
 }  // namespace router_inputs
 
 /// Where a tensor is read: by the operator itself, or by the list that it gets.

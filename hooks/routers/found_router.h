@@ -18,6 +18,7 @@ struct FoundRouter : FoundHook {
   Projection projection;  // none for hash routing
   torch::jit::Value* logits = nullptr;
   torch::jit::Value* scores = nullptr;
+  bool keeps_token_order = false;       // the tokens of logits and scores are the projection's, in its order
   bool scores_of_other_logits = false;  // the selection reads masked or noisy ones: `scores` are not made of `logits`
   torch::jit::Value* choice = nullptr;  // what the pick reads that gives `selected`; null: not known
   bool claims_scaled_scores = false;    // a hook spec names ids or weights, and `scoring` as the rule between them

@@ -53,7 +53,8 @@ jit::Value* without_shared(const FoundRouter& router, jit::Value* value) {
   return graph.insert(jit::aten::slice, {value, router.expert_dim, begin, router.slots_behind ? none : size, 1});
 }
 
-void insert_arm(const FoundRouter& router, const HookPoint& hook, const InPlaceWrites& writes, ForwardHandle& handle) {
+void insert_arm(const FoundRouter& router, const HookPoint& hook, const InPlaceWrites& writes, ForwardHandle& handle,
+                RouterInputs inputs) {
   std::vector<jit::Value*> values = router.selected;
   values.insert(values.end(), router.weights.begin(), router.weights.end());
   jit::Node* after = writes.ready_after(values);
@@ -80,6 +81,16 @@ void insert_arm(const FoundRouter& router, const HookPoint& hook, const InPlaceW
       visible_from(router.choice, after) && writes.is_as_read(router.choice, after) ? router.choice : nullptr;
   std::vector<jit::Value*> selected = router.selected;
   for (jit::Value*& value : selected) value = writes.as_read(value, after);
+  RouterInput entering;
+  jit::Value* input = nullptr;
+  if (inputs == RouterInputs::kReported) {
+    entering = router_input(writes.graph(), router);
+    if (visible_from(entering.value, after)) {
+      input = writes.as_read_by(entering.reader, entering.value, after);
+    } else if (entering.missing.empty()) {
+      entering.missing = "it is computed in a branch or fork of its own";
+    }
+  }
 
   jit::Graph& graph = *after->owningGraph();
   jit::Value* forward = handle.in(&graph);
@@ -89,6 +100,7 @@ void insert_arm(const FoundRouter& router, const HookPoint& hook, const InPlaceW
   jit::WithInsertPoint here(after->next());
   logits = with_experts_at(logits, router.logits_dim, router.expert_dim);
   scores = with_experts_at(scores, router.scores_dim, router.expert_dim);
+  input = with_experts_at(input, entering.feature_dim, -1);
   for (jit::Value*& value : selected) value = with_experts_at(value, router.selected_dim, router.expert_dim);
   std::vector<jit::Value*> weights = router.weights;
   for (jit::Value*& value : weights) value = weights_as_reported(graph, router, value);
@@ -123,21 +135,23 @@ void insert_arm(const FoundRouter& router, const HookPoint& hook, const InPlaceW
   jit::Value* all_weights = !one ? list_of(weights) : weights.empty() ? none : weights[0];
   jit::Value* dim = graph.insertConstant(router.expert_dim);
   jit::Value* form = graph.insertConstant(router.form);
+  jit::Value* no_input = graph.insertConstant(entering.missing);
+  const auto or_none = [&](jit::Value* value) { return value != nullptr ? value : none; };
   graph.insertNode(graph.create(kind,
-                                {forward, id, logits != nullptr ? logits : none, scores != nullptr ? scores : none,
-                                 all_selected, all_weights, dim, form, choice != nullptr ? choice : none},
+                                {forward, id, or_none(logits), or_none(scores), all_selected, all_weights, dim, form,
+                                 or_none(choice), or_none(input), no_input},
                                 0));
 }
 
 }  // namespace
 
-void insert_router(const FoundRouter& router, const HookPoint& hook, const InPlaceWrites& writes,
-                   ForwardHandle& handle) {
-  insert_arm(router, hook, writes, handle);
+void insert_router(const FoundRouter& router, const HookPoint& hook, const InPlaceWrites& writes, ForwardHandle& handle,
+                   RouterInputs inputs) {
+  insert_arm(router, hook, writes, handle, inputs);
   for (jit::Value* weights : router.weights_of_other_arms) {
     FoundRouter arm = router;
     arm.weights = {weights};
-    insert_arm(arm, hook, writes, handle);
+    insert_arm(arm, hook, writes, handle, inputs);
   }
 }
 

@@ -221,6 +221,11 @@ RouterDecision decide_by_events(const MethodGraph& graph, const RouterFlow& flow
 
 RouterDecision decide(const MethodGraph& graph, const RouterFlow& flow) {
   RouterDecision decision = decide_by_events(graph, flow);
+  if (decision.router) {
+    const jit::Value* shown = decision.router->logits != nullptr ? decision.router->logits : decision.router->scores;
+    const Fact* fact = shown == nullptr ? nullptr : flow.fact(shown);
+    decision.router->keeps_token_order = fact != nullptr && !fact->turned;
+  }
   const jit::Node* unsure = decision.router ? unsure_application(flow) : nullptr;
   if (unsure == nullptr) return decision;
   const jit::Node* node = flow.picks().empty() ? unsure : flow.picks().back().node;

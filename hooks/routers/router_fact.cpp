@@ -18,6 +18,7 @@ void merge(Fact& into, const Fact& from) {
   into.joined = into.joined || from.joined;
   into.rewritten = into.rewritten || from.rewritten;
   into.strays = into.strays || from.strays;
+  into.turned = into.turned || from.turned;
 }
 
 void join_places(Fact& into, const Fact& from) {

@@ -81,6 +81,7 @@ struct Fact {
   bool ordinal = false;     // a mask of ids that are larger or smaller than a number: it tells of no expert
   bool pairs = false;       // scores of pairs (token, expert), which were chosen one by one
   bool merged = false;      // scores whose experts share their axis with tokens
+  bool turned = false;      // scores whose tokens are some of the projection's, or in another order
   // Weights that were picked from those over tokens: the tokens of each expert, [.., experts, tokens].
   torch::jit::Value* tokens_of_experts = nullptr;
   int place = -1;                                   // of a piece of the slots, which one

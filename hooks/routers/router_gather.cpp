@@ -74,6 +74,7 @@ void RouterFlow::follow_gather(jit::Node* node, jit::Value* source, const std::v
       set(node->output(), part);
     } else if (own.role == Role::kScore) {
       Fact part = derived(own, node, Role::kScore);  // some tokens' scores
+      part.turned = true;
       // Scores of candidates that others have picked: what is picked from them is a place among these.
       const bool of_candidates = op_kind(*node) == OpKind::kGather && origins_.is_activation(indices[0]);
       part.grouped = own.grouped || of_candidates;

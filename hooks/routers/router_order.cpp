@@ -151,6 +151,7 @@ void RouterFlow::follow_reorder(jit::Node* node, const Fact& own) {
   } else if (own.role == Role::kScore && own.picks.empty()) {
     if (result.score != nullptr) result.logits = result.score = nullptr;  // they keep another order
     if (result.aligned) result.base = node->output();
+    result.turned = true;
     change_scores(result, result, node->output());
   } else {
     lose_alignment(result);

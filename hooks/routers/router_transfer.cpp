@@ -34,6 +34,19 @@ bool drops_last_dimension(const MethodGraph& graph, const jit::Node& node, const
   return dim && from_end(*dim, fact.rank) == -1 && fact.picks.empty() && fact.score == nullptr && fact.aligned;
 }
 
+// True if the axes that change their places are known without the rank. Else `keeps_token_order` takes it to be small.
+bool moves_known_axes(const MethodGraph& graph, const jit::Node& node) {
+  const std::string name = base_name(node);
+  if (name != "transpose" && name != "swapaxes" && name != "swapdims" && name != "movedim" && name != "moveaxis") {
+    return true;  // permute names all, the others are of two
+  }
+  for (size_t i = 1; i < node.inputs().size() && i < 3; ++i) {
+    const auto dim = graph.constant_int(node.input(i));
+    if (!dim || *dim >= 0) return false;
+  }
+  return true;
+}
+
 // The dimension that a reduction is over, where it is over one.
 std::optional<int64_t> only_dimension(const MethodGraph& graph, const jit::Node& node) {
   const auto dims = node.inputs().size() > 1 ? graph.constant_ints(node.input(1)) : std::nullopt;
@@ -220,12 +233,14 @@ void RouterFlow::follow_move(jit::Node* node, Fact result) {
     return;
   }
   const bool in_order = keeps_token_order(graph_, *node, result);
+  const bool has_known_axes = result.rank.has_value() || moves_known_axes(graph_, *node);
   const bool over_experts = result.role == Role::kScore;
   if (over_experts || ((result.role == Role::kIds || result.role == Role::kSlot) && result.aligned && in_order)) {
     if (!in_order && !result.picks.empty()) {
       lose_alignment(result);
     } else {
       move_axis(graph_, *node, result);
+      result.turned = result.turned || !in_order || !has_known_axes;
       if (!in_order && result.score != nullptr) result.logits = result.score = nullptr;  // they keep another order
       if (result.aligned) result.base = node->output();
       if (result.role == Role::kIds) result.ids = {node->output()};

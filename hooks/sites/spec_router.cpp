@@ -16,6 +16,7 @@ namespace {
 
 void fill(FoundRouter& router, const SpecEntry& entry, const SpecPlace& place) {
   const HookSpecEntry& said = entry.said();
+  if (said.logits || said.scores) router.keeps_token_order = false;
   if (said.logits.has_value()) {
     router.logits = entry.value(*said.logits, place, "logits");
     router.logits_dim = router.expert_dim;

@@ -1,6 +1,7 @@
 #include "plugin/capture/router_observer.h"
 
 #include <ATen/ATen.h>
+#include <fmt/format.h>
 
 #include <algorithm>
 #include <utility>
@@ -43,7 +44,8 @@ void RouterObserver::observe(int64_t hook, const ReportedRouter& reported) {
 }
 
 bool RouterObserver::hold(int64_t hook, const ReportedRouter& reported) {
-  if (values_.full || checks_.withheld(hook) != 0 || state_->probed->of(hook) < values_.probe_tokens) return false;
+  if (values_.full || values_.input || checks_.withheld(hook) != 0 || state_->probed->of(hook) < values_.probe_tokens)
+    return false;
   analysis::HostRouterCall call;
   if (!state_->forms.view(hook, reported, call)) return false;
   const hooks::HookPoint& point = forward_.model->hooks[static_cast<size_t>(hook)];
@@ -100,7 +102,7 @@ void RouterObserver::measure_call(int64_t hook_id, const ReportedRouter& reporte
     return;
   }
   try {
-    measure_and_keep(canonical, std::move(call_tokens), router);
+    measure_and_keep(canonical, input_of(canonical, reported, hook.name), std::move(call_tokens), router);
   } catch (...) {
     abandon(device);  // while `router` still holds its pieces of the forward's memory
     throw;
@@ -113,12 +115,22 @@ void RouterObserver::measure_call(int64_t hook_id, const ReportedRouter& reporte
   }
 }
 
-void RouterObserver::measure_and_keep(const CanonicalRouter& canonical, CallTokens call_tokens,
+at::Tensor RouterObserver::input_of(const CanonicalRouter& canonical, const ReportedRouter& reported,
+                                    const std::string& name) {
+  if (!values_.input) return {};
+  CanonicalInput input = to_input(canonical, reported);
+  if (!input.missing.empty() && forward_.notice) {
+    forward_.notice(fmt::format("the dump lacks the input of router \"{}\": {}", name, input.missing), "");
+  }
+  return std::move(input.rows);
+}
+
+void RouterObserver::measure_and_keep(const CanonicalRouter& canonical, const at::Tensor& input, CallTokens call_tokens,
                                       MeasuredRouter& router) {
   const analysis::RouterCall& call = canonical.call;
   const c10::Device device = call.selected.device();
   HostCopies& copies = *forward_.copies;
-  const bool tells_of_tokens = values_.per_token || values_.full ||
+  const bool tells_of_tokens = values_.per_token || values_.full || values_.input ||
                                !counts_transitions_on_device(device, call.selected.size(0), call.num_experts);
   copies.wait_for_marked(device);  // for the texts, which the forward's begin has read
   if (tells_of_tokens) call_tokens.columns = &copies;
@@ -133,6 +145,7 @@ void RouterObserver::measure_and_keep(const CanonicalRouter& canonical, CallToke
   at::Tensor& selected = router.record.selected;
   if (canonical.null_ids.defined() && selected.defined()) selected.copy_(at::maximum(selected, canonical.null_ids));
   keep_values(call, router);
+  router.record.input = copies.snapshot(input);
   copies.mark_stream(device);
 }
 

@@ -22,6 +22,7 @@ struct RouterValues {
   bool full = false;       // logits and scores of each token
   int64_t probe_tokens = 0;
   bool record_held = false;  // the sink takes held calls
+  bool input = false;        // what enters the projection of each token
 };
 
 /// What the observers of a model's forwards share. Thread-safe.
@@ -63,7 +64,8 @@ class RouterObserver {
   };
   void measure_call(int64_t hook, const ReportedRouter& reported, MeasuredAs measured_as);
   /// What enqueues work for a call outside captures. If it throws, the caller calls `abandon`.
-  void measure_and_keep(const CanonicalRouter& canonical, CallTokens call_tokens, MeasuredRouter& router);
+  void measure_and_keep(const CanonicalRouter& canonical, const at::Tensor& input, CallTokens call_tokens,
+                        MeasuredRouter& router);
   /// Note [A hook checks itself]. Leaves out of `canonical` what is withheld.
   void check(const ReportedRouter& reported, CanonicalRouter& canonical, MeasuredRouter& router);
   /// For a call that threw after work was enqueued: its memory is not used again before that work is done.
@@ -73,6 +75,8 @@ class RouterObserver {
   analysis::TransitionFrom count_transitions(const PendingRouters& routers, MeasuredRouter& router,
                                              const PendingRouters::Zeros& zeros);
   void keep_values(const analysis::RouterCall& call, MeasuredRouter& router);
+  /// Undefined where it is not wanted or, as a notice says, not known.
+  at::Tensor input_of(const CanonicalRouter& canonical, const ReportedRouter& reported, const std::string& name);
 
   const ForwardContext forward_;
   const RouterValues values_;

@@ -207,7 +207,7 @@ void PendingRouters::visit_tensors(Visit visit) {
     RouterRecord& record = router.record;
     for (at::Tensor* tensor :
          {&record.sums.words, &record.selected, &record.weights, &record.margins, &record.logits, &record.scores,
-          &router.misfits, &router.out_of_range, &router.first_slot, &router.transition_counts}) {
+          &record.input, &router.misfits, &router.out_of_range, &router.first_slot, &router.transition_counts}) {
       visit(*tensor);
     }
   }
@@ -337,6 +337,7 @@ void PendingRouters::finish_router(MeasuredRouter& router, ForwardRecord& forwar
   if (record.weights.defined()) record.weights = record.weights.masked_fill(record.selected.eq(-1), 0);
   record.margins = columns.keep(record.margins);
   record.scores = columns.keep(record.scores);
+  record.input = columns.keep(record.input);
   if (router.logits_of_first_tokens) {
     record.logits = record.logits.narrow(0, 0, std::min(record.logits.size(0), columns.num_kept));
   } else {

@@ -200,7 +200,7 @@ void gather_dense_weights(const ReportedRouter& reported, const TokenLayout& lay
 
 ReportedRouter detached(const ReportedRouter& reported) {
   ReportedRouter result = reported;
-  for (at::Tensor* tensor : {&result.logits, &result.scores, &result.choice}) {
+  for (at::Tensor* tensor : {&result.logits, &result.scores, &result.choice, &result.input}) {
     if (tensor->requires_grad()) *tensor = tensor->detach();
   }
   for (SlotTensors* tensors : {&result.selected, &result.weights}) {
@@ -315,6 +315,24 @@ analysis::CheckedRouter to_checked(const CanonicalRouter& canonical, const Repor
   }
   if (dense && reported.weights.size() == 1) checked.dense_weights = flat(reported.weights[0]);
   return checked;
+}
+
+CanonicalInput to_input(const CanonicalRouter& canonical, const ReportedRouter& reported) {
+  const at::Tensor& input = reported.input;
+  if (!input.defined()) {
+    return {{},
+            reported.no_input.empty() ? "the model was instrumented without --dump-router-input"
+                                      : std::string(reported.no_input)};
+  }
+  const int64_t num_tokens = canonical.call.selected.size(0);
+  const int64_t features = input.dim() == 0 ? 0 : input.size(-1);
+  if (!at::isFloatingType(input.scalar_type()) || features == 0) {
+    return {{}, c10::str("it must hold reals and features, got ", input.scalar_type(), " ", input.sizes())};
+  }
+  if (input.numel() != num_tokens * features) {
+    return {{}, c10::str("it must have the router's ", num_tokens, " tokens, got ", input.sizes())};
+  }
+  return {in_shape(input, {num_tokens, features}), ""};
 }
 
 }  // namespace moetap::plugin

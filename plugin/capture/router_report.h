@@ -25,6 +25,8 @@ struct ReportedRouter {
   int64_t expert_dim = -1;
   std::string_view form;   // see hooks/points/operator_schemas.h
   at::Tensor choice = {};  // what the pick reads, laid out as logits; undefined: not known
+  at::Tensor input = {};   // what enters the projection, its features last; undefined: `no_input` says why
+  std::string_view no_input = {};
 };
 
 /// The same without gradients.
@@ -51,5 +53,12 @@ CanonicalRouter to_canonical(const ReportedRouter& reported, const hooks::HookPo
 /// A canonical call with what its check reads besides. What does not fit the call's layout is left out.
 analysis::CheckedRouter to_checked(const CanonicalRouter& canonical, const ReportedRouter& reported,
                                    const hooks::HookPoint& hook);
+
+/// What enters the projection of a call's tokens, or why that is not known (one line).
+struct CanonicalInput {
+  at::Tensor rows;  // [T, H] in the model's dtype; may share memory with the reported one; undefined: see `missing`
+  std::string missing;
+};
+CanonicalInput to_input(const CanonicalRouter& canonical, const ReportedRouter& reported);
 
 }  // namespace moetap::plugin

@@ -19,7 +19,16 @@ namespace moetap::plugin {
 namespace {
 
 constexpr std::string_view kStatsEnd = ".attention_stats";
-constexpr const char* kLabels[] = {"sample", "position", "token_id", "phase", "forward"};
+struct Label {
+  const char* name;
+  at::ScalarType dtype;
+};
+constexpr Label kLabels[] = {{"sample", at::kLong},
+                             {"position", at::kInt},
+                             {"token_id", at::kInt},
+                             {"phase", at::kByte},
+                             {"forward", at::kLong}};
+constexpr Label kCall = {"call", at::kInt};
 
 /// What a series has of one forward, in one piece.
 struct Piece {
@@ -28,9 +37,12 @@ struct Piece {
   std::vector<DumpedForward::Attention> attention;
 };
 
-at::Tensor behind(const at::Tensor& first, const at::Tensor& second, const std::string& series) {
-  if (first.defined() != second.defined()) {
-    throw std::runtime_error(series + ": a forward has other columns in two shards");
+at::Tensor behind(const at::Tensor& first, const at::Tensor& second, const std::string& path) {
+  const bool same =
+      first.defined() == second.defined() && (!first.defined() || (first.scalar_type() == second.scalar_type() &&
+                                                                   first.sizes().slice(1) == second.sizes().slice(1)));
+  if (!same) {
+    throw std::runtime_error(path + ": a forward has other columns in this shard and in the one after it");
   }
   return first.defined() ? at::cat({first, second}) : at::Tensor();
 }
@@ -43,6 +55,14 @@ class DumpForwardReader::Series {
   Series(DumpSeriesReader reader, const LayerPlaces& places) : reader_(std::move(reader)), places_(places) {}
 
   const DumpSeriesReader& reader() const { return reader_; }
+
+  /// The shard with a row, or the first behind it.
+  const std::string& path_of(int64_t row) const {
+    const std::vector<DumpShard>& shards = reader_.shards();
+    return std::partition_point(shards.begin(), shards.end() - 1,
+                                [&](const DumpShard& s) { return s.first_row + s.num_rows <= row; })
+        ->path;
+  }
 
   /// The pieces of the rows that lie in whole shards.
   std::vector<Piece> read(int64_t begin, int64_t rows, int64_t read_ahead_bytes) {
@@ -63,7 +83,7 @@ class DumpForwardReader::Series {
   /// The columns of the open shard that belong to one layer; -1: it has none.
   struct LayerColumns {
     LayerPlace place;
-    int selected = -1, weights = -1, logits = -1, scores = -1;
+    int selected = -1, weights = -1, logits = -1, scores = -1, input = -1;
   };
   struct StatsColumn {
     std::string layer;
@@ -79,7 +99,12 @@ class DumpForwardReader::Series {
     const auto& metadata = header->header.metadata;
     AttentionColumns names;
     if (const auto text = metadata.find(keys::kAttentionColumns.name); text != metadata.end()) {
-      names = nlohmann::json::parse(text->second).get<AttentionColumns>();
+      try {
+        names = nlohmann::json::parse(text->second).get<AttentionColumns>();
+      } catch (const nlohmann::json::exception&) {
+        throw std::runtime_error(fmt::format("{}: is damaged: its {} are no JSON that moetap writes", shard.path,
+                                             keys::kAttentionColumns.name));
+      }
     }
     entries_.clear();
     layers_.clear();
@@ -97,7 +122,7 @@ class DumpForwardReader::Series {
             fmt::format("{}: holds layer {} of {}, which the run does not know", shard.path, layer, component));
       }
       layers_.push_back({place->second, column(layer + ".selected"), column(layer + ".weights"),
-                         column(layer + ".logits"), column(layer + ".scores")});
+                         column(layer + ".logits"), column(layer + ".scores"), column(layer + ".input")});
     }
     for (const auto& [layer, of_layer] : names) {
       const int place = column(layer + std::string(kStatsEnd));
@@ -106,12 +131,28 @@ class DumpForwardReader::Series {
     // In the order in which they were recorded.
     const auto begin = [&](const StatsColumn& stats) { return entries_[static_cast<size_t>(stats.column)]->begin; };
     std::sort(stats_.begin(), stats_.end(), [&](const auto& a, const auto& b) { return begin(a) < begin(b); });
-    for (const char* label : kLabels) {
-      label_columns_.push_back(column(label));
+    for (const Label& label : kLabels) {
+      label_columns_.push_back(column(label.name));
       if (label_columns_.back() < 0)
-        throw std::runtime_error(fmt::format("{}: lacks the column {}", shard.path, label));
+        throw std::runtime_error(fmt::format("{}: lacks the column {}", shard.path, label.name));
+      check(shard, label_columns_.back(), label.dtype, 1);
     }
-    call_column_ = column("call");
+    call_column_ = column(kCall.name);
+    if (call_column_ >= 0) check(shard, call_column_, kCall.dtype, 1);
+    for (const LayerColumns& of : layers_) {
+      check(shard, of.selected, entry(of.selected).dtype == at::kInt ? at::kInt : at::kShort, 2);
+      for (const int place : {of.weights, of.logits, of.scores, of.input}) {
+        if (place >= 0) check(shard, place, entry(place).dtype, 2);
+      }
+    }
+    for (const StatsColumn& stats : stats_) {
+      check(shard, stats.column, at::kFloat, 2);
+      if (entry(stats.column).shape[1] != static_cast<int64_t>(stats.names.size())) {
+        throw std::runtime_error(fmt::format("{}: column {} has {} values a row, the metadata name {}", shard.path,
+                                             entry(stats.column).name, entry(stats.column).shape[1],
+                                             stats.names.size()));
+      }
+    }
     open_ = &shard;
     num_ = 0;
   }
@@ -127,6 +168,16 @@ class DumpForwardReader::Series {
 
   static int64_t bytes_of_row(const SafetensorsEntry& entry, const DumpShard& shard) {
     return shard.num_rows == 0 ? 0 : (entry.end - entry.begin) / shard.num_rows;
+  }
+
+  const SafetensorsEntry& entry(int place) const { return *entries_[static_cast<size_t>(place)]; }
+
+  void check(const DumpShard& shard, int place, at::ScalarType dtype, size_t rank) const {
+    const SafetensorsEntry& of = entry(place);
+    if (of.dtype == dtype && of.shape.size() == rank) return;
+    throw std::runtime_error(fmt::format("{}: column {} must be {} of {} dimension{}, got {} of {}", shard.path,
+                                         of.name, safetensors_dtype_name(dtype), rank, rank == 1 ? "" : "s",
+                                         safetensors_dtype_name(of.dtype), of.shape.size()));
   }
 
   int column(const std::string& name) const {
@@ -174,6 +225,7 @@ class DumpForwardReader::Series {
       layer.weights = slice(of.weights);
       layer.logits = slice(of.logits);
       layer.scores = slice(of.scores);
+      layer.input = slice(of.input);
       piece.layers.emplace_back(of.place, std::move(layer));
     }
     for (const StatsColumn& stats : stats_) {
@@ -224,18 +276,20 @@ DumpedForward DumpForwardReader::read(int64_t index, const std::vector<Extent>& 
     std::vector<Piece> pieces = known->second->read(extent.begin, extent.rows, read_ahead_bytes_);
     if (pieces.empty()) continue;
     Piece& all = pieces.front();
+    const std::string path = known->second->path_of(extent.begin);
     for (size_t i = 1; i < pieces.size(); ++i) {
       const Piece& next = pieces[i];
-      const auto join = [&](at::Tensor& into, const at::Tensor& from) { into = behind(into, from, extent.series); };
+      const auto join = [&](at::Tensor& into, const at::Tensor& from) { into = behind(into, from, path); };
       if (next.layers.size() != all.layers.size() || next.attention.size() != all.attention.size()) {
-        throw std::runtime_error(extent.series + ": a forward has other columns in two shards");
+        throw std::runtime_error(path + ": a forward has other columns in this shard and in the one after it");
       }
       for (auto column :
            {&Piece::sample, &Piece::position, &Piece::token_id, &Piece::call, &Piece::phase, &Piece::forward}) {
         join(all.*column, next.*column);
       }
       for (size_t n = 0; n < all.layers.size(); ++n) {
-        for (auto column : {&LayerRows::selected, &LayerRows::weights, &LayerRows::logits, &LayerRows::scores}) {
+        for (auto column :
+             {&LayerRows::selected, &LayerRows::weights, &LayerRows::logits, &LayerRows::scores, &LayerRows::input}) {
           join(all.layers[n].second.*column, next.layers[n].second.*column);
         }
       }

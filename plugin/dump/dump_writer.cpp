@@ -134,6 +134,7 @@ void DumpWriter::Preparation::append(const std::string& series, const Group& gro
       add(known.layer + ".logits", layer->logits);
     }
     if (layer->scores.defined()) add(known.layer + ".scores", layer->scores);
+    if (layer->input.defined()) add(known.layer + ".input", layer->input);
   }
   if (!loops) add_attention(rows, layers_.layers()[first.layer].component, first);
   const auto before = writer_.series_.find(series);

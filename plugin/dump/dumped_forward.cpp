@@ -35,6 +35,7 @@ std::vector<LayerRows> layer_rows(const ForwardRecord& record, const LayerTable&
       rows.logits = router.logits;
       rows.scores = router.scores;
     }
+    rows.input = router.input;
     const auto earlier =
         std::find_if(all.begin(), all.end(), [&](const LayerRows& known) { return known.layer == rows.layer; });
     rows.call = at::full({router.selected.size(0)}, earlier == all.end() ? 0 : earlier->num_calls, at::kInt);
@@ -45,7 +46,7 @@ std::vector<LayerRows> layer_rows(const ForwardRecord& record, const LayerTable&
     ++earlier->num_calls;
     for (at::Tensor LayerRows::*column :
          {&LayerRows::row, &LayerRows::position, &LayerRows::token_id, &LayerRows::call, &LayerRows::selected,
-          &LayerRows::weights, &LayerRows::logits, &LayerRows::scores}) {
+          &LayerRows::weights, &LayerRows::logits, &LayerRows::scores, &LayerRows::input}) {
       (*earlier).*column = behind((*earlier).*column, rows.*column);
     }
   }

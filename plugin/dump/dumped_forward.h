@@ -22,8 +22,9 @@ struct LayerRows {
   at::Tensor token_id;        // int32 [T]
   at::Tensor call;            // int32 [T], number of the call, from 0
   at::Tensor selected;        // int16 or int32 [T, K]
-  at::Tensor weights;         // float16 or float32 [T, K]; undefined: not in the dump, as the next two
+  at::Tensor weights;         // float16 or float32 [T, K]; undefined: not in the dump, as the next three
   at::Tensor logits, scores;  // [T, E]
+  at::Tensor input;           // [T, H], what enters the projection
 
   int64_t num_rows() const { return selected.size(0); }
   bool same_rows(const LayerRows& other) const;

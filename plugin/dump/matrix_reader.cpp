@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <charconv>
 #include <stdexcept>
 
 #include "plugin/dump/attention_series.h"
@@ -11,6 +12,18 @@
 #include "plugin/dump/series_files.h"
 
 namespace moetap::plugin {
+namespace {
+
+int64_t first_of(const std::map<std::string, std::string>& metadata) {
+  const auto found = metadata.find(keys::kFirstRow.name);
+  int64_t first = -1;
+  if (found != metadata.end())
+    std::from_chars(found->second.data(), found->second.data() + found->second.size(), first);
+  if (first < 0) throw std::runtime_error(fmt::format("its metadata do not say its {}", keys::kFirstRow.name));
+  return first;
+}
+
+}  // namespace
 
 MatrixReader::MatrixReader(const std::string& folder, std::vector<std::string>& damage) {
   for (const SeriesFile& file : series_files(folder, kShardExtension)) {
@@ -25,8 +38,8 @@ MatrixReader::MatrixReader(const std::string& folder, std::vector<std::string>& 
           throw std::runtime_error(fmt::format("{} must be float32 [queries, keys]", entry.name));
         }
       }
-      series_[file.series].shards.push_back({path, std::stoll(header->header.metadata.at(keys::kFirstRow.name)),
-                                             static_cast<int64_t>(header->header.entries.size())});
+      series_[file.series].shards.push_back(
+          {path, first_of(header->header.metadata), static_cast<int64_t>(header->header.entries.size())});
     } catch (const std::exception& error) {
       damage.push_back(fmt::format("{}: is damaged: {}", path, error.what()));
     }

@@ -99,9 +99,10 @@ MergedRun merge_runs(const std::vector<std::string>& run_dirs, const std::string
   sums.add(kRunStarted, run_start_text({state.config, "", state.rank, state.opened}));
   add_parts(state, sums, parts);
   merge_dumps(state, sums, parts, options.allow_missing, merged.missing, check);
-  say_what_stays(parts, merged.missing);
-
   RunEnding ending = merged_ending(state, parts);
+  ending.missing.insert(ending.missing.end(), merged.missing.begin(), merged.missing.end());
+  std::sort(ending.missing.begin(), ending.missing.end());
+  say_what_stays(parts, merged.missing);
   for (const std::string& line : merged.missing) ++ending.counters.notices[line];
   state.times_resumed = ending.times_resumed;
   times.closed = ending.closed;
@@ -112,6 +113,7 @@ MergedRun merge_runs(const std::vector<std::string>& run_dirs, const std::string
     write_merged_log(path, time, ending.counters, state, layout, parts, sums, check);
     return ending.losses;
   };
+  sources.missing = ending.missing;
   sources.keep_sums = [&](const LogLosses&) { sums.finish(state.summary, ending); };
   write_run_outputs(state, paths, ending.counters, times, ending.recovery, sources);
   check();

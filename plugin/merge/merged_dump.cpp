@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <charconv>
 #include <map>
 #include <memory>
 #include <optional>
@@ -40,7 +41,13 @@ std::string renamed(const std::string& name, const RunPart& part, int64_t forwar
   if (sample.starts_with("-1.")) {
     now = fmt::format("-1.{}{}", forward, sample.substr(sample.find('.', 3)));
   } else {
-    now = std::to_string(part.renumbered(std::stoll(sample)));
+    int64_t number = -1;
+    const auto read = std::from_chars(sample.data(), sample.data() + sample.size(), number);
+    if (read.ec != std::errc{} || read.ptr != sample.data() + sample.size()) {
+      throw std::runtime_error(
+          fmt::format("{}: holds a matrix \"{}\", which names no sample", part.paths().dump.string(), name));
+    }
+    now = std::to_string(part.renumbered(number));
   }
   return name.substr(0, begin) + now + name.substr(end);
 }

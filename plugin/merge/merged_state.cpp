@@ -197,6 +197,9 @@ RunEnding merged_ending(const RunState& state, const RunParts& parts) {
     for (const auto& [text, times] : ending.losses.refused_names) all.losses.refused_names[text] += times;
     all.closed = std::max(all.closed, ending.closed);
     all.times_resumed += ending.times_resumed;
+    for (const std::string& line : ending.missing) {
+      if (std::find(all.missing.begin(), all.missing.end(), line) == all.missing.end()) all.missing.push_back(line);
+    }
     if (!ending.recovery) continue;
     if (!all.recovery) all.recovery.emplace();
     RecoveryNote& note = *all.recovery;

@@ -44,6 +44,9 @@ RunPart::RunPart(const std::string& run_dir, int64_t rank, bool is_only_rank)
     damaged();
   } catch (const std::invalid_argument&) {
     damaged();
+  } catch (const std::runtime_error& error) {
+    if (std::string_view(error.what()).find(path_) != std::string_view::npos) throw;
+    damaged();
   }
   if (frames.whole_bytes() != frames.size_bytes() || !start_ || !ending_) damaged();
   std::sort(samples_.begin(), samples_.end());
@@ -110,8 +113,7 @@ void RunPart::take_forwards(const Frame& frame) {
     forward.index = bytes.number();
     for (uint64_t left = bytes.count(); left > 0; --left) {
       if (bytes.count() >= series_.size()) damaged();
-      bytes.number();
-      bytes.number();
+      if (bytes.number() < 0 || bytes.number() < 0) damaged();
     }
     return forward;
   });

@@ -111,6 +111,10 @@ const std::vector<ConfigKey>& config_keys() {
       choice_key("dump", &Config::dump, {"none", "ids", "topk", "full"},
                  "Routing dump: none; ids of each token; their weights as well; or logits and scores as well."),
       choice_key("dump_weights", &Config::dump_weights, {"f32", "f16"}, "Type of the weights in the dump."),
+      value_key(
+          "dump_router_input", ConfigType::kFlag, &Config::dump_router_input,
+          "The dump has what enters each router's projection as well, in the model's type: thousands of numbers a "
+          "token and layer."),
       choice_key("privacy", &Config::privacy, {"none", "sums"},
                  "sums: nothing about single tokens may be written, since expert ids give back most of a text: refuses "
                  "a dump, attention full and log_per_token, and writes no probe."),
@@ -322,6 +326,9 @@ void Config::check() const {
                        : log_per_token                 ? "log_per_token must be false"
                                                        : nullptr;
     if (told != nullptr) throw std::invalid_argument(fmt::format("privacy is sums: {}", told));
+  }
+  if (dump_router_input && dump == Dump::kNone) {
+    throw std::invalid_argument("dump_router_input is true: dump must be ids, topk or full, got none");
   }
   AttentionRegions::from_text(attention_regions);
   hook_spec_from_config(hooks);

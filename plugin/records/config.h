@@ -35,6 +35,7 @@ struct MOETAP_API Config {
   int64_t attention_limit_bytes = int64_t{1} << 30;
   Dump dump = Dump::kNone;
   DumpWeights dump_weights = DumpWeights::kF32;
+  bool dump_router_input = false;
   Privacy privacy = Privacy::kNone;
   int64_t record_every = 1;
   int64_t max_forwards = 0;

@@ -33,6 +33,7 @@ struct RouterRecord {
   at::Tensor margins;   // float32 [T], w[0] - w[1] (token_outputs.h); undefined: K < 2, or no weights
   at::Tensor logits;    // [n, E] in the model's dtype: n = T with dump full, else the probe's first n <= T tokens
   at::Tensor scores;    // [T, E]: dump full
+  at::Tensor input;     // [T, H] in the model's dtype: dump_router_input
   at::Tensor row;       // int64 [T], the sample's place in the forward; -1 unknown
   at::Tensor position;  // int32 [T], column in the forward's [B, S]; where that is unknown, the place in the call
   at::Tensor token_id;  // int32 [T], -1 unknown

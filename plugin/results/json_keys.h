@@ -68,6 +68,7 @@ inline constexpr JsonKey kResumed{"resumed", "integer; absent: never", "times"};
 inline constexpr JsonKey kRecovered{"recovered", "true; absent: the run's own process wrote the files", ""};
 inline constexpr JsonKey kRecoveredFrom{"recovered_from", "text: the process that died", ""};
 inline constexpr JsonKey kLost{"lost", "object with journal_bytes, forwards (at least), dump_rows", ""};
+inline constexpr JsonKey kMissing{"missing", "list of lines: what a merge left out; absent: nothing", ""};
 inline constexpr JsonKey kJournalBytes{"journal_bytes", "integer", "bytes"};
 inline constexpr JsonKey kDumpRows{"dump_rows", "integer", "rows"};
 

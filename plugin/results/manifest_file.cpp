@@ -120,6 +120,7 @@ void write_manifest_file(const std::string& path, const Manifest& manifest) {
                               {keys::kForwards.name, recovery.lost_forwards},
                               {keys::kDumpRows.name, recovery.missing_dump_rows}};
   }
+  if (!manifest.missing.empty()) json[keys::kMissing.name] = manifest.missing;
   write_file_atomically(path, indented_text(json));
 }
 

@@ -45,7 +45,8 @@ struct Manifest {
   std::vector<std::string> notices;  // about the whole run, besides those that were counted
   RunTimes times;
   int64_t times_resumed = 0;
-  std::optional<RecoveryNote> recovery;  // empty: the run's own process wrote the files
+  std::optional<RecoveryNote> recovery;   // empty: the run's own process wrote the files
+  std::vector<std::string> missing = {};  // what a merge left out, one line each
 };
 
 /// Throws std::runtime_error if the file cannot be written.

@@ -110,7 +110,7 @@ void write_run_outputs(RunState& state, const RunPaths& paths, const Counters& c
     write_manifest_file(
         (paths.about / "manifest.json").string(),
         {state.config, state.models, state.layers, state.attention_layers, state.summary, state.unverified, state.rank,
-         counters, losses, std::move(notices), times, state.times_resumed, recovery});
+         counters, losses, std::move(notices), times, state.times_resumed, recovery, sources.missing});
   });
   if (!readers_notice.empty() && log_is_for_libmoe(state.config)) notify(readers_notice);
   // Where no hook reported, that is the run's error: see `why_not_done`.

@@ -28,6 +28,7 @@ struct OutputSources {
   std::function<LogLosses(const std::string& path, const std::string& time, const LogLayout& layout)> write_log;
   bool has_entries = false;                                // of the log
   std::function<void(const LogLosses& losses)> keep_sums;  // writes sums.frames
+  std::vector<std::string> missing = {};                   // what a merge left out, one line each
 };
 /// The same from other sources than a journal.
 void write_run_outputs(RunState& state, const RunPaths& paths, const Counters& counters, const RunTimes& times,

@@ -83,6 +83,7 @@ std::string to_text(const RunEnding& ending) {
                               {keys::kForwards.name, ending.recovery->lost_forwards},
                               {keys::kDumpRows.name, ending.recovery->missing_dump_rows}};
   }
+  if (!ending.missing.empty()) json[keys::kMissing.name] = ending.missing;
   return ascii_text(json);
 }
 
@@ -98,6 +99,7 @@ RunEnding run_ending_from_text(const std::string& text, const std::string& sourc
   ending.closed = system_clock::time_point(std::chrono::microseconds(read.at(keys::kClosed.name).get<int64_t>()));
   ending.times_resumed = read.at(keys::kResumed.name).get<int64_t>();
   ending.dump_rows = read.at(keys::kDumpRows.name).get<std::map<std::string, int64_t>>();
+  ending.missing = read.value(keys::kMissing.name, std::vector<std::string>());
   if (read.contains(keys::kRecoveredFrom.name)) {
     const json& lost = read.at(keys::kLost.name);
     ending.recovery = RecoveryNote{
@@ -174,7 +176,7 @@ void write_run_sums(const RunState& state, const RunPaths& paths, const RunJourn
     sums.add({placed.doc_id, placed.numbered,
               by_row ? std::vector<int64_t>{entry.first_sample} : journal.samples_of(entry)});
   }
-  sums.finish(state.summary, {state.config, counters, losses, times.closed, state.times_resumed, recovery, {}});
+  sums.finish(state.summary, {state.config, counters, losses, times.closed, state.times_resumed, recovery, {}, {}});
 }
 
 }  // namespace moetap::plugin

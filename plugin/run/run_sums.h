@@ -67,6 +67,7 @@ struct RunEnding {
   int64_t times_resumed = 0;
   std::optional<RecoveryNote> recovery;
   std::map<std::string, int64_t> dump_rows;  // by series, of all forwards
+  std::vector<std::string> missing = {};     // what a merge left out, one line each
 };
 std::string to_text(const RunEnding& ending);
 /// Throws nlohmann::json::exception or std::invalid_argument for a text that no moetap wrote.

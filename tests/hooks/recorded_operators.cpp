@@ -41,8 +41,10 @@ ForwardReport* report_of(const at::Tensor& handle) {
 
 void router(const at::Tensor& forward, int64_t hook, const std::optional<at::Tensor>& logits,
             const std::optional<at::Tensor>& scores, at::TensorList selected, at::TensorList weights,
-            int64_t expert_dim, std::string_view form, const std::optional<at::Tensor>& choice) {
-  RouterReport report{hook, kept(logits), kept(scores), kept(choice), {}, {}, expert_dim, std::string(form)};
+            int64_t expert_dim, std::string_view form, const std::optional<at::Tensor>& choice,
+            const std::optional<at::Tensor>& input, std::string_view no_input) {
+  RouterReport report{hook, kept(logits), kept(scores), kept(choice),     kept(input), std::string(no_input),
+                      {},   {},           expert_dim,   std::string(form)};
   for (const auto& tensor : selected) report.selected.push_back(kept(tensor));
   for (const auto& tensor : weights) report.weights.push_back(kept(tensor));
   const std::scoped_lock lock(mutex);
@@ -52,9 +54,10 @@ void router(const at::Tensor& forward, int64_t hook, const std::optional<at::Ten
 void router_of_one(const at::Tensor& forward, int64_t hook, const std::optional<at::Tensor>& logits,
                    const std::optional<at::Tensor>& scores, const at::Tensor& selected,
                    const std::optional<at::Tensor>& weights, int64_t expert_dim, std::string_view form,
-                   const std::optional<at::Tensor>& choice) {
+                   const std::optional<at::Tensor>& choice, const std::optional<at::Tensor>& input,
+                   std::string_view no_input) {
   router(forward, hook, logits, scores, selected, weights ? at::TensorList(*weights) : at::TensorList(), expert_dim,
-         form, choice);
+         form, choice, input, no_input);
 }
 
 void attention(const at::Tensor& forward, int64_t hook, const std::optional<at::Tensor>& query,

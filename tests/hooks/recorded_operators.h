@@ -16,6 +16,8 @@ struct RouterReport {
   at::Tensor logits;  // undefined: not reported
   at::Tensor scores;  // undefined: not reported
   at::Tensor choice;  // undefined: not reported
+  at::Tensor input;   // undefined: not reported
+  std::string no_input;
   std::vector<at::Tensor> selected;
   std::vector<at::Tensor> weights;
   int64_t expert_dim = 0;

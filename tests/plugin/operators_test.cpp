@@ -36,6 +36,7 @@ constexpr const char* kRouterGraph = R"IR(
 graph(%description : str, %ids : Tensor, %mask : Tensor, %x : Tensor, %w : Tensor):
   %method : str = prim::Constant[value="forward"]()
   %form : str = prim::Constant[value="slots"]()
+  %empty : str = prim::Constant[value=""]()
   %none : NoneType = prim::Constant()
   %hook : int = prim::Constant[value=0]()
   %last : int = prim::Constant[value=-1]()
@@ -48,7 +49,7 @@ graph(%description : str, %ids : Tensor, %mask : Tensor, %x : Tensor, %w : Tenso
   %weights : Tensor, %selected : Tensor = aten::topk(%scores, %two, %last, %true, %true)
   %selected.list : Tensor[] = prim::ListConstruct(%selected)
   %weights.list : Tensor[] = prim::ListConstruct(%weights)
-  moetap::router(%forward, %hook, %logits, %scores, %selected.list, %weights.list, %last, %form, %none)
+  moetap::router(%forward, %hook, %logits, %scores, %selected.list, %weights.list, %last, %form, %none, %none, %empty)
   %changed.ids : Tensor = aten::zero_(%selected)
   %changed.mask : Tensor = aten::zero_(%mask)
   %squared : Tensor = aten::mul(%weights, %weights)
@@ -116,10 +117,10 @@ TEST(Operators, TrainModeKeepsOutputsAndGradients) {
   // topk saves its ids for the backward pass: nothing may change them here.
   const std::string ir = without(kRouterGraph, {"  %changed.ids : Tensor = aten::zero_(%selected)\n"});
   const auto tapped = parse(ir);
-  const auto plain = parse(without(
-      ir, {"  %end : int = moetap::end(%forward)\n", "  moetap::ended(%end)\n",
-           "  moetap::router(%forward, %hook, %logits, %scores, %selected.list, %weights.list, %last, %form, %none)\n",
-           "  %forward : Tensor = moetap::begin(%description, %method, %arguments)\n"}));
+  const auto plain = parse(without(ir, {"  %end : int = moetap::end(%forward)\n", "  moetap::ended(%end)\n",
+                                        "  moetap::router(%forward, %hook, %logits, %scores, %selected.list, "
+                                        "%weights.list, %last, %form, %none, %none, %empty)\n",
+                                        "  %forward : Tensor = moetap::begin(%description, %method, %arguments)\n"}));
   RecordedRun recorded(everything());
   const auto description = recorded.bind(gates(1));
   Inputs inputs;
@@ -219,6 +220,7 @@ constexpr const char* kBadIdsGraph = R"IR(
 graph(%description : str, %logits : Tensor, %good : Tensor, %bad : Tensor):
   %method : str = prim::Constant[value="forward"]()
   %form : str = prim::Constant[value="slots"]()
+  %empty : str = prim::Constant[value=""]()
   %none : NoneType = prim::Constant()
   %first : int = prim::Constant[value=0]()
   %second : int = prim::Constant[value=1]()
@@ -228,9 +230,9 @@ graph(%description : str, %logits : Tensor, %good : Tensor, %bad : Tensor):
   %good.list : Tensor[] = prim::ListConstruct(%good)
   %bad.list : Tensor[] = prim::ListConstruct(%bad)
   %weights : Tensor[] = prim::ListConstruct()
-  moetap::router(%forward, %first, %logits, %none, %bad.list, %weights, %last, %form, %none)
-  moetap::router(%forward, %second, %logits, %none, %good.list, %weights, %last, %form, %none)
-  moetap::router(%forward, %second, %logits, %none, %good.list, %weights, %last, %form, %none)
+  moetap::router(%forward, %first, %logits, %none, %bad.list, %weights, %last, %form, %none, %none, %empty)
+  moetap::router(%forward, %second, %logits, %none, %good.list, %weights, %last, %form, %none, %none, %empty)
+  moetap::router(%forward, %second, %logits, %none, %good.list, %weights, %last, %form, %none, %none, %empty)
   %end : int = moetap::end(%forward)
   moetap::ended(%end)
   return (%logits)
@@ -299,7 +301,9 @@ TEST(Operators, ReportFromSeveralThreads) {
                                     c10::List<at::Tensor>(),
                                     -1,
                                     std::string("slots"),
-                                    c10::IValue()};
+                                    c10::IValue(),
+                                    c10::IValue(),
+                                    std::string()};
         router.callBoxed(&arguments);
       });
     }

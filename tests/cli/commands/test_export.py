@@ -79,6 +79,28 @@ def test_a_path_that_is_there_is_replaced_only_with_force(moetap, run_dir, tmp_p
     assert moetap("export", run_dir, *options, "--force").returncode == 0
 
 
+def test_what_a_killed_export_left_goes_with_the_next(moetap, run_dir, tmp_path):
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    for process in (dead.pid, os.getpid()):
+        (tmp_path / f"out.tmp-{process}-0").mkdir()
+        (tmp_path / f"out.tmp-{process}-0/half").write_text("")
+    assert moetap("export", run_dir, "--to", "r3", "-o", tmp_path / "out").returncode == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", f"out.tmp-{os.getpid()}-0"]
+
+
+def test_of_two_exports_at_once_one_is_refused(run_dir, tmp_path):
+    """None of them says that it is done while its files are gone."""
+    command = [MOETAP, "export", run_dir, "--to", "parquet", "-o", tmp_path / "out"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    processes = [subprocess.Popen(command, **pipes) for _ in range(4)]
+    errors = [process.communicate(timeout=120)[1] for process in processes]
+    assert [process.returncode for process in processes].count(0) == 1, errors
+    for process, error in zip(processes, errors, strict=True):
+        assert process.returncode == 0 or "is there already" in error
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
 @pytest.mark.parametrize("format", ["parquet", "r3", "flame"])
 def test_a_disk_that_refuses_leaves_nothing(run_dir, tmp_path, format):
     """A limit on the size of files stands for a full disk."""

@@ -62,7 +62,7 @@ def test_traces_give_what_they_have(moetap, recorded, analyze, tmp_path):
                 "token_id": pa.array(random.integers(0, 9, 50), pa.int32()),
             }
         )
-        pq.write_table(table, tmp_path / f"other/layer-{layer}.parquet", row_group_size=17)
+        pq.write_table(table, tmp_path / f"other/layer_{layer:02}.parquet", row_group_size=17)
     table = read_table(analyze(tmp_path / "other", "--only", "layer_statistics") / "layer_statistics.csv")
     for layer in range(2):
         counts = np.bincount(ids[layer].ravel(), minlength=9)
@@ -85,7 +85,7 @@ def test_damaged_files_are_one_line(moetap, recorded, assert_fails, tmp_path):
 
 def write_trace(folder, layer: str, **columns):
     folder.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.table(columns), folder / f"layer-{layer}.parquet")
+    pq.write_table(pa.table(columns), folder / f"layer_{layer:0>2}.parquet")
 
 
 def lists_of(ids) -> pa.Array:
@@ -96,7 +96,7 @@ def test_tokens_far_apart_are_refused(assert_fails, tmp_path):
     """2^40 tokens between two rows would be rows of nothing in the temporary run."""
     for last in (2, 2**40, 2**63 - 1):
         write_trace(tmp_path / "traces", "0", indices=lists_of([[0, 1], [1, 2]]), token=pa.array([0, last], pa.int64()))
-        parts = ["layer-0.parquet", f"tokens are numbered 0 to {last}", "2 rows"]
+        parts = ["layer_00.parquet", f"tokens are numbered 0 to {last}", "2 rows"]
         assert_fails(1, "analyze", tmp_path / "traces", "-o", tmp_path / "x", parts=parts)
     assert not list(tmp_path.glob(".moetap-import*"))
 
@@ -112,7 +112,7 @@ def test_ids_beyond_32_bits_are_foreign(analyze, tmp_path):
 
 def test_labels_out_of_range_are_refused(assert_fails, tmp_path):
     write_trace(tmp_path / "traces", "0", indices=lists_of([[0, 1]]), token_id=pa.array([2**32], pa.int64()))
-    parts = ["layer-0.parquet", "column token_id holds 4294967296"]
+    parts = ["layer_00.parquet", "column token_id holds 4294967296"]
     assert_fails(1, "analyze", tmp_path / "traces", "-o", tmp_path / "x", parts=parts)
 
 

@@ -65,6 +65,32 @@ TEST_F(RouterObserverTest, KeepsWhatIsAskedFor) {
   }
 }
 
+TEST_F(RouterObserverTest, KeepsInputsWhereTheyAreAskedFor) {
+  const at::Tensor input = at::randn({5, 3}).to(at::kHalf), expected = input.clone();
+  std::vector<std::string> notices;
+  context_.notice = [&](const std::string& what, const std::string&) { notices.push_back(what); };
+  for (const bool asked : {false, true}) {
+    RouterObserver observer = this->observer({.per_token = true, .record_held = true, .input = asked});
+    // Short calls of a known form would be held, which keep no inputs.
+    for (int call = 0; call < 3; ++call) {
+      ReportedRouter reported = this->reported();
+      reported.input = call == 2 ? at::Tensor() : input;
+      observer.observe(1, reported);
+    }
+    const auto report = observer.end();
+    const ForwardRecord record = finish(*report);
+    if (!asked) continue;
+    ASSERT_EQ(record.routers.size(), 3u);
+    for (const int call : {0, 1}) {
+      EXPECT_TRUE(at::equal(record.routers[static_cast<size_t>(call)].input, expected));
+      EXPECT_FALSE(record.routers[static_cast<size_t>(call)].input.is_alias_of(input));
+    }
+    EXPECT_FALSE(record.routers[2].input.defined());
+  }
+  ASSERT_EQ(notices.size(), 1u);
+  EXPECT_NE(notices[0].find("the dump lacks the input of router \"gate\""), std::string::npos);
+}
+
 TEST_F(RouterObserverTest, WhatTheModelChangesLaterIsNotSeen) {
   RouterObserver observer = this->observer({true, true, 0});
   observer.observe(0, reported());

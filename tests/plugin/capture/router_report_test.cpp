@@ -55,6 +55,29 @@ TEST(RouterCapture, FlattenedBetweenProjectionAndSelection) {
   }
 }
 
+TEST(RouterCapture, InputsHaveTheTokensOfTheRouter) {
+  const auto logits = at::randn({2, 3, 4});
+  const auto [weights, selected] = logits.softmax(-1).topk(2, -1);
+  const auto input_of = [&, weights = weights, selected = selected](const at::Tensor& input, const std::string& why) {
+    ReportedRouter reported{logits, {}, {selected}, {weights}, -1, "slots"};
+    reported.input = input;
+    reported.no_input = why;
+    return to_input(to_canonical(reported, hook()), reported);
+  };
+  const auto hidden = at::randn({2, 3, 5}).to(at::kBFloat16);
+  for (const at::Tensor& input : {hidden, hidden.reshape({6, 5}), hidden.movedim(-1, 0).contiguous().movedim(0, -1)}) {
+    const CanonicalInput found = input_of(input, "");
+    EXPECT_EQ(found.missing, "");
+    expect_equal(found.rows, hidden.reshape({6, 5}));
+  }
+  EXPECT_NE(input_of(at::randn({5, 5}), "").missing.find("6 tokens, got [5, 5]"), std::string::npos);
+  EXPECT_NE(input_of(at::ones({6, 5}, at::kLong), "").missing.find("Long"), std::string::npos);
+  EXPECT_NE(input_of(at::randn({6, 0}), "").missing, "");
+  EXPECT_NE(input_of({}, "").missing.find("instrumented without"), std::string::npos);
+  EXPECT_EQ(input_of({}, "no projection of it is known").missing, "no projection of it is known");
+  EXPECT_FALSE(input_of({}, "").rows.defined());
+}
+
 // Ids of null experts are kept beside the call, in which they are unused slots. What lies beyond them is no expert.
 TEST(RouterCapture, SetsIdsOfNullExpertsAside) {
   const auto logits = at::randn({2, 4});

@@ -8,6 +8,7 @@
 
 #include "plugin/dump/dump_reader.h"
 #include "plugin/formats/safetensors.h"
+#include "plugin/run/run_losses.h"
 #include "plugin/run/run_reader.h"
 #include "plugin/run/run_recovery.h"
 #include "tests/plugin/merge/split_runs.h"
@@ -211,12 +212,19 @@ TEST_F(MergeRuns, ARankThatDiedIsNamed) {
   ASSERT_EQ(some.missing.size(), 1u);
   EXPECT_NE(some.missing[0].find("rank 2 of 3 did not finish: it is not in the merged run"), std::string::npos);
   EXPECT_TRUE(parse_file(out("some/moetap/manifest.json")).at("notices").contains(some.missing[0]));
+  EXPECT_EQ(parse_file(out("some/moetap/manifest.json")).at("missing"), nlohmann::json(some.missing));
+  ASSERT_EQ(run_losses(out("some")).size(), 1u);
+  EXPECT_EQ(run_losses(out("some"))[0], out("some") + ": merged without all of it: " + some.missing[0]);
+  merge_runs({out("some")}, out("again"), {});  // what is not there is known to whoever merges it on
+  EXPECT_EQ(parse_file(out("again/moetap/manifest.json")).at("missing"), nlohmann::json(some.missing));
   ASSERT_EQ(recover_run(run).errors, std::vector<std::string>{});
   const auto recovered = merged({run});
   auto expected = merged({write("whole", steps)});
   const auto manifest = parse_file(out("merged0/moetap/manifest.json"));
   EXPECT_EQ(manifest.at("recovered"), true);
   EXPECT_EQ(manifest.at("lost").at("forwards"), 0);
+  EXPECT_FALSE(manifest.contains("missing"));
+  EXPECT_EQ(run_losses(out("merged0")), std::vector<std::string>{});
   for (auto files : {&expected}) files->erase("moetap/manifest.json");
   auto without_manifest = recovered;
   without_manifest.erase("moetap/manifest.json");

@@ -59,6 +59,11 @@ inline ForwardRecord record_of(const std::shared_ptr<ModelDescription>& model, c
   if (step.step == 0) {
     record.routers.push_back(observe_router({.hook = 3, .attributed = false}, seeded_logits(seed + 400, {1, 5, 4})));
   }
+  for (const size_t router : {0, 1, 3}) {  // layer 2 reports none
+    if (router >= record.routers.size()) continue;
+    RouterRecord& of = record.routers[router];
+    of.input = seeded_logits(seed + 600, {of.selected.size(0), 3}).to(at::kBFloat16);
+  }
   const auto first = [](const RouterRecord& router) { return router.selected.select(1, 0).contiguous(); };
   if (record.routers[0].selected.sizes() == record.routers[2].selected.sizes()) {
     record.transitions = {
@@ -78,6 +83,7 @@ inline ForwardRecord record_of(const std::shared_ptr<ModelDescription>& model, c
 inline Config split_config() {
   Config config;
   config.dump = Dump::kFull;
+  config.dump_router_input = true;
   config.attention = Attention::kFull;
   config.probe_tokens = 30;
   return config;

@@ -72,7 +72,8 @@ class ForwardAllocations : public ::testing::TestWithParam<Step> {
     for (int64_t layer = 0; layer < kLayers; ++layer) {
       const at::Tensor logits = at::randn({step.batch, 1, step.experts}).to(step.dtype);
       const auto [weights, ids] = logits.to(at::kFloat).softmax(-1).topk(step.top_k, -1);
-      stack = {handle, layer, logits, {}, ids, step.weighted ? c10::IValue(weights) : c10::IValue(), -1, "slots", {}};
+      const c10::IValue weights_or_none = step.weighted ? c10::IValue(weights) : c10::IValue();
+      stack = {handle, layer, logits, {}, ids, weights_or_none, -1, "slots", {}, {}, ""};
       blocks.routers += call("moetap::router", "one", stack);
     }
     stack = {handle};
