@@ -132,8 +132,8 @@ void RouterFlow::follow_mask(jit::Node* node, OpKind kind) {
   }
   // Of masks, what is chosen by a threshold has no ids, whatever else is chosen.
   const auto is_threshold = [](const Fact* of) { return of != nullptr && of->role == Role::kMask && of->threshold; };
-  const bool by_threshold = self != nullptr && other != nullptr && self->role == other->role &&
-                            (is_threshold(self) || is_threshold(other));
+  const bool by_threshold =
+      self != nullptr && other != nullptr && self->role == other->role && (is_threshold(self) || is_threshold(other));
   const Fact own = by_threshold ? (is_threshold(self) ? *self : *other) : self != nullptr ? *self : *other;
   Fact result = derived(own, node, own.role);
   if (other != nullptr && self != nullptr) {
