@@ -138,7 +138,9 @@ void ValueOrigins::mark_projected_inputs() {
         if (value->node()->inputs().empty()) break;
         const OpKind kind = op_kind(*value->node());
         const bool view = kind == OpKind::kCopy || kind == OpKind::kReshape || kind == OpKind::kMoveAxis;
-        const bool computed = kind == OpKind::kElementwise || kind == OpKind::kMultiply;
+        const std::string name = base_name(*value->node());
+        const bool pooled = name == "mean" || name == "amax" || kind == OpKind::kSlice || kind == OpKind::kSelect;
+        const bool computed = kind == OpKind::kElementwise || kind == OpKind::kMultiply || pooled;
         if (!view && !(computed && by_parameter)) break;
         value = value->node()->input(0);
       }

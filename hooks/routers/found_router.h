@@ -20,6 +20,7 @@ struct FoundRouter : FoundHook {
   torch::jit::Value* scores = nullptr;
   bool scores_of_other_logits = false;  // the selection reads masked or noisy ones: `scores` are not made of `logits`
   torch::jit::Value* choice = nullptr;  // what the pick reads that gives `selected`; null: not known
+  bool claims_scaled_scores = false;    // a hook spec names ids or weights, and `scoring` as the rule between them
   std::vector<torch::jit::Value*> selected;
   std::vector<torch::jit::Value*> weights;
   int64_t expert_dim = -1;  // of the tensors as the operator gets them

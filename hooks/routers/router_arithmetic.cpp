@@ -183,6 +183,8 @@ void RouterFlow::follow_elementwise(jit::Node* node, OpKind kind) {
   }
   if (hidden && own.role == Role::kChosen && !own.own) return;  // a bias of the chosen expert
   Fact result = derived(own, node, own.role);
+  // What one expert's part of a mask weighs by other numbers: no tensor over the experts holds these weights.
+  if (hidden && own.role == Role::kMask && own.threshold && !own.aligned) result.rewritten = true;
   switch (own.role) {
     case Role::kScore:
       if (own.picks.empty() && clamps_at_zero(graph_, *node)) {
@@ -224,6 +226,7 @@ void RouterFlow::follow_elementwise(jit::Node* node, OpKind kind) {
       break;
     case Role::kSlot:
       if (hidden && name != "div" && width == ProductWidth::kWider) return;
+      if (kind == OpKind::kMultiply && partner != nullptr) result.zero_unless.push_back(kept_by(partner, true));
       if (!own.aligned) {
         lose_alignment(result);
         change_in_order(result, node->output());

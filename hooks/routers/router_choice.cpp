@@ -120,4 +120,28 @@ void RouterFlow::follow_pick(jit::Node* node) {
   set(pick.indices, indices);
 }
 
+// Experts that are drawn by their scores are chosen as those that are picked: what becomes of them tells whether they
+// are experts or the next token.
+void RouterFlow::follow_draw(jit::Node* node) {
+  const Fact* found = fact(node->input(0));
+  if (found == nullptr) return;
+  const Fact own = remembered(*found);
+  event(EventKind::kSamples, node, own);
+  if (base_name(*node) != "multinomial" || own.role != Role::kScore || !own.picks.empty()) return;
+  Pick pick{node, own, graph_.constant_int(node->input(1)), -1, node->output()};
+  if (picks_other_axis(pick)) return;
+  const auto known =
+      std::find_if(picks_.begin(), picks_.end(), [&](const Pick& earlier) { return earlier.node == node; });
+  const int place = static_cast<int>(known - picks_.begin());
+  if (known == picks_.end()) picks_.push_back(pick);
+  Fact ids = own;
+  ids.role = Role::kIds;
+  ids.aligned = true;
+  ids.base = node->output();
+  ids.ids = {node->output()};
+  ids.picks = {place};
+  ids.num_slots = pick.k;
+  set(node->output(), ids);
+}
+
 }  // namespace moetap::hooks

@@ -53,6 +53,13 @@ std::optional<Fact> RouterFlow::combine(jit::Node* node, const Fact& left, const
   };
   auto of_role = [&](Role role) -> const Fact& { return left.role == role ? left : right; };
   const bool multiply = kind == OpKind::kMultiply;
+  const auto kept_by_mask = [&] {
+    for (const jit::Value* input : node->inputs()) {
+      const Fact* found = is_tensor(input) ? fact(input) : nullptr;
+      if (found != nullptr && found->role == Role::kMask) return kept_by(input, true);
+    }
+    return KeptBy{};
+  };
   if (left.role == right.role) {
     Fact result = derived(left, node, left.role);
     const bool divides = base_name(*node) == "div";
@@ -120,6 +127,7 @@ std::optional<Fact> RouterFlow::combine(jit::Node* node, const Fact& left, const
     change_scores(result, score, node->output());
     result.one_hot = mask.one_hot;
     result.per_expert = mask.per_expert;
+    if (mask.one_hot && score.picks.empty()) result.place = mask.place, result.place_in_run = mask.place_in_run;
     result.threshold = result.threshold || mask.threshold;
     result.dropped = result.dropped || mask.dropped;
     if (!score.picks.empty()) result.parent = score.base;
@@ -132,6 +140,7 @@ std::optional<Fact> RouterFlow::combine(jit::Node* node, const Fact& left, const
     Fact result = derived(slot, node, Role::kSlot);
     result.parent = slot.base;
     result.dropped = slot.dropped || mask.dropped;
+    if (multiply) result.zero_unless.push_back(kept_by_mask());
     if (result.place < 0 && result.place_in_run == nullptr) {
       result.place = mask.place;
       result.place_in_run = mask.place_in_run;
@@ -197,10 +206,12 @@ std::optional<Fact> RouterFlow::combine(jit::Node* node, const Fact& left, const
     return derived(of_role(Role::kRouted), node, Role::kRouted);
   }
   if (pair_is(Role::kIds, Role::kStat)) {  // places in the experts' queues, numbered over all experts
-    Fact result = derived(of_role(Role::kIds), node, Role::kIds);
+    const Fact& ids = of_role(Role::kIds);
+    Fact result = derived(ids, node, Role::kIds);
     lose_alignment(result);
     result.placed = result.unknown_numbers = result.strided = true;
     result.numbers = at::Tensor();
+    if (base_name(*node) == "add") add_places(result, ids);
     return result;
   }
   if (pair_is(Role::kIds, Role::kMask)) {
@@ -215,6 +226,11 @@ std::optional<Fact> RouterFlow::combine(jit::Node* node, const Fact& left, const
     }
     lose_alignment(result);
     result.index = ids.index;
+    if (multiply && keeps_experts_only(kept_by_mask(), ids)) {
+      replace_unused(result, ids, 0);
+      return result;
+    }
+    result.rows = at::Tensor();
     result.rewritten = ids.rewritten || (ids.index && !ids.placed && !ids.nested);
     return result;
   }

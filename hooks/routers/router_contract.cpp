@@ -1,6 +1,9 @@
 // Transfer functions of RouterFlow for products that are summed over a shared axis: `linear`, `matmul`, `einsum`. See
 // Note [Following a projection].
 #include <algorithm>
+#include <optional>
+#include <string>
+#include <utility>
 
 #include "hooks/routers/router_flow.h"
 
@@ -9,20 +12,33 @@ namespace jit = torch::jit;
 
 namespace {
 
+// The equation of an einsum without blanks, and where its result begins; empty where the graph does not tell.
+std::optional<std::pair<std::string, std::string>> equation_of(const MethodGraph& graph, const jit::Node& einsum) {
+  const auto equation = base_name(einsum) == "einsum" ? graph.constant(einsum.input(0)) : std::nullopt;
+  if (!equation || !equation->isString()) return std::nullopt;
+  std::string text = equation->toStringRef();
+  std::erase(text, ' ');
+  const size_t arrow = text.find("->");
+  if (arrow == std::string::npos) return std::nullopt;
+  return std::pair(text.substr(0, arrow), text.substr(arrow + 2));
+}
+
+// True for an einsum that sums over nothing: "te,tec->tec".
+bool keeps_all_dimensions(const MethodGraph& graph, const jit::Node& node) {
+  const auto equation = equation_of(graph, node);
+  return equation && equation->first.find_first_not_of("," + equation->second) == std::string::npos;
+}
+
 // True for an einsum that is a product of `own` with factors: "tk,t->tk". Its result has the dimensions of `own`, and
 // no operand has others.
 bool multiplies_by_factors(const MethodGraph& graph, const jit::Node& einsum, const std::vector<jit::Value*>& operands,
                            const jit::Value* own) {
-  const auto equation = graph.constant(einsum.input(0));
-  if (!equation || !equation->isString()) return false;
-  std::string text = equation->toStringRef();
-  std::erase(text, ' ');
-  const size_t arrow = text.find("->");
-  if (arrow == std::string::npos) return false;
-  const std::string result = text.substr(arrow + 2);
+  const auto equation = equation_of(graph, einsum);
+  if (!equation) return false;
+  const auto& [text, result] = *equation;
   size_t begin = 0;
   for (const jit::Value* operand : operands) {
-    const size_t end = std::min(text.find(',', begin), arrow);
+    const size_t end = std::min(text.find(',', begin), text.size());
     const std::string dimensions = text.substr(begin, end - begin);
     if (operand == own ? dimensions != result : dimensions.find_first_not_of(result) != std::string::npos) return false;
     begin = end + 1;
@@ -117,8 +133,12 @@ std::optional<Fact> RouterFlow::contract(jit::Node* node, const Fact& first, con
   const Fact& other = mask == &left ? right : left;
   Fact result = derived(other, node, other.role);
   merge(result, *mask);
-  if (other.role == Role::kScore && other.picks.empty()) {
+  if (other.role == Role::kScore && other.picks.empty() && mask->placed && keeps_all_dimensions(graph_, *node)) {
+    return spread_over_places(other, *mask, node->output());
+  } else if (other.role == Role::kScore && other.picks.empty()) {
     result.role = Role::kSlot;  // scores at the chosen experts
+    result.place = mask->place;
+    result.place_in_run = mask->place_in_run;
     result.dropped = other.dropped || mask->dropped;
   } else if (mask->placed && (other.role == Role::kSlot || other.role == Role::kScore)) {
     return spread_over_places(other, *mask, node->output());

@@ -54,6 +54,8 @@ RouterDecision decide_by_events(const MethodGraph& graph, const RouterFlow& flow
     return decision;
   };
   if (auto router = chosen_by_threshold(graph, flow)) {
+    if (chooses_by_rewritten_ids(flow, {}))
+      return skip(last_node(flow, EventKind::kAppliesWeights), SkipReason::kRewritesIds);
     decision.router = std::move(*router);
     return decision;
   }
@@ -122,7 +124,8 @@ RouterDecision decide_by_events(const MethodGraph& graph, const RouterFlow& flow
     if (event.what.cut) return skip(last.node, SkipReason::kTakesFirstTokens);
     if (event.what.joined && is_strong(event.kind)) return skip(last.node, SkipReason::kPicksFromPicked);
   }
-  if (chooses_by_rewritten_ids(flow) || crosses_slots(graph, flow)) return skip(last.node, SkipReason::kRewritesIds);
+  if (chooses_by_rewritten_ids(flow, selected) || crosses_slots(graph, flow))
+    return skip(last.node, SkipReason::kRewritesIds);
   if (has_changed_weights(flow)) {
     const Fact* sorted = only_permuted_weights(flow);
     if (sorted == nullptr) return skip(last.node, SkipReason::kChangesSortedWeights);
@@ -241,7 +244,7 @@ RouterDecision decide_hash(const MethodGraph& graph, const RouterFlow& flow, con
     decision.skipped = SkippedNode{hash.ids->node(), hash.ids->node(), SkipReason::kUnknownNumExperts};
     return decision;
   }
-  if (chooses_by_rewritten_ids(flow) || crosses_slots(graph, flow)) {
+  if (chooses_by_rewritten_ids(flow, selected) || crosses_slots(graph, flow)) {
     decision.skipped = SkippedNode{hash.ids->node(), hash.ids->node(), SkipReason::kRewritesIds};
     return decision;
   }

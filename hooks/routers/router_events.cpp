@@ -58,11 +58,14 @@ std::vector<jit::Value*> chosen_ids(const MethodGraph& graph, const RouterFlow& 
   return chosen;
 }
 
-// Ids or weights that nobody has followed choose or weigh experts.
-bool chooses_by_rewritten_ids(const RouterFlow& flow) {
-  return std::any_of(flow.events().begin(), flow.events().end(), [](const Event& event) {
-    return event.what.rewritten && (is_strong(event.kind) || event.kind == EventKind::kAppliesWeights);
-  });
+// Ids or weights that nobody has followed choose or weigh experts, or numbers of slots without an expert do.
+bool chooses_by_rewritten_ids(const RouterFlow& flow, const std::vector<jit::Value*>& selected) {
+  const auto any = [&](bool Fact::*what) {
+    return std::any_of(flow.events().begin(), flow.events().end(), [&](const Event& event) {
+      return event.what.*what && (is_strong(event.kind) || event.kind == EventKind::kAppliesWeights);
+    });
+  };
+  return any(&Fact::rewritten) || (any(&Fact::strays) && !flow.weighs_experts_only(selected));
 }
 
 }  // namespace moetap::hooks

@@ -20,7 +20,8 @@ const torch::jit::Node* last_node(const RouterFlow& flow, EventKind kind);
 /// Ids that choose experts. The latest for each pick: ids that were rewritten after the pick replace it.
 std::vector<torch::jit::Value*> chosen_ids(const MethodGraph& graph, const RouterFlow& flow);
 
-/// True if ids or weights that nobody has followed choose or weigh experts.
-bool chooses_by_rewritten_ids(const RouterFlow& flow);
+/// True if ids or weights that nobody has followed choose or weigh experts, or the numbers of slots of `selected` that
+/// hold no expert do.
+bool chooses_by_rewritten_ids(const RouterFlow& flow, const std::vector<torch::jit::Value*>& selected);
 
 }  // namespace moetap::hooks

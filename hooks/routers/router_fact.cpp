@@ -17,6 +17,7 @@ void merge(Fact& into, const Fact& from) {
   into.nested = into.nested || from.nested;
   into.joined = into.joined || from.joined;
   into.rewritten = into.rewritten || from.rewritten;
+  into.strays = into.strays || from.strays;
 }
 
 void join_places(Fact& into, const Fact& from) {

@@ -9,6 +9,8 @@
 #include <string>
 #include <vector>
 
+#include "hooks/routers/unused_slots.h"
+
 namespace moetap::hooks {
 
 /// What a value means that is computed from a followed projection.
@@ -54,6 +56,14 @@ struct Fact {
   bool looked_up = false;        // places of experts, which a table of the model gives for each of `ids`
   // int64: what each expert's id has become, and behind them what is written over ids. Undefined: they are the ids.
   at::Tensor numbers;
+  // int64 [.., 2]: the first and the last row of each, once places were added to the numbers and these are not known.
+  at::Tensor rows;
+
+  // See Note [Slots without an expert].
+  bool strays = false;              // slots without an expert have numbers that may be taken for one's
+  KeptBy unused;                    // of ids: what has left those slots out
+  at::Tensor says;                  // of a mask of ids alone, bool: what it says of each of their `numbers`
+  std::vector<KeptBy> zero_unless;  // of weights: those that none of these keeps are 0
 
   // Slots, ids, masks.
   bool nested = false;      // picked from picked values (product keys)

@@ -109,7 +109,7 @@ void RouterFlow::set(jit::Value* value, Fact fact) {
   if (!fresh) {
     const Fact& known = found->second;
     if (known.role == fact.role && known.picks == fact.picks && known.base == fact.base &&
-        known.rewritten == fact.rewritten)
+        known.rewritten == fact.rewritten && known.strays == fact.strays)
       return;
     found->second = std::move(fact);
   }
@@ -122,8 +122,10 @@ void RouterFlow::wake_users(const jit::Value* value) {
 
 void RouterFlow::event(EventKind kind, jit::Node* node, const Fact& fact) {
   // What was not followed then is known by now.
-  if (!fact.rewritten) {
-    std::erase_if(events_, [&](const Event& earlier) { return earlier.node == node && earlier.what.rewritten; });
+  if (!fact.rewritten && !fact.strays) {
+    std::erase_if(events_, [&](const Event& earlier) {
+      return earlier.node == node && (earlier.what.rewritten || earlier.what.strays);
+    });
   }
   events_.push_back({kind, node, fact});
 }
@@ -133,6 +135,7 @@ Fact RouterFlow::derived(const Fact& from, jit::Node* node, Role role) const {
   fact.role = role;
   fact.base = node->output(0);
   fact.parent = nullptr;
+  fact.says = at::Tensor();
   return fact;
 }
 

@@ -84,6 +84,12 @@ class RouterFlow {
   /// experts].
   int64_t count_null_experts(const Fact& scores) const;
 
+  /// True if a mask keeps the slots that hold an expert and no others: see Note [Slots without an expert].
+  bool keeps_experts_only(const KeptBy& by, const Fact& ids) const;
+
+  /// True if the weights of the slots of `selected` that hold no expert are 0, or what they weigh is.
+  bool weighs_experts_only(const std::vector<torch::jit::Value*>& selected) const;
+
   /// The value outside that a value of a fork's subgraph is returned as; null if it is not returned.
   torch::jit::Value* returned_as(const torch::jit::Value* value) const;
 
@@ -108,6 +114,7 @@ class RouterFlow {
   void follow_elementwise(torch::jit::Node* node, OpKind kind);
   void follow_reduce(torch::jit::Node* node, OpKind kind);
   void follow_pick(torch::jit::Node* node);
+  void follow_draw(torch::jit::Node* node);
   void follow_contract(torch::jit::Node* node);
   void follow_gather(torch::jit::Node* node, torch::jit::Value* source, const std::vector<torch::jit::Value*>& indices);
   void follow_scatter(torch::jit::Node* node, torch::jit::Value* target, const Fact* index, torch::jit::Value* source);
@@ -121,8 +128,15 @@ class RouterFlow {
   bool is_along_slots(const torch::jit::Value* value, const Fact& slots, const torch::jit::Value* dim);
   void follow_numbers(torch::jit::Node* node, const Fact& own, torch::jit::Value* value);
   void name_numbers(Fact& result, const Fact& own, torch::jit::Node* node) const;
-  void write_over_numbers(Fact& result, const Fact& own, const torch::jit::Value* written,
-                          torch::jit::Node* node) const;
+  at::Tensor computed(const torch::jit::Node& node, const torch::jit::Value* value, const at::Tensor& numbers);
+  at::Tensor says_of_numbers(const torch::jit::Node& comparison, const torch::jit::Value* ids, const Fact& own);
+  void write_over_numbers(Fact& result, const Fact& own, const torch::jit::Value* written, torch::jit::Node* node,
+                          const KeptBy& kept) const;
+  void replace_unused(Fact& result, const Fact& own, std::optional<int64_t> number) const;
+  void join_numbers(Fact& into, const Fact& from) const;
+  bool may_stray(const Fact& index) const;
+  void add_places(Fact& result, const Fact& own) const;
+  bool keeps_rows(const torch::jit::Node& node, const torch::jit::Value* value, const Fact& own, Fact& result);
   bool take_as_ids(torch::jit::Value* value, std::optional<int64_t> among);
   bool keeps_slots(const torch::jit::Node& node, const torch::jit::Value* value);
   bool is_table_of_ids(const torch::jit::Value* source) const;

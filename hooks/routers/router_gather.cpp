@@ -70,6 +70,7 @@ void RouterFlow::follow_gather(jit::Node* node, jit::Value* source, const std::v
       Fact part = own;
       lose_alignment(part);
       part.in_pieces = true;
+      if (indices.size() == 1 && keeps_experts_only(kept_by(indices[0], true), own)) replace_unused(part, own, {});
       set(node->output(), part);
     } else if (own.role == Role::kScore) {
       Fact part = derived(own, node, Role::kScore);  // some tokens' scores
@@ -96,7 +97,7 @@ void RouterFlow::follow_gather(jit::Node* node, jit::Value* source, const std::v
       result.place_in_run = by.place_in_run;
       result.rewritten = own.rewritten;  // the weights are what was taken, wherever that was
       result.num_slots = by.num_slots;
-      if (!by.aligned) lose_alignment(result);
+      if (!by.aligned && by.place < 0) lose_alignment(result);  // those of one slot are whole
       set(node->output(), result);
     } else if (by.role == Role::kIds && own.role == Role::kScore) {
       Fact result = derived(own, node, Role::kSlot);
@@ -126,6 +127,9 @@ void RouterFlow::follow_gather(jit::Node* node, jit::Value* source, const std::v
         part.order = indices[0];
       } else {
         part.in_pieces = true;
+      }
+      if (own.role == Role::kIds && indices.size() == 1 && keeps_experts_only(kept_by(indices[0], true), own)) {
+        replace_unused(part, own, {});
       }
       const bool of_scores = own.role == Role::kScore && own.picks.empty();
       part.pairs = own.pairs || (of_scores && by.role == Role::kOrder && by.threshold);
@@ -225,8 +229,10 @@ void RouterFlow::follow_scatter(jit::Node* node, jit::Value* target, const Fact*
     if (into->role == Role::kIds && what == nullptr) note_written_ids(source);
     Fact result = derived(*into, node, into->role);
     if (result.role == Role::kIds) {
-      if (!into->index) result.ids = {node->output()};
-      write_over_numbers(result, *into, what == nullptr ? source : nullptr, node);
+      if (into->aligned) result.ids = {node->output()};
+      const auto masks = base_name(*node) == "scatter" ? std::vector<jit::Value*>{} : list_elements(node->input(1));
+      const KeptBy kept = masks.size() == 1 ? kept_by(masks[0], false) : KeptBy{};
+      write_over_numbers(result, *into, what == nullptr ? source : nullptr, node, kept);
     }
     if (into->order != nullptr) change_in_order(result, node->output());
     set(node->output(), result);

@@ -30,6 +30,7 @@ void RouterFlow::follow_concatenate(jit::Node* node) {
     in_order = in_order && found != nullptr && found->role == first->role && found->place == static_cast<int>(i);
     if (found != nullptr && found->role == first->role) {
       merge(result, remembered(*found));
+      if (first->role == Role::kIds && found != first) join_numbers(result, *found);
       result.nested = result.nested || found->nested;
       // One slot each, as `ids[:, 0]` and `ids[:, 1]`, makes the slots again.
       if (!found->aligned) all_slots = false;

@@ -2,11 +2,21 @@
 // `where`. See Note [Following a projection].
 #include <algorithm>
 
+#include "hooks/graph/known_numbers.h"
 #include "hooks/routers/crossed_slots.h"
 #include "hooks/routers/router_flow.h"
 
 namespace moetap::hooks {
 namespace jit = torch::jit;
+
+namespace {
+
+bool is_zero(const MethodGraph& graph, const jit::Value* value) {
+  const std::string name = base_name(*value->node());
+  return constant_number(graph, value) == 0.0 || name.starts_with("zeros") || name == "new_zeros";
+}
+
+}  // namespace
 
 void RouterFlow::follow_mask(jit::Node* node, OpKind kind) {
   const auto inputs = node->inputs();
@@ -74,6 +84,9 @@ void RouterFlow::follow_mask(jit::Node* node, OpKind kind) {
       mask.one_hot = !number && found->role == Role::kIds && !found->looked_up;
       mask.ordinal = found->role == Role::kIds && name != "eq" && name != "ne" && name != "isin";
     }
+    if (found->role == Role::kIds && !of_score) {
+      mask.says = says_of_numbers(*node, inputs[left != nullptr ? 0 : 1], *found);
+    }
     set(node->output(), mask);
     return;
   }
@@ -86,6 +99,7 @@ void RouterFlow::follow_mask(jit::Node* node, OpKind kind) {
   }
   if (kind == OpKind::kLogical) {
     std::optional<Fact> result;
+    at::Tensor says;
     bool threshold = false, dropped = false, ordinal = true, over_experts = false, aligned = true;
     for (jit::Value* input : inputs) {
       const Fact* found = is_tensor(input) ? fact(input) : nullptr;
@@ -95,9 +109,11 @@ void RouterFlow::follow_mask(jit::Node* node, OpKind kind) {
       ordinal = ordinal && found->ordinal;
       over_experts = over_experts || found->one_hot;
       aligned = aligned && found->aligned;
-      if (!result.has_value())
+      if (!result.has_value()) {
         result = derived(remembered(*found), node, Role::kMask);
-      else {
+        says = found->says;
+      } else {
+        says = at::Tensor();
         merge(*result, remembered(*found));
         join_places(*result, *found);
         result->per_expert = result->per_expert || found->per_expert;
@@ -112,7 +128,9 @@ void RouterFlow::follow_mask(jit::Node* node, OpKind kind) {
       result->ordinal = ordinal;
       if (threshold) result->ids.clear();
       // All slots but those of one expert.
-      if (name == "logical_not" || name == "bitwise_not") result->per_expert = result->one_hot = false;
+      const bool negates = name == "logical_not" || name == "bitwise_not";
+      if (negates) result->per_expert = result->one_hot = false;
+      if (says.defined() && (negates || name == "bool")) result->says = negates ? says.logical_not() : says;
       set(node->output(), *result);
     }
     return;
@@ -130,6 +148,7 @@ void RouterFlow::follow_mask(jit::Node* node, OpKind kind) {
       set(node->output(), derived(remembered(*mask), node, Role::kMask));
     return;
   }
+  const KeptBy kept = kept_by(inputs[where ? 0 : 1], where && self != nullptr);
   // Of masks, what is chosen by a threshold has no ids, whatever else is chosen.
   const auto is_threshold = [](const Fact* of) { return of != nullptr && of->role == Role::kMask && of->threshold; };
   const bool by_threshold =
@@ -170,16 +189,22 @@ void RouterFlow::follow_mask(jit::Node* node, OpKind kind) {
       set(node->output(), result);
       return;
     }
-    // Rows of a buffer, those of tokens that are left out replaced.
-    if (own.role == Role::kIds && !own.aligned && mask != nullptr && mask->dropped) result.cut = true;
-    if (mask != nullptr && mask->dropped) result.dropped = true;
     if (!own.aligned)
       lose_alignment(result);
     else if (own.role == Role::kIds)
       result.ids = {node->output()};
     if (own.role == Role::kIds) {
       const bool both = self != nullptr && other != nullptr;
-      write_over_numbers(result, own, both ? nullptr : inputs[self == nullptr ? 1 : 2], node);
+      write_over_numbers(result, own, both ? nullptr : inputs[self == nullptr ? 1 : 2], node, both ? KeptBy{} : kept);
+    } else if (is_zero(graph_, inputs[self == nullptr ? 1 : 2])) {
+      result.zero_unless.push_back(kept);
+    }
+    // Rows of a buffer, those of tokens that are left out replaced. Ids that tell which slots these are tell enough.
+    const bool ids_tell = own.role == Role::kIds &&
+                          (own.aligned ? result.unused == kept && kept.mask != nullptr : keeps_experts_only(kept, own));
+    if (mask != nullptr && mask->dropped && !ids_tell) {
+      result.dropped = true;
+      if (own.role == Role::kIds && !own.aligned) result.cut = true;
     }
     if (own.order != nullptr) change_in_order(result, node->output());
     if (where && self != nullptr && mask != nullptr && mask->per_expert && own.role == Role::kSlot) {

@@ -2,7 +2,6 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
-#include <functional>
 #include <set>
 
 #include "hooks/routers/router_flow.h"
@@ -23,31 +22,6 @@ namespace {
 
 constexpr int64_t kMostNumbers = 65536;
 constexpr int64_t kMostBeyond = 64;  // ids of experts that do nothing, or are shared
-
-// The numbers that a node's operator makes of `numbers`, where `value` holds them and all else is fixed.
-at::Tensor computed(const jit::Node& node, const jit::Value* value, const at::Tensor& numbers,
-                    const std::function<std::optional<c10::IValue>(const jit::Value*)>& fixed) {
-  jit::Stack stack;
-  for (const jit::Value* input : node.inputs()) {
-    if (input == value) {
-      stack.emplace_back(numbers.clone());
-    } else if (const auto known = fixed(input)) {
-      stack.push_back(*known);
-    } else {
-      return {};
-    }
-  }
-  try {
-    node.getOperation()(stack);
-  } catch (const std::exception&) {
-    return {};
-  }
-  if (stack.size() != 1 || !stack.back().isTensor()) return {};
-  const at::Tensor result = stack.back().toTensor();
-  const bool fits = result.defined() && result.sizes() == numbers.sizes() &&
-                    at::isIntegralType(result.scalar_type(), /*includeBool=*/false);
-  return fits ? result.to(at::kLong) : at::Tensor();
-}
 
 bool are_within(const at::Tensor& numbers, int64_t least, int64_t end) {
   return numbers.ge(least).logical_and(numbers.lt(end)).all().item<bool>();
@@ -96,6 +70,31 @@ bool are_compared(const jit::Value* ids) {
 
 }  // namespace
 
+// The numbers, or truths, that a node's operator makes of `numbers`, where `value` holds them and all else is fixed.
+at::Tensor RouterFlow::computed(const jit::Node& node, const jit::Value* value, const at::Tensor& numbers) {
+  jit::Stack stack;
+  for (const jit::Value* input : node.inputs()) {
+    if (input == value) {
+      stack.emplace_back(numbers.clone());
+    } else if (const auto known = fixed_number(input)) {
+      stack.push_back(*known);
+    } else {
+      return {};
+    }
+  }
+  try {
+    node.getOperation()(stack);
+  } catch (const std::exception&) {
+    return {};
+  }
+  if (stack.size() != 1 || !stack.back().isTensor()) return {};
+  const at::Tensor result = stack.back().toTensor();
+  const bool fits = result.defined() && result.sizes() == numbers.sizes() &&
+                    at::isIntegralType(result.scalar_type(), /*includeBool=*/true);
+  if (!fits) return {};
+  return result.scalar_type() == at::kBool ? result : result.to(at::kLong);
+}
+
 at::Tensor RouterFlow::numbers_of(const Fact& ids) const {
   if (ids.numbers.defined() || ids.unknown_numbers) return ids.numbers;
   if (!ids.num_experts || *ids.num_experts < 1 || *ids.num_experts > kMostNumbers) return {};
@@ -119,6 +118,10 @@ std::optional<c10::IValue> RouterFlow::fixed_number(const jit::Value* value) {
     const bool last = dim && (*dim == -1 || (shape.rank && *dim == *shape.rank - 1));
     if (last && shape.last) return c10::IValue(*shape.last);
     return std::nullopt;
+  }
+  if (node.kind() == jit::aten::neg && value->type()->kind() == c10::TypeKind::IntType) {
+    const auto negated = fixed_number(node.input(0));
+    return negated && negated->isInt() ? std::optional(c10::IValue(-negated->toInt())) : std::nullopt;
   }
   const bool integers = node.inputs().size() == 2 && value->type()->kind() == c10::TypeKind::IntType;
   if (!integers || (name != "add" && name != "sub" && name != "mul")) return std::nullopt;
@@ -153,7 +156,7 @@ void RouterFlow::name_numbers(Fact& result, const Fact& own, jit::Node* node) co
     return;
   }
   if (in_range) {
-    result.index = false;
+    result.index = result.strays = false;
     // In another order, `ids` tell what the numbers are as long as they are the same.
     result.rewritten = at_slots ? false : own.rewritten || !same || beside.numel() > 0;
     if (!at_slots) return;
@@ -164,7 +167,23 @@ void RouterFlow::name_numbers(Fact& result, const Fact& own, jit::Node* node) co
     return;
   }
   result.strided = own.strided || (num_experts > 1 && (all[1] - all[0]).item<int64_t>() > 1);
-  result.rewritten = own.rewritten || beside.numel() > 0 || !rise(of_experts);
+  result.rewritten = own.rewritten || !rise(of_experts);
+  result.strays = may_stray(result);
+}
+
+// Rows of experts that are all moved alike: what becomes of the others is known, too.
+bool RouterFlow::keeps_rows(const jit::Node& node, const jit::Value* value, const Fact& own, Fact& result) {
+  result.rows = computed(node, value, own.rows);
+  if (!result.rows.defined()) return false;
+  const auto of_experts = [&](const at::Tensor& rows) { return rows.slice(0, 0, *own.num_experts); };
+  const at::Tensor moved = of_experts(result.rows) - of_experts(own.rows);
+  if (!moved.eq(moved[0][0]).all().item<bool>()) {
+    result.rows = at::Tensor();
+    return false;
+  }
+  result.rewritten = own.rewritten;
+  result.strays = may_stray(result);
+  return true;
 }
 
 void RouterFlow::follow_numbers(jit::Node* node, const Fact& own, jit::Value* value) {
@@ -183,7 +202,8 @@ void RouterFlow::follow_numbers(jit::Node* node, const Fact& own, jit::Value* va
   }
   const at::Tensor before = numbers_of(own);
   if (before.defined()) {
-    result.numbers = computed(*node, value, before, [this](const jit::Value* input) { return fixed_number(input); });
+    result.numbers = computed(*node, value, before);
+    result.rows = at::Tensor();
   }
   if (before.defined() && result.numbers.defined()) {
     const int64_t experts = own.num_experts.value_or(0);
@@ -203,6 +223,16 @@ void RouterFlow::follow_numbers(jit::Node* node, const Fact& own, jit::Value* va
   }
   result.numbers = at::Tensor();
   result.unknown_numbers = true;
+  const bool scales = name == "mul" || name == "multiply";
+  if (scales && partner != nullptr && is_tensor(partner) && keeps_experts_only(kept_by(partner, true), own)) {
+    replace_unused(result, own, 0);
+    set(node->output(0), result);
+    return;
+  }
+  if (own.rows.defined() && keeps_rows(*node, value, own, result)) {
+    set(node->output(0), result);
+    return;
+  }
   const auto number = partner == nullptr ? std::nullopt : fixed_number(partner);
   const int64_t modulus = number && number->isInt() ? number->toInt() : -1;
   if (is_modulus(name) && own.num_experts && modulus == *own.num_experts && node->input(0) == value) {
@@ -218,37 +248,14 @@ void RouterFlow::follow_numbers(jit::Node* node, const Fact& own, jit::Value* va
   }
   if (takes_a_part(name)) result.nested = true;
   const bool adds = name == "add" || (name == "sub" && node->input(0) == value);
-  const bool scales = name == "mul" || name == "multiply";
   const bool is_number = partner != nullptr && !is_tensor(partner);
   const bool by_place = partner != nullptr && origins_.of(partner) <= Origin::kParameter;
   result.strided = own.strided || (scales && (is_number || by_place));
   // `expert * capacity + place`, or another table for each slot: an index of the same experts.
   const bool keeps_experts = (adds && (is_number || by_place || own.strided)) || (scales && (is_number || by_place));
   result.rewritten = own.rewritten || !(keeps_experts || result.nested);
+  if (adds && !result.rewritten) add_places(result, own);
   set(node->output(0), result);
-}
-
-// Ids over which a number was written, in places. True if more is known of them than that they are ids.
-void RouterFlow::write_over_numbers(Fact& result, const Fact& own, const jit::Value* written, jit::Node* node) const {
-  const auto range = written == nullptr ? std::nullopt : known_numbers(graph_, written);
-  const at::Tensor before = numbers_of(own);
-  const bool known = range && range->least == range->largest && before.defined();
-  const auto with_written = [&] {
-    return at::cat({before, at::full({1}, range.value_or(NumberRange{}).least, before.options())});
-  };
-  if (own.aligned) {
-    if (known) result.numbers = with_written();
-    return;
-  }
-  if (!own.index || own.placed || own.nested) return;
-  result.numbers = known ? with_written() : at::Tensor();
-  result.unknown_numbers = !known;
-  result.index = true;
-  if (known) {
-    name_numbers(result, own, node);
-  } else {
-    result.rewritten = true;
-  }
 }
 
 // An index among as many as there are experts is an expert's id, whatever it was computed from. True if `value` is now
@@ -260,7 +267,8 @@ bool RouterFlow::take_as_ids(jit::Value* value, std::optional<int64_t> among) {
   if (found->numbers.defined() && found->numbers.lt(0).any().item<bool>()) return false;  // counted from the end
   Fact ids = *found;
   ids.aligned = true;
-  ids.index = ids.rewritten = ids.unknown_numbers = ids.strided = false;
+  ids.index = ids.rewritten = ids.unknown_numbers = ids.strided = ids.strays = false;
+  ids.rows = at::Tensor();
   ids.numbers = at::Tensor();
   ids.base = value;
   ids.ids = {value};

@@ -119,8 +119,7 @@ void RouterFlow::visit(jit::Node* node) {
         return follow_pad(node);
       return follow_concatenate(node);
     case OpKind::kSample:
-      if (const Fact* found = fact(node->input(0))) event(EventKind::kSamples, node, remembered(*found));
-      return;
+      return follow_draw(node);
     case OpKind::kMixOther:
       return follow_norm(node);
     case OpKind::kFresh:

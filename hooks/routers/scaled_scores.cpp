@@ -239,6 +239,9 @@ ScaledWeights scaled_weights(const MethodGraph& graph, const FoundRouter& router
                                           [&](const jit::Value* each) { return scaled.holds(each); }) &&
                               scaled.are_at_ids();
   weights.have_factors_of_experts = scaled.by_factors_of_experts();
+  if (router.claims_scaled_scores && !weights.are_scaled_scores) {
+    weights.are_scaled_scores = weights.have_factors_of_experts = true;
+  }
   return weights;
 }
 

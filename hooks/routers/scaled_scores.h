@@ -17,7 +17,8 @@ struct ScaledWeights {
 /// Whether the graph shows that the router's weights are its scores at the selected ids times factors: of a token, of a
 /// slot, of an expert, or masks of ones and zeros. The softmax of the selected scores or logits themselves counts as
 /// scores, too. They are not where an operation between the two is another one (a power, a threshold, a temperature) or
-/// is not known: the weights may be right then, but no relation to the scores tells.
+/// is not known: the weights may be right then, but no relation to the scores tells. Where a hook spec claims it, it is
+/// taken at its word, and the run tells.
 ScaledWeights scaled_weights(const MethodGraph& graph, const FoundRouter& router);
 
 }  // namespace moetap::hooks

@@ -53,18 +53,17 @@ bool keeps_first_ids(const jit::Node& node) {
   return kKeep.contains(name);
 }
 
-bool are_indices_of(const jit::Value* ids, const jit::Node* pick) {
-  while (ids->node() != pick) {
-    if (is_written(ids)) return false;
-    if (ids->node()->inputs().empty() || ids->node()->maybeSchema() == nullptr || !keeps_first_ids(*ids->node())) {
-      return false;
-    }
-    ids = ids->node()->input(0);
-  }
-  return ids == pick->outputs().back() && !is_written(ids);
-}
-
 }  // namespace
+
+const jit::Node* pick_of_ids(const jit::Value* ids) {
+  while (!is_written(ids)) {
+    const jit::Node& node = *ids->node();
+    if (op_kind(node) == OpKind::kPick) return ids == node.outputs().back() ? &node : nullptr;
+    if (node.inputs().empty() || node.maybeSchema() == nullptr || !keeps_first_ids(node)) return nullptr;
+    ids = node.input(0);
+  }
+  return nullptr;
+}
 
 jit::Value* selection_source(const PickOfIds& of) {
   const jit::Node& pick = *of.pick;
@@ -73,7 +72,7 @@ jit::Value* selection_source(const PickOfIds& of) {
   int64_t experts = of.expert_dim;
   if (experts >= 0 && of.rank) experts -= *of.rank;
   if (!dim || *dim != experts) return nullptr;
-  const bool all = of.ids.size() == 1 && are_indices_of(of.ids.front(), of.pick);
+  const bool all = of.ids.size() == 1 && pick_of_ids(of.ids.front()) == of.pick;
   return all ? const_cast<jit::Value*>(pick.input(0)) : nullptr;
 }
 

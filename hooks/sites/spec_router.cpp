@@ -5,7 +5,9 @@
 #include <algorithm>
 #include <set>
 
+#include "hooks/graph/known_shapes.h"
 #include "hooks/graph/op_traits.h"
+#include "hooks/routers/selection_source.h"
 
 namespace moetap::hooks {
 namespace jit = torch::jit;
@@ -24,15 +26,39 @@ void fill(FoundRouter& router, const SpecEntry& entry, const SpecPlace& place) {
   }
   if (!said.selected.empty() || said.selects_all) {
     router.selected.clear();
-    router.choice = nullptr;
-    router.add_slot_dim = false;
+    router.selected_dim = router.expert_dim;
+    router.add_slot_dim = router.weights_have_shared = false;
+    router.slots_alone = nullptr;
     router.selects_all = said.selects_all;
     for (const auto& reference : said.selected) router.selected.push_back(entry.value(reference, place, "selected"));
   }
   if (!said.weights.empty()) {
     router.weights.clear();
+    router.weights_of_other_arms.clear();
+    router.weights_dim = router.expert_dim;
+    router.weights_have_places = router.weights_have_shared = false;
+    router.weights_order = nullptr;
     for (const auto& reference : said.weights) router.weights.push_back(entry.value(reference, place, "weights"));
   }
+}
+
+// Note [What a hook spec claims]
+// A spec that says `scoring` and names ids or weights says by which rule they belong together: the weights are these
+// scores at the ids, up to factors. Then a run compares them, whatever the graph shows ("other" claims nothing). Named
+// ids that are the indices of a pick are the best of what it reads. Where that is another tensor than the selection of
+// the router that was found reads, one of the two is wrong, and only the scores can tell which.
+void claim(FoundRouter& router, const SpecEntry& entry, const jit::Value* found_choice, const SpecPlace& place) {
+  const HookSpecEntry& said = entry.said();
+  const bool names_ids = !said.selected.empty() || said.selects_all;
+  const bool is_rule = said.scoring && *said.scoring != "other" && *said.scoring != "hash";
+  router.claims_scaled_scores = is_rule && (names_ids || !said.weights.empty());
+  if (!names_ids) return;
+  router.choice = nullptr;
+  const jit::Node* pick = router.selected.size() == 1 ? pick_of_ids(router.selected[0]) : nullptr;
+  if (pick == nullptr || (router.form != "slots" && router.form != "dense")) return;
+  const auto rank = KnownShapes(place.graph()).of(pick->input(0)).rank;
+  jit::Value* choice = selection_source({pick, router.selected, router.expert_dim, rank});
+  if (found_choice == nullptr || found_choice == choice) router.choice = choice;
 }
 
 void check(const FoundRouter& router, const SpecEntry& entry, const SpecPlace& place) {
@@ -145,6 +171,7 @@ void describe(FoundRouter& router, const SpecEntry& entry, const SpecPlace& plac
   if (said.form.has_value()) router.form = *said.form;
   if (said.expert_dim.has_value()) {
     router.expert_dim = router.logits_dim = router.scores_dim = *said.expert_dim;
+    router.selected_dim = router.weights_dim = *said.expert_dim;
   }
 }
 
@@ -157,8 +184,10 @@ void name_router(const SpecEntry& entry, const SpecPlace& place) {
     router.owner = place.path;
     router.form = entry.said().selects_all ? "dense" : "slots";
   }
+  const jit::Value* found_choice = router.choice;
   fill(router, entry, place);
   describe(router, entry, place);
+  claim(router, entry, found_choice, place);
   check(router, entry, place);
   if (found == nullptr) complete(router, place.graph());
   drop_explained(router, *place.sites);

@@ -193,13 +193,15 @@ AxisFact AxisTransfer::fresh_tensor(const std::string& name) {
   return tensor_fact(std::move(axes));
 }
 
-std::vector<AxisFact> AxisTransfer::results() {
+AxisTransfer::Results AxisTransfer::results() {
   if (node_->outputs().empty()) return {};
   const std::string name = base_name(*node_);
   if (auto found = values(name)) return *found;
   const std::string space = node_->kind().ns().toUnqualString();
   if (space != "aten" && space != "prim" && space != "quantized" && space != "mkldnn") return {};
-  if (auto found = shapes(name)) return *found;
+  if (auto found = views(name)) return *found;
+  if (auto found = parts(name)) return *found;
+  if (auto found = joins(name)) return *found;
   if (auto found = products(name)) return *found;
   if (auto found = places(name)) return *found;
   if (auto found = picks(name)) return *found;

@@ -12,10 +12,12 @@ namespace moetap::hooks {
 /// What one operator does to the axes of its operands.
 class AxisTransfer {
  public:
+  using Results = std::vector<AxisFact>;
+
   AxisTransfer(TokenFlow& flow, torch::jit::Node* node) : flow_(flow), node_(node), symbols_(flow.symbols_) {}
 
   /// Of the node's outputs, in order; those that are missing are not known.
-  std::vector<AxisFact> results();
+  Results results();
 
  private:
   using Axes = std::vector<Axis>;
@@ -43,14 +45,22 @@ class AxisTransfer {
   std::vector<AxisFact> list_elements(const torch::jit::Value* list) const;
 
   AxisFact tensor(MaybeAxes axes) const;
+  /// What a function makes of the first operand's axes, where they are known.
+  template <typename Function>
+  Results with_input(Function&& function) {
+    const MaybeAxes source = input_axes(0);
+    return {source ? function(*source) : unknown_fact()};
+  }
   Axes broadcast(const Axes& a, const Axes& b) const;
 
   // Groups of operators; empty: not one of them. See the files axis_transfer_*.cpp.
-  std::optional<std::vector<AxisFact>> values(const std::string& name);    // numbers, lists, tuples
-  std::optional<std::vector<AxisFact>> shapes(const std::string& name);    // views, transposes, slices, repetitions
-  std::optional<std::vector<AxisFact>> products(const std::string& name);  // matrices, convolutions, attention
-  std::optional<std::vector<AxisFact>> picks(const std::string& name);     // reductions, top-k
-  std::optional<std::vector<AxisFact>> places(const std::string& name);    // indexing, places that a mask sets
+  std::optional<Results> values(const std::string& name);    // numbers, lists, tuples
+  std::optional<Results> views(const std::string& name);     // the same elements in other dimensions
+  std::optional<Results> parts(const std::string& name);     // slices, pieces
+  std::optional<Results> joins(const std::string& name);     // repetitions, concatenations, padding
+  std::optional<Results> products(const std::string& name);  // matrices, convolutions, attention
+  std::optional<Results> picks(const std::string& name);     // reductions, top-k
+  std::optional<Results> places(const std::string& name);    // indexing, places that a mask sets
 
   void agree_on_ranks();
   AxisFact elementwise();

@@ -31,8 +31,7 @@ AxisFact AxisTransfer::reduce(const Axes& source, const std::string& name) {
   return tensor_fact(std::move(axes));
 }
 
-std::optional<std::vector<AxisFact>> AxisTransfer::picks(const std::string& name) {
-  using Results = std::vector<AxisFact>;
+std::optional<AxisTransfer::Results> AxisTransfer::picks(const std::string& name) {
   const MaybeAxes source = input_axes(0);
   const OpKind kind = op_kind(*node_);
   const auto along = [&](const char* dim, int64_t otherwise, auto&& change) -> AxisFact {

@@ -205,8 +205,7 @@ AxisFact AxisTransfer::write_to_places() {
   return tensor_fact(std::move(*buffer), target.rank_of);
 }
 
-std::optional<std::vector<AxisFact>> AxisTransfer::places(const std::string& name) {
-  using Results = std::vector<AxisFact>;
+std::optional<AxisTransfer::Results> AxisTransfer::places(const std::string& name) {
   const MaybeAxes source = input_axes(0);
   const OpKind kind = op_kind(*node_);
   if (name == "gather") return Results{gather("index")};

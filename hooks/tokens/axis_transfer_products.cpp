@@ -140,8 +140,7 @@ AxisFact AxisTransfer::attention() {
   return tensor(result);
 }
 
-std::optional<std::vector<AxisFact>> AxisTransfer::products(const std::string& name) {
-  using Results = std::vector<AxisFact>;
+std::optional<AxisTransfer::Results> AxisTransfer::products(const std::string& name) {
   if (name == "linear" || name == "mkldnn_linear" || name == "linear_dynamic" || name == "linear_relu" ||
       name == "linear_dynamic_fp16") {
     const MaybeAxes source = input_axes(0), weight = input_axes(1);

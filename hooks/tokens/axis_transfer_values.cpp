@@ -8,7 +8,7 @@
 namespace moetap::hooks {
 namespace jit = torch::jit;
 
-std::optional<std::vector<AxisFact>> AxisTransfer::values(const std::string& name) {
+std::optional<AxisTransfer::Results> AxisTransfer::values(const std::string& name) {
   const auto kind = node_->kind();
   if (kind == jit::prim::GetAttr || kind == jit::prim::Constant) {
     const auto constant = flow_.graph_.constant(node_->output());

@@ -147,9 +147,13 @@ void TokenFlow::require_rank(const jit::Value* value, int64_t rank, bool at_leas
   if (!fact.axes || fact.rank_of < 0) return;
   const auto known = static_cast<int64_t>(fact.axes->size());
   if (known == rank || (at_least && known > rank)) return;
+  // Several operators may ask in one run: each of them saw the same.
   int64_t& assumed = ranks_[static_cast<size_t>(fact.rank_of)];
-  if (assumed + rank - known < 1) return;
-  assumed += rank - known;
+  const AxisFact& argument = of(arguments_[static_cast<size_t>(fact.rank_of)]);
+  const int64_t seen = argument.axes ? static_cast<int64_t>(argument.axes->size()) : assumed;
+  const int64_t wanted = seen + rank - known;
+  if (wanted < 1 || wanted == assumed || (at_least && wanted < assumed)) return;
+  assumed = wanted;
   ranks_changed_ = true;
 }
 

@@ -41,7 +41,8 @@ const jit::Value* part_of(const jit::Value* value, const MethodGraph& graph) {
     }
     const jit::Node& node = *value->node();
     const bool written = op_kind(node) == OpKind::kIndexWrite || op_kind(node) == OpKind::kScatter;
-    if (node.inputs().empty() || (!takes_element(node) && !written && !may_be_view(node))) return value;
+    const bool cuts = op_kind(node) == OpKind::kSplit;
+    if (node.inputs().empty() || (!takes_element(node) && !cuts && !written && !may_be_view(node))) return value;
     value = node.input(0);
   }
 }
@@ -82,9 +83,14 @@ void TokenFlow::find_written_parts() {
     // The dimensions are those of what is sliced or selected from: the cache, or an element of a list of caches.
     std::vector<int64_t> dims;
     const jit::Value* sliced = node->input(0);
-    for (; sliced != root && !takes_element(*sliced->node()); sliced = sliced->node()->input(0)) {
+    for (; sliced != root; sliced = sliced->node()->input(0)) {
+      // An element of those that `unbind` gives is one that is selected.
+      const bool unbound =
+          takes_element(*sliced->node()) && sliced->node()->input(0)->node()->kind() == jit::aten::unbind;
+      if (unbound) sliced = sliced->node()->input(0);
+      if (takes_element(*sliced->node())) break;
       const jit::Node& view = *sliced->node();
-      const bool selects = op_kind(view) == OpKind::kSelect;
+      const bool selects = unbound || op_kind(view) == OpKind::kSelect;
       if (op_kind(view) == OpKind::kCopy) continue;
       const auto dim = selects || op_kind(view) == OpKind::kSlice ? graph_.constant_int(view.input(1)) : std::nullopt;
       if (!dim || (selects && *dim < 0)) break;

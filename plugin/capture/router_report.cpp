@@ -190,6 +190,7 @@ void gather_dense_weights(const ReportedRouter& reported, const TokenLayout& lay
     call.selected = call.selected.masked_fill(same.logical_and(earlier).any(2), -1);
   }
   call.weights = at::cat(gathered, 1).masked_fill(call.selected.lt(0), 0);
+  if (call.weights.scalar_type() == at::kBool) call.weights = call.weights.to(at::kFloat);  // a mask weighs all alike
   if (reported.form == "variable") {
     call.selected = call.selected.masked_fill(call.weights.eq(0), -1);
   }

@@ -85,6 +85,15 @@ def forward(self, x: Tensor) -> Tensor:
   EXPECT_EQ(of("x"), "activation") << "an argument that is projected as it is is a hidden state";
 }
 
+TEST_F(Origins, OfAnArgumentThatIsPooledAndProjectedIsAHiddenState) {
+  for (const std::string pooled : {"x.mean(1)", "x.amax(1)", "x[:, 0]", "x[:, 1:]"}) {
+    follow("def forward(self, x: Tensor, mask: Tensor) -> Tensor:\n    pooled = " + pooled +
+           "\n    share = mask.mean(1)\n    return torch.linear(pooled, self.weight).sum() + share.sum()\n");
+    EXPECT_EQ(of("x"), "activation") << pooled;
+    EXPECT_EQ(of("mask"), "input") << pooled;
+  }
+}
+
 TEST_F(Origins, PassBranchesLoopsAndForks) {
   follow(R"(
 def forward(self, ids: Tensor, n: int) -> Tensor:

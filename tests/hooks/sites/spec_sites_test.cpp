@@ -223,6 +223,48 @@ TEST(SpecSites, ChangesOneValueOfWhatWasFound) {
   EXPECT_TRUE(at::allclose(report.weights, weights / weights.sum(-1, true), 2e-6, 1e-6));
 }
 
+// The operator is given what the pick of named ids reads, unless the router that was found reads another tensor; and
+// the rule between weights and scores is taken from the spec where it says one.
+TEST(SpecSites, TellsWhatNamedIdsAreTheBestOf) {
+  const jit::Module model = stacked(
+      {compile({.type = "Block",
+                .parameters = {{"weight", random_tensor({kExperts, kHidden}, 7)}, {"expert_weights", expert_weights()}},
+                .code = std::string(kIndexParameters.code) + R"(
+def forward(self, x: Tensor) -> Tensor:
+    h = torch.layer_norm(x, [8]).view(-1, x.size(-1))
+    before = torch.linear(h, self.weight)
+    logits = before + torch.relu(torch.linear(h, self.weight.flip(0)))
+    scores = torch.softmax(logits, -1)
+    weights, ids = torch.topk(scores, 2, -1)
+    other_ids = torch.topk(before, 2, -1)[1]
+    shifted = torch.roll(ids, 1, 0)
+    neighbours = torch.roll(weights, 1, 0)
+    y = self.experts(h, ids, weights) + 0.0 * (other_ids + shifted + neighbours).sum()
+    return x + y.view_as(x)
+)"})});
+  const auto reported = [&](const std::string& ids, const std::string& weights, const char* scoring) {
+    HookSpecEntry named = entry(R"(layers\.0\.mlp)");
+    named.selected = {variable(ids)};
+    if (!weights.empty()) named.weights = {variable(weights)};
+    if (scoring != nullptr) named.scoring = scoring;
+    const HookPoint hook = discover(model, {}, spec_of({named})).hooks.at(0);
+    const Instrumented twin = twin_of(model, spec_of({named}));
+    const Recording recording;
+    call(twin.module, {random_input()});
+    return std::pair(recording.forwards().at(0).routers.at(0).choice, hook.weights_are_scaled_scores);
+  };
+  ASSERT_EQ(discover(model).hooks.size(), 1u);
+  EXPECT_TRUE(reported("ids", "", nullptr).first.defined());
+  EXPECT_TRUE(reported("ids", "", nullptr).second);
+  EXPECT_FALSE(reported("other_ids", "", nullptr).first.defined());
+  EXPECT_FALSE(reported("other_ids", "", nullptr).second);
+  EXPECT_FALSE(reported("shifted", "", nullptr).first.defined());
+  EXPECT_FALSE(reported("ids", "neighbours", nullptr).second);
+  EXPECT_FALSE(reported("ids", "neighbours", "other").second);
+  EXPECT_TRUE(reported("ids", "neighbours", "softmax").second);
+  EXPECT_TRUE(reported("other_ids", "", "softmax").second);
+}
+
 TEST(SpecSites, GivesNamesLayersAndComponents) {
   const jit::Module model = stacked({block_of_submodules(), block_of_submodules(8), dense_mixture()});
   HookSpecEntry named = entry(R"(layers\.([01])\.mlp\.router)");
