@@ -64,8 +64,10 @@ Reported follow_back(jit::Value* value, const InPlaceWrites& writes) {
     const jit::Node* node = reported.source->node();
     const auto step = step_of(node);
     if (!step) {
-      // Ids by weight, and weights that are put back from another order, are computed for the report.
-      if (node->kind() == argsort || node->kind() == jit::aten::scatter) reported.source = nullptr;
+      // Ids by weight, weights that are put back from another order, and slots without those of shared experts are
+      // computed for the report.
+      const bool computes = node->kind() == argsort || node->kind() == jit::aten::scatter;
+      if (computes || node->kind() == jit::aten::slice) reported.source = nullptr;
       break;
     }
     reported.steps.insert(reported.steps.begin(), *step);

@@ -45,7 +45,7 @@ struct ProbedRouter {
   // In order of execution, up to the first that is added to one that does not depend on the weights: the last of these.
   // Empty where nothing is added.
   std::vector<WeightedValue> from_weights;
-  std::vector<int64_t> picks;  // probes on the indices of all picks of the method: others may hold the same ids
+  std::vector<int64_t> picks;     // probes on the indices of all picks of the method: others may hold the same ids
   bool ids_of_arguments = false;  // nothing selects them
   int64_t expert_dim = -1;
   std::string form;

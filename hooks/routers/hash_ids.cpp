@@ -14,8 +14,8 @@ namespace jit = torch::jit;
 
 namespace {
 
-// True if the last dimension of an index among parameters is that of slots: where they meet a hidden state in an einsum,
-// it has a letter of its own, "td,tkdf->tkf".
+// True if the last dimension of an index among parameters is that of slots: where they meet a hidden state in an
+// einsum, it has a letter of its own, "td,tkdf->tkf".
 bool has_slot_letter(const jit::Value* chosen, int64_t dims_of_one) {
   for (const jit::Use& use : chosen->uses()) {
     if (op_kind(*use.user) == OpKind::kCopy && has_slot_letter(use.user->output(), dims_of_one)) return true;

@@ -67,8 +67,13 @@ void RouterFlow::follow_pick(jit::Node* node) {
     pick.k = 1;
     if (node->inputs().size() > 1) pick.dim = graph_.constant_int(node->input(1));
   }
-  const bool only_indices = name == "argmax" || name == "argmin" || name == "argsort";
   pick.indices = node->outputs().back();
+  const bool is_largest = (name == "max" || name == "min") && node->outputs().size() == 2;
+  if (own.role == Role::kStat && is_largest && pick.indices->uses().empty()) {  // as `amax`: nothing is picked
+    set(node->output(0), derived(own, node, Role::kStat));
+    return;
+  }
+  const bool only_indices = name == "argmax" || name == "argmin" || name == "argsort";
   if (own.role == Role::kScore && !own.picks.empty() && picks_other_axis(pick)) {
     Fact tokens = own;  // the first tokens of each expert, among those that chose it
     lose_alignment(tokens);

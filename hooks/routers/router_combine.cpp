@@ -128,7 +128,8 @@ std::optional<Fact> RouterFlow::combine(jit::Node* node, const Fact& left, const
     result.one_hot = mask.one_hot;
     result.per_expert = mask.per_expert;
     if (mask.one_hot && score.picks.empty()) result.place = mask.place, result.place_in_run = mask.place_in_run;
-    result.threshold = result.threshold || mask.threshold;
+    // Ids tell who is chosen, whatever is zero besides.
+    result.threshold = (result.threshold && mask.ids.empty()) || mask.threshold;
     result.dropped = result.dropped || mask.dropped;
     if (!score.picks.empty()) result.parent = score.base;
     return result;

@@ -95,6 +95,14 @@ void RouterFlow::follow_contract(jit::Node* node) {
   for (const Fact& own : facts) {
     if (own.role == Role::kChosen) event(EventKind::kLooksUp, node, remembered(own));
   }
+  // Slots times a constant: their sum, perhaps weighted.
+  const bool by_constants = std::all_of(operands.begin(), operands.end(), [&](const jit::Value* operand) {
+    return fact(operand) != nullptr || origins_.of(operand) <= Origin::kParameter;
+  });
+  if (facts.size() == 1 && facts[0].role == Role::kSlot && by_constants) {
+    set(node->output(), derived(remembered(facts[0]), node, Role::kStat));
+    return;
+  }
   // A product of followed values: two by two.
   std::optional<Fact> product = facts[0];
   if (operands.size() == 2 && facts.size() == 2 && (name == "matmul" || name == "bmm")) {

@@ -34,7 +34,8 @@ void leave_fork(const RouterFlow& flow, FoundRouter& router) {
 bool picks_twice(const RouterFlow& flow, const std::set<int>& final_picks) {
   const auto read = [](const Pick& pick) {
     const jit::Value* value = pick.node->input(0);
-    while (!value->node()->inputs().empty() && op_kind(*value->node()) == OpKind::kCopy) value = value->node()->input(0);
+    while (!value->node()->inputs().empty() && op_kind(*value->node()) == OpKind::kCopy)
+      value = value->node()->input(0);
     return value;
   };
   for (const int place : final_picks) {

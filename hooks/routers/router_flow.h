@@ -43,9 +43,9 @@ enum class EventKind {
 struct Event {
   EventKind kind;
   torch::jit::Node* node;
-  Fact what;              // that met something else
-  bool on_input = false;  // it met a hidden state from before the projection
-  bool unsure = false;    // it may have met a factor instead: see Note [A factor or a hidden state]
+  Fact what;                                  // that met something else
+  bool on_input = false;                      // it met a hidden state from before the projection
+  bool unsure = false;                        // it may have met a factor instead: see Note [A factor or a hidden state]
   const torch::jit::Value* hidden = nullptr;  // that weights or ids met
 };
 

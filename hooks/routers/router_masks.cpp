@@ -148,12 +148,12 @@ void RouterFlow::follow_mask(jit::Node* node, OpKind kind) {
       set(node->output(), derived(remembered(*mask), node, Role::kMask));
     return;
   }
+  const KeptBy kept = kept_by(inputs[where ? 0 : 1], where && self != nullptr);
   // Of masks, what is chosen by a threshold has no ids, whatever else is chosen.
   const auto is_threshold = [](const Fact* of) { return of != nullptr && of->role == Role::kMask && of->threshold; };
-  const bool by_threshold = self != nullptr && other != nullptr && self->role == other->role &&
-                            (is_threshold(self) || is_threshold(other));
+  const bool by_threshold =
+      self != nullptr && other != nullptr && self->role == other->role && (is_threshold(self) || is_threshold(other));
   const Fact own = by_threshold ? (is_threshold(self) ? *self : *other) : self != nullptr ? *self : *other;
-  const KeptBy kept = kept_by(inputs[where ? 0 : 1], where && self != nullptr);
   Fact result = derived(own, node, own.role);
   if (other != nullptr && self != nullptr) {
     merge(result, by_threshold && !is_threshold(self) ? *self : *other);

@@ -132,9 +132,9 @@ AxisTransfer::Axes AxisTransfer::broadcast(const Axes& a, const Axes& b) const {
   return result;
 }
 
-// What was taken for ids or a mask [B, S] may be one number a sample: `logits + embedding(task)[:, None]`. A dimension of
-// size 1 is put in to bring it to as many dimensions as the other operand has, so if it has more, there is one less in
-// the argument.
+// What was taken for ids or a mask [B, S] may be one number a sample: `logits + embedding(task)[:, None]`. A dimension
+// of size 1 is put in to bring it to as many dimensions as the other operand has, so if it has more, there is one less
+// in the argument.
 void AxisTransfer::agree_on_ranks() {
   std::vector<const jit::Value*> operands;
   for (const jit::Value* input : node_->inputs()) {

@@ -81,7 +81,7 @@ AxisFact AxisTransfer::index() {
     // A mask chooses places, and an argument may be one; but a table is looked up by ids.
     const int64_t argument = flow_.argument_behind(place);
     const bool is_lookup = argument >= 0 && flow_.origins_.is_parameter(node_->input(0));
-    if (is_lookup) flow_.look_up(argument);
+    if (is_lookup && source->size() <= 2) flow_.look_up(argument);  // in a bank of matrices they are experts' ids
     const bool is_mask = holds_bools(place, flow_.graph_);
     if (!own || is_mask || (argument >= 0 && !is_lookup)) {
       if (indices.size() > 1 || !own || !is_mask || own->empty() || first + own->size() > source->size()) {

@@ -79,14 +79,16 @@ Finding RouterProver::weights() const {
   if (beside_others && (router_.form != "slots" || !twin_.has_own_ids())) {
     return not_shown("what is left where they are zero may be another branch, or of the experts");
   }
-  if (!beside_others && none.count_nonzero().item<int64_t>() > 0) return refuted("something is left although all are zero");
+  if (!beside_others && none.count_nonzero().item<int64_t>() > 0)
+    return refuted("something is left although all are zero");
   if (router_.form == "slots" && twin_.has_own_ids()) {
     const at::Tensor used = call().selected.ge(0);
     const at::Tensor ids = at::where(used, call().num_experts - 1 - call().selected, call().selected);
     const TwinRun others = run(both(twin_.with_selected(ids), twin_.with_weights_times(0)));
     if (!others.ran()) return not_shown(fmt::format("the model failed: {}", others.error));
     if (!almost_equal(*others.output, *zero.output)) {
-      if (beside_others) return refuted("with zero weights the experts are not zero: something is added to the weights");
+      if (beside_others)
+        return refuted("with zero weights the experts are not zero: something is added to the weights");
       // The block may weigh shared experts by what the ids leave over, so this refutes nothing.
       return not_shown("with zero weights other ids still change the output: something else is computed from them");
     }

@@ -1,10 +1,9 @@
 """More adapters as experts: ranks, bases shared by all, weights from a hidden gate, several modules by one choice."""
 
-import surroundings
 import torch
 import torch.nn.functional as F
 from lora import LoraBank
-from parts import DIM, EXPERTS, VOCAB, idiom
+from parts import DIM, EXPERTS, idiom
 from recorder import on, seen, used, used_dense
 from torch import nn
 
@@ -66,25 +65,6 @@ class RanksAreExperts(nn.Module):
         return self.base(x) + delta
 
 
-@idiom("script", wrap="padded_left")
-class StackedEinsumAll(LoraBank):
-    """All adapters by einsum, a softmax of the picked scattered, then a third einsum over experts."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        logits = self.lora_route(x)
-        top, ids = torch.topk(logits, self.k, dim=-1)
-        w = torch.softmax(top, dim=-1)
-        gates = torch.full_like(logits, float("-inf")).scatter(-1, ids, top).softmax(dim=-1)
-        parts: list[torch.Tensor] = []
-        for a, b in zip(self.lora_a, self.lora_b):  # noqa: B905 - TorchScript knows no strict
-            parts.append(b(a(x)))
-        delta = torch.einsum("bse,bsed->bsd", gates, torch.stack(parts, dim=2))
-        if not torch.jit.is_scripting():
-            seen(logits)
-            used(self, ids, w, x, delta)
-        return self.base(x) + self.scaling * delta
-
-
 @idiom("trace", wrap="positions_first")
 class AdaptersOfQueryAndValue(nn.Module):
     """One choice a layer for the adapters of two projections, whose outputs meet in a product."""
@@ -116,30 +96,6 @@ class AdaptersOfQueryAndValue(nn.Module):
             seen(logits)
             used(self, ids, w, x, y)
         return y
-
-
-@idiom("script", wrap="none", inputs=surroundings.right_padded)
-class GateOfTheLayerBelow(nn.Module):
-    """MoLA-like: two layers with a different number of picks; the second gate adds the logits of the first."""
-
-    def __init__(self):
-        super().__init__()
-        self.emb = nn.Embedding(VOCAB, DIM)
-        self.bank = LoraBank(k=3)
-        self.extra = nn.Linear(DIM, EXPERTS, bias=False)
-
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        x = self.emb(input_ids) * (0.5 + 0.5 * attention_mask.unsqueeze(-1))
-        bank = self.bank
-        logits = bank.lora_route(x) + self.extra(torch.tanh(x))
-        w, ids = torch.topk(torch.softmax(logits / 0.8, dim=-1), 3, dim=-1)
-        delta = torch.zeros_like(x)
-        for e, (a, b) in enumerate(zip(bank.lora_a, bank.lora_b)):  # noqa: B905 - TorchScript knows no strict
-            delta += b(a(x)) * torch.where(ids == e, w, torch.zeros_like(w)).sum(-1, keepdim=True)
-        if not torch.jit.is_scripting():
-            seen(logits / 0.8)
-            used(bank, ids, w, x, delta)
-        return bank.base(x) + delta
 
 
 @idiom("script", wrap="padded", as_sets=True)

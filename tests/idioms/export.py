@@ -17,9 +17,10 @@ sys.path[:0] = [str(HERE), str(HERE.parents[1] / "scripts")]
 
 import parts  # noqa: E402
 import recorder  # noqa: E402
+import surroundings  # noqa: E402, F401 - its wraps are used by name
 from conformance_checks.case_files import check_ties, run_model, write_case  # noqa: E402
 
-NOT_IDIOMS = {"export", "parts", "recorder", "test_idioms"}
+NOT_IDIOMS = {"export", "parts", "recorder", "surroundings", "test_idioms"}
 
 
 def load_idioms() -> dict[str, parts.Idiom]:

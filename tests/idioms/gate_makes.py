@@ -27,11 +27,6 @@ class HyperRouter(Routed):
         return ids, F.softmax(top, dim=-1)
 
 
-@idiom("script", wrap="bfloat16", may_tie=True)
-class HyperRouterLowPrecision(HyperRouter):
-    pass
-
-
 @idiom("trace", wrap="padded_left")
 class CosineSimilarityCall(Routed):
     """F.cosine_similarity of tokens and prototypes over a broadcast dimension."""
@@ -139,35 +134,6 @@ class RecurrentGate(ListMoE):
         return out
 
 
-@idiom("script", wrap="positions_first")
-class PaddedColumns(Routed):
-    """E is padded to a multiple of four with columns of minus infinity, for a kernel."""
-
-    def route(self, flat: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        logits = F.pad(self.gate(flat), [0, 2], value=float("-inf"))
-        w, ids = torch.topk(torch.softmax(logits, dim=-1), self.k, dim=-1)
-        if not torch.jit.is_scripting():
-            seen(logits)
-        return ids, w / w.sum(-1, keepdim=True)
-
-
-@idiom("script", wrap="padded_left")
-class CutColumns(Routed):
-    """The gate has more rows than experts; the logits are cut."""
-
-    def __init__(self):
-        super().__init__()
-        self.wide = nn.Linear(self.d, 8, bias=False)
-        nn.init.normal_(self.wide.weight, std=0.7)
-
-    def route(self, flat: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        logits = self.wide(flat)[:, : self.e]
-        w, ids = torch.topk(torch.sigmoid(logits), self.k, dim=-1)
-        if not torch.jit.is_scripting():
-            seen(logits)
-        return ids, w
-
-
 @idiom("script", wrap="flat")
 class TwoGatesByWhere(Routed):
     """A learned switch of the token says which of two gates' logits count."""
@@ -249,51 +215,6 @@ class AutocastGate(Routed):
         if on():
             seen(logits)
         return ids, w / w.sum(-1, keepdim=True)
-
-
-@idiom("script", wrap="positions_first")
-class UnitWeights(Routed):
-    """F.normalize makes a unit vector of the picked scores."""
-
-    def route(self, flat: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        logits = self.gate(flat)
-        w, ids = torch.topk(torch.softmax(logits, dim=-1), self.k, dim=-1)
-        if not torch.jit.is_scripting():
-            seen(logits)
-        return ids, F.normalize(w, p=2.0, dim=-1)
-
-
-@idiom("script", wrap="padded")
-class SmallestNegative(Routed):
-    """The smallest of the negated logits; exp(-energy) is the weight."""
-
-    def route(self, flat: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        energy = -self.gate(flat)
-        low, ids = torch.topk(energy, self.k, dim=-1, largest=False)
-        w = torch.exp(-low)
-        if not torch.jit.is_scripting():
-            seen(energy)
-        return ids, w / w.sum(dim=-1, keepdim=True)
-
-
-@idiom("script", wrap="bfloat16", may_tie=True)
-class SigmoidBiasLowPrecision(Routed):
-    """MiniMax-M2: a correction bias in fp32 beside a bf16 model."""
-
-    def __init__(self):
-        super().__init__()
-        self.bias = nn.Parameter(torch.randn(self.e) * 0.2)
-
-    def route(self, flat: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        logits = self.gate(flat)
-        weights = torch.sigmoid(logits.float())
-        choice = weights + self.bias.float()
-        _, ids = torch.topk(choice, self.k, dim=-1, sorted=False)
-        top = weights.gather(1, ids)
-        top /= top.sum(dim=-1, keepdim=True)
-        if not torch.jit.is_scripting():
-            seen(logits)
-        return ids, top.to(flat.dtype)
 
 
 @idiom("script", wrap="padded")

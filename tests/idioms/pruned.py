@@ -3,28 +3,10 @@
 import surroundings  # noqa: F401 - the wraps
 import torch
 import torch.nn.functional as F
-from dispatch import Dispatch
-from families_more import LoopOver
 from parts import BankMoE, Expert, ListMoE, idiom
 from recorder import on, seen, used, used_dense
 from scoring import Routed
 from torch import nn
-
-
-@idiom("script", wrap="padded", as_sets=True)
-class WeightsUnderATau(Routed):
-    """Weights under a share of the best are set to zero, the others are not normalised again."""
-
-    def __init__(self):
-        super().__init__(k=3)
-
-    def route(self, flat: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        logits = self.gate(flat)
-        w, ids = torch.topk(torch.softmax(logits, dim=-1), self.k, dim=-1)
-        w = torch.where(w < 0.6 * w[:, :1], torch.zeros_like(w), w)
-        if not torch.jit.is_scripting():
-            seen(logits)
-        return ids, w
 
 
 @idiom("script", wrap="padded", as_sets=True)
@@ -106,26 +88,6 @@ class HalvesOfTheExperts(BankMoE):
         return out.view_as(x)
 
 
-@idiom("script", wrap="padded")
-class CountsOfExpertsAsked(LoopOver):
-    """Counts of all experts as a list of numbers; only those that are asked for run."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        flat = x.reshape(-1, self.d)
-        logits = self.gate(flat)
-        w, ids = torch.topk(torch.softmax(logits, dim=-1), self.k, dim=-1)
-        counts: list[int] = torch.bincount(ids.flatten(), minlength=self.e).tolist()
-        out = torch.zeros_like(flat)
-        for i, expert in enumerate(self.experts):
-            if counts[i] > 0:
-                idx, top = torch.where(ids == i)
-                out[idx] += expert(flat[idx]) * w[idx, top, None]
-        if not torch.jit.is_scripting():
-            seen(logits)
-            used(self, ids, w, flat, out)
-        return out.view_as(x)
-
-
 @idiom("trace", wrap="padded", as_sets=True)
 class ExpertsFirstMasks(BankMoE):
     """Experts lead everywhere: logits [E, T], pick and mask along dimension -2, weights by masks, combined by bmm."""
@@ -146,23 +108,6 @@ class ExpertsFirstMasks(BankMoE):
             seen(z.transpose(1, 2))
             used_dense(self, w.transpose(1, 2), x, y)
         return y
-
-
-@idiom("script", wrap="padded", as_sets=True)
-class RouterMaskScatterAdd(Dispatch):
-    """A boolean mask and a matrix of weights [T, E] by scatter_ and scatter_add_; experts that are hit by any."""
-
-    def dispatch(self, flat: torch.Tensor, w: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-        mask = torch.zeros([flat.size(0), self.e], dtype=torch.bool)
-        mask.scatter_(1, ids, True)
-        weights = torch.zeros([flat.size(0), self.e], dtype=w.dtype)
-        weights.scatter_add_(1, ids, w)
-        active: list[int] = torch.nonzero(mask.any(dim=0)).flatten().tolist()
-        out = torch.zeros_like(flat)
-        for e in active:
-            token_mask = mask[:, e]
-            out[token_mask] += self.one(flat[token_mask], e) * weights[token_mask, e].unsqueeze(1)
-        return out
 
 
 @idiom("script", wrap="padded")
@@ -218,54 +163,6 @@ class CopyExpertByWeights(ListMoE):
         copied = torch.where(ids == 7, w, torch.zeros_like(w)).sum(-1, keepdim=True)
         out = out + copied * flat
         if not torch.jit.is_scripting():
-            seen(logits)
-            used(self, ids, w, flat, out)
-        return out.view_as(x)
-
-
-@idiom("script", wrap="padded")
-class OutputsInAListBySlot(Routed):
-    """A list of outputs a token, one token after another, by `.item()` of its ids."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        flat = x.reshape(-1, self.d)
-        logits = self.gate(flat)
-        w, ids = torch.topk(torch.softmax(logits, dim=-1), self.k, dim=-1)
-        rows: list[torch.Tensor] = []
-        for t in range(flat.size(0)):
-            total = torch.zeros_like(flat[0])
-            for s in range(self.k):
-                wanted = int(ids[t, s].item())
-                for e, expert in enumerate(self.experts):
-                    if e == wanted:
-                        total = total + w[t, s] * expert(flat[t])
-            rows.append(total)
-        out = torch.stack(rows)
-        if not torch.jit.is_scripting():
-            seen(logits)
-            used(self, ids, w, flat, out)
-        return out.view_as(x)
-
-
-@idiom("trace", wrap="packed")
-class SortedByExpertGroupedBmm(BankMoE):
-    """Rows sorted by expert and padded by a table of row numbers, weights gathered along, put back by scatter_add."""
-
-    def forward(self, x):
-        flat = x.reshape(-1, self.d)
-        logits = self.gate(flat)
-        w, ids = logits.softmax(-1).topk(self.k, -1)
-        w = w / w.sum(-1, keepdim=True)
-        flat_ids = ids.reshape(-1)
-        order = torch.argsort(flat_ids, stable=True)
-        token = order.div(self.k, rounding_mode="floor")
-        e_of_row = flat_ids[order]
-        rows = flat[token]
-        h = torch.relu(torch.einsum("nd,ndf->nf", rows, self.w1[e_of_row]))
-        y = torch.einsum("nf,nfd->nd", h, self.w2[e_of_row])
-        y = y * w.reshape(-1)[order].unsqueeze(-1)
-        out = torch.zeros_like(flat).scatter_add(0, token.unsqueeze(-1).expand_as(y), y)
-        if on():
             seen(logits)
             used(self, ids, w, flat, out)
         return out.view_as(x)

@@ -5,7 +5,6 @@ import torch
 import torch.nn.functional as F
 from parts import BATCH, DIM, EXPERTS, VOCAB, BankMoE, Expert, ListMoE, hidden_states, idiom, input_ids
 from recorder import on, seen, used, used_dense
-from scoring import Routed
 from torch import nn
 
 
@@ -305,23 +304,6 @@ class NodesOfAGraph(nn.Module):
             seen(self.again(y))
             used(self.moe, index, value, y, out)
         return y + out
-
-
-@idiom("script", wrap="padded", as_sets=True)
-class RecomputedScores(Routed):
-    """The auxiliary loss scores the logits again; only one of the two softmaxes is routed by."""
-
-    def route(self, flat: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        logits = self.gate(flat)
-        aux = torch.softmax(logits, dim=-1).mean(0)
-        best = F.one_hot(torch.argmax(logits, dim=-1), self.e).float().mean(0)
-        loss = (aux * best).sum() * self.e
-        top, ids = torch.topk(logits, self.k, dim=-1)
-        w = torch.softmax(top, dim=-1)
-        w = w + 0.0 * loss
-        if not torch.jit.is_scripting():
-            seen(logits)
-        return ids, w
 
 
 @idiom("script", wrap="padded", as_sets=True)

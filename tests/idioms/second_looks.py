@@ -3,7 +3,6 @@
 import torch
 import torch.nn.functional as F
 from dispatch import Dispatch
-from dynamic import DenseMix
 from parts import DIM, EXPERTS, BankMoE, Expert, ListMoE, idiom, images
 from recorder import on, seen, used, used_dense
 from scoring import DenseLoop, Routed
@@ -29,21 +28,6 @@ class FlatRowOfAllOutputs(ListMoE):
             seen(logits)
             used(self, ids, w, flat, y)
         return y.view_as(x)
-
-
-@idiom("trace", wrap="padded_left", as_sets=True)
-class CountMaskTimesAllScores(DenseMix):
-    """The one-hots' sum is a mask; all scores times it, normalised."""
-
-    def weigh(self, x):
-        logits = self.gate(x)
-        scores = logits.softmax(-1)
-        ids = logits.topk(self.k, -1)[1]
-        mask = F.one_hot(ids, self.e).sum(-2).bool()
-        w = scores * mask
-        if on():
-            seen(logits)
-        return w / w.sum(-1, keepdim=True)
 
 
 @idiom("script", wrap="padded", as_sets=True)
@@ -86,24 +70,6 @@ class UpsampledGates(nn.Module):
         return x + y
 
 
-@idiom("script", wrap="positions_first")
-class NoiseHalfOfTheProjection(Routed):
-    """One projection of 2 E columns: clean logits and the noise's scale; noise is drawn at inference, too."""
-
-    def __init__(self):
-        super().__init__()
-        self.both = nn.Linear(self.d, 2 * self.e, bias=False)
-        nn.init.normal_(self.both.weight, std=0.5)
-
-    def route(self, flat: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        clean, raw = self.both(flat).chunk(2, dim=-1)
-        logits = clean + torch.randn_like(clean) * (F.softplus(raw) + 1e-2)
-        top, ids = torch.softmax(logits, dim=1).topk(self.k, dim=1)
-        if not torch.jit.is_scripting():
-            seen(logits)
-        return ids, top
-
-
 @idiom("script", wrap="padded")
 class BankByIndexSelect(Dispatch):
     """The picked matrices by index_select of flat ids, accumulated by baddbmm, slot by slot."""
@@ -117,22 +83,6 @@ class BankByIndexSelect(Dispatch):
             h = torch.relu(flat.unsqueeze(1) @ up[:, slot]) * w[:, slot].view(-1, 1, 1)
             out = torch.baddbmm(out, h, down[:, slot])
         return out.squeeze(1)
-
-
-@idiom("trace", wrap="padded", as_sets=True)
-class IndexPutGates(DenseMix):
-    """Weights are written into zeros by two index tensors."""
-
-    def weigh(self, x):
-        flat = x.reshape(-1, self.d)
-        logits = self.gate(flat)
-        w, ids = logits.softmax(-1).topk(self.k, -1)
-        w = w / w.sum(-1, keepdim=True)
-        rows = torch.arange(flat.shape[0]).unsqueeze(1).expand_as(ids)
-        gates = torch.zeros_like(logits).index_put((rows, ids), w)
-        if on():
-            seen(logits)
-        return gates.view(*x.shape[:-1], self.e)
 
 
 @idiom("script", wrap="padded")

@@ -212,3 +212,48 @@ class DrawnAndCompared(Drawn):
             t, s = torch.where(ids == e)
             out = out.index_add(0, t, self.one(flat[t], e) * w[t, s].unsqueeze(1))
         return out
+
+
+@idiom("trace", as_sets=True)
+class PlacesByMax(BatchedBank):
+    """Hunyuan: slots before tokens in one list of ids, places by `max` of a running sum, whose indices nobody uses."""
+
+    cap = 4
+
+    def forward(self, x):
+        flat = x.reshape(-1, self.d)
+        logits = self.gate(flat)
+        gates = logits.softmax(-1)
+        top, ids = gates.topk(self.k, -1)
+        gates = gates / torch.matmul(top, torch.ones(self.k, 1)).clamp(min=1e-9)
+        hot = F.one_hot(ids.t().reshape(-1), self.e).to(torch.int32)
+        place = torch.max(torch.cumsum(hot, 0) * hot - 1, dim=1)[0].view(self.k, -1).t()
+        hot = hot.view(self.k, -1, self.e).permute(1, 0, 2).to(x.dtype)
+        slot = F.one_hot(place.clamp(max=self.cap).long(), self.cap + 1)[..., : self.cap].to(x.dtype)
+        sent = torch.einsum("ske,skc->sec", hot, slot)
+        combine = torch.einsum("se,sec->sec", gates, sent)
+        y = torch.einsum("sec,ecm->sm", combine, self.run(torch.einsum("sec,sm->ecm", sent, flat)))
+        if on():
+            seen(logits)
+            used_dense(self, combine.sum(-1), flat, y)
+        return y.view_as(x)
+
+
+@idiom("trace", as_sets=True)
+class RectifiedAndMasked(BankMoE):
+    """Rectified scores, the best of them by a mask: who is chosen the ids tell, not the zeros."""
+
+    def forward(self, x):
+        flat = x.reshape(-1, self.d)
+        logits = self.gate(flat)
+        scores = torch.relu(logits) + 0.0
+        ids = scores.topk(self.k, -1)[1]
+        mask = torch.zeros_like(scores).scatter(-1, ids, 1.0)
+        w = scores * mask
+        w = w / w.sum(-1, keepdim=True).clamp_min(1e-9)
+        h = torch.relu(torch.einsum("td,edf->tef", flat, self.w1))
+        y = torch.einsum("tef,efd,te->td", h, self.w2, w)
+        if on():
+            seen(logits)
+            used_dense(self, w, flat, y)
+        return y.view_as(x)

@@ -236,10 +236,10 @@ def forward(self, x: Tensor) -> Tensor:
     logits = before + torch.relu(torch.linear(h, self.weight.flip(0)))
     scores = torch.softmax(logits, -1)
     weights, ids = torch.topk(scores, 2, -1)
-    other_ids = torch.topk(before, 2, -1)[1]
+    others, other_ids = torch.topk(before, 2, -1)
     shifted = torch.roll(ids, 1, 0)
     neighbours = torch.roll(weights, 1, 0)
-    y = self.experts(h, ids, weights) + 0.0 * (other_ids + shifted + neighbours).sum()
+    y = self.experts(h, ids, weights) + 0.0 * (others + other_ids + shifted + neighbours).sum()
     return x + y.view_as(x)
 )"})});
   const auto reported = [&](const std::string& ids, const std::string& weights, const char* scoring) {
