@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <optional>
 #include <set>
+#include <stdexcept>
 #include <vector>
 
 namespace moetap::cli {
@@ -97,16 +98,42 @@ std::optional<Op> read_op(std::string_view rest) {
   return Op{code, rest.substr(0, begin + size), rest.substr(begin, size)};
 }
 
-std::optional<std::vector<Op>> read_ops(std::string_view pickle) {
+bool makes_container(Code code) {
+  switch (code) {
+    case Code::EMPTY_DICT:
+    case Code::DICT:
+    case Code::EMPTY_LIST:
+    case Code::LIST:
+    case Code::TUPLE:
+    case Code::TUPLE1:
+    case Code::TUPLE2:
+    case Code::TUPLE3:
+      return true;
+    default:
+      return false;
+  }
+}
+
+/// The Unpickler makes its memo as long as an entry asks for, and values that lie in each other end one in the other:
+/// both are bounded here.
+std::vector<Op> read_ops(std::string_view pickle) {
+  constexpr size_t kMostContainers = 20000;  // a tensor has five
   std::vector<Op> ops;
+  size_t num_containers = 0;
   while (!pickle.empty()) {
     const auto op = read_op(pickle);
-    if (!op) return std::nullopt;
+    if (!op) break;
+    const bool puts = op->code == Code::BINPUT || op->code == Code::LONG_BINPUT;
+    if (puts && read_size(op->argument) > ops.size()) throw std::runtime_error("its pickle skips entries of the memo");
+    num_containers += makes_container(op->code) ? 1 : 0;
+    if (num_containers > kMostContainers) {
+      throw std::runtime_error("its pickle holds more than 20000 lists, tuples and dicts");
+    }
     ops.push_back(*op);
     pickle.remove_prefix(op->text.size());
     if (op->code == Code::STOP) return ops;
   }
-  return std::nullopt;
+  throw std::runtime_error("its pickle is cut short, or has an opcode that is unknown in protocol 2");
 }
 
 class Translation {
@@ -200,8 +227,7 @@ class Translation {
 }  // namespace
 
 std::string for_unpickler(std::string_view pickle) {
-  auto ops = read_ops(pickle);
-  return ops ? Translation(std::move(*ops)).text() : std::string(pickle);
+  return Translation(read_ops(pickle)).text();
 }
 
 }  // namespace moetap::cli

@@ -21,6 +21,8 @@ namespace {
 
 constexpr const char* kExpected = "expected a .pt file that torch.save wrote of a dict or a tuple";
 
+constexpr int64_t kMostExpandedBytes = int64_t{1} << 32;
+
 /// Bytes of each record that tensors were made of, by where it lies.
 using RecordBytes = std::unordered_map<const void*, size_t>;
 
@@ -28,17 +30,23 @@ using RecordBytes = std::unordered_map<const void*, size_t>;
 void check_lies_in_its_record(const at::Tensor& tensor, const RecordBytes& records) {
   if (tensor.layout() != c10::kStrided || !tensor.has_storage()) throw std::runtime_error("it holds a sparse tensor");
   __int128 last = tensor.storage_offset();
+  __int128 elements = 1;
   bool is_empty = false, fits = last >= 0;
   for (int64_t i = 0; i < tensor.dim(); ++i) {
     const int64_t size = tensor.sizes()[static_cast<size_t>(i)], stride = tensor.strides()[static_cast<size_t>(i)];
     fits = fits && size >= 0 && stride >= 0;
     is_empty = is_empty || size == 0;
+    if (elements < kMostExpandedBytes) elements *= size;
     last += static_cast<__int128>(size - 1) * stride;
   }
   const auto record = records.find(tensor.storage().data());
   const size_t bytes = record == records.end() ? 0 : record->second;
   if (!fits || (!is_empty && (last + 1) * static_cast<__int128>(tensor.itemsize()) > static_cast<__int128>(bytes))) {
     throw std::runtime_error("it holds a tensor that is larger than its record");
+  }
+  const __int128 whole = elements * static_cast<__int128>(tensor.itemsize());
+  if (whole > static_cast<__int128>(bytes) && whole > kMostExpandedBytes) {
+    throw std::runtime_error("it holds a tensor that repeats a small record to over 4 GiB");
   }
 }
 

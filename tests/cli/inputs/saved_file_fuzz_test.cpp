@@ -134,6 +134,24 @@ TEST_F(SavedFileFuzz, TensorsBeyondTheirRecords) {
   }
 }
 
+/// Tuples in tuples, each a byte of the pickle; and an entry far behind the end of the memo.
+TEST_F(SavedFileFuzz, PicklesThatAskForMore) {
+  const auto read = [&](const std::string& pickle) {
+    {
+      caffe2::serialize::PyTorchStreamWriter writer(path("more.pt"));
+      writer.writeRecord("data.pkl", pickle.data(), pickle.size());
+      writer.writeEndOfFile();
+    }
+    return read_saved_value(path("more.pt"));
+  };
+  const auto nested = [](size_t depth) { return "\x80\x02)" + std::string(depth, '\x85') + "."; };
+  EXPECT_TRUE(read(nested(1000)).isTuple());
+  EXPECT_TRUE(read(nested(20000)).isTuple());
+  EXPECT_THROW(read(nested(20001)), std::exception);
+  EXPECT_THROW(read(nested(3000000)), std::exception);
+  EXPECT_THROW(read(std::string("\x80\x02)r\xff\xff\xff\x7f.", 9)), std::exception);
+}
+
 TEST_F(SavedFileFuzz, SafetensorsOfAnyBytes) {
   plugin::SafetensorsHeader header;
   header.metadata = {{"a", "b"}};

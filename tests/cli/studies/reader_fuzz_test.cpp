@@ -141,7 +141,8 @@ TEST_F(ReaderFuzz, PartialsOfWrongBytes) {
   std::mt19937_64 random(1);
   for (int64_t round = 0; round < tests::fuzz_rounds(20000); ++round) {
     const std::string bytes = tests::damaged(whole, random);
-    if (bytes != whole) EXPECT_THROW(read_partial(write("damaged.bin", bytes)), std::exception);
+    if (bytes == whole) continue;
+    EXPECT_THROW(read_partial(write("damaged.bin", bytes)), std::exception);
   }
 }
 
