@@ -8,6 +8,7 @@
 
 #include "cli/report/affinity_matrix.h"
 #include "cli/report/analysis_data.h"
+#include "cli/report/expert_cuts.h"
 #include "cli/report/page_writer.h"
 #include "cli/report/run_data.h"
 #include "cli/report/size_budget.h"
@@ -27,6 +28,7 @@ using nlohmann::ordered_json;
 constexpr int kSchemaVersion = 1;
 // Shares of what is left of a page: see PageBudget.
 constexpr int64_t kPairsShare = 3, kTokensShare = 4, kImagesShare = 4, kStudiesShare = 5;
+constexpr int64_t kExpertsShare = 2, kOthersShare = 3;  // of all of them
 constexpr const char* kTrainingLog = "training_log.txt";
 constexpr const char* kAffinity = "router_affinity_matrix.csv";
 
@@ -180,7 +182,12 @@ class PageBuilder {
       ordered_json json = run_data(run.metrics(), folder_name(path));
       if (!run.unfinished().empty()) json["unfinished"] = unfinished_json(run);
       for (const std::string& line : run.missing()) json["warnings"][line] = true;
-      budget_.use(json_bytes(json) - bytes_of_pairs(json));
+      if (runs_.size() > 1) drop_experts(json["attention"]);  // figures show those of the first run
+      const int64_t attention = json_bytes(json["attention"]);
+      budget_.use(json_bytes(json) - bytes_of_pairs(json) - attention);
+      const std::string cut = cut_experts(json["attention"], budget_.share(kExpertsShare, kOthersShare));
+      if (!cut.empty()) data_.notices.push_back(cut);
+      budget_.use(json_bytes(json["attention"]));
       data_.json["runs"].push_back(std::move(json));
     }
   }

@@ -73,7 +73,7 @@
   });
 
   figures.add({
-    id: "group-difference", part: "meaning", title: "Differences between groups", file: "group_difference", studies: ["group_difference"],
+    id: "group-difference", part: "meaning", title: "Differences between groups", file: "group_difference", studies: ["group_difference", "groups"],
     read: "Jensen-Shannon divergence of the shares of selections of two groups, in bits: 0 the same, 1 nothing in common. Hover has the p-value.",
     warn: "large p-values: the difference is what chance gives.", needs: "a run with a dump, and --group-by with a field of the samples' doc",
     has: (component) => Boolean(data.rows(component, "group_difference")),

@@ -175,8 +175,8 @@ def compared_with_summary(shown: dict, summary: dict) -> int:
     count = 0
     parts = [*summary["components"].values(), *summary.get("attention", {}).values()]
     for row in (dict(zip(names, cells, strict=True)) for cells in shown["table"]["rows"]):
-        layer = row.get("layer", shown.get("layer"))
         place = row.get("expert", row.get("head"))
+        layer = row.get("layer", None if place is None else shown.get("layer"))
         for name, value in row.items():
             for part in parts:
                 for owner in (part.get(layer, {}), part.get(layer, {}).get("experts") or {}):
