@@ -118,7 +118,7 @@
     controls: (component) => [{ key: "set", label: "Set", options: ["positive", "negative"].filter((set) => residues(component, set)).map((set) => [set, set]) }],
     draw: ({ component, chosen }) => {
       const rows = residues(component, chosen.set), names = rows.map((row) => row.residue), z = rows.map((row) => names.map((name) => row[name] ?? null));
-      return { ...parts.heatmap({ z, x: names, y: names, xTitle: "", yTitle: "", unit: "correlation", center: 0, high: 0.4, square: true, text: (value) => (value === null ? "" : value.toFixed(2)), tip: (i, j, value) => `${moetap.plain(names[i])} and ${moetap.plain(names[j])}<br><b>${numbers.text(value)}</b>` }), height: 560,
+      return { ...parts.heatmap({ z, x: names, y: names, xTitle: "", yTitle: "", unit: "correlation", center: 0, high: 0.4, square: true, text: (value) => (value === null ? "" : value.toFixed(2)), tip: (i, j, value) => `${moetap.plain(names[i])} and ${moetap.plain(names[j])}<br><b>${numbers.text(value)}</b>` }),
         table: { columns: [{ name: "residue", text: true }, ...names.map((name) => ({ name }))], rows: rows.map((row) => [row.residue, ...names.map((name) => row[name])]) } };
     },
   });
