@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <memory>
 
+#include "analysis/studies/study_registry.h"
 #include "cli/report/affinity_matrix.h"
 #include "cli/report/analysis_data.h"
 #include "cli/report/expert_cuts.h"
@@ -138,6 +139,17 @@ ordered_json unfinished_json(const PageRun& run) {
   return {{"forwards", forwards}, {"recording", recording}, {"ranks", std::move(ranks)}};
 }
 
+/// The studies that tell nothing of single samples, but for one.
+std::vector<std::string> studies_without_samples(const std::string& without) {
+  std::vector<std::string> names;
+  for (const analysis::studies::StudyEntry& entry : analysis::studies::all_studies()) {
+    const std::string name = entry.name;
+    const bool of_a_sample = name.starts_with("sankey_") && name != "sankey_evolution";
+    if (!of_a_sample && !entry.by_name_only && name != without) names.push_back(name);
+  }
+  return names;
+}
+
 /// Reads a page, its parts in the order in which they get their shares of its size.
 class PageBuilder {
  public:
@@ -215,6 +227,9 @@ class PageBuilder {
     // A run with other regions than the study's keeps their flow in its summary, which the page shows.
     const int64_t regions = num_regions();
     if (regions > 0 && regions != inputs_.studies.study.regions) studies.without = "information_flow";
+    if (inputs_.tokens.max_samples == 0 && studies.are_runs && studies.options.only.empty()) {
+      studies.options.only = studies_without_samples(studies.without);
+    }
     if (!paths_.arrays.empty()) studies.inputs = paths_.arrays;
     for (const auto& run : runs_) {
       if (run->dump() == nullptr) return analysis;  // a run that goes on has a dump that grows
