@@ -80,6 +80,16 @@
   if (!runs.length) standIn();
   for (const run of runs) Object.values(run.components).forEach((layers) => layers.forEach(derive));
 
+  // Of many experts the tables hold the heaviest, by number.
+  for (const run of runs) {
+    for (const experts of Object.values(run.attention ?? {}).flat().flatMap((layer) => layer.experts ?? [])) {
+      for (const [key, table] of Object.entries(experts)) {
+        if (table === null || typeof table !== "object" || Array.isArray(table) || !experts.gate_mass) continue;
+        experts[key] = experts.gate_mass.map((_, e) => table[e] ?? null);
+      }
+    }
+  }
+
   // A sample's tokens stand in order, and its picture is one of those of all samples.
   for (const { samples } of Object.values(data.tokens?.components ?? {})) {
     for (const sample of samples) {

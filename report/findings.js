@@ -63,7 +63,7 @@
     const uneven = all.filter((layer) => layer.load_cv >= kBalanced);
     if (uneven.length) {
       const worst = uneven.reduce((a, b) => (b.load_cv > a.load_cv ? b : a));
-      note(worst.load_cv >= kStrong ? "bad" : "watch", `Load varies by ${kBalanced} or more in ${list("layer", uneven.map((layer) => layer.layer))}, most in layer ${worst.layer} (${numbers.text(worst.load_cv)}).`, "balance", { layer: worst.layer });
+      note(worst.load_cv >= kStrong ? "bad" : "watch", `Load varies by ${kBalanced} or more in ${list("layer", uneven.map((layer) => layer.layer))}${uneven.length > 1 ? `, most in layer ${worst.layer}` : ""} (${numbers.text(worst.load_cv)}).`, "balance", { layer: worst.layer });
     } else {
       note("good", `Load varies by less than ${kBalanced} in every layer (most ${numbers.text(Math.max(...all.map((layer) => layer.load_cv)))}).`, "balance");
     }

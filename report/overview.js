@@ -38,9 +38,11 @@
     if (!layers.length) return null;
     const columns = Math.max(...layers.map((layer) => layer.load_ratio.length)), canvas = make("canvas", { class: "load-map", width: 2 * kMapWidth, height: 2 * kMapHeight, role: "img", "aria-label": `Load of ${columns} experts in ${numbers.count(layers.length, "layer")} against an even load; the figure Layer × expert has the numbers` });
     const paint = canvas.getContext("2d"), width = canvas.width / columns, height = canvas.height / layers.length, gap = Math.min(width, height) > 12 ? 2 : 0;
-    layers.forEach((layer, row) => layer.load_ratio.forEach((ratio, column) => {
-      const steps = Math.log2(Math.max(ratio, 1 / 16));
-      paint.fillStyle = moetap.theme.colorAt("change", (Math.max(-3, Math.min(3, steps)) + 3) / 6);
+    // The scale is that of the figure: half and double lie equally far from an even load.
+    const steps = layers.map((layer) => layer.load_ratio.map((ratio) => Math.log2(Math.max(ratio, 1 / 16))));
+    const most = Math.min(4, steps.flat().reduce((all, step) => Math.max(all, Math.abs(step)), 1));
+    steps.forEach((ofLayer, row) => ofLayer.forEach((step, column) => {
+      paint.fillStyle = moetap.theme.colorAt("change", (Math.max(-most, Math.min(most, step)) + most) / (2 * most));
       paint.fillRect(column * width, row * height, Math.max(1, width - gap), Math.max(1, height - gap));
     }));
     const cell = (event) => {

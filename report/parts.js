@@ -3,8 +3,11 @@
 (() => {
   const { theme, numbers, plain, selection } = moetap;
 
+  /** True on a phone: bars stand above what they explain, and fewer names fit. */
+  const isNarrow = () => innerWidth < 700;
+
   /** Evenly spaced names on an axis with many places. */
-  const ticks = (names, most = 32) => {
+  const ticks = (names, most = isNarrow() ? Math.max(6, Math.floor(30 / Math.max(2, ...names.slice(0, 200).map((name) => String(name).length)))) : 32) => {
     const step = Math.max(1, Math.ceil(names.length / most));
     const places = numbers.range(names.length).filter((i) => i % step === 0);
     return { tickmode: "array", tickvals: places, ticktext: places.map((i) => plain(names[i], 14)), showgrid: false, zeroline: false };
@@ -12,7 +15,7 @@
 
   /** The bar that explains a scale. Its title stands above it: beside it, it would not fit a low figure. */
   const bar = (unit) => ({
-    thickness: innerWidth < 700 ? 7 : 12, outlinewidth: 0, len: 1, ypad: 4, tickfont: { size: 11, color: theme.variable("soft") },
+    ...(isNarrow() ? { orientation: "h", thickness: 7, y: 1, yanchor: "bottom", x: 0.5 } : { thickness: 12 }), outlinewidth: 0, len: 1, ypad: 4, tickfont: { size: 11, color: theme.variable("soft") },
     title: { text: unit, side: "top", font: { size: 12, color: theme.variable("soft") } },
   });
 
@@ -37,7 +40,7 @@
     // Texts in cells are points of their own: each in the ink that its cell needs.
     const labels = { type: "scatter", mode: "text", x: [], y: [], text: [], textfont: { size: 11, color: [] }, hoverinfo: "skip", showlegend: false };
     // On a phone the cells of more than a few columns have no room for them.
-    if (text && (innerWidth >= 700 || x.length <= 5)) {
+    if (text && (!isNarrow() || x.length <= 5)) {
       z.forEach((row, i) => row.forEach((value, j) => {
         const label = value === null || value === undefined ? "" : text(value, i, j);
         if (label === "") return;
@@ -49,13 +52,14 @@
     }
     // A square matrix is as high as it is wide, within reason; rows of others are as high as they can be read.
     const row = square ? Math.max(4, Math.min(44, 420 / y.length)) : Math.max(9, Math.min(30, 420 / y.length));
-    const height = Math.min(square ? 620 : maxHeight, Math.max(170, 110 + y.length * row));
+    const highest = isNarrow() && square ? Math.max(150, innerWidth - 130) + 150 : square ? 620 : maxHeight;
+    const height = Math.min(highest, Math.max(170, 110 + y.length * row) + (isNarrow() ? 60 : 0));
     return {
       traces: labels.text.length ? [trace, labels] : [trace], height,
       layout: {
-        showlegend: false, margin: { r: 10, t: 24 },
+        showlegend: false, margin: { r: 10, t: isNarrow() ? 70 : 24 },
         xaxis: { ...ticks(x), title: { text: xTitle }, constrain: "domain", range: [-0.5, x.length - 0.5] },
-        yaxis: { ...ticks(y), title: { text: yTitle }, range: [y.length - 0.5, -0.5], ...(square ? { scaleanchor: "x", constrain: "domain" } : {}) },
+        yaxis: { ...ticks(y, Math.max(4, Math.floor((height - 110) / 15))), title: { text: yTitle }, range: [y.length - 0.5, -0.5], ...(square ? { scaleanchor: "x", constrain: "domain" } : {}) },
       },
     };
   };
@@ -122,5 +126,5 @@
     };
   };
 
-  moetap.parts = { bar, ticks, heatmap, frames, lines, sankey };
+  moetap.parts = { isNarrow, bar, ticks, heatmap, frames, lines, sankey };
 })();

@@ -1,10 +1,14 @@
 #include "cli/report/expert_cuts.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cstdint>
 #include <functional>
 #include <string>
 #include <vector>
+
+#include "cli/report/size_budget.h"
 
 namespace moetap::cli {
 namespace {
@@ -16,7 +20,10 @@ struct Table {
   const char* kept;
   int64_t most_reals;  // of all layers
 };
-constexpr Table kTables[] = {{"pattern", "kept_patterns", 24'576}, {"flow", "kept_flows", 16'000}};
+constexpr Table kTables[] = {{"pattern", "kept_patterns", 24'576},
+                             {"flow", "kept_flows", 16'000},
+                             {"flow_weight", "kept_flow_weights", 16'000},
+                             {"specialization", "kept_specializations", 12'000}};
 
 int64_t num_reals(const ordered_json& value) {
   if (!value.is_array()) return value.is_number() ? 1 : 0;
@@ -47,7 +54,13 @@ std::vector<size_t> heaviest_first(const ordered_json& mass) {
 
 }  // namespace
 
-void cut_experts(ordered_json& attention) {
+void drop_experts(ordered_json& attention) {
+  for (auto& layers : attention) {
+    for (auto& layer : layers) layer.erase("experts");
+  }
+}
+
+std::string cut_experts(ordered_json& attention, int64_t most_bytes) {
   for (const Table& table : kTables) {
     int64_t reals = 0, layers = 0, of_one = 1;
     for_experts(attention, [&](ordered_json& experts) {
@@ -61,12 +74,34 @@ void cut_experts(ordered_json& attention) {
     for_experts(attention, [&](ordered_json& experts) {
       if (!experts.contains(table.key) || experts[table.key].size() <= kept || !experts.contains("gate_mass")) return;
       const std::vector<size_t> order = heaviest_first(experts["gate_mass"]);
-      for (size_t i = kept; i < order.size() && order[i] < experts[table.key].size(); ++i) {
-        experts[table.key][order[i]] = nullptr;
-      }
+      ordered_json of_kept = ordered_json::object();
+      for (size_t i = 0; i < kept && i < order.size(); ++i)
+        of_kept[std::to_string(order[i])] = std::move(experts[table.key][order[i]]);
+      experts[table.key] = std::move(of_kept);
       experts[table.kept] = kept;
     });
   }
+  std::vector<ordered_json*> with_experts;
+  int64_t bytes = 0;
+  for (auto& layers : attention) {
+    for (auto& layer : layers) {
+      if (!layer.contains("experts")) continue;
+      with_experts.push_back(&layer);
+      bytes += json_bytes(layer["experts"]);
+    }
+  }
+  const auto all = static_cast<int64_t>(with_experts.size());
+  if (bytes <= most_bytes) return "";
+  const int64_t kept = std::clamp<int64_t>(most_bytes * all / bytes, 1, all);
+  for (int64_t i = 0, next = 0; i < all; ++i) {
+    // The next of `kept` even steps.
+    if (i == next * all / kept) {
+      ++next;
+    } else {
+      with_experts[static_cast<size_t>(i)]->erase("experts");
+    }
+  }
+  return fmt::format("attention by expert is in this page for {} of {} layers, taken evenly", kept, all);
 }
 
 }  // namespace moetap::cli

@@ -1,12 +1,17 @@
 #pragma once
 
+#include <cstdint>
 #include <nlohmann/json.hpp>
+#include <string>
 
 namespace moetap::cli {
 
-/// Keeps the attention of experts within the page's size: of `attention` ({component: [layer]}), the patterns and flows
-/// of the experts with the largest gate mass, equally many in every layer; those of the others become null. Changes
-/// nothing where all of them are little. A layer that lost some gets `kept_patterns` or `kept_flows`, the number.
-void cut_experts(nlohmann::ordered_json& attention);
+/// Cuts what a run's attention holds by expert: of patterns, flows and specialisation where many layers have many
+/// experts to those with the largest gate mass, as an object by number; then, where all of it is above `most_bytes`, to
+/// some layers, evenly. Gives a line that says so; "": all layers are there.
+std::string cut_experts(nlohmann::ordered_json& attention, int64_t most_bytes);
+
+/// Leaves out what attention holds by expert.
+void drop_experts(nlohmann::ordered_json& attention);
 
 }  // namespace moetap::cli

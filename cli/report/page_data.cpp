@@ -6,8 +6,10 @@
 #include <filesystem>
 #include <memory>
 
+#include "analysis/studies/study_registry.h"
 #include "cli/report/affinity_matrix.h"
 #include "cli/report/analysis_data.h"
+#include "cli/report/expert_cuts.h"
 #include "cli/report/page_writer.h"
 #include "cli/report/run_data.h"
 #include "cli/report/size_budget.h"
@@ -27,6 +29,7 @@ using nlohmann::ordered_json;
 constexpr int kSchemaVersion = 1;
 // Shares of what is left of a page: see PageBudget.
 constexpr int64_t kPairsShare = 3, kTokensShare = 4, kImagesShare = 4, kStudiesShare = 5;
+constexpr int64_t kExpertsShare = 2, kOthersShare = 3;  // of all of them
 constexpr const char* kTrainingLog = "training_log.txt";
 constexpr const char* kAffinity = "router_affinity_matrix.csv";
 
@@ -136,6 +139,17 @@ ordered_json unfinished_json(const PageRun& run) {
   return {{"forwards", forwards}, {"recording", recording}, {"ranks", std::move(ranks)}};
 }
 
+/// The studies that tell nothing of single samples, but for one.
+std::vector<std::string> studies_without_samples(const std::string& without) {
+  std::vector<std::string> names;
+  for (const analysis::studies::StudyEntry& entry : analysis::studies::all_studies()) {
+    const std::string name = entry.name;
+    const bool of_a_sample = name.starts_with("sankey_") && name != "sankey_evolution";
+    if (!of_a_sample && !entry.by_name_only && name != without) names.push_back(name);
+  }
+  return names;
+}
+
 /// Reads a page, its parts in the order in which they get their shares of its size.
 class PageBuilder {
  public:
@@ -180,7 +194,12 @@ class PageBuilder {
       ordered_json json = run_data(run.metrics(), folder_name(path));
       if (!run.unfinished().empty()) json["unfinished"] = unfinished_json(run);
       for (const std::string& line : run.missing()) json["warnings"][line] = true;
-      budget_.use(json_bytes(json) - bytes_of_pairs(json));
+      if (runs_.size() > 1) drop_experts(json["attention"]);  // figures show those of the first run
+      const int64_t attention = json_bytes(json["attention"]);
+      budget_.use(json_bytes(json) - bytes_of_pairs(json) - attention);
+      const std::string cut = cut_experts(json["attention"], budget_.share(kExpertsShare, kOthersShare));
+      if (!cut.empty()) data_.notices.push_back(cut);
+      budget_.use(json_bytes(json["attention"]));
       data_.json["runs"].push_back(std::move(json));
     }
   }
@@ -208,6 +227,9 @@ class PageBuilder {
     // A run with other regions than the study's keeps their flow in its summary, which the page shows.
     const int64_t regions = num_regions();
     if (regions > 0 && regions != inputs_.studies.study.regions) studies.without = "information_flow";
+    if (inputs_.tokens.max_samples == 0 && studies.are_runs && studies.options.only.empty()) {
+      studies.options.only = studies_without_samples(studies.without);
+    }
     if (!paths_.arrays.empty()) studies.inputs = paths_.arrays;
     for (const auto& run : runs_) {
       if (run->dump() == nullptr) return analysis;  // a run that goes on has a dump that grows

@@ -45,9 +45,9 @@ PageRun::PageRun(const std::string& folder, const std::string& scratch_folder, U
       return;
     }
   }
-  dump_ = std::make_unique<plugin::RunReader>(folder);
+  dump_ = std::make_shared<const plugin::RunReader>(folder);
   if (dump_->ranks().size() == 1) {
-    metrics_ = std::make_unique<plugin::RunReader>(folder);
+    metrics_ = dump_;
     return;
   }
   const HeldNotices notices;
@@ -58,7 +58,7 @@ PageRun::PageRun(const std::string& folder, const std::string& scratch_folder, U
     throw CommandError(
         fmt::format("{}: its {} ranks cannot be read as one run: {}", folder, dump_->ranks().size(), error.what()));
   }
-  metrics_ = std::make_unique<plugin::RunReader>(merged);
+  metrics_ = std::make_shared<const plugin::RunReader>(merged);
 }
 
 PageRun::~PageRun() {
@@ -73,7 +73,7 @@ void PageRun::read_unfinished(const std::string& scratch_folder) {
   if (unfinished_.empty()) throw CommandError(folder_ + ": has recorded no forward yet");
   if (unfinished_.size() == 1 && unfinished_.front().rank == 0) {
     try {
-      metrics_ = std::make_unique<plugin::RunReader>(snapshot);
+      metrics_ = std::make_shared<const plugin::RunReader>(snapshot);
       return;
     } catch (const std::runtime_error&) {
       // One of several ranks: the others have recorded nothing yet.
@@ -84,7 +84,7 @@ void PageRun::read_unfinished(const std::string& scratch_folder) {
   for (std::string& line : missing_) {
     if (line.starts_with(snapshot)) line.replace(0, snapshot.size(), folder_);
   }
-  metrics_ = std::make_unique<plugin::RunReader>(merged);
+  metrics_ = std::make_shared<const plugin::RunReader>(merged);
 }
 
 std::string PageRun::make_folder(const std::string& scratch_folder, const char* name) {

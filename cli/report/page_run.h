@@ -39,7 +39,7 @@ class PageRun {
   std::string make_folder(const std::string& scratch_folder, const char* name);
 
   std::string folder_, own_folder_;
-  std::unique_ptr<plugin::RunReader> metrics_, dump_;
+  std::shared_ptr<const plugin::RunReader> metrics_, dump_;  // one object where they are of one rank
   std::vector<plugin::SnapshotRank> unfinished_;
   std::vector<std::string> missing_;
 };

@@ -7,7 +7,6 @@
 #include <filesystem>
 #include <fstream>
 
-#include "cli/report/expert_cuts.h"
 #include "cli/report/pair_cells.h"
 #include "cli/report/size_budget.h"
 #include "cli/terminal/command_error.h"
@@ -177,7 +176,6 @@ ordered_json run_data(const plugin::RunReader& run, const std::string& label) {
     data["components"] = component_lists(summary["components"]);
     drop_derived(data["components"]);
     data["attention"] = component_lists(summary.value("attention", ordered_json::object()));
-    cut_experts(data["attention"]);
     data["phases"] = ordered_json::object();
     const ordered_json phases = summary.value("phases", ordered_json::object());
     for (const auto& [name, phase] : phases.items()) {

@@ -115,9 +115,9 @@
       const { layer, experts } = pickExperts(component);
       const chosen = selection.state.expert !== null && experts.gate_mass[selection.state.expert] > 0
         ? [selection.state.expert, ...byMass(experts).filter((e) => e !== selection.state.expert)] : byMass(experts);
-      const shown = chosen.filter((e) => experts.pattern[e]).slice(0, 8), columns = shown.length < 4 || innerWidth < 700 ? Math.min(2, shown.length) : 4, rows = Math.ceil(shown.length / columns);
+      const shown = chosen.filter((e) => experts.pattern[e]).slice(0, 8), columns = shown.length < 4 || parts.isNarrow() ? Math.min(2, shown.length) : 4, rows = Math.ceil(shown.length / columns);
       const most = Math.max(...shown.flatMap((e) => experts.pattern[e].flat()).filter(numbers.isNumber));
-      const layout = { margin: { l: 20, r: 10, t: 26, b: 10 }, annotations: [], showlegend: false, coloraxis: { colorscale: theme.scale("amount"), cmin: 0, cmax: most, colorbar: parts.bar("share") } };
+      const layout = { margin: { l: 20, r: 10, t: parts.isNarrow() ? 76 : 26, b: 10 }, annotations: [], showlegend: false, coloraxis: { colorscale: theme.scale("amount"), cmin: 0, cmax: most, colorbar: parts.bar("share") } };
       const traces = shown.map((e, i) => {
         const column = i % columns, row = Math.floor(i / columns), n = i === 0 ? "" : String(i + 1), gap = 0.03;
         const x = [column / columns + gap / 2, (column + 1) / columns - gap / 2], y = [1 - (row + 1) / rows + 0.02, 1 - row / rows - 0.07];
@@ -128,7 +128,7 @@
           hovertemplate: `expert ${e}<br>query %{y} of 16, key %{x} of 16<br><b>%{z:.4f}</b><extra></extra>` };
       });
       return {
-        traces, layout, height: 60 + rows * (innerWidth < 700 ? 170 : 240), note: "Rows stay empty where no sample has a token at that place: with fewer than 16 tokens some always do.", where: where(layer, `, ${shown.length} of ${chosen.length} experts, with their shares of the gate mass`), layer: layer.layer,
+        traces, layout, height: 60 + rows * (parts.isNarrow() ? 170 : 240), note: "Rows stay empty where no sample has a token at that place: with fewer than 16 tokens some always do.", where: where(layer, `, ${shown.length} of ${chosen.length} experts, with their shares of the gate mass`), layer: layer.layer,
         table: { columns: [{ name: "expert" }, { name: "query_bin" }, { name: "key_bin" }, { name: "attention" }], rows: shown.flatMap((e) => experts.pattern[e].flatMap((row, i) => row.map((value, j) => [e, i, j, value]))) },
       };
     },
@@ -165,7 +165,7 @@
       return {
         ...parts.heatmap({ z, x: regions, y: regions, xTitle: "To region", yTitle: "From region", unit: "share of the row", low: 0, high: 1, square: true, text: (value) => (value === null ? "" : value.toFixed(2)),
           tip: (i, j, value) => `${moetap.plain(regions[i])} → ${moetap.plain(regions[j])}<br><b>${numbers.percent(value)}</b>${weight ? `<br>row's gate weight ${numbers.text(weight[i])}` : ""}` }),
-        where: `Layer ${id}, ${whose}`, layer: id, height: 380,
+        where: `Layer ${id}, ${whose}`, layer: id,
         table: { columns: [{ name: "from_region", text: true }, { name: "to_region", text: true }, { name: "share" }], rows: z.flatMap((row, i) => row.map((value, j) => [regions[i], regions[j], value])) },
       };
     },

@@ -63,7 +63,7 @@
       const rows = data.rows(component, "expert_transitions"), order = [];
       for (const row of rows) for (const id of [row.from_layer, row.to_layer]) if (!order.includes(id)) order.push(id);
       order.sort((a, b) => Number(a) - Number(b));
-      const first = Math.max(0, order.indexOf(selection.state.layer)), shown = order.slice(first, first + 6);
+      const first = Math.max(0, order.indexOf(selection.state.layer)), shown = order.slice(first, first + (parts.isNarrow() ? 3 : 6));
       const mass = new Map(), total = new Map();
       const add = (map, key, value) => map.set(key, (map.get(key) ?? 0) + value);
       for (const row of rows) {

@@ -73,7 +73,7 @@
   });
 
   figures.add({
-    id: "group-difference", part: "meaning", title: "Differences between groups", file: "group_difference", studies: ["group_difference"],
+    id: "group-difference", part: "meaning", title: "Differences between groups", file: "group_difference", studies: ["group_difference", "groups"],
     read: "Jensen-Shannon divergence of the shares of selections of two groups, in bits: 0 the same, 1 nothing in common. Hover has the p-value.",
     warn: "large p-values: the difference is what chance gives.", needs: "a run with a dump, and --group-by with a field of the samples' doc",
     has: (component) => Boolean(data.rows(component, "group_difference")),
@@ -118,7 +118,7 @@
     controls: (component) => [{ key: "set", label: "Set", options: ["positive", "negative"].filter((set) => residues(component, set)).map((set) => [set, set]) }],
     draw: ({ component, chosen }) => {
       const rows = residues(component, chosen.set), names = rows.map((row) => row.residue), z = rows.map((row) => names.map((name) => row[name] ?? null));
-      return { ...parts.heatmap({ z, x: names, y: names, xTitle: "", yTitle: "", unit: "correlation", center: 0, high: 0.4, square: true, text: (value) => (value === null ? "" : value.toFixed(2)), tip: (i, j, value) => `${moetap.plain(names[i])} and ${moetap.plain(names[j])}<br><b>${numbers.text(value)}</b>` }), height: 560,
+      return { ...parts.heatmap({ z, x: names, y: names, xTitle: "", yTitle: "", unit: "correlation", center: 0, high: 0.4, square: true, text: (value) => (value === null ? "" : value.toFixed(2)), tip: (i, j, value) => `${moetap.plain(names[i])} and ${moetap.plain(names[j])}<br><b>${numbers.text(value)}</b>` }),
         table: { columns: [{ name: "residue", text: true }, ...names.map((name) => ({ name }))], rows: rows.map((row) => [row.residue, ...names.map((name) => row[name])]) } };
     },
   });

@@ -164,7 +164,7 @@
     },
   });
 
-  const kLayersOfPaths = 6, kExpertsOfPaths = 8;
+  const layersOfPaths = () => (parts.isNarrow() ? 3 : 6), kExpertsOfPaths = 8;
   figures.add({
     id: "paths", part: "pairs", title: "Paths through the layers", file: "routing_paths",
     read: "First choices of all tokens, layer after layer; wider is more tokens. The chosen layer and those after it are shown.",
@@ -174,7 +174,7 @@
     draw: ({ component }) => {
       const layers = hasNext(component);
       const first = Math.max(0, layers.findIndex((layer) => layer.layer === selection.state.layer));
-      const shown = layers.slice(first, first + kLayersOfPaths - 1);
+      const shown = layers.slice(first, first + layersOfPaths() - 1);
       const names = [...shown.map((layer) => layer.layer), nextOf(component, shown.at(-1))];
       const loads = names.map((name) => {
         const counts = known(component).find((layer) => layer.layer === name)?.top1_count ?? [];

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+import pathlib
 import shutil
 import stat
 import subprocess
+import sys
 
+import numpy as np
 import pytest
 from synthetic_analysis import write_analysis
 from synthetic_run import write_run
+
+sys.path.append(str(pathlib.Path(__file__).resolve().parents[2] / "benchmarks"))
+
+
+def data_of(page: pathlib.Path) -> dict:
+    return json.loads(page.read_text().split('type="application/json">', 1)[1].split("</script>", 1)[0])
 
 
 def fails(done: subprocess.CompletedProcess, status: int, *parts: str) -> None:
@@ -23,13 +32,17 @@ def fails(done: subprocess.CompletedProcess, status: int, *parts: str) -> None:
 def test_refusals(report, tmp_path):
     page = tmp_path / "page.html"
     fails(report("-o", page), 2, "names nothing to show")
-    fails(report(tmp_path / "nowhere", "-o", page), 1, "there is no such folder")
+    fails(report(tmp_path / "nowhere", "-o", page), 1, "there is no such file or folder")
     (tmp_path / "empty").mkdir()
-    fails(report(tmp_path / "empty", "-o", page), 1, "holds no run (moetap/), no analysis (analysis.json)")
+    fails(report(tmp_path / "empty", "-o", page), 1, "is no run (moetap/), no analysis (analysis.json)")
     write_run(tmp_path / "run", layers=2)
     fails(report(tmp_path / "run", "-o", tmp_path / "empty"), 2, "is a folder")
     fails(report(*[tmp_path / "run"] * 3, "-o", page), 2, "takes one run, or two to compare, got 3")
     fails(report(tmp_path / "run", "--images", tmp_path / "none", "-o", page), 2, "is no folder")
+    fails(report(tmp_path / "run", "--colorscale", "rainbow", "-o", page), 2, "--colorscale", "viridis", "#rrggbb")
+    fails(report(tmp_path / "run", "--only", "horoscope", "-o", page), 2, '"horoscope" is no study')
+    (tmp_path / "log.json").write_text("{}")
+    fails(report(tmp_path / "run", tmp_path / "log.json", "-o", page), 2, "name inputs of one kind")
     fails(report("--training-log", tmp_path / "none.txt", "-o", page), 1, "none.txt: cannot be read")
     fails(report(tmp_path / "run", "-o", "/proc/no/page.html"), 1, "cannot write")
     assert not page.exists()
@@ -70,13 +83,14 @@ def test_a_file_that_is_no_page_is_kept(report, tmp_path):
     assert report(run, "-o", page, "--force").returncode == 0
 
 
-def test_several_ranks_are_merged_first(report, tmp_path):
+def test_ranks_that_cannot_be_added_up_are_refused(report, tmp_path):
+    """Those that can: test_watch_run.py."""
     run = tmp_path / "run"
     write_run(run, layers=2)
     shutil.copytree(run / "moetap", tmp_path / "copy")
     shutil.copytree(tmp_path / "copy", run / "moetap" / "rank1")
     (run / "rank1_metric_eval_done.txt").write_text("")
-    fails(report(run, "-o", tmp_path / "page.html"), 1, "has 2 ranks", "moetap merge")
+    fails(report(run, "-o", tmp_path / "page.html"), 1, "its 2 ranks cannot be read as one run", "sums.frames")
 
 
 def test_the_same_inputs_give_the_same_bytes(write_page, tmp_path):
@@ -108,6 +122,77 @@ def test_62_layers_of_256_experts(open_page, large):
     best = max(layer["coactivation"][a][b] for a in range(256) for b in range(a + 1, 256))
     assert rows[0]["tokens"] == best
     assert all(layer["coactivation"][row["expert_a"]][row["expert_b"]] == row["tokens"] for row in rows)
+
+
+def test_tokens_and_images_of_a_thousand_samples_fit_a_page(report, tmp_path):
+    dumps = pytest.importorskip("report_page", reason="needs safetensors")
+    run = tmp_path / "run"
+    write_run(run, layers=4, experts=8, tokens=20000)
+    dumps.write_dump(run, 4, 8, 2, samples=1000, length=20)
+    (tmp_path / "pictures").mkdir()
+    generator = np.random.default_rng(0)
+    for sample in range(1000):
+        (tmp_path / "pictures" / f"{sample}.png").write_bytes(dumps.png(generator))
+    page = tmp_path / "page.html"
+    done = report(
+        *(run, "--max-samples", 1000, "--images", tmp_path / "pictures", "--image-token", 7, "--no-studies"),
+        *("-o", page),
+    )
+    assert done.returncode == 0, done.stderr
+    assert page.stat().st_size < 6_000_000
+    data = data_of(page)
+    samples = data["tokens"]["components"]["language_model"]["samples"]
+    numbers = [sample["sample"] for sample in samples]
+    assert 100 < len(samples) < 1000 and numbers[0] == 0 and numbers[-1] == 999
+    note = data["tokens"]["components"]["language_model"]["note"]
+    assert f"{len(samples)} of the 1000 samples are here, taken evenly." in note
+    assert all(len(ids) == 20 * 2 for sample in samples for ids in sample["ids"])
+    pictured = [sample for sample in samples if "image" in sample]
+    assert 50 < len(pictured) <= len(data["tokens"]["images"]) < len(samples)
+    assert f"pictures of {len(pictured)} of {len(samples)} samples are in this page" in done.stderr
+
+
+def test_a_large_dump_is_sampled_and_says_so(report, large, tmp_path):
+    dumps = pytest.importorskip("report_page", reason="needs safetensors")
+    run = tmp_path / "run"
+    shutil.copytree(large[1].parent / "run", run)
+    dumps.write_dump(run, 62, 256, 8, samples=8, length=50)
+    page = tmp_path / "page.html"
+    done = report(run, "-o", page)
+    assert done.returncode == 0, done.stderr
+    assert page.stat().st_size < 6_000_000
+    data = data_of(page)
+    shown = data["tokens"]["components"]["language_model"]
+    assert shown["layers"][0] == "0" and shown["layers"][-1] == "61"
+    assert f"{len(shown['layers'])} of 62 layers are here, taken evenly." in shown["note"]
+    assert "Weights have 4 digits" in shown["note"]
+    studies = data["analysis"]["components"]["language_model"]
+    assert studies["expert_transitions"]["left_out"]["expert_transitions"].endswith("expert_transitions.csv has all.")
+
+
+def test_surfaces_have_the_layers_experts_and_colours_that_were_asked_for(write_page, tmp_path):
+    safetensors = pytest.importorskip("safetensors.numpy")
+    run = tmp_path / "run"
+    write_run(run, layers=6, experts=8)
+    probability = {f"language_model.{n}": np.full((30, 8), (n + 1) / 10, np.float32) for n in range(6)}
+    safetensors.save_file(probability, run / "moetap" / "probe.safetensors")
+    data = data_of(write_page(tmp_path / "a.html", run))
+    assert [layer["layer"] for layer in data["probe"]["language_model"]] == list("012345")
+    assert data["colorscale"] == ["#19448e", "#4a6fa5", "#7d8db8", "#c49fbb", "#f4b3c2"]
+    options = ["--max-layers", 3, "--max-tokens", 5, "--max-experts", 4, "--colorscale", "#000000,#ffffff"]
+    data = data_of(write_page(tmp_path / "b.html", run, *options))
+    assert [layer["layer"] for layer in data["probe"]["language_model"]] == ["0", "2", "4"]
+    assert data["probe"]["language_model"][1]["probability"] == [[0.3] * 4] * 5
+    assert data["colorscale"] == ["#000000", "#ffffff"]
+    assert "3 of 6 layers, the first 5 tokens and 4 experts" in data["probe_note"]
+
+
+def test_what_a_merge_left_out_is_said(write_page, tmp_path):
+    write_run(tmp_path / "run", layers=2)
+    manifest = tmp_path / "run" / "moetap" / "manifest.json"
+    line = "run: rank 1 of 2 did not finish: it is not in the merged run"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"missing": [line]}))
+    assert line in data_of(write_page(tmp_path / "page.html", tmp_path / "run"))["runs"][0]["warnings"]
 
 
 def test_two_large_runs_fit_a_page(write_page, large, tmp_path):
