@@ -30,12 +30,20 @@ void count_refusal(const char* reason) {
   ++refusals().counts[reason];
 }
 
+const AttentionDeviceKernels* kernels_of(at::Device device) {
+  const DeviceKernels* all = device_kernels(device.type());
+  return all == nullptr ? nullptr : all->attention();
+}
+
+const char* refusal_of(const AttentionDeviceKernels& kernels, at::Device device, const char* refusal) {
+  return refusal == nullptr && !kernels.runs_on(device) ? "no kernels were compiled for the device" : refusal;
+}
+
 /// The kernels of the device, unless one of them cannot take the call; null: operations do it.
 const AttentionDeviceKernels* kernels_of(at::Device device, const char* refusal) {
-  const DeviceKernels* all = device_kernels(device.type());
-  const AttentionDeviceKernels* kernels = all == nullptr ? nullptr : all->attention();
+  const AttentionDeviceKernels* kernels = kernels_of(device);
   if (kernels == nullptr) return nullptr;
-  if (refusal == nullptr && !kernels->runs_on(device)) refusal = "no kernels were compiled for the device";
+  refusal = refusal_of(*kernels, device, refusal);
   if (refusal == nullptr) return kernels;
   count_refusal(refusal);
   return nullptr;
@@ -73,6 +81,14 @@ AttentionRows measure_with_kernels(const AttentionDeviceKernels& kernels, const 
   }
   kernels.measure(call, tokens, rows, empty({attention_scratch_words(shape)}, at::kLong));
   return rows;
+}
+
+std::string why_not_by_kernels(const AttentionCall& call, const AttentionTokens& tokens) {
+  const at::Device device = tokens.query_position.device();
+  const AttentionDeviceKernels* kernels = kernels_of(device);
+  if (kernels == nullptr) return "the device has none";
+  const char* refusal = refusal_of(*kernels, device, attention_kernel_refusal(call, check_attention(call, tokens)));
+  return refusal == nullptr ? "" : refusal;
 }
 
 AttentionRows measure_on_device(const AttentionCall& call, const AttentionTokens& tokens,

@@ -20,6 +20,9 @@ AttentionRows measure_with_kernels(const AttentionDeviceKernels& kernels, const 
 /// (`attention_kernel_refusal`, `attention_sums_kernel_refusal`), since the process began. Thread-safe.
 std::map<std::string, int64_t> refused_attention_calls();
 
+/// Why `measure_on_device` does not measure a call with kernels, in words; empty: it does.
+std::string why_not_by_kernels(const AttentionCall& call, const AttentionTokens& tokens);
+
 /// By kernels where the device has some that take the call, else by operations.
 AttentionRows measure_on_device(const AttentionCall& call, const AttentionTokens& tokens,
                                 const AttentionOptions& options);

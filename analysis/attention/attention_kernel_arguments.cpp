@@ -154,6 +154,10 @@ const char* attention_kernel_refusal(const AttentionCall& call, const AttentionS
   return nullptr;
 }
 
+int64_t attention_terms_of_row(const AttentionShape& shape) {
+  return cut_of(shape).value_parts;
+}
+
 int64_t attention_scratch_words(const AttentionShape& shape) {
   AttentionKernelArguments none;
   return lay_out(none, shape, cut_of(shape), nullptr);

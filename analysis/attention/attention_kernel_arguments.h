@@ -158,6 +158,9 @@ inline constexpr int32_t kThreadsOfTokens = 128;  // in blocks of the kernels th
 /// Why the kernels cannot take a call, in words; null: they can.
 const char* attention_kernel_refusal(const AttentionCall& call, const AttentionShape& shape);
 
+/// The terms that a row of a call adds to each sum by head: one for each part of the keys.
+int64_t attention_terms_of_row(const AttentionShape& shape);
+
 /// int64 words of memory that the kernels of a call need beside `rows`. It grows linearly with Sq + Sk.
 int64_t attention_scratch_words(const AttentionShape& shape);
 

@@ -1,7 +1,9 @@
 #include "plugin/capture/attention_device_sums.h"
 
 #include <algorithm>
-#include <optional>
+#include <array>
+#include <functional>
+#include <utility>
 
 #include "analysis/attention/expert_rows.h"
 #include "plugin/capture/device_stream.h"
@@ -38,21 +40,76 @@ int64_t bytes_of_rows(const analysis::AttentionRows& rows) {
   return rows.num_lines() * (static_cast<int64_t>(sizeof(float)) * floats + kBytesOfIntegers);
 }
 
+analysis::AttentionSums sums_of(const MeasuredAttention& call, int64_t num_rows, int64_t num_experts) {
+  const analysis::AttentionRows& rows = call.rows;
+  return {rows.num_heads, rows.num_regions, num_experts, num_rows, rows.self, /*has_shared=*/true};
+}
+
+/// Memory for sums.
+using Zeros = std::function<at::Tensor(c10::Device device, const analysis::AttentionSumsLayout& layout)>;
+/// Enqueues the sums of a call of `num_rows` samples.
+void add_call(MeasuredAttention& call, int64_t num_rows, const std::vector<const RouterOfForward*>& routers,
+              const Zeros& zeros) {
+  const c10::Device device = call.tokens->device;
+  const auto zeros_of = [&](int64_t rows, int64_t num_experts) {
+    analysis::AttentionSums sums = sums_of(call, rows, num_experts);
+    sums.words = zeros(device, sums.layout());
+    return sums;
+  };
+  analysis::AttentionSums sums = zeros_of(num_rows, 0);
+  analysis::add_rows(sums, call.rows, {});
+  std::vector<SumsOfExperts> by_expert;
+  for (const RouterOfForward* router : routers) {
+    by_expert.push_back({router->hook, router->call, router->weights.defined(), zeros_of(1, router->num_experts)});
+    analysis::add_experts(by_expert.back().sums, call.rows, {}, router->selected, router->weights);
+  }
+  call.by_expert = std::move(by_expert);
+  call.sums = std::move(sums);
+}
+
 class DeviceSums {
  public:
-  DeviceSums(const DeviceSumsOfForward& forward, HostCopies& copies, std::vector<MeasuredAttention*> calls)
-      : forward_(forward), copies_(copies), calls_(std::move(calls)), stays_(calls_.size()), routers_(calls_.size()) {}
-
-  void add() {
+  DeviceSums(const DeviceSumsOfForward& forward, bool in_graph, std::vector<MeasuredAttention*> calls)
+      : forward_(forward),
+        in_graph_(in_graph),
+        calls_(std::move(calls)),
+        stays_(calls_.size()),
+        routers_(calls_.size()) {
     for (size_t i = 0; i < calls_.size(); ++i) stays_[i] = may_stay(*calls_[i]);
     for (const RouterOfForward& router : forward_.routers) assign(router);
+  }
+
+  void add(HostCopies& copies) {
     for (size_t i = 0; i < calls_.size(); ++i) {
-      if (stays_[i]) add(*calls_[i], routers_[i]);
+      if (!stays_[i]) continue;
+      try {
+        add(*calls_[i], routers_[i], copies);
+      } catch (const std::exception&) {
+        // More terms than sums of a device hold, say: its rows are copied, and the host adds them up.
+      }
     }
   }
+  void add(GraphReplays& replays) {
+    for (size_t i = 0; i < calls_.size(); ++i) {
+      MeasuredAttention& call = *calls_[i];
+      const c10::Stream stream = current_stream(call.tokens->device);
+      if (call.captured) call.captured->block(stream);
+      for (const RouterOfForward* router : routers_[i]) {
+        if (router->captured) router->captured->block(stream);
+        call.terms_of_row = std::max(call.terms_of_row, router->selected.size(1));
+      }
+      add_call(call, /*num_rows=*/1, routers_[i], [&](c10::Device device, const analysis::AttentionSumsLayout& layout) {
+        return replays.zeros(device, {layout.words()}, at::kLong, layout.max_score(0));
+      });
+      for (at::Tensor* tensor : tensors_of(call.rows)) *tensor = at::Tensor();
+      call.captured.reset();
+    }
+  }
+  bool some_not_known() const { return some_not_known_; }
 
  private:
   bool may_stay(const MeasuredAttention& call) const {
+    if (in_graph_) return true;
     if (call.tokens->device.is_cpu()) return false;
     const bool by_sample = is_by_sample(call, forward_.num_samples);
     if (by_sample && forward_.num_samples > 1 && !lies_by_sample(call, forward_.num_samples)) return false;
@@ -83,54 +140,44 @@ class DeviceSums {
     copy(not_known);
   }
 
-  static bool is_added_here(const RouterOfForward& router, const MeasuredAttention& call) {
+  bool is_added_here(const RouterOfForward& router, const MeasuredAttention& call) const {
     if (!router.selected.defined() || router.checks || router.selected.size(0) != call.rows.num_lines()) return false;
     if (router.selected.device() != call.tokens->device) return false;
-    return !analysis::are_shorter_than_sums(call.rows.num_lines(), router.selected.size(1), call.rows.num_regions,
-                                            router.num_experts);
+    return in_graph_ || !analysis::are_shorter_than_sums(call.rows.num_lines(), router.selected.size(1),
+                                                         call.rows.num_regions, router.num_experts);
   }
 
   void copy(const std::vector<size_t>& places) {
+    some_not_known_ |= !places.empty();
+    if (in_graph_) return;
     for (const size_t place : places) stays_[place] = false;
   }
 
-  static analysis::AttentionSums sums_of(const MeasuredAttention& call, int64_t num_rows, int64_t num_experts) {
-    const analysis::AttentionRows& rows = call.rows;
-    return {rows.num_heads, rows.num_regions, num_experts, num_rows, rows.self, /*has_shared=*/true};
-  }
-  analysis::AttentionSums zeros_of(const MeasuredAttention& call, int64_t num_rows, int64_t num_experts) {
-    analysis::AttentionSums sums = sums_of(call, num_rows, num_experts);
-    sums.words = copies_.zeros(call.tokens->device, {sums.layout().words()}, at::kLong);
-    return sums;
-  }
-
-  void add(MeasuredAttention& call, const std::vector<const RouterOfForward*>& routers) {
+  void add(MeasuredAttention& call, const std::vector<const RouterOfForward*>& routers, HostCopies& copies) {
     const c10::Device device = call.tokens->device;
     const OutsideCaptures outside(device);
-    copies_.wait_for_marked(device);  // forks may have measured on other streams
-    analysis::AttentionSums sums =
-        zeros_of(call, is_by_sample(call, forward_.num_samples) ? forward_.num_samples : 1, 0);
-    analysis::add_rows(sums, call.rows, {});
-    for (const RouterOfForward* router : routers) {
-      SumsOfExperts by_expert{router->hook, router->call, router->weights.defined(),
-                              zeros_of(call, 1, router->num_experts)};
-      analysis::add_experts(by_expert.sums, call.rows, {}, router->selected, router->weights);
-      call.by_expert.push_back(std::move(by_expert));
-    }
-    call.sums = std::move(sums);
-    copies_.mark_stream(device);
-    let_go(call);
+    copies.wait_for_marked(device);  // forks may have measured on other streams
+    const int64_t num_rows = is_by_sample(call, forward_.num_samples) ? forward_.num_samples : 1;
+    add_call(call, num_rows, routers, [&](c10::Device on, const analysis::AttentionSumsLayout& layout) {
+      return copies.zeros(on, {layout.words()}, at::kLong);
+    });
+    copies.mark_stream(device);
+    let_go(call, copies);
+  }
+
+  static std::array<at::Tensor*, 12> tensors_of(analysis::AttentionRows& rows) {
+    return {&rows.line,   &rows.bins,   &rows.region,    &rows.num_keys, &rows.length,         &rows.weight,
+            &rows.values, &rows.matrix, &rows.head_high, &rows.head_low, &rows.head_max_score, &rows.position};
   }
 
   /// Keeps rows that the host does not need until the device is done with them.
-  void let_go(MeasuredAttention& call) {
+  void let_go(MeasuredAttention& call, HostCopies& copies) const {
     analysis::AttentionRows& rows = call.rows;
-    std::vector<at::Tensor*> spent = {&rows.line,   &rows.bins,      &rows.region,   &rows.num_keys,      &rows.length,
-                                      &rows.weight, &rows.head_high, &rows.head_low, &rows.head_max_score};
-    if (!forward_.keep_values) spent.push_back(&rows.values);
-    if (!forward_.keep_values && !rows.matrix.defined()) spent.push_back(&rows.position);
-    for (at::Tensor* tensor : spent) {
-      copies_.keep(*tensor);
+    for (at::Tensor* tensor : tensors_of(rows)) {
+      const bool is_needed = tensor == &rows.matrix || (tensor == &rows.values && forward_.keep_values) ||
+                             (tensor == &rows.position && (forward_.keep_values || rows.matrix.defined()));
+      if (is_needed) continue;
+      copies.keep(*tensor);
       *tensor = at::Tensor();
     }
   }
@@ -138,8 +185,9 @@ class DeviceSums {
   const hooks::HookPoint& hook(int64_t id) const { return forward_.model.hooks.at(static_cast<size_t>(id)); }
 
   const DeviceSumsOfForward& forward_;
-  HostCopies& copies_;
+  const bool in_graph_;
   const std::vector<MeasuredAttention*> calls_;
+  bool some_not_known_ = false;
   std::vector<bool> stays_;                                   // by call: its rows are not copied
   std::vector<std::vector<const RouterOfForward*>> routers_;  // by call: those that go with it
 };
@@ -147,7 +195,13 @@ class DeviceSums {
 }  // namespace
 
 void add_on_devices(const DeviceSumsOfForward& forward, HostCopies& copies, std::vector<MeasuredAttention*> calls) {
-  DeviceSums(forward, copies, std::move(calls)).add();
+  DeviceSums(forward, /*in_graph=*/false, std::move(calls)).add(copies);
+}
+
+bool add_in_graph(const DeviceSumsOfForward& forward, GraphReplays& replays, std::vector<MeasuredAttention*> calls) {
+  DeviceSums sums(forward, /*in_graph=*/true, std::move(calls));
+  sums.add(replays);
+  return !sums.some_not_known();
 }
 
 }  // namespace moetap::plugin

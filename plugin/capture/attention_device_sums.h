@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "plugin/capture/attention_pending.h"
+#include "plugin/capture/graph_replays.h"
 #include "plugin/capture/router_pending.h"
 
 namespace moetap::plugin {
@@ -25,6 +26,12 @@ struct DeviceSumsOfForward {
   int64_t num_samples = 1;
   bool keep_values = false;  // the host needs those of each query
 };
+
+/// Enqueues in the graph that is being captured what its replays add to `replays`: the sums of all calls, as one
+/// sample, and those of the experts of routers that surely see a call's tokens. False: of some router that is not
+/// known, and nothing by its experts is recorded. Lets go of all rows. The caller's stream waits for those of calls and
+/// routers.
+bool add_in_graph(const DeviceSumsOfForward& forward, GraphReplays& replays, std::vector<MeasuredAttention*> calls);
 
 /// Enqueues the sums of those calls that are added up on their devices (`MeasuredAttention::sums`, `by_expert`), and
 /// lets go of their rows. `calls`: in order of hooks, then of calls. Does not block.

@@ -6,7 +6,10 @@
 #include <algorithm>
 #include <utility>
 
+#include "analysis/attention/attention_device.h"
+#include "analysis/attention/attention_kernel_arguments.h"
 #include "analysis/attention/sampled_rows.h"
+#include "plugin/capture/device_stream.h"
 
 namespace moetap::plugin {
 namespace {
@@ -36,8 +39,8 @@ AttentionObserver::AttentionObserver(ForwardContext forward, AttentionValues val
       checks_(std::move(checks)),
       calls_(forward_.model->hooks.size(), 0),
       measured_(forward_.model, checks_, values_.values,
-                values_.tells_tokens ? PendingAttention::ByExpert::kRowsIfShorter : PendingAttention::ByExpert::kSums) {
-}
+                values_.tells_tokens ? PendingAttention::ByExpert::kRowsIfShorter : PendingAttention::ByExpert::kSums),
+      replayed_(forward_.model, checks_, /*keep_values=*/false) {}
 
 void AttentionObserver::check_bytes(const analysis::AttentionCall& call) const {
   const AttentionSizes sizes = sizes_of(call);
@@ -55,19 +58,66 @@ bool AttentionObserver::needs_samples() const {
   return values_.sample > 0 || values_.regions.by != AttentionRegions::By::kParts;
 }
 
+bool AttentionObserver::sees_the_same(const KnownPlaces& known, const hooks::HookPoint& hook,
+                                      const AttentionSizes& sizes) const {
+  const hooks::HookPoint& other = *known.hook;
+  return known.sizes == sizes && other.component == hook.component && other.self_attention == hook.self_attention &&
+         other.tokens == hook.tokens && other.key_tokens == hook.key_tokens &&
+         forward_.tokens->text_of_hook(other.id, other.component) ==
+             forward_.tokens->text_of_hook(hook.id, hook.component);
+}
+
+AttentionPlaces AttentionObserver::captured_places_of(const hooks::HookPoint& hook, const AttentionSizes& sizes) {
+  const c10::Stream stream = current_stream(sizes.device);
+  const auto is_known = [&](const KnownPlaces& known) { return sees_the_same(known, hook, sizes); };
+  {
+    const std::lock_guard lock(mutex_);
+    const auto found = std::find_if(captured_places_.begin(), captured_places_.end(), is_known);
+    if (found != captured_places_.end()) {
+      found->captured->block(stream);  // of a stream that the host joins within the graph
+      return found->places;
+    }
+  }
+  AttentionPlaces made = place_attention(*forward_.tokens, AttentionHook(hook), sizes,
+                                         {values_.regions, values_.region_argument, *cached_, {}}, nullptr);
+  auto captured = std::make_shared<c10::Event>(sizes.device.type());
+  captured->record(stream);
+  const std::lock_guard lock(mutex_);
+  captured_places_.push_back({&hook, sizes, made, std::move(captured)});
+  return made;
+}
+
+void AttentionObserver::observe_captured(const hooks::HookPoint& hook, const analysis::AttentionCall& call,
+                                         MeasuredAttention measured) {
+  // The hook goes on: forwards outside the graph are recorded.
+  const auto leave_out = [&](const std::string& reason) {
+    if (forward_.notice) forward_.notice("attention is not recorded in graphs that are captured: " + reason, hook.name);
+  };
+  if (needs_samples()) return leave_out("some of its rows are sampled, or its regions are no parts of the text");
+  if (!forward_.replays()) return;
+  const AttentionSizes sizes = sizes_of(call);
+  const OutsideCaptures outside(sizes.device);
+  const AttentionPlaces places = captured_places_of(hook, sizes);
+  const std::string refusal = analysis::why_not_by_kernels(call, places.tokens);
+  if (!refusal.empty()) return leave_out("moetap's kernels do not take it: " + refusal);
+  measured.rows = analysis::measure_attention(call, places.tokens, {});
+  measured.tokens = places.queries;
+  measured.terms_of_row = analysis::attention_terms_of_row(analysis::check_attention(call, places.tokens));
+  measured.num_key_heads = hook.num_key_heads.value_or(call.key.defined() ? call.key.size(1) : scored(call).size(1));
+  auto captured = std::make_shared<c10::Event>(sizes.device.type());
+  captured->record(current_stream(sizes.device));
+  measured.captured = std::move(captured);
+  const std::lock_guard lock(mutex_);
+  if (!ended_) replayed_.add(std::move(measured));
+}
+
 AttentionPlaces AttentionObserver::places_of(const hooks::HookPoint& hook, const AttentionSizes& sizes,
                                              const std::vector<int64_t>& samples) {
   HostCopies& copies = *forward_.copies;
-  const auto sees_the_same = [&](const KnownPlaces& known) {
-    const hooks::HookPoint& other = *known.hook;
-    return known.sizes == sizes && other.component == hook.component && other.self_attention == hook.self_attention &&
-           other.tokens == hook.tokens && other.key_tokens == hook.key_tokens &&
-           forward_.tokens->text_of_hook(other.id, other.component) ==
-               forward_.tokens->text_of_hook(hook.id, hook.component);
-  };
+  const auto is_known = [&](const KnownPlaces& known) { return sees_the_same(known, hook, sizes); };
   {
     const std::lock_guard lock(mutex_);
-    const auto found = std::find_if(places_.begin(), places_.end(), sees_the_same);
+    const auto found = std::find_if(places_.begin(), places_.end(), is_known);
     if (found != places_.end()) {
       copies.wait_for_marked(sizes.device);  // a fork may have made them on another stream
       return found->places;
@@ -97,8 +147,11 @@ void AttentionObserver::observe(int64_t hook_id, const ReportedAttention& report
               "nn.TransformerEncoder makes none with enable_nested_tensor=False");
   const c10::Device device = any.device();
   HostCopies& copies = *forward_.copies;
-  TORCH_CHECK(!copies.is_capturing(device), "attention is not recorded in graphs that are captured");
   const analysis::AttentionCall call = to_canonical(reported);
+  if (copies.is_capturing(device)) {
+    observe_captured(hook, call, std::move(measured));
+    return;
+  }
   if (values_.matrix) check_bytes(call);
   copies.wait_for_marked(device);
   const AttentionSizes sizes = sizes_of(call);
@@ -124,12 +177,22 @@ void AttentionObserver::observe(int64_t hook_id, const ReportedAttention& report
   if (!ended_) measured_.add(std::move(measured));
 }
 
-std::unique_ptr<PendingReport> AttentionObserver::end(const std::vector<RouterOfForward>& routers,
-                                                      int64_t num_samples) {
+std::unique_ptr<PendingReport> AttentionObserver::end(const PendingRouters* routers, int64_t num_samples) {
   const std::lock_guard lock(mutex_);
   ended_ = true;
   measured_.add_on_devices(routers, num_samples, *forward_.copies);
   return measured_.empty() ? nullptr : std::make_unique<PendingAttention>(std::move(measured_));
+}
+
+std::unique_ptr<PendingReport> AttentionObserver::end_replayed(const std::vector<RouterOfForward>& routers,
+                                                               GraphReplays& replays) {
+  const std::lock_guard lock(mutex_);
+  if (replayed_.empty()) return nullptr;
+  if (!replayed_.add_in_graph(routers, replays) && forward_.notice) {
+    forward_.notice("in a graph, routers whose tokens are not surely those of an attention layer have no attention",
+                    "");
+  }
+  return std::make_unique<PendingAttention>(std::move(replayed_));
 }
 
 }  // namespace moetap::plugin

@@ -41,9 +41,11 @@ class AttentionObserver : public Recycled {
   /// Throws c10::Error whose message says what does not fit. After `end` it does nothing.
   void observe(int64_t hook, const ReportedAttention& reported);
 
-  /// The calls that were measured; null: none. `routers`: those that the forward's routers reported, for sums by expert
-  /// on a device; `num_samples`: of the forward.
-  std::unique_ptr<PendingReport> end(const std::vector<RouterOfForward>& routers = {}, int64_t num_samples = 1);
+  /// The calls that were measured; null: none. `routers`: the forward's, for sums by expert on a device, null: none;
+  /// `num_samples`: of the forward.
+  std::unique_ptr<PendingReport> end(const PendingRouters* routers = nullptr, int64_t num_samples = 1);
+  /// The calls that a graph has captured, which its replays add to `replays`; null: none. Called once, after `end`.
+  std::unique_ptr<PendingReport> end_replayed(const std::vector<RouterOfForward>& routers, GraphReplays& replays);
 
  private:
   /// Where the tokens of calls are that see the same ones, as those of all layers do.
@@ -51,10 +53,14 @@ class AttentionObserver : public Recycled {
     const hooks::HookPoint* hook = nullptr;  // of the first of these calls
     AttentionSizes sizes;
     AttentionPlaces places;
+    std::shared_ptr<const c10::Event> captured = {};  // behind them in a graph
   };
 
   void check_bytes(const analysis::AttentionCall& call) const;
   bool needs_samples() const;
+  void observe_captured(const hooks::HookPoint& hook, const analysis::AttentionCall& call, MeasuredAttention measured);
+  AttentionPlaces captured_places_of(const hooks::HookPoint& hook, const AttentionSizes& sizes);
+  bool sees_the_same(const KnownPlaces& known, const hooks::HookPoint& hook, const AttentionSizes& sizes) const;
   /// Those of an earlier call that saw the same tokens, or of this one.
   AttentionPlaces places_of(const hooks::HookPoint& hook, const AttentionSizes& sizes,
                             const std::vector<int64_t>& samples);
@@ -69,6 +75,8 @@ class AttentionObserver : public Recycled {
   std::vector<int64_t, RecyclingAllocator<int64_t>> calls_;  // by hook
   std::vector<KnownPlaces, RecyclingAllocator<KnownPlaces>> places_;
   PendingAttention measured_;
+  std::vector<KnownPlaces> captured_places_;  // of the graph that is being captured
+  PendingAttention replayed_;                 // of that graph
 };
 
 }  // namespace moetap::plugin

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "analysis/attention/attention_sums.h"
+#include "analysis/numbers/fixed_point.h"
 #include "plugin/capture/attention_device_sums.h"
 #include "plugin/records/attention_record.h"
 
@@ -90,6 +91,15 @@ void keep_values(const analysis::AttentionRows& rows, const Lines& lines, Attent
   record.position = lines.position;
 }
 
+/// Throws c10::Error where replays may have added more than words hold: see Note [Exact sums].
+void check_terms(const ForwardRecord& record, const MeasuredAttention& call) {
+  if (record.replays == 0) return;
+  const int64_t terms = record.replays * call.rows.num_lines() * call.terms_of_row;
+  TORCH_CHECK(terms <= analysis::kMaxTermsPerCall, "at most ", analysis::kMaxTermsPerCall / call.terms_of_row,
+              " queries of an attention layer may lie between two flushes, got ", terms / call.terms_of_row,
+              " in replays of a graph");
+}
+
 }  // namespace
 
 std::string misfit_of(const MeasuredAttention& measured) {
@@ -106,11 +116,24 @@ void PendingAttention::add(MeasuredAttention attention) {
   calls_.insert(place, std::move(attention));
 }
 
-void PendingAttention::add_on_devices(const std::vector<RouterOfForward>& routers, int64_t num_samples,
-                                      HostCopies& copies) {
+void PendingAttention::add_on_devices(const PendingRouters* routers, int64_t num_samples, HostCopies& copies) {
+  const auto is_on_cpu = [](const MeasuredAttention& call) { return call.tokens->device.is_cpu(); };
+  if (std::all_of(calls_.begin(), calls_.end(), is_on_cpu)) return;
   std::vector<MeasuredAttention*> calls;
   for (MeasuredAttention& call : calls_) calls.push_back(&call);
-  plugin::add_on_devices({*model_, routers, num_samples, keep_values_}, copies, std::move(calls));
+  const std::vector<RouterOfForward> reported = routers == nullptr ? std::vector<RouterOfForward>() : routers->calls();
+  plugin::add_on_devices({*model_, reported, num_samples, keep_values_}, copies, std::move(calls));
+}
+
+bool PendingAttention::add_in_graph(const std::vector<RouterOfForward>& routers, GraphReplays& replays) {
+  std::vector<MeasuredAttention*> calls;
+  for (MeasuredAttention& call : calls_) calls.push_back(&call);
+  const bool all_known = plugin::add_in_graph({*model_, routers}, replays, std::move(calls));
+  // Tokens and samples of replays are not known.
+  const auto tokens = std::make_shared<TokenGroup>();
+  tokens->attribution.attributed = false;
+  for (MeasuredAttention& call : calls_) call.tokens = tokens;
+  return all_known;
 }
 
 void PendingAttention::visit_tensors(Visit visit) {
@@ -142,7 +165,7 @@ bool PendingAttention::take_by_expert(const RouterRecord& router, ForwardRecord&
     for (SumsOfExperts& experts : calls_[place].by_expert) {
       if (experts.router_hook != router.hook || experts.router_call != router.call) continue;
       // Else the weights were withheld since: what they have entered is left out.
-      if (experts.has_weights == router.weights.defined()) {
+      if (record.replays > 0 || experts.has_weights == router.weights.defined()) {
         normalize(experts.sums);
         record.attention[place].experts.push_back({router.hook, experts.sums, {}});
       }
@@ -169,6 +192,7 @@ void PendingAttention::finish(ForwardRecord& record) {
     measured.num_key_heads = call.num_key_heads;
     if (call.sums.defined()) {
       measured.sums = call.sums;
+      check_terms(record, call);
       normalize(measured.sums);
       lines.push_back(std::nullopt);
     } else {
@@ -178,7 +202,7 @@ void PendingAttention::finish(ForwardRecord& record) {
       lines.push_back(lines_of(call));
     }
     measured.matrices = matrices_of(call, by_sample ? row : at::full_like(row, -1));
-    if (keep_values_) keep_values(rows, lines.back() ? *lines.back() : lines_of(call), measured);
+    if (keep_values_ && record.replays == 0) keep_values(rows, lines.back() ? *lines.back() : lines_of(call), measured);
     record.attention.push_back(std::move(measured));
   }
   for (const RouterRecord& router : record.routers) {

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
+#include <c10/core/Event.h>
 
 #include <cstdint>
 #include <memory>
@@ -9,6 +10,7 @@
 
 #include "analysis/attention/attention_rows.h"
 #include "plugin/capture/forward_tokens.h"
+#include "plugin/capture/graph_replays.h"
 #include "plugin/capture/hook_checks.h"
 #include "plugin/capture/pending_report.h"
 #include "plugin/capture/router_pending.h"
@@ -43,6 +45,9 @@ struct MeasuredAttention {
   // needs for values of each query.
   analysis::AttentionSums sums = {};
   std::vector<SumsOfExperts> by_expert = {};
+  // Behind the call in a graph; null: no graph was being captured.
+  std::shared_ptr<const c10::Event> captured = {};
+  int64_t terms_of_row = 1;  // that a row adds to one sum at most, in a graph
 };
 
 /// Why the probabilities of a checked call are none, one line; empty: they may be some. Waits for the device.
@@ -62,9 +67,11 @@ class PendingAttention final : public PendingReport, public Recycled {
   bool empty() const { return calls_.empty(); }
   /// In any order: forks report as they come.
   void add(MeasuredAttention attention);
-  /// At the forward's end, once: sums up on their devices what is better summed up there. `routers`: all that reported,
-  /// in order of hooks, then of calls. Does not block.
-  void add_on_devices(const std::vector<RouterOfForward>& routers, int64_t num_samples, HostCopies& copies);
+  /// At the forward's end, once: sums up on their devices what is better summed up there. `routers`: all that reported;
+  /// null: none did. Does not block.
+  void add_on_devices(const PendingRouters* routers, int64_t num_samples, HostCopies& copies);
+  /// The same for calls that a graph captures: see `add_in_graph`.
+  bool add_in_graph(const std::vector<RouterOfForward>& routers, GraphReplays& replays);
 
   void visit_tensors(Visit visit) override;
   void finish(ForwardRecord& record) override;

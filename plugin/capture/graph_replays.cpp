@@ -24,7 +24,7 @@ std::shared_ptr<GraphReplays> GraphReplays::begin(std::shared_ptr<const ModelDes
   return kept->back();
 }
 
-at::Tensor GraphReplays::zeros(c10::Device device, at::IntArrayRef sizes, at::ScalarType dtype) {
+at::Tensor GraphReplays::zeros(c10::Device device, at::IntArrayRef sizes, at::ScalarType dtype, int64_t first_largest) {
   const OutsideCaptures outside(device);
   const c10::InferenceMode no_inference_tensor(false);
   const OnStream on_stream(stream_for_copies(device));
@@ -33,7 +33,7 @@ at::Tensor GraphReplays::zeros(c10::Device device, at::IntArrayRef sizes, at::Sc
   written.record(current_stream(device));
   written.synchronize();
   const std::lock_guard lock(mutex_);
-  sums_.push_back({memory});
+  sums_.push_back({memory, first_largest});
   return memory;
 }
 
@@ -41,7 +41,7 @@ void GraphReplays::end(std::vector<std::unique_ptr<PendingReport>> reports) {
   c10::Device device = c10::kCPU;
   {
     const std::lock_guard lock(mutex_);
-    TORCH_CHECK(!sums_.empty(), "none of its routers was captured");
+    TORCH_CHECK(!sums_.empty(), "none of its routers or attention layers was captured");
     device = sums_.front().on_device.device();
   }
   const analysis::DeviceKernels* kernels = analysis::device_kernels(device.type());
@@ -51,6 +51,14 @@ void GraphReplays::end(std::vector<std::unique_ptr<PendingReport>> reports) {
   const std::lock_guard lock(mutex_);
   replays_ = replays;
   reports_ = std::move(reports);
+}
+
+at::Tensor GraphReplays::Sums::added() const {
+  at::Tensor result = taken.defined() ? now.sub(taken) : now.clone();
+  if (first_largest < 0) return result;
+  const int64_t count = now.size(0) - first_largest;
+  result.narrow(0, first_largest, count).copy_(now.narrow(0, first_largest, count));
+  return result;
 }
 
 void GraphReplays::read_all() {

@@ -25,7 +25,7 @@ namespace moetap::plugin {
 // nothing tells when the graph is destroyed. A flush waits for the devices, so that it contains all replays that were
 // enqueued before it; CUDA forbids this while another graph is being captured. Between two flushes a router may make at
 // most 2^26 selections (kMaxTermsPerCall), or its sums may not fit their words. If it makes more, all replays between
-// these flushes are lost and counted as unwritten.
+// these flushes are lost and counted as unwritten. So it is with the terms of a sum of an attention layer.
 
 /// The sums of one forward that was captured into a graph. Thread-safe.
 class GraphReplays {
@@ -34,8 +34,9 @@ class GraphReplays {
   static std::shared_ptr<GraphReplays> begin(std::shared_ptr<const ModelDescription> model, std::string method,
                                              bool generation);
 
-  /// Zeros that replays add to; blocks until they are there.
-  at::Tensor zeros(c10::Device device, at::IntArrayRef sizes, at::ScalarType dtype);
+  /// Zeros that replays add to; blocks until they are there. first_largest: from this one on, of one dimension, numbers
+  /// are the largest of all replays so far, and recorded as such; -1: none.
+  at::Tensor zeros(c10::Device device, at::IntArrayRef sizes, at::ScalarType dtype, int64_t first_largest = -1);
 
   /// The forward has been captured: adds the count of replays to the graph. All defined tensors of `reports` are from
   /// `zeros`. Throws c10::Error if the graph is no longer being captured.
@@ -50,9 +51,10 @@ class GraphReplays {
   /// Numbers that replays add to.
   struct Sums {
     at::Tensor on_device;
+    int64_t first_largest = -1;
     at::Tensor taken = {}, now = {};  // on the host; `taken` undefined: nothing was taken so far
 
-    at::Tensor added() const { return taken.defined() ? now.sub(taken) : now.clone(); }
+    at::Tensor added() const;
   };
   void read_all();
   at::Tensor added_to(const at::Tensor& on_device) const;

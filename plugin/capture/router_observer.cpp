@@ -218,11 +218,18 @@ void RouterObserver::measure_replays(const analysis::RouterCall& call, MeasuredR
   if (!replays) return;
   const auto zeros = [&](at::IntArrayRef sizes, at::ScalarType dtype) { return replays->zeros(device, sizes, dtype); };
   router.record.sums = sums_for(call, *router.tokens, zeros);
-  router.first_slot = at::empty({call.selected.size(0)}, call.selected.options().dtype(at::kInt));
+  const at::TensorOptions options = call.selected.options();
+  router.first_slot = at::empty({call.selected.size(0)}, options.dtype(at::kInt));
   router.first_slot_stays = true;
+  RouterRecord& record = router.record;
+  if (values_.by_expert) {
+    record.selected = at::empty(call.selected.sizes(), options.dtype(at::kInt));
+    if (call.weights.defined()) record.weights = at::empty(call.selected.sizes(), options.dtype(at::kFloat));
+  }
   const analysis::TransitionFrom transition = count_transitions(replayed_, router, zeros);
-  analysis::observe_into(router.record.sums, call, router.tokens->rows, {{}, {}, router.first_slot, {}}, transition);
-  router.record.sums.pending_terms = 0;
+  analysis::observe_into(record.sums, call, router.tokens->rows,
+                         {record.selected, record.weights, router.first_slot, {}}, transition);
+  record.sums.pending_terms = 0;
   // Streams that the host joins within the graph have no other order.
   auto captured = std::make_shared<c10::Event>(device.type());
   captured->record(current_stream(device));
@@ -254,9 +261,8 @@ std::unique_ptr<PendingRouters> RouterObserver::end() {
   return empty ? nullptr : std::make_unique<PendingRouters>(std::move(measured_));
 }
 
-std::unique_ptr<PendingReport> RouterObserver::end_replayed() {
+std::unique_ptr<PendingRouters> RouterObserver::end_replayed() {
   const std::lock_guard lock(mutex_);
-  replayed_.forget_tokens();
   return replayed_.empty() ? nullptr : std::make_unique<PendingRouters>(std::move(replayed_));
 }
 

@@ -23,6 +23,7 @@ struct RouterValues {
   int64_t probe_tokens = 0;
   bool record_held = false;  // the sink takes held calls
   bool input = false;        // what enters the projection of each token
+  bool by_expert = false;    // what experts attend to is summed up
 };
 
 /// What the observers of a model's forwards share. Thread-safe.
@@ -52,8 +53,9 @@ class RouterObserver {
 
   /// The calls that were measured, and what is withheld; null: none. A call that is still being measured is left out.
   std::unique_ptr<PendingRouters> end();
-  /// The calls that a graph has captured, whose sums its replays add to; null: none. Called once, after `end`.
-  std::unique_ptr<PendingReport> end_replayed();
+  /// The calls that a graph has captured, whose sums its replays add to, before `forget_tokens`; null: none. Called
+  /// once, after `end`.
+  std::unique_ptr<PendingRouters> end_replayed();
 
  private:
   /// Whether the call is held, so that nothing more is to be done for it.

@@ -134,7 +134,7 @@ std::vector<RouterOfForward> PendingRouters::calls() const {
   for (const MeasuredRouter& router : routers_) {
     const RouterRecord& record = router.record;
     calls.push_back({record.hook, record.call, router.tokens, record.selected, record.weights, record.sums.num_experts,
-                     router.misfits.defined()});
+                     router.misfits.defined(), router.captured});
   }
   if (!held_) return calls;
   for (const HeldCalls::Call& held : held_->calls()) {
@@ -148,7 +148,7 @@ std::vector<RouterOfForward> PendingRouters::calls() const {
 
 void PendingRouters::forget_tokens() {
   for (MeasuredRouter& router : routers_) {
-    router.first_slot = at::Tensor();
+    router.first_slot = router.record.selected = router.record.weights = at::Tensor();
     router.captured.reset();
     auto tokens = std::make_shared<TokenGroup>();
     tokens->text = router.tokens->text;

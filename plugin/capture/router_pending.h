@@ -56,7 +56,8 @@ struct RouterOfForward {
   at::Tensor selected;  // int32 [N, K], as in RouterRecord, with padding; undefined: it is not there yet
   at::Tensor weights;   // float32 [N, K]; undefined: the model has none
   int64_t num_experts = 0;
-  bool checks = false;  // the call's verdict is not back
+  bool checks = false;                              // the call's verdict is not back
+  std::shared_ptr<const c10::Event> captured = {};  // as MeasuredRouter's
 };
 
 /// Whether transitions are counted on the device: true if an E x E matrix of int64 is smaller than one int32 a token.

@@ -23,7 +23,7 @@ RouterValues router_values(const Recording& recording) {
   const Config& config = recording.config();
   const bool by_expert = config.attention != Attention::kOff;  // needs ids and weights of each token
   return {config.log_per_token || config.dump != Dump::kNone || by_expert, config.dump == Dump::kFull,
-          probed_tokens(config), recording.records_held_calls() && !by_expert, config.dump_router_input};
+          probed_tokens(config), recording.records_held_calls() && !by_expert, config.dump_router_input, by_expert};
 }
 
 }  // namespace
@@ -229,9 +229,16 @@ void ForwardRecorder::end_replayed() {
     host_values_->state = ForwardValues::State::kLost;
   }
   try {
-    TORCH_CHECK(replays_, "none of its routers was captured");
+    TORCH_CHECK(replays_, "none of its routers or attention layers was captured");
     std::vector<std::unique_ptr<PendingReport>> reports;
-    if (auto routers = routers_.end_replayed()) reports.push_back(std::move(routers));
+    auto routers = routers_.end_replayed();
+    const std::vector<RouterOfForward> calls = routers ? routers->calls() : std::vector<RouterOfForward>();
+    auto attention = attention_ ? attention_->end_replayed(calls, *replays_) : nullptr;
+    if (routers) {
+      routers->forget_tokens();
+      reports.push_back(std::move(routers));
+    }
+    if (attention) reports.push_back(std::move(attention));
     replays_->end(std::move(reports));
     binding_->recording().add_replays(replays_);
   } catch (const std::exception& error) {
@@ -258,10 +265,7 @@ void ForwardRecorder::end() {
     auto routers = routers_.end();
     tokens_->end();
     source_.query = query_tokens();
-    std::unique_ptr<PendingReport> attention;
-    if (attention_) {
-      attention = attention_->end(routers ? routers->calls() : std::vector<RouterOfForward>(), num_samples());
-    }
+    auto attention = attention_ ? attention_->end(routers.get(), num_samples()) : nullptr;
     if (routers) pending->reports.push_back(std::move(routers));
     // Behind the routers: what experts attend to is summed up once their ids and weights are in the record.
     if (attention) pending->reports.push_back(std::move(attention));

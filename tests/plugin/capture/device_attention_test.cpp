@@ -206,6 +206,73 @@ TEST_F(DeviceAttentionTest, RefusalsOfKernelsAreCounted) {
   EXPECT_EQ(analysis::refused_attention_calls(), before);
 }
 
+/// The sums of a layer and of its experts, over all records.
+std::pair<at::Tensor, at::Tensor> totals(const std::vector<ForwardRecord>& records, size_t layer) {
+  analysis::AttentionSums all, by_expert;
+  for (const ForwardRecord& record : records) {
+    const AttentionRecord& attention = record.attention.at(layer);
+    merge(all, sum_rows(attention.sums));
+    analysis::AttentionSums experts = attention.experts.at(0).sums;
+    if (!experts.defined()) add_experts(experts, attention.experts.at(0).rows);
+    merge(by_expert, experts);
+  }
+  return {all.words, by_expert.words};
+}
+
+TEST_F(DeviceAttentionTest, ReplaysOfAGraphAddUp) {
+  constexpr int64_t kLayers = 2;
+  for (const int64_t length : {6, 96}) {
+    for (const Dump dump : {Dump::kNone, Dump::kIds}) {
+      config_.dump = dump;
+      const Forward forward = Forward(2, length, kLayers, 5).to(at::Device(kType, 0));
+      RecordedRun plain(config_), run(config_);
+      const std::string plain_model = plain.bind(blocks(kLayers)), model = run.bind(blocks(kLayers));
+      for (int i = 0; i < 5; ++i) report_blocks(plain_model, forward);
+      report_blocks(model, forward);
+      fake_device::run_until_idle();
+      fake_device::begin_capture();
+      report_blocks(model, forward);
+      const auto replay = fake_device::end_capture();
+      const RunningDevice running;
+      run.recording->flush();
+      for (int i = 0; i < 3; ++i) replay();
+      run.recording->flush();
+      replay();
+      const auto &records = run.close(), &one_by_one = plain.close();
+      EXPECT_EQ(run.recording->counters().failed_hooks, 0);
+      EXPECT_EQ(run.recording->counters().replayed, 4);
+      ASSERT_EQ(records.size(), 3u);
+      EXPECT_EQ(records[1].replays, 3);
+      EXPECT_FALSE(records[1].attention.at(0).attributed);
+      EXPECT_FALSE(records[1].attention.at(0).values.defined());
+      for (size_t layer = 0; layer < kLayers; ++layer) {
+        const auto [sums, experts] = totals(records, layer);
+        const auto [expected_sums, expected_experts] = totals(one_by_one, layer);
+        EXPECT_TRUE(at::equal(sums, expected_sums)) << layer;
+        EXPECT_TRUE(at::equal(experts, expected_experts)) << layer;
+      }
+    }
+  }
+}
+
+TEST_F(DeviceAttentionTest, GraphsOfSampledAttentionAreRefusedByName) {
+  config_.attention_sample = 3;
+  RecordedRun run(config_);
+  const std::string model = run.bind(blocks(1));
+  const Forward forward = Forward(2, 6, 1, 5).to(at::Device(kType, 0));
+  fake_device::begin_capture();
+  report_blocks(model, forward);
+  const auto replay = fake_device::end_capture();
+  const RunningDevice running;
+  replay();
+  const auto& records = run.close();
+  ASSERT_EQ(records.size(), 1u);
+  EXPECT_EQ(records[0].routers.size(), 1u);
+  EXPECT_TRUE(records[0].attention.empty());
+  EXPECT_EQ(run.recording->counters().failed_hooks, 0) << "forwards outside the graph are recorded";
+  EXPECT_FALSE(run.recording->counters().notices.empty());
+}
+
 /// A call whose sums by expert were made on the device, and what became of its router.
 TEST_F(DeviceAttentionTest, WeightsThatWereWithheldSinceLeaveTheSumsOut) {
   for (const bool withheld : {false, true}) {
