@@ -15,6 +15,8 @@
 #include "hooks/graph/replace_graph.h"
 #include "hooks/graph/value_origins.h"
 #include "hooks/points/router_inputs.h"
+#include "hooks/probe_attention.h"
+#include "hooks/probes.h"
 
 namespace moetap::hooks {
 namespace jit = torch::jit;
@@ -31,69 +33,10 @@ jit::Symbol router_symbol() {
   return kind;
 }
 
-/// True for what tells of a tensor without its elements.
-bool reads_no_elements(const jit::Node* node) {
-  static const jit::Symbol kinds[] = {symbol("aten::size"),  symbol("aten::dim"),   symbol("aten::len"),
-                                      symbol("aten::numel"), symbol("prim::dtype"), symbol("prim::device")};
-  return std::find(std::begin(kinds), std::end(kinds), node->kind()) != std::end(kinds);
-}
-
-/// What a `moetap::router` reports, followed back to the model's value. See ProbedValue.
-struct Reported {
-  jit::Value* value = nullptr;
-  jit::Value* source = nullptr;  // null: it is computed for the report
-  std::vector<ReportStep> steps = {};
-  jit::Node* after = nullptr;  // the node behind which the source holds what the model uses
-};
-
-/// The step of a node that the pass has inserted; empty for one that computes.
-std::optional<ReportStep> step_of(const jit::Node* node) {
-  const auto dim = [&](size_t input) { return jit::constant_as<int64_t>(node->input(input)).value_or(0); };
-  if (node->kind() == symbol("aten::clone")) return ReportStep{};
-  if (node->kind() == symbol("aten::movedim")) return ReportStep{ReportStep::Kind::kMoveDim, dim(1), dim(2)};
-  if (node->kind() == symbol("aten::unsqueeze")) return ReportStep{ReportStep::Kind::kAddDim, dim(1)};
-  if (node->kind() == symbol("aten::sum")) return ReportStep{ReportStep::Kind::kSumDim, -1};
-  return std::nullopt;
-}
-
-Reported follow_back(jit::Value* value, const InPlaceWrites& writes) {
-  static const jit::Symbol argsort = symbol("aten::argsort");
-  Reported reported{value, value};
-  // What the pass has inserted has no other use.
-  while (reported.source->uses().size() == 1 && reported.source->node()->kind() != jit::prim::Param) {
-    const jit::Node* node = reported.source->node();
-    const auto step = step_of(node);
-    if (!step) {
-      // Ids by weight, weights that are put back from another order, and slots without those of shared experts are
-      // computed for the report.
-      const bool computes = node->kind() == argsort || node->kind() == jit::aten::scatter;
-      if (computes || node->kind() == jit::aten::slice) reported.source = nullptr;
-      break;
-    }
-    reported.steps.insert(reported.steps.begin(), *step);
-    reported.source = const_cast<jit::Value*>(node->input(0));
-  }
-  if (reported.source != nullptr) reported.after = writes.ready_after({reported.source});
-  return reported;
-}
-
 struct FromWeights {
   jit::Value* value;
   std::vector<jit::Value*> from;
 };
-
-/// The inputs of a node, with the elements of lists.
-std::vector<jit::Value*> flat_inputs(jit::Node* node) {
-  std::vector<jit::Value*> inputs;
-  for (jit::Value* input : node->inputs()) {
-    if (input->node()->kind() == jit::prim::ListConstruct) {
-      inputs.insert(inputs.end(), input->node()->inputs().begin(), input->node()->inputs().end());
-    } else {
-      inputs.push_back(input);
-    }
-  }
-  return inputs;
-}
 
 /// The operand of an addition of two tensors that depends on the values, where the other does not; null otherwise.
 jit::Value* added_operand(jit::Node* node, const std::unordered_set<const jit::Value*>& values) {
@@ -122,55 +65,13 @@ std::vector<FromWeights> values_from_weights(const MethodGraph& method, const st
       return values;
     }
     std::erase_if(from, [](const jit::Value* value) { return !is_tensor(value); });
-    // What a branch or a loop returns is what it gives.
-    const bool returns = node->kind() == jit::prim::Return && node->owningBlock()->owningNode() != nullptr;
-    for (jit::Value* output : returns ? node->owningBlock()->owningNode()->outputs() : node->outputs()) {
+    const bool returns = node->kind() == jit::prim::Return;
+    for (jit::Value* output : results_of(node)) {
       if (dependent.insert(output).second && is_tensor(output) && !returns) values.push_back({output, from});
     }
   }
   return {};
 }
-
-/// The probes of a model.
-class Probes {
- public:
-  /// The probe on a value of the model: one for each value, whatever reports it. `after`: the node behind which the
-  /// value is read.
-  int64_t on(jit::Value* value, jit::Node* after) {
-    const auto [known, is_new] = ids_.try_emplace(value, next_);
-    if (is_new) insert(value, after);
-    return known->second;
-  }
-  int64_t on(jit::Value* value) { return on(value, value->node()); }
-
-  /// The probe on what input `index` of `reader` gets, placed before `place`.
-  int64_t on_input(jit::Node* reader, size_t index, jit::Node* place) {
-    jit::WithInsertPoint here(place);
-    reader->replaceInput(index, probe(reader->input(index))->output());
-    return next_++;
-  }
-
- private:
-  jit::Node* probe(jit::Value* value) const {
-    jit::Graph& graph = *value->owningGraph();
-    static const jit::Symbol kind = symbol("moetap::probe");
-    jit::Value* number = graph.insertConstant(next_);
-    jit::Node* node = graph.insertNode(graph.create(kind, {value, number}, 1));
-    node->output()->setType(value->type());
-    return node;
-  }
-
-  void insert(jit::Value* value, jit::Node* after) {
-    const bool is_input = after->kind() == jit::prim::Param;
-    jit::WithInsertPoint here(is_input ? *after->owningBlock()->nodes().begin() : after->next());
-    jit::Node* node = probe(value);
-    value->replaceAllUsesAfterNodeWith(node, node->output());
-    ++next_;
-  }
-
-  std::unordered_map<jit::Value*, int64_t> ids_;
-  int64_t next_ = 0;
-};
 
 /// A `moetap::router` of a method: what it reports, read before anything is edited.
 struct RouterNode {
@@ -257,10 +158,11 @@ void leave_out_begin(const MethodGraph& method) {
   }
 }
 
-std::vector<ProbedRouter> probe_method(const MethodGraph& method, const std::vector<HookPoint>& hooks, Probes& probes) {
+void probe_method(const MethodGraph& method, const std::vector<HookPoint>& hooks, Probes& probes, ProbedModel& model) {
   const InPlaceWrites writes(method);
   const ValueOrigins origins(method);
   // All are read before any is edited.
+  const std::vector<AttentionNode> attentions = read_attentions(method, writes);
   std::vector<RouterNode> routers;
   std::vector<PickedIds> picks;
   for (jit::Node* node : method.nodes()) {
@@ -281,15 +183,18 @@ std::vector<ProbedRouter> probe_method(const MethodGraph& method, const std::vec
     probed[i].from_weights = probe_weighted(routers[i].from_weights, probes);
     probed[i].picks = of_picks;
   }
+  for (const AttentionNode& attention : attentions) {
+    model.attentions.push_back(probe_attention(attention, hooks.at(static_cast<size_t>(attention.hook)), probes));
+  }
+  std::move(probed.begin(), probed.end(), std::back_inserter(model.routers));
   leave_out_begin(method);
   method.graph()->lint();
-  return probed;
 }
 
 }  // namespace
 
 ProbedModel insert_probes(const Instrumented& instrumented) {
-  ProbedModel model{instrumented.module.clone(/*inplace=*/true), {}};
+  ProbedModel model{instrumented.module.clone(/*inplace=*/true), {}, {}};
   const std::vector<HookPoint>& hooks = instrumented.discovery.hooks;
   Probes probes;
   std::set<std::string> done;
@@ -297,7 +202,7 @@ ProbedModel insert_probes(const Instrumented& instrumented) {
     if (!done.insert(hook.method).second) continue;
     const EntryMethod entry = find_entry_method(model.module, hook.method);
     const MethodGraph method(entry.module, entry.method, entry.path);
-    for (ProbedRouter& router : probe_method(method, hooks, probes)) model.routers.push_back(std::move(router));
+    probe_method(method, hooks, probes, model);
     replace_graph(method);
   }
   forget_optimised_graphs(model.module);

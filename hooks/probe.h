@@ -23,7 +23,7 @@ struct ReportStep {
   int64_t to = 0;    // where it is moved to
 };
 
-/// A tensor that a `moetap::router` gets.
+/// A tensor that an operator of a hook gets.
 struct ProbedValue {
   int64_t reported = 0;                // the probe on what the operator gets
   std::optional<int64_t> source;       // the probe on the model's value behind it; empty: it is computed for the report
@@ -51,14 +51,31 @@ struct ProbedRouter {
   std::string form;
 };
 
+/// The probes on the values of one `moetap::attention`. A hook has several of them where each arm of a branch reports.
+struct ProbedAttention {
+  HookPoint hook;
+  std::optional<ProbedValue> query, key, probabilities;
+  std::optional<int64_t> mask;  // the probe on what is reported
+  // Absent where the graph does not fix it before a run. `scale`: with the value none, that of the operator.
+  std::optional<std::optional<double>> scale;
+  std::optional<bool> causal;
+  int64_t num_heads = 0;
+  std::string layout;
+
+  // The first product with values that the model makes of what is reported: the probe on what it gives, the one on the
+  // factor that depends on what is reported, and, where a fused operator tells, the one on the values.
+  std::optional<int64_t> applied, factor, value;
+};
+
 struct ProbedModel {
   torch::jit::Module module;          // a twin that shares the weights
   std::vector<ProbedRouter> routers;  // in order of execution within a method
+  std::vector<ProbedAttention> attentions;
 };
 
-/// A twin of an instrumented module that has not run. Every value that a `moetap::router` reports passes a probe where
-/// the model has made it, so that what the model does with it depends on what the probe gives, and another one where it
-/// is reported. The pass knows of routers only what their operators are given.
+/// A twin of an instrumented module that has not run. Every value that a `moetap::router` or `moetap::attention`
+/// reports passes a probe where the model has made it, so that what the model does with it depends on what the probe
+/// gives, and another one where it is reported. The pass knows of hooks only what their operators are given.
 ProbedModel insert_probes(const Instrumented& instrumented);
 
 }  // namespace moetap::hooks

@@ -138,7 +138,7 @@ void router(const c10::OperatorHandle&, torch::jit::Stack* stack) {
 
 /// Arguments: see kAttentionSchema.
 void attention(const c10::OperatorHandle&, torch::jit::Stack* stack) {
-  constexpr size_t kNumArguments = 12;
+  constexpr size_t kNumArguments = 13;
   const auto arguments = torch::jit::last(*stack, kNumArguments);
   if (ForwardRecorder* recorder = recorder_of(arguments[0].toTensor())) {
     const OutsideTheModel outside;
@@ -152,6 +152,7 @@ void attention(const c10::OperatorHandle&, torch::jit::Stack* stack) {
     reported.causal = arguments[9].toBool();
     reported.num_heads = arguments[10].toInt();
     reported.layout = arguments[11].toStringView();
+    reported.log_sum_exp = tensor_or_none(arguments[12]);
     recorder->attention(arguments[1].toInt(), reported);
   }
   torch::jit::drop(*stack, kNumArguments);

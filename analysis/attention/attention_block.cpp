@@ -16,28 +16,37 @@ constexpr float kNegligible = -1000;  // a mask that leaves nothing of a key, as
 
 }  // namespace
 
-AttentionBlock::AttentionBlock(const HostAttentionCall& call, int64_t num_regions, bool matrix)
-    : call_(call),
-      kernels_(attention_kernels()),
-      num_regions_(num_regions),
-      with_matrix_(matrix),
-      scores_(call),
-      heads_(static_cast<size_t>(call.shape.num_heads)),
-      values_(static_cast<size_t>(num_attention_columns(num_regions))),
-      bins_(static_cast<size_t>(kNumAttentionBins)) {}
+void AttentionBlock::begin(const HostAttentionCall& call, int64_t num_regions, bool matrix) {
+  call_ = &call;
+  num_regions_ = num_regions;
+  with_matrix_ = matrix;
+  scores_.begin(call);
+  row_scores_.begin(call);
+  heads_.resize(static_cast<size_t>(call.shape.num_heads));
+  values_.resize(static_cast<size_t>(num_attention_columns(num_regions)));
+  bins_.resize(static_cast<size_t>(kNumAttentionBins));
+}
+
+int64_t AttentionBlock::bytes() const {
+  const size_t floats = tiles_of_scores_.capacity() + mean_.capacity() + matrix_.capacity();
+  return static_cast<int64_t>(floats * sizeof(float) + received_.capacity() * sizeof(double) +
+                              heads_.capacity() * sizeof(Head)) +
+         scores_.bytes() + row_scores_.bytes();
+}
 
 AttentionTile AttentionBlock::tile_of(const KeyTile& keys, const MaskedTile& mask) const {
   return {pitch_, pitch_ - mask.first_lane, static_cast<int64_t>(keys.places.size())};
 }
 
 void AttentionBlock::clear() {
+  const auto clear_lanes = [this](OfLanes<double>& lanes) { std::fill_n(lanes.of, pitch_, 0.0); };
   for (Head& head : heads_) {
-    head.mass = head.first = head.products = head.distance = {};
+    for (OfLanes<double>* lanes : {&head.mass, &head.first, &head.products, &head.distance}) clear_lanes(*lanes);
     std::fill_n(head.largest.of, kBlockRows, -kInfinity);
-    for (OfLanes<double>& terms : head.terms) terms = {};
+    for (OfLanes<double>& terms : head.terms) clear_lanes(terms);
   }
-  std::fill(values_.begin(), values_.end(), OfLanes<double>());
-  std::fill(bins_.begin(), bins_.end(), OfLanes<double>());
+  for (OfLanes<double>& value : values_) clear_lanes(value);
+  for (OfLanes<double>& bin : bins_) clear_lanes(bin);
   heads_with_keys_ = {};
   std::fill_n(line_, num_rows_, kRow);
   received_.assign(static_cast<size_t>(keys_->num_valid()), 0);
@@ -48,24 +57,28 @@ void AttentionBlock::clear() {
 void AttentionBlock::measure(const BlockRows& rows, const SequenceKeys& keys) {
   rows_ = &rows;
   keys_ = &keys;
-  num_rows_ = rows.size();
+  num_rows_ = rows.size;
   pitch_ = rows.pitch();
   position_ = {};
-  for (int64_t lane = 0; lane < num_rows_; ++lane) position_.of[lane] = static_cast<float>(rows.positions[lane]);
-  scores_.start(rows, keys);
+  for (int64_t lane = 0; lane < num_rows_; ++lane) position_.of[lane] = static_cast<float>(rows.position[lane]);
   clear();
-  const bool by_tiles = has_log_sums();
-  if (!by_tiles || !measure_by_tiles()) {
-    if (by_tiles) clear();
-    measure_by_heads();
+  if (rows.by_keys) {
+    measure_by_keys();
+  } else {
+    scores_.start(rows, keys);
+    const bool by_tiles = has_log_sums();
+    if (!by_tiles || !measure_by_tiles()) {
+      if (by_tiles) clear();
+      measure_by_heads();
+    }
   }
-  if (call_.scores.data != nullptr) read_largest_scores();
+  if (call_->scores.data != nullptr) read_largest_scores();
   finish_rows();
 }
 
 /// Whether it looks as if the way by tiles could be gone.
 bool AttentionBlock::has_log_sums() const {
-  if (call_.log_sum_exp.data == nullptr || !scores_.masks_are_shared()) return false;
+  if (call_->log_sum_exp.data == nullptr || !scores_.masks_are_shared()) return false;
   for (size_t tile = 0; tile < keys_->padding().size(); ++tile) {
     const MaskedTile& mask = scores_.masks().padding(static_cast<int64_t>(tile));
     if (!mask.closed && (mask.mask == nullptr || mask.largest > kNegligible)) return false;
@@ -74,14 +87,14 @@ bool AttentionBlock::has_log_sums() const {
 }
 
 bool AttentionBlock::measure_by_tiles() {
-  const int64_t num_heads = call_.shape.num_heads;
+  const int64_t num_heads = call_->shape.num_heads;
   log_sum_ = {};
-  std::vector<OfLanes<float>> shifts(static_cast<size_t>(num_heads));
+  shifts_.resize(static_cast<size_t>(num_heads));
   for (int64_t head = 0; head < num_heads; ++head) {
-    std::fill_n(shifts[head].of, kBlockRows, kBeyond);
+    std::fill_n(shifts_[head].of, kBlockRows, kBeyond);
     for (int64_t lane = 0; lane < num_rows_; ++lane) {
-      float& shift = shifts[head].of[lane];
-      __builtin_memcpy(&shift, call_.log_sum_exp.at(rows_->sequence, head, rows_->places[lane], 0), sizeof(shift));
+      float& shift = shifts_[head].of[lane];
+      __builtin_memcpy(&shift, call_->log_sum_exp.at(rows_->sequence, head, rows_->place[lane], 0), sizeof(shift));
       if (!std::isfinite(shift)) return false;
     }
   }
@@ -93,13 +106,13 @@ bool AttentionBlock::measure_by_tiles() {
     float* mean = with_matrix_ ? matrix_.data() + tile * floats_of_tile() : mean_.data();
     std::fill_n(mean, floats_of_tile(), 0.0F);
     for (int64_t head = 0; head < num_heads; ++head) {
-      shift_ = shifts[head];
+      shift_ = shifts_[head];
       scores_.make(head, keys_->valid()[tile], mask, tiles_of_scores_.data());
       attend(tile, tiles_of_scores_.data(), heads_[head], mean, nullptr);
     }
     add_tile(tile, mean);
   }
-  const bool is_half = call_.query.item_size < 4 || call_.key.item_size < 4;
+  const bool is_half = call_->query.item_size < 4 || call_->key.item_size < 4;
   const double tolerance = is_half ? kMassToleranceOfHalf : kMassTolerance;
   for (int64_t head = 0; head < num_heads; ++head) {
     for (int64_t lane = 0; lane < num_rows_; ++lane) {
@@ -107,14 +120,14 @@ bool AttentionBlock::measure_by_tiles() {
       if (!(std::abs(mass - 1) <= tolerance)) return false;
       mass_.of[lane] = static_cast<float>(mass);
     }
-    shift_ = shifts[head];
+    shift_ = shifts_[head];
     finish_head(heads_[head]);
   }
   return true;
 }
 
 void AttentionBlock::measure_by_heads() {
-  const int64_t num_heads = call_.shape.num_heads, floats = num_tiles() * floats_of_tile();
+  const int64_t num_heads = call_->shape.num_heads, floats = num_tiles() * floats_of_tile();
   // Behind the tiles of valid keys, one for padding.
   tiles_of_scores_.resize(static_cast<size_t>(floats + floats_of_tile()));
   mean_.assign(static_cast<size_t>(floats), 0.0F);
@@ -157,7 +170,7 @@ void AttentionBlock::add_softmax(int64_t head) {
   }
   const OfLanes<float> largest_of_valid = largest;
   const OfLanes<double> sum_of_valid = sum;
-  const bool is_given = call_.probabilities.data != nullptr;
+  const bool is_given = call_->probabilities.data != nullptr;
   for (size_t tile = 0; tile < keys_->padding().size() && !is_given; ++tile) {
     add(keys_->padding()[tile], scores_.masks().padding(static_cast<int64_t>(tile)),
         tiles_of_scores_.data() + num_tiles() * floats_of_tile());
@@ -192,7 +205,7 @@ void AttentionBlock::attend(int64_t tile, const float* scores, Head& head, float
     part.keys = end - begin;
     const int64_t offset = begin * pitch_ + lane;
     kernels_.attend(part, scores + offset, shift_.of + lane, log_sum_.of + lane, position_.of + lane,
-                    keys.positions.data() + begin,
+                    keys.positions + begin,
                     HeadLanes{mass.of + lane, head.products.of + lane, head.distance.of + lane, head.largest.of + lane},
                     mean + offset, raw == nullptr ? nullptr : raw + offset, mass_.of + lane);
   };
@@ -206,7 +219,7 @@ void AttentionBlock::attend(int64_t tile, const float* scores, Head& head, float
 
 /// The row values that are means over heads of what is not linear in p.
 void AttentionBlock::finish_head(Head& head) {
-  const double share = 1.0 / static_cast<double>(call_.shape.num_heads);
+  const double share = 1.0 / static_cast<double>(call_->shape.num_heads);
   for (int64_t lane = 0; lane < num_rows_; ++lane) {
     const double mass =
         head.mass.of[lane] + head.first.of[lane];  // of what was made, on the way by heads always near 1
@@ -229,7 +242,7 @@ void AttentionBlock::add_tile(int64_t tile, const float* mean) {
   if (scores_.masks_are_shared()) mask = scores_.masks().valid(tile);
   const AttentionTile whole = tile_of(keys, mask);
   const int64_t lane = mask.first_lane;
-  kernels_.distances(whole, mean + lane, position_.of + lane, keys.positions.data(),
+  kernels_.distances(whole, mean + lane, position_.of + lane, keys.positions,
                      static_cast<float>(keys_->num_valid() / 2),
                      DistanceLanes{values_[kDistance].of + lane, values_[kSelf].of + lane, values_[kDiagonal].of + lane,
                                    values_[kFar].of + lane});
@@ -255,22 +268,19 @@ void AttentionBlock::add_tile(int64_t tile, const float* mean) {
 }
 
 void AttentionBlock::finish_rows() {
-  const double share = 1.0 / static_cast<double>(call_.shape.num_heads);
-  for (const int64_t column : {kDistance, kSelf, kDiagonal, kFar, kFirst, kLast}) {
-    for (double& value : values_[column].of) value *= share;
-  }
-  for (int64_t region = 0; region < num_regions_; ++region) {
-    for (double& value : values_[region_column(region)].of) value *= share;
-  }
-  for (OfLanes<double>& bin : bins_) {
-    for (double& value : bin.of) value *= share;
-  }
+  const double share = 1.0 / static_cast<double>(call_->shape.num_heads);
+  const auto scale = [&](OfLanes<double>& sums) {
+    for (int64_t lane = 0; lane < num_rows_; ++lane) sums.of[lane] *= share;
+  };
+  for (const int64_t column : {kDistance, kSelf, kDiagonal, kFar, kFirst, kLast}) scale(values_[column]);
+  for (int64_t region = 0; region < num_regions_; ++region) scale(values_[region_column(region)]);
+  for (OfLanes<double>& bin : bins_) scale(bin);
   for (double& value : received_) value *= share;
   const auto n = static_cast<double>(keys_->num_valid());
   for (int64_t lane = 0; lane < num_rows_; ++lane) {
     if (line_[lane] == kRow && heads_with_keys_.of[lane] == 0) line_[lane] = kEmptyRow;
     if (line_[lane] != kRow) continue;
-    const int64_t i = rows_->positions[lane], half = keys_->num_valid() / 2;
+    const int64_t i = rows_->position[lane], half = keys_->num_valid() / 2;
     const int64_t near = keys_->count(i - kDiagonalWidth, i + kDiagonalWidth);
     values_[kDiagonalExpected].of[lane] = static_cast<double>(near) / n;
     values_[kFarExpected].of[lane] = 1 - static_cast<double>(keys_->count(i - half, i + half)) / n;
@@ -279,10 +289,10 @@ void AttentionBlock::finish_rows() {
 
 /// Whether the softmax read nothing but -inf, of which it makes NaN.
 bool AttentionBlock::is_masked(int64_t head, int64_t lane) const {
-  if (call_.scores.data == nullptr) return false;
-  for (int64_t key = 0; key < call_.shape.num_keys; ++key) {
+  if (call_->scores.data == nullptr) return false;
+  for (int64_t key = 0; key < call_->shape.num_keys; ++key) {
     float score = 0;
-    gather_tile(call_.scores, rows_->sequence, head, {&rows_->places[lane], 1, &key, 1}, 1, &score);
+    gather_tile(call_->scores, rows_->sequence, head, {&rows_->place[lane], 1, &key, 1}, 1, &score);
     if (score != -kInfinity) return false;
   }
   return true;
@@ -291,12 +301,16 @@ bool AttentionBlock::is_masked(int64_t head, int64_t lane) const {
 /// Where probabilities are given, the scores they were made of.
 void AttentionBlock::read_largest_scores() {
   tiles_of_scores_.resize(std::max(tiles_of_scores_.size(), static_cast<size_t>(floats_of_tile())));
-  for (int64_t head = 0; head < call_.shape.num_heads; ++head) {
+  for (int64_t head = 0; head < call_->shape.num_heads; ++head) {
     OfLanes<float>& largest = heads_[head].largest;
     std::fill_n(largest.of, kBlockRows, -kInfinity);
+    if (rows_->by_keys) {
+      largest.of[0] = kernels_.of_row.largest(row_scores_.num_valid(), row_scores_.read(call_->scores, head));
+      continue;
+    }
     for (const KeyTile& keys : keys_->valid()) {
       float* tile = tiles_of_scores_.data();
-      scores_.read(call_.scores, head, keys, tile);
+      scores_.read(call_->scores, head, keys, tile);
       for (size_t j = 0; j < keys.places.size(); ++j) {
         for (int64_t lane = 0; lane < num_rows_; ++lane) {
           largest.of[lane] = std::max(largest.of[lane], tile[static_cast<int64_t>(j) * pitch_ + lane]);

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "analysis/attention/attention_columns.h"
+#include "analysis/attention/attention_row_scores.h"
 #include "analysis/attention/attention_rows.h"
 #include "analysis/attention/attention_scores.h"
 
@@ -17,16 +18,18 @@ struct alignas(64) OfLanes {
 
 /// Measures blocks of rows, one after the other, in memory that is used again. See Note [Tiles of attention].
 ///
-/// Note [Two ways through a block]
+/// Note [Ways through a block]
 /// With the rows' log-sum-exp the probabilities are known at once: tile by tile, over all heads, in a buffer of one
 /// tile. Without it, and where probabilities are given that need not sum to 1, head by head: first the scores of all
 /// tiles, which are kept, with their log-sum-exp, then the sums. Where a row's probabilities do not sum to 1 on the
 /// first way (its keys are all masked; padding is attended to; the log-sum-exp is of something else), the block goes
-/// the second.
+/// the second. A row of a sequence of few queries goes a third: Note [A row by its keys].
 class AttentionBlock {
  public:
-  /// matrix: `matrix_lanes` will be asked for.
-  AttentionBlock(const HostAttentionCall& call, int64_t num_regions, bool matrix);
+  /// Begins a call. It must stay. matrix: `matrix_lanes` will be asked for.
+  void begin(const HostAttentionCall& call, int64_t num_regions, bool matrix);
+  /// The memory that is kept for other calls.
+  int64_t bytes() const;
 
   void measure(const BlockRows& rows, const SequenceKeys& keys);
 
@@ -58,6 +61,9 @@ class AttentionBlock {
   void measure_by_heads();
   void add_softmax(int64_t head);
   void attend(int64_t tile, const float* scores, Head& head, float* mean, float* raw);
+  void measure_by_keys();
+  void add_row_of_head(int64_t head, float* scores, float* padding);
+  void add_row();
   void finish_head(Head& head);
   void add_tile(int64_t tile, const float* mean);
   void finish_rows();
@@ -67,17 +73,19 @@ class AttentionBlock {
   int64_t num_tiles() const { return static_cast<int64_t>(keys_->valid().size()); }
   int64_t floats_of_tile() const { return kTileKeys * pitch_; }
 
-  const HostAttentionCall& call_;
-  const AttentionKernels& kernels_;
-  const int64_t num_regions_;
-  const bool with_matrix_;
+  const HostAttentionCall* call_ = nullptr;
+  const AttentionKernels& kernels_ = attention_kernels();
+  int64_t num_regions_ = 0;
+  bool with_matrix_ = false;
   TileScores scores_;
+  RowScores row_scores_;
 
   const BlockRows* rows_ = nullptr;
   const SequenceKeys* keys_ = nullptr;
   int64_t num_rows_ = 0, pitch_ = 0;
   OfLanes<float> position_;
   OfLanes<float> shift_, log_sum_, mass_;  // of the head at hand: P = exp(score - shift - log_sum) * mass
+  std::vector<OfLanes<float>> shifts_;     // of all heads
   std::vector<Head> heads_;
   std::vector<OfLanes<double>> values_, bins_;
   OfLanes<int64_t> heads_with_keys_;

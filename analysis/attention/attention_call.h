@@ -3,10 +3,14 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <memory>
+#include <vector>
 
 namespace moetap::analysis {
 
 inline constexpr int64_t kMaxAttentionRegions = 16;
+
+class SequenceKeys;
 
 /// The tensors that one attention call reported, in moetap's layout: B sequences, H heads of queries, Hk of keys, Sq
 /// queries, Sk keys. All on one device, any strides; not modified, not kept. Either `probabilities`, or `query` and
@@ -35,6 +39,8 @@ struct AttentionTokens {
   int64_t num_regions = 5;  // at most kMaxAttentionRegions
   bool self = true;         // queries are keys too: a row has `self` and `received`
   at::Tensor sampled;       // bool [B, Sq]: queries that are measured; undefined: all
+  // What `sequence_keys` (attention_keys.h) makes of these keys, on the CPU; null: it is made for each call.
+  std::shared_ptr<const std::vector<SequenceKeys>> sequences;
 };
 
 struct AttentionOptions {

@@ -46,6 +46,45 @@ struct DistanceLanes {
   double* far = nullptr;
 };
 
+// Note [A row by its keys]
+// A sequence of few queries, as a step of generation has one, would leave most lanes without a row. Its rows are taken
+// one by one instead, and the values of a row's keys lie side by side: vectors are of keys. Heads that share keys are
+// multiplied at once.
+inline constexpr int64_t kHeadsAtOnce = 4;
+
+/// What is summed of the exponentials of a row.
+struct ExponentialSums {
+  double sum = 0;       // of e
+  double products = 0;  // of e ln e
+  double distance = 0;  // of e |i - j|
+};
+
+/// What is summed of the mean over heads of a row.
+struct DistanceSums {
+  double distance = 0, self = 0, diagonal = 0, far = 0;
+};
+
+/// The loops over the keys of one row. num_keys is a multiple of kLaneGroup unless said otherwise.
+struct AttentionRowKernels {
+  /// scores[head * pitch + j] = sum over d < depth of query[head * depth + d] * key[j * key_pitch + d], for up to
+  /// kHeadsAtOnce heads and any number of keys. depth is a multiple of kLaneGroup. Scores have room for a multiple of
+  /// kLaneGroup keys; what is behind the keys is undefined.
+  void (*scores)(int64_t num_heads, const float* query, int64_t num_keys, const float* key, int64_t key_pitch,
+                 int64_t depth, float* scores, int64_t pitch);
+  /// The largest value that is not NaN; -inf where there is none.
+  float (*largest)(int64_t num_keys, const float* values);
+  /// values[j] = e = exp(values[j] - shift), and their sums. NaN makes them NaN.
+  ExponentialSums (*exponentials)(int64_t num_keys, float* values, float shift, float query_position,
+                                  const float* key_position);
+  /// to[j] += values[j] * factor.
+  void (*add_scaled)(int64_t num_keys, const float* values, float factor, float* to);
+  /// half: n div 2 of the sequence.
+  DistanceSums (*distances)(int64_t num_keys, const float* mean, float query_position, const float* key_position,
+                            float half);
+  /// Of any number of values up to kTileKeys.
+  float (*sum)(int64_t num_keys, const float* values);
+};
+
 /// The loops over tiles. Pointers are to the first lane; those to lanes have `lanes` values.
 struct AttentionKernels {
   /// n values that lie side by side, to float32.
@@ -70,6 +109,7 @@ struct AttentionKernels {
   void (*sum_lanes)(AttentionTile tile, const float* mean, float* sums);
   /// ln of each value; of 0 it is -inf, of negative values NaN.
   void (*logarithms)(AttentionTile tile, float* values);
+  AttentionRowKernels of_row;
 };
 
 /// The kernels for the widest vectors that are used: see instruction_sets.h. Products and sums are contracted where it

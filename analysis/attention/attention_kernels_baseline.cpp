@@ -1,10 +1,10 @@
 #define MOETAP_VECTOR_BYTES 16
-#include "analysis/attention/attention_kernels_of_set.h"
+#include "analysis/attention/attention_row_kernels_of_set.h"
 
 namespace moetap::analysis {
 
 AttentionKernels baseline_attention_kernels() {
-  return SetKernels::kernels();
+  return all_kernels();
 }
 
 }  // namespace moetap::analysis

@@ -280,10 +280,6 @@ struct SetKernels {
           });
     }
   }
-
-  static constexpr AttentionKernels kernels() {
-    return {widen, scores, add, softmax, attend, distances, sum_keys, sum_lanes, logarithms};
-  }
 };
 
 }  // namespace

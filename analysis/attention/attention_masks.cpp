@@ -10,13 +10,19 @@ constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
 
 }  // namespace
 
-void BlockMasks::prepare(int64_t sequence, int64_t head, const std::vector<int64_t>& rows, int64_t pitch,
-                         const std::vector<KeyTile>& valid, const std::vector<KeyTile>& padding) {
+void BlockMasks::prepare(int64_t sequence, int64_t head, std::span<const int64_t> rows, int64_t pitch,
+                         const SequenceKeys& keys) {
   used_ = 0;
   valid_.clear();
   padding_.clear();
-  for (const KeyTile& tile : valid) valid_.push_back(make(sequence, head, rows, pitch, tile));
-  for (const KeyTile& tile : padding) padding_.push_back(make(sequence, head, rows, pitch, tile));
+  for (const KeyTile& tile : keys.valid()) valid_.push_back(make(sequence, head, rows, pitch, tile));
+  for (const KeyTile& tile : keys.padding()) padding_.push_back(make(sequence, head, rows, pitch, tile));
+}
+
+int64_t BlockMasks::bytes() const {
+  int64_t floats = 0;
+  for (const std::vector<float>& buffer : buffers_) floats += static_cast<int64_t>(buffer.capacity());
+  return floats * static_cast<int64_t>(sizeof(float));
 }
 
 float* BlockMasks::next_buffer(int64_t pitch) {
@@ -26,7 +32,7 @@ float* BlockMasks::next_buffer(int64_t pitch) {
   return buffer.data();
 }
 
-MaskedTile BlockMasks::make(int64_t sequence, int64_t head, const std::vector<int64_t>& rows, int64_t pitch,
+MaskedTile BlockMasks::make(int64_t sequence, int64_t head, std::span<const int64_t> rows, int64_t pitch,
                             const KeyTile& tile) {
   MaskedTile result;
   const auto num_rows = static_cast<int64_t>(rows.size()), num_keys = static_cast<int64_t>(tile.places.size());

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "analysis/attention/attention_keys.h"
@@ -19,25 +20,28 @@ struct MaskedTile {
 /// The masks of a block: the call's mask and the causal one, tile by tile. Memory is used again.
 class BlockMasks {
  public:
-  /// plane: the call's mask, expanded to [B, H, Sq, Sk]; may be undefined.
-  BlockMasks(const AttentionPlane& plane, bool causal) : plane_(plane), causal_(causal) {}
+  /// Begins a call. plane: its mask, expanded to [B, H, Sq, Sk]; may be undefined.
+  void begin(const AttentionPlane& plane, bool causal) {
+    plane_ = plane;
+    causal_ = causal;
+  }
 
   /// The same for all heads.
   bool is_shared() const { return plane_.data == nullptr || plane_.strides[1] == 0; }
 
   /// Makes the masks of the tiles for a head. rows: numbers of the block's queries in the tensor, ascending.
-  void prepare(int64_t sequence, int64_t head, const std::vector<int64_t>& rows, int64_t pitch,
-               const std::vector<KeyTile>& valid, const std::vector<KeyTile>& padding);
+  void prepare(int64_t sequence, int64_t head, std::span<const int64_t> rows, int64_t pitch, const SequenceKeys& keys);
 
   const MaskedTile& valid(int64_t tile) const { return valid_[tile]; }
   const MaskedTile& padding(int64_t tile) const { return padding_[tile]; }
+  int64_t bytes() const;
 
  private:
-  MaskedTile make(int64_t sequence, int64_t head, const std::vector<int64_t>& rows, int64_t pitch, const KeyTile& tile);
+  MaskedTile make(int64_t sequence, int64_t head, std::span<const int64_t> rows, int64_t pitch, const KeyTile& tile);
   float* next_buffer(int64_t pitch);
 
-  const AttentionPlane& plane_;
-  const bool causal_;
+  AttentionPlane plane_;
+  bool causal_ = false;
   std::vector<MaskedTile> valid_, padding_;
   std::vector<std::vector<float>> buffers_;
   size_t used_ = 0;

@@ -199,6 +199,13 @@ class OperationMeter {
 
 }  // namespace
 
+at::Tensor attention_probabilities(const AttentionCall& call, const AttentionTokens& tokens) {
+  const AttentionShape shape = check_attention(call, tokens);
+  return (call.probabilities.defined() ? given_probabilities(call, 0, shape.num_queries)
+                                       : made_probabilities(call, shape, 0, shape.num_queries))
+      .probabilities;
+}
+
 AttentionRows measure_with_operations(const AttentionCall& call, const AttentionTokens& tokens,
                                       const AttentionOptions& options) {
   const AttentionShape shape = check_attention(call, tokens);

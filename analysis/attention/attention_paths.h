@@ -25,7 +25,7 @@ AttentionShape check_attention(const AttentionCall& call, const AttentionTokens&
 AttentionRows prepare_rows(const AttentionShape& shape, const AttentionTokens& tokens, const AttentionOptions& options,
                            at::Device device);
 
-/// The same for tensors on the CPU, in loops.
+/// The same for tensors on the CPU, in loops, and in tensors that came back by `recycle`.
 AttentionRows prepare_rows_on_cpu(const AttentionShape& shape, const AttentionTokens& tokens,
                                   const AttentionOptions& options);
 
@@ -47,6 +47,9 @@ at::Tensor key_regions(const AttentionTokens& tokens);
 /// synchronisation, no shape that depends on data.
 AttentionRows measure_with_operations(const AttentionCall& call, const AttentionTokens& tokens,
                                       const AttentionOptions& options);
+
+/// What that path measures, in one piece: float64 [B, H, Sq, Sk]. Arguments as of `measure_attention`.
+at::Tensor attention_probabilities(const AttentionCall& call, const AttentionTokens& tokens);
 
 /// CPU tensors only: tiles in float32, with LibTorch's threads.
 AttentionRows measure_on_cpu(const AttentionCall& call, const AttentionTokens& tokens, const AttentionOptions& options);

@@ -8,6 +8,7 @@
 #include <algorithm>
 
 #include "analysis/attention/attention_paths.h"
+#include "analysis/attention/recycled_rows.h"
 
 namespace moetap::analysis {
 namespace {
@@ -82,15 +83,21 @@ AttentionRows prepare_rows(const AttentionShape& shape, const AttentionTokens& t
 
 AttentionRows prepare_rows_on_cpu(const AttentionShape& shape, const AttentionTokens& tokens,
                                   const AttentionOptions& options) {
-  AttentionRows rows = empty_rows(shape, tokens, options, at::kCPU);
-  const int64_t lines = rows.num_lines();
-  const auto of_lines = [&](at::ScalarType type) { return at::empty({lines}, at::TensorOptions().dtype(type)); };
-  rows.position = tokens.query_position.reshape({lines}).contiguous();
-  rows.num_keys = of_lines(at::kInt);
-  rows.length = of_lines(at::kInt);
-  rows.region = of_lines(at::kByte);
-  rows.line = of_lines(at::kByte);
-  rows.weight = at::empty({shape.num_sequences}, at::TensorOptions().dtype(at::kDouble));
+  AttentionRows rows = recycled_rows(shape, tokens.num_regions);
+  if (rows.line.defined()) {
+    rows.self = tokens.self;
+    rows.sampled = tokens.sampled.defined();
+    if (options.matrix) rows.matrix = at::zeros({shape.num_sequences, shape.num_queries, shape.num_keys}, at::kFloat);
+  } else {
+    rows = empty_rows(shape, tokens, options, at::kCPU);
+    const int64_t lines = rows.num_lines();
+    for (at::Tensor* of_lines : {&rows.position, &rows.num_keys, &rows.length})
+      *of_lines = at::empty({lines}, at::kInt);
+    for (at::Tensor* of_lines : {&rows.region, &rows.line}) *of_lines = at::empty({lines}, at::kByte);
+    rows.weight = at::empty({shape.num_sequences}, at::kDouble);
+  }
+  const at::Tensor positions = tokens.query_position.contiguous();
+  std::copy_n(positions.const_data_ptr<int32_t>(), rows.num_lines(), rows.position.mutable_data_ptr<int32_t>());
   const at::Tensor keys = tokens.key_position.contiguous();
   const at::Tensor sampled = tokens.sampled.defined() ? tokens.sampled.contiguous() : at::Tensor();
   const at::Tensor regions = tokens.query_region.defined() ? tokens.query_region.contiguous() : at::Tensor();

@@ -63,6 +63,10 @@ struct AttentionRows {
 AttentionRows measure_attention(const AttentionCall& call, const AttentionTokens& tokens,
                                 const AttentionOptions& options = {});
 
+/// Gives back what `measure_attention` made on the CPU: a later call of the same sizes uses its tensors again. Left
+/// alone: tensors that someone else holds, and rows of long calls. What is kept is bounded. Thread-safe.
+void recycle(AttentionRows rows);
+
 /// The rows whose given probabilities are none: one of a key is negative, or they sum to more than 1, both beyond the
 /// rounding of half precision. A sum below 1 is no fault: sinks may have been cut off. int64 [] on the call's device;
 /// LibTorch operations, no synchronisation. `call.probabilities` must be defined; arguments as of `measure_attention`.

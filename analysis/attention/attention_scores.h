@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "analysis/attention/attention_keys.h"
@@ -25,22 +26,28 @@ struct HostAttentionCall {
   at::Tensor query_, key_, mask_, log_sum_exp_;  // copies and views that the planes are of
 };
 
-/// Rows of one sequence that are measured at once, at most kBlockRows.
+/// Rows of one sequence that are measured at once.
 struct BlockRows {
   int64_t sequence = 0;
-  std::vector<int64_t> places;     // numbers of the queries in the tensor, ascending
-  std::vector<int64_t> positions;  // beside `places`
+  bool by_keys = false;  // one row: Note [A row by its keys]
+  int64_t size = 0;
+  int64_t place[kBlockRows] = {};     // numbers of the queries in the tensor, ascending
+  int64_t position[kBlockRows] = {};  // beside `place`
 
-  int64_t size() const { return static_cast<int64_t>(places.size()); }
+  void add(int64_t row_place, int64_t row_position) {
+    place[size] = row_place;
+    position[size++] = row_position;
+  }
+  std::span<const int64_t> places() const { return {place, static_cast<size_t>(size)}; }
   /// Lanes of its tiles.
-  int64_t pitch() const { return (size() + kLaneGroup - 1) / kLaneGroup * kLaneGroup; }
+  int64_t pitch() const { return by_keys ? 1 : (size + kLaneGroup - 1) / kLaneGroup * kLaneGroup; }
 };
 
 /// Makes the scores of the tiles of a block: from queries and keys, or as the logarithm of given probabilities.
 class TileScores {
  public:
-  explicit TileScores(const HostAttentionCall& call);
-
+  /// Begins a call. It must stay.
+  void begin(const HostAttentionCall& call);
   /// Begins a block. The arguments must stay.
   void start(const BlockRows& rows, const SequenceKeys& keys);
   /// Before the tiles of another head; not needed where masks are shared by heads.
@@ -50,6 +57,8 @@ class TileScores {
 
   /// scores: float [kTileKeys, pitch]; written from mask.first_lane on. Lanes without a row hold anything finite.
   void make(int64_t head, const KeyTile& keys, const MaskedTile& mask, float* scores);
+
+  int64_t bytes() const;
 
   /// The values of another plane, as they are.
   void read(const AttentionPlane& plane, int64_t head, const KeyTile& keys, float* tile) const;
@@ -64,8 +73,8 @@ class TileScores {
   };
   KeyValues load_keys(int64_t key_head, const KeyTile& keys, int64_t begin, int64_t count);
 
-  const HostAttentionCall& call_;
-  const AttentionKernels& kernels_;
+  const HostAttentionCall* call_ = nullptr;
+  const AttentionKernels& kernels_ = attention_kernels();
   BlockMasks masks_;
   const BlockRows* rows_ = nullptr;
   const SequenceKeys* keys_ = nullptr;

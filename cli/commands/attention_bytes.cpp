@@ -2,9 +2,6 @@
 
 #include <ATen/core/Tensor.h>
 #include <ATen/core/jit_type.h>
-#include <fmt/format.h>
-
-#include <algorithm>
 #include <optional>
 
 #include "hooks/points/token_sequence.h"
@@ -34,16 +31,10 @@ std::optional<int64_t> length_of(const hooks::TokenLayout& layout, const plugin:
 
 }  // namespace
 
-std::string AttentionBytes::text() const {
-  if (num_layers == 0) return "attention full: only the run shows how many bytes it keeps a sample";
-  return fmt::format("attention full keeps {}{} bytes a sample: {} layers, up to {} queries × {} keys",
-                     num_unknown > 0 ? "at least " : "", bytes, num_layers, queries, keys);
-}
-
-AttentionBytes attention_bytes(const std::vector<hooks::HookPoint>& hooks, const c10::FunctionSchema& schema,
-                               const std::vector<c10::IValue>& arguments) {
+plugin::AttentionBytes attention_bytes(const std::vector<hooks::HookPoint>& hooks, const c10::FunctionSchema& schema,
+                                       const std::vector<c10::IValue>& arguments) {
   const plugin::ArgumentSizes sizes = sizes_of(schema, arguments);
-  AttentionBytes total;
+  plugin::AttentionBytes total;
   for (const hooks::HookPoint& hook : hooks) {
     if (hook.kind != hooks::HookKind::kAttention) continue;
     const auto queries = length_of(hook.tokens, sizes), keys = length_of(hook.key_tokens, sizes);
@@ -51,12 +42,7 @@ AttentionBytes attention_bytes(const std::vector<hooks::HookPoint>& hooks, const
       ++total.num_unknown;
       continue;
     }
-    ++total.num_layers;
-    total.bytes += *queries * *keys * static_cast<int64_t>(sizeof(float));
-    if (*queries * *keys > total.queries * total.keys) {
-      total.queries = *queries;
-      total.keys = *keys;
-    }
+    total.add_layers(1, *queries, *keys);
   }
   return total;
 }

@@ -99,11 +99,8 @@ void check_attention_bytes(const hooks::Discovery& discovery, const c10::Functio
                            const std::vector<c10::IValue>& first_input, const plugin::Config& config) {
   std::vector<hooks::HookPoint> hooks = discovery.hooks;
   std::erase_if(hooks, [&](const hooks::HookPoint& hook) { return hook.method != config.method; });
-  const AttentionBytes needed = attention_bytes(hooks, schema, first_input);
-  if (needed.bytes > config.attention_limit_bytes) {
-    throw CommandError(fmt::format("{}; --attention-limit-bytes is {}: raise it, or take --attention stats",
-                                   needed.text(), config.attention_limit_bytes));
-  }
+  const plugin::AttentionBytes needed = attention_bytes(hooks, schema, first_input);
+  if (const auto why = needed.refusal(config.attention_limit_bytes); !why.empty()) throw CommandError(why);
   fmt::print(stderr, "{}\n", needed.text());
 }
 

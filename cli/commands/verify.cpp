@@ -14,6 +14,7 @@
 #include "cli/inputs/input_file.h"
 #include "cli/inputs/model_file.h"
 #include "cli/terminal/command_error.h"
+#include "plugin/verify/attention_proof.h"
 #include "plugin/verify/hook_proof.h"
 #include "plugin/verify/router_proof.h"
 #include "plugin/verify/token_proof.h"
@@ -64,14 +65,30 @@ void prove_forward(const ModelToProve& model, const VerifyOptions& options, cons
                    ModelProof& proof) {
   plugin::TokenProver tokens(model.description, options.method, twin, arguments, seed, base);
   std::set<int64_t> done;  // a hook whose arms of a branch report has several
-  for (const hooks::ProbedRouter& router : model.probed.routers) {
+  // The proof of a hook that ran; null: there is nothing to be done.
+  const auto proof_of = [&](const auto& probed) -> plugin::HookProof* {
     const auto hook = std::find_if(proof.hooks.begin(), proof.hooks.end(),
-                                   [&](const plugin::HookProof& each) { return each.hook.id == router.hook.id; });
-    if (hook == proof.hooks.end() || !plugin::ran_in(router, base) || !done.insert(router.hook.id).second) continue;
+                                   [&](const plugin::HookProof& each) { return each.hook.id == probed.hook.id; });
+    if (hook == proof.hooks.end() || !plugin::ran_in(probed, base) || !done.insert(probed.hook.id).second) {
+      return nullptr;
+    }
     std::erase_if(hook->checks, [](const plugin::Check& check) { return check.what == kForward; });
-    // An input that could not show something is no reason to give up.
+    return &*hook;
+  };
+  // An input that could not show something is no reason to give up.
+  for (const hooks::ProbedRouter& router : model.probed.routers) {
+    plugin::HookProof* hook = proof_of(router);
+    if (hook == nullptr) continue;
     if (hook->is_open_in(plugin::kRouterChecks)) hook->add(plugin::prove_router(router, twin, arguments, seed, base));
     if (hook->is_open_in(plugin::kTokenChecks)) hook->add(tokens.prove(router));
+  }
+  for (const hooks::ProbedAttention& attention : model.probed.attentions) {
+    plugin::HookProof* hook = proof_of(attention);
+    if (hook == nullptr) continue;
+    if (hook->is_open_in(plugin::kAttentionChecks)) {
+      hook->add(plugin::prove_attention(attention, twin, arguments, seed, base));
+    }
+    if (hook->is_open_in(plugin::kAttentionTokenChecks)) hook->add(tokens.prove(attention));
   }
 }
 
@@ -103,6 +120,7 @@ nlohmann::ordered_json to_json(const VerifyOptions& options, const ModelProof& p
       checks.push_back({{"what", check.what}, {"verdict", plugin::to_string(check.verdict)}, {"why", check.why}});
     }
     hooks.push_back({{"id", hook.hook.id},
+                     {"kind", hooks::to_string(hook.hook.kind)},
                      {"layer", hook.hook.layer},
                      {"name", hook.hook.name},
                      {"component", hook.hook.component},
@@ -136,7 +154,8 @@ int verify(const VerifyOptions& options) {
   const ModelToProve to_prove = probe_model(model, {options.method}, spec);
   const ModelProof proof = prove(options, model, to_prove, files, device);
   if (proof.hooks.empty()) {
-    throw CommandError(fmt::format("{}: no router in method {}", model.path, options.method), kExitUsage);
+    throw CommandError(fmt::format("{}: no router and no attention in method {}", model.path, options.method),
+                       kExitUsage);
   }
   if (options.json) {
     fmt::print("{}\n", to_json(options, proof).dump(1, ' ', false, nlohmann::ordered_json::error_handler_t::replace));
@@ -157,7 +176,8 @@ Command add_verify(CLI::App& program) {
   app->add_option("--inputs", options->inputs, "Inputs, one forward a file, as for moetap run")
       ->required()
       ->type_name("FILE_OR_DIR");
-  app->add_option("--hooks", options->hooks, "Hook spec (JSON file) that names routers by hand")->type_name("FILE");
+  app->add_option("--hooks", options->hooks, "Hook spec (JSON file) that names routers and attention by hand")
+      ->type_name("FILE");
   app->add_option("--method", options->method, "Method that is called")->capture_default_str();
   app->add_option("--device", options->device, "cpu, cuda or cuda:N")->capture_default_str();
   app->add_option("--seed", options->seed, "Forward N begins with the random numbers of seed + N")

@@ -202,7 +202,7 @@ torch::jit::Module instrument_model(const ModelFile& model, const std::vector<st
 ModelToProve probe_model(const ModelFile& model, const std::vector<std::string>& methods, const hooks::HookSpec& spec) {
   return with_model_errors(model, "cannot be verified", [&] {
     InstrumentedFile file =
-        instrument_file(model, methods, spec, hooks::HookKinds::kRouters, hooks::RouterInputs::kLeftOut);
+        instrument_file(model, methods, spec, hooks::HookKinds::kRoutersAndAttention, hooks::RouterInputs::kLeftOut);
     return ModelToProve{std::move(file.description), hooks::insert_probes(file.model)};
   });
 }

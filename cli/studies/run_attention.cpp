@@ -190,7 +190,9 @@ void RunAttention::find_statistics() {
     notices_.emplace_back(
         "attention statistics of several runs are not read as one input; analyze the runs one by one");
   }
-  if (mode_ == Mode::kStats) compare_gates();
+  if (mode_ != Mode::kStats) return;
+  leave_out_sinks();
+  compare_gates();
 }
 
 std::vector<AttentionPiece> RunAttention::pieces() const {

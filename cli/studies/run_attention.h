@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <vector>
 
@@ -43,6 +44,10 @@ class RunAttention {
   void compare_gates();
   void find_matrices();
   void find_statistics();
+  /// Leaves out the statistics of layers whose heads may have sinks of different sizes.
+  void leave_out_sinks();
+  /// What the summary of the run's first rank has of the attention of a layer; null: nothing.
+  const nlohmann::json* summary_of(size_t layer) const;
 
   const RunSource& source_;
   Mode mode_ = Mode::kNone;
@@ -50,6 +55,8 @@ class RunAttention {
   std::vector<Matrix> matrices_;
   std::vector<std::vector<std::string>> columns_;  // [L] names of the values; empty: the layer has none
   std::vector<uint8_t> gates_are_weights_;         // [L] of statistics: in the layer's first tokens they agree
+  std::shared_ptr<const nlohmann::json> summary_;  // of statistics: the run's summary
+  std::vector<uint8_t> has_sinks_;                 // [L] of statistics: left out
   std::vector<std::string> notices_;
 };
 

@@ -30,6 +30,7 @@ struct AttentionArm {
   torch::jit::Value* scale = nullptr;
   torch::jit::Value* causal = nullptr;
   torch::jit::Value* output = nullptr;
+  torch::jit::Value* log_sum_exp = nullptr;
   // Said by a hook spec; they go before `scale` and `causal`.
   std::optional<double> said_scale;
   std::optional<bool> said_causal;

@@ -23,6 +23,11 @@ bool is_scaled_dot_product(const std::string& name) {
   return names.count(name) > 0;
 }
 
+// [batch, heads, queries], natural, over all keys.
+bool gives_log_sum_exp(const std::string& name) {
+  return name == "_scaled_dot_product_flash_attention_for_cpu" || name == "_scaled_dot_product_flash_attention";
+}
+
 jit::Value* named(jit::Node* node, const char* name) {
   const c10::FunctionSchema* schema = node->maybeSchema();
   if (schema == nullptr) return nullptr;
@@ -60,6 +65,7 @@ std::optional<AttentionArm> fused_arm(jit::Node* node, AttentionAxes& axes) {
   arm.query = named(node, "query");
   arm.key = named(node, "key");
   arm.output = node->output(0);
+  if (gives_log_sum_exp(name)) arm.log_sum_exp = node->output(1);
   if (!is_scaled_dot_product(name) || arm.query == nullptr || arm.key == nullptr) return std::nullopt;
   jit::Value* mask = named(node, "attn_mask");
   if (mask == nullptr) mask = named(node, "attn_bias");

@@ -70,10 +70,10 @@ void insert_arm(const AttentionArm& arm, const HookPoint& hook, const InPlaceWri
   jit::Value* id = graph.insertConstant(hook.id);
   jit::Value* num_heads = graph.insertConstant(arm.num_heads);
   jit::Value* layout = graph.insertConstant(arm.layout);
-  graph.insertNode(graph.create(
-      kind,
-      {forward, id, query, key, mask, probabilities, scores, or_none(arm.output), scale, causal, num_heads, layout},
-      0));
+  graph.insertNode(graph.create(kind,
+                                {forward, id, query, key, mask, probabilities, scores, or_none(arm.output), scale,
+                                 causal, num_heads, layout, or_none(arm.log_sum_exp)},
+                                0));
 }
 
 }  // namespace

@@ -68,7 +68,9 @@ void fill(AttentionArm& arm, const SpecEntry& entry, const SpecPlace& place) {
   value(said.probabilities, "probabilities", arm.probabilities);
   value(said.scores, "scores", arm.scores);
   // What the operator gives belongs to the values that it got.
-  if (said.query || said.key || said.mask || said.scale || said.causal) arm.output = nullptr;
+  if (said.query || said.key || said.mask || said.scale || said.causal) {
+    arm.output = arm.log_sum_exp = nullptr;
+  }
   if (said.mask) arm.mask = entry.value(*said.mask, place, "mask", ValueType::kOptionalTensor);
   if (said.scale) arm.said_scale = said.scale;
   if (said.causal) arm.said_causal = said.causal;

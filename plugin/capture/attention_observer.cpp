@@ -1,15 +1,16 @@
 #include "plugin/capture/attention_observer.h"
 
 #include <ATen/ATen.h>
-#include <fmt/format.h>
 
 #include <algorithm>
 #include <utility>
 
 #include "analysis/attention/attention_device.h"
 #include "analysis/attention/attention_kernel_arguments.h"
+#include "analysis/attention/attention_keys.h"
 #include "analysis/attention/sampled_rows.h"
 #include "plugin/capture/device_stream.h"
+#include "plugin/records/attention_bytes.h"
 
 namespace moetap::plugin {
 namespace {
@@ -48,10 +49,10 @@ void AttentionObserver::check_bytes(const analysis::AttentionCall& call) const {
   const int64_t layers = std::count_if(hooks.begin(), hooks.end(), [](const hooks::HookPoint& hook) {
     return hook.kind == hooks::HookKind::kAttention;
   });
-  const int64_t bytes = sizes.queries * sizes.keys * static_cast<int64_t>(sizeof(float)) * layers;
-  TORCH_CHECK(bytes <= values_.limit_bytes, "the probabilities of a sample would take ", bytes, " bytes (", layers,
-              " layers, ", sizes.queries, " queries, ", sizes.keys, " keys), attention_limit_bytes is ",
-              values_.limit_bytes, "; raise it, or set attention to stats");
+  AttentionBytes needed;
+  needed.add_layers(layers, sizes.queries, sizes.keys);
+  const std::string refusal = needed.refusal(values_.limit_bytes);
+  TORCH_CHECK(refusal.empty(), refusal);
 }
 
 bool AttentionObserver::needs_samples() const {
@@ -125,6 +126,7 @@ AttentionPlaces AttentionObserver::places_of(const hooks::HookPoint& hook, const
   }
   AttentionPlaces made = place_attention(*forward_.tokens, AttentionHook(hook), sizes,
                                          {values_.regions, values_.region_argument, *cached_, samples}, &copies);
+  if (sizes.device.is_cpu()) made.tokens.sequences = analysis::sequence_keys(made.tokens);
   copies.mark_stream(sizes.device);
   const std::lock_guard lock(mutex_);
   places_.push_back({&hook, sizes, made});

@@ -239,6 +239,7 @@ void PendingAttention::finish(ForwardRecord& record) {
       break;
     }
   }
+  for (MeasuredAttention& call : calls_) analysis::recycle(std::move(call.rows));
   calls_.clear();
 }
 

@@ -14,14 +14,16 @@ constexpr std::string_view kLetters = "bmhgrqk";
 
 /// Moves the dimensions of `layout` into the order of kLetters.
 at::Tensor in_order_of_letters(const at::Tensor& tensor, std::string_view layout) {
-  std::vector<int64_t> order;
+  int64_t order[kLetters.size()] = {};
+  size_t count = 0;
   for (const char letter : kLetters) {
     const size_t place = layout.find(letter);
-    if (place != std::string_view::npos) order.push_back(static_cast<int64_t>(place));
+    if (place != std::string_view::npos) order[count++] = static_cast<int64_t>(place);
   }
-  TORCH_CHECK(order.size() == layout.size(), "attention: the layout must be of the letters ", kLetters,
-              ", each once, got \"", layout, "\"");
-  return tensor.permute(order);
+  TORCH_CHECK(count == layout.size(), "attention: the layout must be of the letters ", kLetters, ", each once, got \"",
+              layout, "\"");
+  if (std::is_sorted(order, order + count)) return tensor;
+  return tensor.permute({order, count});
 }
 
 /// Brings a tensor with the dimensions of `layout` to [B, H, Q, K]. `num_heads`: see ReportedAttention.
@@ -89,7 +91,12 @@ analysis::AttentionCall to_canonical(const ReportedAttention& reported) {
               "attention: the heads of the query must be a multiple of those of the key, got ", call.query.size(1),
               " and ", call.key.size(1));
   call.mask = mask_of_heads(reported.mask, reported);
-  call.log_sum_exp = reported.log_sum_exp;
+  // Kernels that pad it, or give another type, are not read.
+  const at::Tensor& log_sums = reported.log_sum_exp;
+  if (log_sums.defined() && log_sums.scalar_type() == at::kFloat &&
+      log_sums.sizes() == call.query.sizes().slice(0, 3)) {
+    call.log_sum_exp = log_sums;
+  }
   call.causal = reported.causal;
   call.scale = reported.scale.value_or(1 / std::sqrt(static_cast<double>(std::max<int64_t>(1, call.query.size(3)))));
   return call;

@@ -15,9 +15,11 @@ enum class Verdict { kProven, kRefuted, kNotShown };
 
 const char* to_string(Verdict verdict);
 
-// The kinds of checks: see router_proof.h and token_proof.h.
+// The kinds of checks: see router_proof.h, attention_proof.h and token_proof.h.
 inline constexpr std::array kRouterChecks = {"logits", "margin", "ids", "weights", "factor"};
 inline constexpr std::array kTokenChecks = {"samples", "positions", "padding"};
+inline constexpr std::array kAttentionChecks = {"rows", "share", "context"};
+inline constexpr std::array kAttentionTokenChecks = {"samples", "padding"};
 
 /// What an intervention has shown.
 struct Finding {

@@ -39,14 +39,15 @@ constexpr size_t kMostLabels = 6;
 
 }  // namespace
 
-/// A router's rows in the base forward.
+/// A hook's rows in the base forward.
 struct TokenProver::Rows {
-  const hooks::ProbedRouter& router;
-  TwinRouter twin;
+  const hooks::HookPoint& hook;
+  std::function<at::Tensor(const TwinRun&)> numbers_of;  // double [N, ..]; may throw
+  bool is_low;                                           // they are of half precision
   std::shared_ptr<const TokenGroup> group;
   TextOfComponent text;
-  at::Tensor numbers = numbers_of(twin);  // double [N, ..]
-  at::Tensor valid = {};                  // bool [N]
+  at::Tensor numbers;     // of the base forward
+  at::Tensor valid = {};  // bool [N]
 
   int64_t count() const { return group->num_tokens; }
 
@@ -57,14 +58,13 @@ struct TokenProver::Rows {
     const at::Tensor to = numbers_in(other);
     if (!from.defined() || !to.defined() || from.sizes() != to.sizes()) return {};
     if (to.numel() == 0) return at::zeros_like(valid);
-    const at::Tensor& reported = twin.call().logits;
-    return rows_that_differ(from, to, reported.defined() && reported.element_size() < 4).logical_and(valid);
+    return rows_that_differ(from, to, is_low).logical_and(valid);
   }
 
   at::Tensor numbers_in(const TwinRun& other) const {
     if (!other.ran() || !other.output) return {};
     try {
-      return numbers_of(TwinRouter(router, other));
+      return numbers_of(other);
     } catch (const std::exception&) {
       return {};  // with other arguments the model does not come here
     }
@@ -86,14 +86,49 @@ TokenProver::TokenProver(const ModelDescription& model, const std::string& metho
 }
 
 TokenProver::Rows TokenProver::rows_of(const hooks::ProbedRouter& router) {
-  TwinRouter twin(router, base_);
+  const TwinRouter twin(router, base_);
   const TextOfComponent text = tokens_.text_of_hook(router.hook.id, router.hook.component);
   const c10::Device device = twin.call().selected.device();
   auto group = tokens_.group_of({text, twin.canonical().token_sizes, device, nullptr, &router.hook.tokens}, &copies_);
-  Rows rows{router, std::move(twin), std::move(group), text};
+  const auto numbers = [&router](const TwinRun& run) { return numbers_of(TwinRouter(router, run)); };
+  const bool is_low = twin.call().logits.defined() && twin.call().logits.element_size() < 4;
+  Rows rows{router.hook, numbers, is_low, std::move(group), text, numbers_of(twin)};
   const at::Tensor& valid = rows.group->valid;
   rows.valid = valid.defined() ? valid : at::ones({rows.count()}, at::TensorOptions().dtype(at::kBool).device(device));
   return rows;
+}
+
+TokenProver::Rows TokenProver::rows_of(const hooks::ProbedAttention& attention) {
+  const TwinAttention twin(attention, base_);
+  const at::Tensor probabilities = twin.probabilities();
+  const AttentionSizes sizes{probabilities.size(0), probabilities.size(2), probabilities.size(3),
+                             probabilities.device()};
+  static const AttentionRegions regions;
+  const std::vector<int64_t> samples(static_cast<size_t>(sizes.batch), 0);
+  CachedRegions cached;
+  AttentionPlaces places = place_attention(tokens_, AttentionHook(attention.hook), sizes,
+                                           {regions, at::Tensor(), cached, samples}, &copies_);
+  // Padding as a key is no number of a row.
+  const auto numbers = [&attention, is_key = places.tokens.key_position.ge(0)](const TwinRun& run) {
+    const at::Tensor of_run = TwinAttention(attention, run).probabilities();
+    if (of_run.size(3) != is_key.size(1) || of_run.size(0) != is_key.size(0)) return at::Tensor();
+    return of_run.masked_fill(is_key.logical_not().unsqueeze(1).unsqueeze(1), 0)
+        .transpose(1, 2)
+        .flatten(2)
+        .flatten(0, 1);
+  };
+  const TextOfComponent text = tokens_.text_of_hook(attention.hook.id, attention.hook.component);
+  Rows rows{attention.hook, numbers, twin.is_low(), std::move(places.queries), text, numbers(base_)};
+  rows.valid = places.tokens.query_position.ge(0).flatten();
+  return rows;
+}
+
+std::vector<Check> TokenProver::prove(const hooks::ProbedAttention& attention) {
+  std::optional<Rows> rows;
+  return run_checks(kAttentionTokenChecks, [&](size_t i) {
+    if (!rows) rows.emplace(rows_of(attention));
+    return i == 0 ? samples(*rows) : padding(*rows);
+  });
 }
 
 std::vector<Check> TokenProver::prove(const hooks::ProbedRouter& router) {
@@ -123,7 +158,7 @@ Finding TokenProver::positions(const Rows& rows) {
     return not_shown("positions of its rows are not known");
   }
   // There a position is the column in all parts together, which is no argument's.
-  const auto& dims = rows.router.hook.tokens.dims;
+  const auto& dims = rows.hook.tokens.dims;
   if (std::any_of(dims.begin(), dims.end(), [](const hooks::TokenDim& dim) { return !dim.parts.empty(); })) {
     return not_shown("its rows are parts that stand behind each other");
   }

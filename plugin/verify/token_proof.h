@@ -8,10 +8,12 @@
 #include <vector>
 
 #include "hooks/probe.h"
+#include "plugin/capture/attention_tokens.h"
 #include "plugin/capture/forward_tokens.h"
 #include "plugin/capture/host_copies.h"
 #include "plugin/verify/changed_arguments.h"
 #include "plugin/verify/hook_proof.h"
+#include "plugin/verify/twin_attention.h"
 #include "plugin/verify/twin_router.h"
 #include "plugin/verify/twin_run.h"
 
@@ -19,7 +21,8 @@ namespace moetap::plugin {
 
 // Note [Proof of the token layout]
 // Which sample and position a router's rows belong to, and which of them are padding, is read as in a run
-// (ForwardTokens). Then the arguments of some tokens are changed, and the router's logits say which rows these were:
+// (ForwardTokens). Then the arguments of some tokens are changed, and the router's logits, or the probabilities of an
+// attention, say which rows these were:
 //
 // samples    The arguments of one sample are changed: only rows of that sample may change.
 // positions  The same for one position of all samples.
@@ -40,6 +43,9 @@ class TokenProver {
   /// The checks "samples", "positions" and "padding" of a hook that ran. To be called for hooks in order of execution,
   /// as the capture sees them.
   std::vector<Check> prove(const hooks::ProbedRouter& router);
+  /// "samples" and "padding" of an attention: its rows are those of its probabilities. Positions are not told so, since
+  /// each row changes with the tokens that it sees.
+  std::vector<Check> prove(const hooks::ProbedAttention& attention);
 
  private:
   enum class Change { kSample, kSampleAsNeighbour, kPosition, kPadding, kPaddingAsTokens, kNoPadding };
@@ -54,6 +60,7 @@ class TokenProver {
 
   /// Throws c10::Error where the capture would refuse the report.
   Rows rows_of(const hooks::ProbedRouter& router);
+  Rows rows_of(const hooks::ProbedAttention& attention);
   Finding labelled(const Rows& rows, const at::Tensor& labels, int64_t count, Change change);
   Finding samples(const Rows& rows);
   Finding positions(const Rows& rows);

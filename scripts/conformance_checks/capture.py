@@ -108,10 +108,11 @@ def verify(moetap: pathlib.Path, model: pathlib.Path, inputs: pathlib.Path, meth
     refuted = [] if result["output_identical"] else [f"{method}: the output of the verified model differs"]
     checks = []
     for hook in result["hooks"]:
+        kind = "attention " if hook["kind"] == "attention" else ""
         for check in hook["checks"]:
-            checks.append((check["what"], check["verdict"]))
+            checks.append((kind + check["what"], check["verdict"]))
             if check["verdict"] == "refuted":
-                refuted.append(f"{hook['name']}: {check['what']} refuted: {check['why']}")
+                refuted.append(f"{hook['name']}: {kind}{check['what']} refuted: {check['why']}")
     return Proof(checks, refuted)
 
 

@@ -174,7 +174,7 @@ def _check_method(
         entries = capture.count_log_entries(first)
         if method.log_entries not in (None, entries):
             comparison.problems.append(f"{entries} log entries, expected {method.log_entries}")
-        if settings.verify and routers:
+        if settings.verify:
             proof = capture.verify(settings.moetap, model.file, method.inputs_file, method.name)
             comparison.problems += proof.refuted
             verdict.proofs.update(proof.checks)

@@ -64,9 +64,9 @@ void attention(const at::Tensor& forward, int64_t hook, const std::optional<at::
                const std::optional<at::Tensor>& key, const std::optional<at::Tensor>& mask,
                const std::optional<at::Tensor>& probabilities, const std::optional<at::Tensor>& scores,
                const std::optional<at::Tensor>& output, std::optional<double> scale, bool causal, int64_t num_heads,
-               std::string_view layout) {
+               std::string_view layout, const std::optional<at::Tensor>& log_sum_exp) {
   AttentionReport report{hook,         kept(query), kept(key), kept(mask), kept(probabilities), kept(scores),
-                         kept(output), scale,       causal,    num_heads,  std::string(layout)};
+                         kept(output), scale,       causal,    num_heads,  std::string(layout), kept(log_sum_exp)};
   const std::scoped_lock lock(mutex);
   if (ForwardReport* own = report_of(forward)) own->attentions.push_back(std::move(report));
 }

@@ -32,6 +32,7 @@ struct AttentionReport {
   bool causal = false;
   int64_t num_heads = 0;
   std::string layout;
+  at::Tensor log_sum_exp;
 };
 
 /// One call of `moetap::log_in_forward`.

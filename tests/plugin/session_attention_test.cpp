@@ -351,9 +351,10 @@ TEST_F(SessionAttention, WhatIsTooLargeStopsAttentionAndNothingElse) {
   const std::string said = testing::internal::GetCapturedStderr();
   for (const char* block : {"first", "second"}) {
     EXPECT_NE(
-        said.find("moetap: hook \"" + std::string(block) +
-                  ".attn\" failed and records no more: the probabilities of a sample would take 392 bytes (2 layers, "
-                  "7 queries, 7 keys), attention_limit_bytes is 391; raise it, or set attention to stats\n"),
+        said.find(
+            "moetap: hook \"" + std::string(block) +
+            ".attn\" failed and records no more: attention full keeps 392 bytes a sample: 2 layers, up to 7 queries "
+            "× 7 keys; attention_limit_bytes is 391: raise it, or set attention to stats\n"),
         std::string::npos)
         << said;
   }

@@ -94,6 +94,78 @@ TEST_P(AttentionKernelsTest, InfiniteScoresAndNaN) {
   }
 }
 
+TEST_P(AttentionKernelsTest, ScoresOfARowAreProducts) {
+  at::manual_seed(7);
+  for (const int64_t num_keys : {1, 3, 16, 50, 64}) {
+    for (const int64_t depth : {16, 64, 144}) {
+      for (int64_t heads = 1; heads <= kHeadsAtOnce; ++heads) {
+        // Keys lie apart; nothing behind the last is read.
+        const at::Tensor keys = at::randn({num_keys, depth + 16}).narrow(1, 0, depth),
+                         query = at::randn({heads, depth});
+        at::Tensor scores = at::zeros({heads, 80});
+        kernels.of_row.scores(heads, query.const_data_ptr<float>(), num_keys, keys.const_data_ptr<float>(), depth + 16,
+                              depth, scores.mutable_data_ptr<float>(), 80);
+        EXPECT_TRUE(at::allclose(scores.narrow(1, 0, num_keys), at::matmul(query, keys.t()), 1e-4, 1e-4))
+            << num_keys << " keys, depth " << depth << ", heads " << heads;
+      }
+    }
+  }
+}
+
+TEST_P(AttentionKernelsTest, SumsOfARow) {
+  at::manual_seed(9);
+  for (const int64_t num_keys : {16, 48, 512, 1040}) {
+    const at::Tensor scores = at::randn({num_keys}), positions = at::randperm(num_keys, at::kFloat);
+    at::Tensor e = scores.clone();
+    const float top = kernels.of_row.largest(num_keys, e.const_data_ptr<float>());
+    EXPECT_EQ(top, scores.max().item<float>());
+    const ExponentialSums sums =
+        kernels.of_row.exponentials(num_keys, e.mutable_data_ptr<float>(), top, 9, positions.const_data_ptr<float>());
+    const at::Tensor expected = (scores.to(at::kDouble) - top).exp(), away = (positions.to(at::kDouble) - 9).abs();
+    EXPECT_TRUE(at::allclose(e.to(at::kDouble), expected, 1e-6));
+    const auto near = [](double actual, const at::Tensor& wanted) {
+      EXPECT_NEAR(actual / wanted.sum().item<double>(), 1, 1e-6);
+    };
+    near(sums.sum, expected);
+    near(sums.products, expected * (scores.to(at::kDouble) - top));
+    near(sums.distance, expected * away);
+
+    at::Tensor mean = at::ones({num_keys});
+    kernels.of_row.add_scaled(num_keys, e.const_data_ptr<float>(), 0.5F, mean.mutable_data_ptr<float>());
+    const at::Tensor means = expected * 0.5 + 1;
+    EXPECT_TRUE(at::allclose(mean.to(at::kDouble), means, 1e-6));
+    const auto half = static_cast<float>(num_keys / 2);
+    const DistanceSums distances =
+        kernels.of_row.distances(num_keys, mean.const_data_ptr<float>(), 9, positions.const_data_ptr<float>(), half);
+    near(distances.distance, means * away);
+    near(distances.self, means * away.eq(0));
+    near(distances.diagonal, means * away.le(5));
+    if (num_keys > 18) near(distances.far, means * away.gt(half));
+  }
+  const float values[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19};
+  for (const int64_t count : {0, 1, 4, 17, 19}) {
+    EXPECT_EQ(kernels.of_row.sum(count, values), static_cast<float>(count * (count + 1) / 2));
+  }
+}
+
+TEST_P(AttentionKernelsTest, InfiniteScoresAndNaNOfARow) {
+  float positions[kLaneGroup] = {};
+  for (const float x : {-kInfinity, -1e30F, 0.0F, NAN}) {
+    float values[kLaneGroup];
+    std::fill_n(values, kLaneGroup, -kInfinity);
+    values[3] = x;
+    EXPECT_EQ(kernels.of_row.largest(kLaneGroup, values), std::isnan(x) ? -kInfinity : x);
+    const float shift = std::max(std::isnan(x) ? -kInfinity : x, std::numeric_limits<float>::lowest());
+    const ExponentialSums sums = kernels.of_row.exponentials(kLaneGroup, values, shift, 0, positions);
+    EXPECT_EQ(std::isnan(sums.sum), std::isnan(x));
+    if (!std::isnan(x)) {
+      EXPECT_EQ(sums.sum, x == -kInfinity ? 0 : 1);
+      EXPECT_EQ(sums.products, 0);
+    }
+  }
+  EXPECT_EQ(kernels.of_row.largest(0, positions), -kInfinity);
+}
+
 TEST_P(AttentionKernelsTest, LogarithmsAreGoodToRounding) {
   for (double x = 1.2e-38; x < 1e38; x *= 1.0371) {
     float values[kLaneGroup];

@@ -46,6 +46,20 @@ inline std::vector<CallOfTest> calls_of_all_shapes() {
     test.tokens.key_position = test.tokens.key_position.index_select(1, order);
     tests.push_back(test);
   }
+  for (const int64_t keys : {1, 64, 65, 1000}) {
+    CallOfTest test = random_call({2, 12, 2, 1, keys, 32});
+    test.name = "one query, " + std::to_string(keys) + " keys";
+    test.tokens.self = true;
+    test.tokens.query_position = at::full({2, 1}, keys - 1, at::kInt);
+    tests.push_back(test);
+    test.name += ", bias by head";
+    test.call.mask = at::randn({1, 12, 1, keys});
+    tests.push_back(test);
+    test.name = "one query of two, padding that is attended to, " + std::to_string(keys) + " keys";
+    test.tokens.query_position = ints({static_cast<int32_t>(keys / 2), -1}, {2, 1});
+    test.tokens.key_position = positions_of({keys / 2 + 1, keys}, keys, true);
+    tests.push_back(test);
+  }
   for (const bool left : {false, true}) {
     CallOfTest test = random_call({3, 4, 2, 130, 130, 16});
     test.tokens.query_position = test.tokens.key_position = positions_of({130, 77, 1}, 130, left);

@@ -5,6 +5,7 @@ from typing import Final
 
 import pytest
 import torch
+from attention_model import NUM_LAYERS, Decoder, EagerAttention, FusedAttention, no_past
 from conftest import assert_succeeded
 from moe_model import NUM_EXPERTS, VOCABULARY, WIDTH, moe_inputs
 from safetensors.torch import save_file
@@ -244,3 +245,49 @@ def test_wrong_files_and_options_are_one_line(moetap, assert_fails, models, inpu
     assert_fails(
         1, "verify", model, "--inputs", tmp_path / "floats.safetensors", parts=["floats.safetensors", "forward"]
     )
+
+
+@pytest.fixture(scope="module", params=[FusedAttention, EagerAttention])
+def decoder(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("decoder")
+    torch.manual_seed(0)
+    torch.jit.script(Decoder(request.param)).save(folder / "model.pt")
+    mask = torch.ones(2, 6, dtype=torch.long)
+    mask[1, 4:] = 0
+    ids = moe_inputs(2, 6, seed=0)["input_ids"]
+    torch.save({"input_ids": ids, "attention_mask": mask, "past": no_past(2)}, folder / "x.pt")
+    return folder
+
+
+def test_attention_is_proven_beside_its_routers(moetap, decoder):
+    command = ["verify", decoder / "model.pt", "--inputs", decoder / "x.pt"]
+    done = moetap(*command, "--json")
+    assert_succeeded(done)
+    hooks = [hook for hook in json.loads(done.stdout)["hooks"] if hook["kind"] == "attention"]
+    assert len(hooks) == NUM_LAYERS
+    for hook in hooks:
+        verdicts = {check["what"]: check["verdict"] for check in hook["checks"]}
+        expected = ["rows", "share", "context", "samples", "padding"]
+        assert verdicts == dict.fromkeys(expected, "proven"), hook
+        assert hook["verdict"] == "proven"
+    lines = moetap(*command).stdout.splitlines()
+    assert sum("proven: rows, share, context, samples, padding" in line for line in lines) == NUM_LAYERS
+
+
+def test_attention_of_wrong_values_is_refuted(moetap, decoder, tmp_path):
+    spec = {
+        "module": r"layers\.0\.attention",
+        "kind": "attention",
+        "query": {"input_of": "", "argument": "query"},
+        "key": {"input_of": "", "argument": "key"},
+        "mask": {"input_of": "", "argument": "keep"},
+        "scale": 2.0,
+    }
+    (tmp_path / "spec.json").write_text(json.dumps([spec]))
+    command = ["verify", decoder / "model.pt", "--inputs", decoder / "x.pt", "--hooks", tmp_path / "spec.json"]
+    done = moetap(*command, "--json")
+    assert done.returncode == 1, done.stderr
+    hook = next(hook for hook in json.loads(done.stdout)["hooks"] if hook["kind"] == "attention")
+    assert hook["verdict"] == "refuted"
+    verdicts = {check["what"]: check["verdict"] for check in hook["checks"]}
+    assert verdicts["share"] == verdicts["context"] == "refuted"

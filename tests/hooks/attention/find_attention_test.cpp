@@ -99,6 +99,12 @@ class AttentionSpellings : public ::testing::TestWithParam<AttentionSpelling> {
       if (report.scores.defined()) {
         EXPECT_EQ(report.scores.sizes(), report.probabilities.sizes());
       }
+      const bool gives_log_sums =
+          std::string_view(GetParam().code).find("_flash_attention_for_cpu") != std::string::npos;
+      EXPECT_EQ(report.log_sum_exp.defined(), gives_log_sums);
+      if (gives_log_sums) {
+        EXPECT_EQ(report.log_sum_exp.sizes(), report.query.sizes().slice(0, 3));
+      }
     }
   }
 

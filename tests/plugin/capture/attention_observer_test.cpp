@@ -136,10 +136,10 @@ TEST_F(AttentionObserverTest, AMatrixBeyondTheLimitIsRefusedByName) {
   --values_.limit_bytes;
   AttentionObserver refused = observer();
   const std::string message = error_of<c10::Error>([&] { refused.observe(0, reported()); });
-  EXPECT_EQ(
-      message.substr(0, message.find('\n')),
-      "the probabilities of a sample would take 288 bytes (2 layers, 6 queries, 6 keys), attention_limit_bytes is "
-      "287; raise it, or set attention to stats");
+  EXPECT_EQ(message.substr(0, message.find('\n')),
+            "attention full keeps 288 bytes a sample: 2 layers, up to 6 queries × 6 keys; attention_limit_bytes is "
+            "287: raise "
+            "it, or set attention to stats");
   EXPECT_TRUE(finish(refused).attention.empty());
   values_.matrix = false;  // stats need no matrix
   AttentionObserver stats = observer();

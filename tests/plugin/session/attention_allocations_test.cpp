@@ -62,7 +62,7 @@ class AttentionAllocations : public ::testing::Test {
     const c10::IValue handle = torch::jit::pop(stack);
     for (int64_t layer = 0; layer < kLayers; ++layer) {
       const at::Tensor query = at::randn({1, 8, 1, 64}), key = at::randn({1, 2, kKeys, 64});
-      stack = {handle, layer, query, key, {}, {}, {}, {}, {}, false, 0, "bhqk"};
+      stack = {handle, layer, query, key, {}, {}, {}, {}, {}, false, 0, "bhqk", {}};
       const int64_t taken = call("moetap::attention", stack);
       (layer == 0 ? blocks.first_call : blocks.later_calls) = std::max(layer <= 1 ? 0 : blocks.later_calls, taken);
     }
