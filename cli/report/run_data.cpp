@@ -92,6 +92,12 @@ ordered_json warnings_of(const ordered_json& manifest) {
   for (const auto& line : manifest.value("missing", ordered_json::array())) {
     if (line.is_string()) warnings[line.get<std::string>()] = true;
   }
+  const ordered_json lost = manifest.value("lost", ordered_json::object());
+  const int64_t forwards = lost.value("forwards", int64_t{0}), rows = lost.value("dump_rows", int64_t{0});
+  if (forwards > 0 || rows > 0) {
+    warnings[fmt::format("Recovered from a process that died: at least {} forwards and {} rows of the dump were lost.",
+                         forwards, rows)] = true;
+  }
   for (const auto& hook : manifest.value("hooks", ordered_json::array())) {
     if (!hook.contains("unverified")) continue;
     for (const auto& [column, reason] : hook["unverified"].items()) {

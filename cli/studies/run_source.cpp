@@ -8,6 +8,7 @@
 
 #include "cli/studies/run_batches.h"
 #include "cli/terminal/command_error.h"
+#include "plugin/run/run_losses.h"
 
 namespace moetap::cli {
 
@@ -32,6 +33,7 @@ RunSource::RunSource(std::vector<const plugin::RunReader*> runs, std::string com
     dump.first_token = first_token;
     first_token += dump.reader->num_tokens();
     readers.push_back(dump.reader.get());
+    for (std::string& line : plugin::run_losses(run->path())) notices_.push_back(std::move(line));
     for (const std::string& line : dump.reader->damage()) notices_.push_back(line);
     columns_.may_miss_rows = columns_.may_miss_rows || dump.reader->is_joined() || !dump.reader->damage().empty();
   }
