@@ -53,11 +53,12 @@ inline constexpr const char* kRouterOfOneSchema =
 // layout: a letter for each dimension of the probabilities, or of query and key without their last: b batch, h heads,
 // m batch and heads in one, g heads of keys, r the queries' heads of each of these (head g * R + r), q queries, k keys.
 // For query and key q is their sequence, and k stands for the last dimension. What is missing has the size 1.
-// output: what the attention gives, where a fused operator gives it. log_sum_exp: what that operator gives beside it, if
-// the model calls one that does; it stands last, with a default, as `choice` of the router does.
+// output: what the attention gives, where a fused operator gives it. log_sum_exp: what that operator gives beside it,
+// if the model calls one that does; it stands last, with a default, as `choice` of the router does.
 inline constexpr const char* kAttentionSchema =
     "moetap::attention(Tensor(a!) forward, int hook, Tensor? query, Tensor? key, Tensor? mask, Tensor? probabilities, "
-    "Tensor? scores, Tensor? output, float? scale, bool causal, int num_heads, str layout, Tensor? log_sum_exp=None) -> "
+    "Tensor? scores, Tensor? output, float? scale, bool causal, int num_heads, str layout, Tensor? log_sum_exp=None) "
+    "-> "
     "()";
 
 // Note [The operator of models without a handle]

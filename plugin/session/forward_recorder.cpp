@@ -22,8 +22,12 @@ std::shared_ptr<T> make_recycled(Arguments&&... arguments) {
 RouterValues router_values(const Recording& recording) {
   const Config& config = recording.config();
   const bool by_expert = config.attention != Attention::kOff;  // needs ids and weights of each token
-  return {config.log_per_token || config.dump != Dump::kNone || by_expert, config.dump == Dump::kFull,
-          probed_tokens(config), recording.records_held_calls() && !by_expert, config.dump_router_input, by_expert};
+  return {config.log_per_token || config.dump != Dump::kNone || by_expert,
+          config.dump == Dump::kFull,
+          probed_tokens(config),
+          recording.records_held_calls() && !by_expert,
+          config.dump_router_input,
+          by_expert};
 }
 
 }  // namespace
