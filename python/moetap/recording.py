@@ -49,7 +49,13 @@ class Recording:
     def _attach(self, model, example_inputs) -> None:
         if isinstance(model, torch.jit.ScriptModule):
             self.model = torch.jit._recursive.wrap_cpp_module(self._bind(model))
-        elif isinstance(model, torch.export.ExportedProgram):
+            return
+        config = json.loads(self._session.config())
+        if config["attention"] != "off":
+            raise ValueError("attention is recorded from ScriptModules alone: leave it off, or attach a traced model")
+        if config["dump_router_input"]:
+            raise ValueError("dump_router_input is for ScriptModules alone: leave it out, or attach a traced model")
+        if isinstance(model, torch.export.ExportedProgram):
             from moetap.exported import description_of, instrument_with
 
             description = description_of(model)
@@ -61,8 +67,7 @@ class Recording:
         elif isinstance(model, torch.nn.Module):
             from moetap.eager import EagerTaps
 
-            dumps_scores = json.loads(self._session.config())["dump"] == "full"
-            self._taps = EagerTaps(model, self._bind, example_inputs, dumps_scores)
+            self._taps = EagerTaps(model, self._bind, example_inputs, config["dump"] == "full")
             self.model = model
         else:
             kind = type(model).__name__

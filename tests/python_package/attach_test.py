@@ -275,6 +275,12 @@ def test_what_cannot_be_attached_is_refused_by_name(tmp_path):
         moetap.attach(torch.compile(model(GatedBlock)), tmp_path / "compiled")
     with pytest.raises(ValueError, match="dumps"):
         moetap.attach(model(GatedBlock), tmp_path / "key", example_inputs=EXAMPLE, dumps="topk")
+    with pytest.raises(ValueError, match="attention is recorded from ScriptModules"):
+        moetap.attach(model(GatedBlock), tmp_path / "attention", example_inputs=EXAMPLE, attention="stats")
+    with pytest.raises(ValueError, match="dump_router_input"):
+        moetap.attach(
+            model(GatedBlock), tmp_path / "input", example_inputs=EXAMPLE, dump="topk", dump_router_input=True
+        )
     with pytest.raises(TypeError, match="got int"):
         moetap.attach(3, tmp_path / "number")
     the_model = model(GatedBlock)
