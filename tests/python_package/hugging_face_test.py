@@ -8,8 +8,8 @@ import torch
 from hf_export import build, examples, trace
 from models import assert_same_dump, dump_of
 
-# Routers that are modules, parts of a block, fused with attention heads, without top-k, and of two components.
-FAMILIES = ("mixtral", "qwen3_vl_moe", "gpt_oss", "deepseek_v3", "phimoe", "llama4_text", "jetmoe")
+# Routers that are modules and parts of a block, with groups and biases, without top-k, and beside a vision tower.
+FAMILIES = ("mixtral", "qwen3_vl_moe", "gpt_oss", "deepseek_v3", "phimoe", "llama4_text", "olmoe")
 
 
 @pytest.mark.parametrize("family", FAMILIES)
