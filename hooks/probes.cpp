@@ -33,6 +33,17 @@ bool reads_no_elements(const jit::Node* node) {
   return std::find(std::begin(kinds), std::end(kinds), node->kind()) != std::end(kinds);
 }
 
+/// True for the slice that the pass inserts before or behind shared experts: by the size of the slots alone.
+bool leaves_out_shared(const jit::Node* node) {
+  if (node->kind() != jit::aten::slice) return false;
+  const auto is_size = [](const jit::Value* end) {
+    const jit::Node* made = end->node();
+    return made->kind() == jit::aten::size ||
+           (made->kind() == jit::aten::neg && made->input(0)->node()->kind() == jit::aten::size);
+  };
+  return is_size(node->input(2)) || is_size(node->input(3));
+}
+
 Reported follow_back(jit::Value* value, const InPlaceWrites& writes) {
   static const jit::Symbol argsort = symbol("aten::argsort");
   Reported reported{value, value};
@@ -44,7 +55,7 @@ Reported follow_back(jit::Value* value, const InPlaceWrites& writes) {
       // Ids by weight, weights that are put back from another order, and slots without those of shared experts are
       // computed for the report.
       const bool computes = node->kind() == argsort || node->kind() == jit::aten::scatter;
-      if (computes || node->kind() == jit::aten::slice) reported.source = nullptr;
+      if (computes || leaves_out_shared(node)) reported.source = nullptr;
       break;
     }
     reported.steps.insert(reported.steps.begin(), *step);

@@ -29,8 +29,8 @@ void leave_fork(const RouterFlow& flow, FoundRouter& router) {
   }
 }
 
-// True if two of the picks read the same scores, none of them without what another has picked: each is a selection of
-// its own, not a slot.
+// True if two of the picks, which both run, read the same scores, none of them without what another has picked: each is
+// a selection of its own, not a slot.
 bool picks_twice(const RouterFlow& flow, const std::set<int>& final_picks) {
   const auto read = [](const Pick& pick) {
     const jit::Value* value = pick.node->input(0);
@@ -41,7 +41,8 @@ bool picks_twice(const RouterFlow& flow, const std::set<int>& final_picks) {
   for (const int place : final_picks) {
     for (const int other : final_picks) {
       const Pick &a = flow.picks()[static_cast<size_t>(place)], &b = flow.picks()[static_cast<size_t>(other)];
-      if (place < other && !a.foreign && !b.foreign && !a.over_all && !b.over_all && read(a) == read(b)) return true;
+      if (place >= other || a.foreign || b.foreign || a.over_all || b.over_all || read(a) != read(b)) continue;
+      if (!in_different_arms({a.node->outputs().back(), b.node->outputs().back()})) return true;
     }
   }
   return false;

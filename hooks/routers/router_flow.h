@@ -131,7 +131,8 @@ class RouterFlow {
   at::Tensor computed(const torch::jit::Node& node, const torch::jit::Value* value, const at::Tensor& numbers);
   at::Tensor says_of_numbers(const torch::jit::Node& comparison, const torch::jit::Value* ids, const Fact& own);
   void write_over_numbers(Fact& result, const Fact& own, const torch::jit::Value* written, torch::jit::Node* node,
-                          const KeptBy& kept) const;
+                          const KeptBy& kept);
+  at::Tensor kept_of_numbers(const KeptBy& kept, const Fact& own, const at::Tensor& numbers);
   void replace_unused(Fact& result, const Fact& own, std::optional<int64_t> number) const;
   void join_numbers(Fact& into, const Fact& from) const;
   bool may_stray(const Fact& index) const;

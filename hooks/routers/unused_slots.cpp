@@ -114,9 +114,25 @@ void RouterFlow::replace_unused(Fact& result, const Fact& own, std::optional<int
   result.strays = number && (known ? may_stray(result) : *number <= 0);
 }
 
+// What a mask keeps of the experts' numbers, where it compares these ids, and they hold no others; else undefined.
+at::Tensor RouterFlow::kept_of_numbers(const KeptBy& kept, const Fact& own, const at::Tensor& numbers) {
+  if (kept.mask == nullptr || own.rows.defined() || !numbers.defined() || numbers.size(0) != own.num_experts) return {};
+  const jit::Node& comparison = *kept.mask->node();
+  for (const jit::Value* compared : comparison.inputs()) {
+    const Fact* ids = fact(compared);
+    if (ids == nullptr || ids->role != Role::kIds || ids->picks != own.picks || ids->rows.defined()) continue;
+    const at::Tensor of_ids = numbers_of(*ids);
+    if (!of_ids.defined() || of_ids.sizes() != numbers.sizes()) continue;
+    const at::Tensor says = computed(comparison, compared, of_ids);
+    if (!says.defined() || says.scalar_type() != at::kBool) continue;
+    return kept.where_true ? says : says.logical_not();
+  }
+  return {};
+}
+
 // Ids over which a number was written, but where `kept`. True if more is known of them than that they are ids.
 void RouterFlow::write_over_numbers(Fact& result, const Fact& own, const jit::Value* written, jit::Node* node,
-                                    const KeptBy& kept) const {
+                                    const KeptBy& kept) {
   const auto range = written == nullptr ? std::nullopt : known_numbers(graph_, written);
   const at::Tensor before = numbers_of(own);
   const auto number = range && range->least == range->largest ? std::optional(range->least) : std::nullopt;
@@ -132,6 +148,13 @@ void RouterFlow::write_over_numbers(Fact& result, const Fact& own, const jit::Va
   }
   if (keeps_experts_only(kept, own)) return replace_unused(result, own, number);
   if (!own.index || own.placed || own.nested) return;
+  if (const at::Tensor keeps = kept_of_numbers(kept, own, before); known && keeps.defined()) {
+    result.numbers = at::where(keeps, before, at::full_like(before, *number));
+    result.rows = at::Tensor();
+    result.unknown_numbers = false;
+    result.index = true;
+    return name_numbers(result, own, node);
+  }
   result.numbers = known ? with_written() : at::Tensor();
   result.rows = at::Tensor();
   result.unknown_numbers = !known;

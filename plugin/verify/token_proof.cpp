@@ -36,6 +36,7 @@ bool same_numbers(const at::Tensor& a, const at::Tensor& b) {
 }
 
 constexpr size_t kMostLabels = 6;
+constexpr double kLeastShare = 1e-3;  // of attention to a key, so that another token is sure to change it
 
 }  // namespace
 
@@ -48,6 +49,7 @@ struct TokenProver::Rows {
   TextOfComponent text;
   at::Tensor numbers;     // of the base forward
   at::Tensor valid = {};  // bool [N]
+  at::Tensor fixed = {};  // bool [N]: these rows are the same for all tokens; undefined: none is
 
   int64_t count() const { return group->num_tokens; }
 
@@ -120,6 +122,10 @@ TokenProver::Rows TokenProver::rows_of(const hooks::ProbedAttention& attention) 
   const TextOfComponent text = tokens_.text_of_hook(attention.hook.id, attention.hook.component);
   Rows rows{attention.hook, numbers, twin.is_low(), std::move(places.queries), text, numbers(base_)};
   rows.valid = places.tokens.query_position.ge(0).flatten();
+  // A query that sees one key gives it everything, whatever it is.
+  if (rows.numbers.defined()) {
+    rows.fixed = rows.numbers.gt(kLeastShare).logical_and(rows.numbers.lt(1 - kLeastShare)).any(-1).logical_not();
+  }
   return rows;
 }
 
@@ -196,7 +202,9 @@ Finding TokenProver::labelled(const Rows& rows, const at::Tensor& labels_on_cpu,
                                    own, one, label));
       }
     }
-    if (const auto row = first_row(is_own.logical_and(rows.valid).logical_and(rows_of_label.logical_not()))) {
+    at::Tensor unchanged = is_own.logical_and(rows.valid).logical_and(rows_of_label.logical_not());
+    if (rows.fixed.defined()) unchanged = unchanged.logical_and(rows.fixed.logical_not());
+    if (const auto row = first_row(unchanged)) {
       open = not_shown(fmt::format("row {} of {} {} does not change with it", *row, one, label));
     }
     // Attention that looks back only is no reason against the order of positions.

@@ -129,7 +129,7 @@ bool is_refused(const std::string& change, const std::string& use) {
                                                      "IdsOfRangesTheOtherWayRound",
                                                      "NeighboursByArithmetic",
                                                      "CountedFromTheEndByInversion"};
-  return kNotFollowed.contains(change) || (use == "Sorted" && change.starts_with("WrappedBy"));
+  return kNotFollowed.contains(change) || (use == "Sorted" && change == "WrappedBySubtraction");
 }
 
 }  // namespace
