@@ -12,15 +12,16 @@ from torch.overrides import TorchFunctionMode
 
 from moetap.observe import STATE, ModelNumber, begin_operands, end_operands, new_state
 from moetap.taps import Tap, choose_tap
-from moetap.traced import function_name, named_arguments, tensor_at, trace
+from moetap.traced import FunctionCalls, function_name, named_arguments, tensor_at, trace
 from moetap.values import GraphValues, begin_of, evaluate, hooks_of, read_router, router_nodes
 
 
 class EagerTaps:
     """The hooks of one model. `bind`: gives the instrumented twin of a traced module, bound to a session."""
 
-    def __init__(self, model: nn.Module, bind: Callable, example_inputs, dumps_scores: bool):
+    def __init__(self, model: nn.Module, bind: Callable, example_inputs, dumps_scores: bool, strict: bool):
         self._dumps_scores = dumps_scores
+        self._strict = strict
         compiled = isinstance(model, torch._dynamo.OptimizedModule)
         self._model = model._orig_mod if compiled else model
         if STATE in dict(self._model.named_buffers()):
@@ -31,32 +32,52 @@ class EagerTaps:
         self._stopped = set()  # ids of hooks
         self._number = ModelNumber()
         self._running = threading.local()
-        if compiled:
+        self._at_owner = []  # (module, hook) where one module holds all
+        self._warned = False
+        if isinstance(self._model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+            raise ValueError(f"attach the model inside {type(self._model).__name__}: its .module")
+        if compiled and example_inputs is None:
+            raise ValueError("a compiled model is attached with example_inputs")
+        torch._dynamo.reset()  # what was compiled before has no hooks
+        try:
             if example_inputs is None:
-                raise ValueError("a compiled model is attached with example_inputs")
-            torch._dynamo.reset()  # what was compiled before has no hooks
-        if example_inputs is None:
-            self._install_at_first_forward()
-        else:
-            self._install(named_arguments(self._model, example_inputs))
+                self._install_at_first_forward()
+            else:
+                self._install(named_arguments(self._model, example_inputs))
+        except BaseException:
+            self.remove()
+            raise
 
     def remove(self) -> None:
+        if (state := self._model._buffers.get(STATE)) is not None:
+            torch.ops.moetap.observe(state, *end_operands(self._number.abort))
+            torch._dynamo.reset()
         for hook in self._hooks:
             hook.remove()
-        for module, before in self._replaced:
+        for module, before, own in self._replaced:
+            if module.__dict__.get("forward") is not own:
+                continue  # another library has wrapped it since: it goes on without reports
             if before is None:
                 del module.forward
             else:
                 module.forward = before
-        self._hooks, self._replaced = [], []
+        self._hooks, self._replaced, self._at_owner = [], [], []
         self._model._buffers.pop(STATE, None)
         self._model._non_persistent_buffers_set.discard(STATE)
 
     def _install_at_first_forward(self) -> None:
+        installing = threading.Lock()
+
         def first_forward(model, args, kwargs):
-            hook.remove()
-            self._hooks.remove(hook)
-            self._install({**dict(inspect.signature(model.forward).bind_partial(*args).arguments), **kwargs})
+            with installing:
+                if hook not in self._hooks:
+                    return  # another thread was first; this forward has begun without hooks
+                hook.remove()
+                self._hooks.remove(hook)
+                self._install({**dict(inspect.signature(model.forward).bind_partial(*args).arguments), **kwargs})
+            if any(module is model for module, _, _ in self._replaced):
+                _warn("the first forward is not recorded, since the model itself routes: give example_inputs")
+                return
             self._begin(model, args, kwargs)
 
         hook = self._model.register_forward_pre_hook(first_forward, with_kwargs=True)
@@ -72,6 +93,7 @@ class EagerTaps:
         reports = [read_router(node, names, values) for node in router_nodes(graph)]
         taps = [choose_tap(each, traced, self._needs_scores(hooks[each.hook])) for each in reports]
 
+        self._traced = traced.arguments
         parameters = [each for each in inspect.signature(self._model.forward).parameters]
         self._positions = {name: parameters.index(name) for name in self._arguments if name in parameters}
         tensor = next((each for each in self._model.parameters()), torch.empty(0))
@@ -86,6 +108,7 @@ class EagerTaps:
             if all(tap.is_at_owner for tap in its):
                 hook = self._report_at_owner(its, runs)
                 self._hooks.append(modules[owner].register_forward_hook(hook, with_kwargs=True))
+                self._at_owner.append((modules[owner], self._hooks[-1]))
             else:
                 self._replace_forward(modules, owner, its, runs)
         self._hooks.append(self._model.register_forward_hook(self._end))
@@ -98,6 +121,11 @@ class EagerTaps:
     # ---- the forward of the model
 
     def _begin(self, model, args, kwargs) -> None:
+        if (state := model._buffers.get(STATE)) is None:
+            return
+        if not torch.compiler.is_compiling():
+            self._keep_hooks_last()
+            self._name_unread(kwargs)
         self._running.__dict__.pop("runs", None)
         arguments = []
         for name in self._arguments:
@@ -106,14 +134,33 @@ class EagerTaps:
                 value = args[self._positions[name]]
             arguments.append(value if isinstance(value, torch.Tensor) else None)
         operands = begin_operands(self._number, self._description, arguments)
-        torch.ops.moetap.observe(model._buffers[STATE], *operands)
+        torch.ops.moetap.observe(state, *operands)
 
     def _end(self, model, args, result) -> None:
-        torch.ops.moetap.observe(model._buffers[STATE], *end_operands(self._number.end))
+        if (state := model._buffers.get(STATE)) is not None:
+            torch.ops.moetap.observe(state, *end_operands(self._number.end))
 
     def _abort(self, model, args, result) -> None:
-        if not torch.compiler.is_compiling():
-            torch.ops.moetap.observe(model._buffers[STATE], *end_operands(self._number.abort))
+        state = model._buffers.get(STATE)
+        if state is not None and not torch.compiler.is_compiling():
+            torch.ops.moetap.observe(state, *end_operands(self._number.abort))
+
+    def _keep_hooks_last(self) -> None:
+        """Hooks that were added since may change a router's results: what is reported is what comes behind them."""
+        for module, hook in self._at_owner:
+            if next(reversed(module._forward_hooks)) != hook.id:
+                module._forward_hooks.move_to_end(hook.id)
+
+    def _name_unread(self, kwargs: Mapping[str, Any]) -> None:
+        """A mask that the trace has not seen would be ignored without a word."""
+        if self._warned:
+            return
+        unread = [
+            name for name, value in kwargs.items() if isinstance(value, torch.Tensor) and name not in self._traced
+        ]
+        if unread:
+            self._warned = True
+            _warn(f"{', '.join(unread)}: not among the example inputs, and not read as mask or tokens")
 
     # ---- its routers
 
@@ -138,21 +185,25 @@ class EagerTaps:
         if tap.report.hook in self._stopped:
             return
         if torch.compiler.is_compiling():
-            self._report(tap, held())
-            return
-        try:
-            self._report(tap, held())
-        except (LookupError, TypeError, AttributeError, RuntimeError) as error:
-            self._stop(tap, error)
+            operands = self._operands(tap, held())
+        else:
+            try:
+                operands = self._operands(tap, held())
+            except (LookupError, TypeError, AttributeError, RuntimeError) as error:
+                if self._strict:
+                    raise
+                self._stopped.add(tap.report.hook)
+                _warn(
+                    f"router {tap.report.name} reports no more: its values are not where they were in the trace, since "
+                    f"the model runs other code (another shape, training mode?): {error!r}"
+                )
+                return
+        if (state := self._model._buffers.get(STATE)) is not None:
+            torch.ops.moetap.observe(state, *operands)
 
-    def _stop(self, tap: Tap, error: Exception) -> None:
-        self._stopped.add(tap.report.hook)
-        warnings.warn(f"moetap: router {tap.report.name} reports no more: {error}", stacklevel=2)
-
-    def _report(self, tap: Tap, known: Mapping[str, torch.Tensor]) -> None:
+    def _operands(self, tap: Tap, known: Mapping[str, torch.Tensor]) -> tuple:
         report = tap.report
-        torch.ops.moetap.observe(
-            self._model._buffers[STATE],
+        return (
             self._number.hook(report.hook),
             evaluate(report.logits, known),
             evaluate(report.scores, known),
@@ -191,7 +242,7 @@ class EagerTaps:
             return result
 
         module.forward = collecting
-        self._replaced.append((module, before))
+        self._replaced.append((module, before, collecting))
 
     def _collect_below(self, name: str, args, kwargs, result) -> None:
         for collector in self._running.__dict__.get("collectors", ()):
@@ -203,18 +254,18 @@ class Collector(TorchFunctionMode):
 
     def __init__(self, taps: list[Tap]):
         super().__init__()
-        self.counts: dict[str, int] = {}
+        self.functions = FunctionCalls()
         self.below: dict[str, tuple] = {}  # submodule -> its arguments and result
         self.calls: dict[tuple[str, int], Any] = {}
-        self.wanted = {
-            (place.function, place.call) for tap in taps for place in tap.places.values() if place.role == "call"
-        }
+        calls = [place for tap in taps for place in tap.places.values() if place.role == "call"]
+        self.wanted = {(place.function, place.call): place.before for place in calls}
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         result = function(*args, **(kwargs or {}))
         name = function_name(function)
-        call = self.counts[name] = self.counts.get(name, -1) + 1
-        if (name, call) in self.wanted:
+        call = self.functions.count(name)
+        # Where other functions were called before, this is another call than in the trace.
+        if self.wanted.get((name, call)) == self.functions.before:
             self.calls[name, call] = result
         return result
 
@@ -238,3 +289,7 @@ def _at_module(place, args, kwargs, result) -> torch.Tensor:
 
 def _held_by_owner(tap: Tap, args, kwargs, result) -> dict[str, torch.Tensor]:
     return {name: _at_module(place, args, kwargs, result) for name, place in tap.places.items()}
+
+
+def _warn(line: str) -> None:
+    warnings.warn(f"moetap: {line}", stacklevel=3)

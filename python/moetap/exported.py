@@ -1,5 +1,6 @@
 """Routers of an exported program report by nodes that are inserted into its graph."""
 
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -41,9 +42,9 @@ def instrument_exported(program: ExportedProgram, model_file: str = "", sha256: 
 def description_of(program: ExportedProgram) -> str | None:
     """The description that an instrumented program carries; None: it is not instrumented."""
     for node in program.graph.nodes:
-        if node.op == "call_function" and "moetap.observe" in str(node.target):
-            arguments = [each for each in node.args if isinstance(each, str)]
-            return next(iter(arguments), None)
+        # Decomposed programs have it as an argument of a functional operator.
+        if node.op == "call_function" and "moetap.observe" in f"{node.target} {node.args[:1]}":
+            return next((each for each in (*node.args, *node.kwargs.values()) if isinstance(each, str)), None)
     return None
 
 
@@ -107,8 +108,12 @@ def _as_script(program: ExportedProgram) -> tuple[torch.jit.ScriptModule, dict[s
     exec(f"def forward(self, {', '.join(inputs)}):\n    return run({', '.join(inputs)})", scope)
     type(module).forward = scope["forward"]
     examples = tuple(_example(nodes[name].meta["val"]) for name in inputs)
-    with torch.no_grad():
-        script = torch.jit.trace(module, examples, check_trace=False, strict=False)
+    try:
+        with torch.no_grad():
+            script = torch.jit.trace(module, examples, check_trace=False, strict=False)
+    except Exception as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ValueError(f"the program cannot be read: {reason}") from error
     for name in inputs:
         names.setdefault(name, name)
     return script, names
@@ -127,9 +132,7 @@ class _Inserter:
         self.end = self.graph.output(output)
         self.end.meta = dict(last.meta)
         self.nodes = {node.name: copied[node] for node in program.graph.nodes if node in copied}
-        self.order = {node: place for place, node in enumerate(self.graph.nodes)}
         self.number = ModelNumber()
-        self.last_derived: dict[fx.Node, fx.Node] = {}
 
     def insert(self, description: str, arguments: list[str], reports: list[RouterReport]) -> ExportedProgram:
         placeholders = [node for node in self.graph.nodes if node.op == "placeholder"]
@@ -148,10 +151,9 @@ class _Inserter:
             place,
             InputSpec(InputKind.BUFFER, TensorArgument(self.state.name), target=STATE, persistent=True),
         )
-        self.order = {node: place for place, node in enumerate(self.graph.nodes)}
         last_placeholder = [node for node in self.graph.nodes if node.op == "placeholder"][-1]
         given = [self.nodes[self.names[name]] if name in self.names else None for name in arguments]
-        self._observe(last_placeholder, begin_operands(self.number, description, given))
+        self.begin = self._observe(last_placeholder, begin_operands(self.number, description, given))
         for report in reports:
             self._insert_report(report)
         with self.graph.inserting_before(self.end):
@@ -178,9 +180,9 @@ class _Inserter:
         node.meta["val"] = None
         return node
 
-    def _observe(self, after: fx.Node, operands: tuple) -> None:
+    def _observe(self, after: fx.Node, operands: tuple) -> fx.Node:
         with self.graph.inserting_after(after):
-            self._call(operands)
+            return self._call(operands)
 
     def _insert_report(self, report: RouterReport) -> None:
         operands = [
@@ -191,7 +193,7 @@ class _Inserter:
         ]
         choice = self._node(report.choice)
         places = [each for each in _flat([*operands, choice]) if isinstance(each, fx.Node)]
-        last = max(places, key=self._place)
+        last = max([*places, self.begin], key=self._place)
         self._observe(last, (self.number.hook(report.hook), *operands, report.expert_dim, report.form, choice))
 
     def _place(self, node: fx.Node) -> int:
@@ -212,8 +214,6 @@ class _Inserter:
         if value.output is None:
             return node
         with self.graph.inserting_after(node):
-            import operator
-
             output = self.graph.call_function(operator.getitem, (node, value.output))
             output.meta["val"] = node.meta["val"][value.output]
         return output

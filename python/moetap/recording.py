@@ -67,7 +67,7 @@ class Recording:
         elif isinstance(model, torch.nn.Module):
             from moetap.eager import EagerTaps
 
-            self._taps = EagerTaps(model, self._bind, example_inputs, config["dump"] == "full")
+            self._taps = EagerTaps(model, self._bind, example_inputs, config["dump"] == "full", config["strict"])
             self.model = model
         else:
             kind = type(model).__name__

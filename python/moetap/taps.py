@@ -44,13 +44,16 @@ def _places_in(traced: TracedModel, names: set[str], owner: str, run: int) -> di
         held = [
             place
             for place in traced.places[name]
-            if (place.module == owner and place.run == run)
-            or (
-                # A submodule that runs once in each run of the owner.
-                place.role != "call"
-                and _is_below(place.module, owner)
-                and traced.calls[place.module] == traced.calls.get(owner)
-                and place.run == run
+            if (name, place, owner) not in traced.written
+            and place.run == run
+            # The owner itself, or a submodule that runs once in each run of the owner.
+            and (
+                place.module == owner
+                or (
+                    place.role != "call"
+                    and _is_below(place.module, owner)
+                    and traced.calls[place.module] == traced.calls.get(owner)
+                )
             )
         ]
         if not held:

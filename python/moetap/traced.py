@@ -3,6 +3,7 @@ which the model's own code holds it."""
 
 import contextlib
 import inspect
+import threading
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -29,13 +30,17 @@ class Place:
     run: int  # which of the module's runs in one forward of the model
     function: str = ""
     call: int = 0  # which of the calls of the function in that run
+    before: int = 0  # hash of the functions that the run had called up to this one
 
 
 @dataclass
 class TracedModel:
     script: torch.jit.ScriptModule
+    arguments: set[str] = field(default_factory=set)  # of the model that it was traced with
     places: dict[str, list[Place]] = field(default_factory=dict)  # name of a value -> where it is held
     calls: dict[str, int] = field(default_factory=dict)  # module -> how often it ran
+    # What was written in place before a module's run ended: (value, place, module).
+    written: set[tuple[str, Place, str]] = field(default_factory=set)
 
 
 def tensors_in(value: Any, path: tuple = ()):
@@ -63,6 +68,33 @@ def function_name(function) -> str:
 _COMPARISONS = {f"__{name}__" for name in ("gt", "ge", "lt", "le", "eq", "ne")} | {"gt", "ge", "lt", "le", "eq", "ne"}
 
 
+def _version_of(tensor: torch.Tensor) -> int:
+    return 0 if tensor.is_inference() else tensor._version
+
+
+class FunctionCalls:
+    """Which functions on tensors a run has called: how often each, and a hash of all in their order."""
+
+    def __init__(self):
+        self.counts: dict[str, int] = {}
+        self.before = 0
+
+    def count(self, name: str) -> int:
+        """Which call of the function this is. The hash holds it then."""
+        call = self.counts[name] = self.counts.get(name, -1) + 1
+        self.before = hash((self.before, name))
+        return call
+
+
+@dataclass
+class Run:
+    """One run of a module in a forward of the model."""
+
+    module: str
+    number: int
+    calls: FunctionCalls = field(default_factory=FunctionCalls)
+
+
 def _name_of(tensor: torch.Tensor) -> str:
     return torch._C._get_value_trace(tensor).debugName()
 
@@ -73,9 +105,15 @@ class _Names(TorchFunctionMode):
     def __init__(self, traced: TracedModel):
         super().__init__()
         self.traced = traced
-        self.running: list[tuple[str, int, dict[str, int]]] = []  # module, its run, how often it called each function
+        self.thread = threading.get_ident()
+        self.running: list[Run] = []
+        self.held: list[tuple[str, Place, torch.Tensor, int]] = []  # with the version of the tensor
         self.arguments: set[str] = set()  # of the model: they keep their names
         self.sizes: set[str] = set()  # values that are made of sizes alone
+
+    def is_elsewhere(self) -> bool:
+        """Whether another thread runs the model meanwhile."""
+        return threading.get_ident() != self.thread
 
     def is_size(self, tensor: torch.Tensor) -> bool:
         if tensor.dim() != 0 or tensor.is_floating_point():
@@ -90,41 +128,50 @@ class _Names(TorchFunctionMode):
             if not name.startswith(_PREFIX) and name not in self.arguments:
                 name = f"{_PREFIX}{len(self.traced.places)}"
                 traced_value.setDebugName(name)
-            self.traced.places.setdefault(name, []).append(replace(place, path=path[skip:]))
+            held = replace(place, path=path[skip:])
+            self.traced.places.setdefault(name, []).append(held)
+            self.held.append((name, held, tensor, _version_of(tensor)))
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
-        if not torch._C._is_tracing():
-            return function(*args, **(kwargs or {}))
         result = function(*args, **(kwargs or {}))
+        if not torch._C._is_tracing() or self.is_elsewhere():
+            return result
         operands = [each for _, each in tensors_in((args, kwargs or {}))]
-        if operands and all(self.is_size(each) for each in operands):
+        made = [each for _, each in tensors_in(result)]
+        if operands and all(self.is_size(each) for each in operands) and all(each.dim() == 0 for each in made):
             # In a trace sizes are tensors, in the model's own runs they are numbers: these calls are none of functions
             # on tensors there, and a flag that comes of sizes must be one.
             if getattr(function, "__name__", "") in _COMPARISONS:
                 return result.item()
-            self.sizes.update(_name_of(each) for _, each in tensors_in(result))
+            self.sizes.update(_name_of(each) for each in made)
             return result
         name = function_name(function)
-        for module, run, counts in reversed(self.running):
-            call = counts[name] = counts.get(name, -1) + 1
-            self.hold(result, Place("call", module, (), run, name, call))
+        for run in reversed(self.running):
+            call = run.calls.count(name)
+            self.hold(result, Place("call", run.module, (), run.number, name, call, run.calls.before))
         return result
 
     def enter(self, name: str):
         def hook(module, args, kwargs):
+            if self.is_elsewhere():
+                return
             run = self.traced.calls.get(name, 0)
             self.traced.calls[name] = run + 1
             if not self.running:
                 self.arguments = {_name_of(each) for _, each in tensors_in((args, kwargs))}
-            self.running.append((name, run, {}))
+            self.running.append(Run(name, run))
             self.hold((args, dict(kwargs)), Place("in", name, (), run), skip=1)
 
         return hook
 
     def leave(self, name: str):
         def hook(module, args, result):
-            _, run, _ = self.running.pop()
-            self.hold(result, Place("out", name, (), run))
+            if self.is_elsewhere():
+                return
+            self.hold(result, Place("out", name, (), self.running.pop().number))
+            self.traced.written.update(
+                (value, place, name) for value, place, tensor, version in self.held if _version_of(tensor) != version
+            )
 
         return hook
 
@@ -154,11 +201,24 @@ def _without_tied_parameters(model: nn.Module):
 def _evaluating(model: nn.Module):
     training = [module for module in model.modules() if module.training]
     try:
-        model.eval()
+        for module in training:
+            module.training = False
         yield
     finally:
         for module in training:
             module.training = True
+
+
+@contextlib.contextmanager
+def _keeping_buffers(model: nn.Module):
+    """Counters of load, for one, are as before."""
+    before = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    try:
+        yield
+    finally:
+        for buffer, value in before:
+            if not torch.equal(buffer, value):
+                buffer.copy_(value)
 
 
 @contextlib.contextmanager
@@ -190,19 +250,22 @@ def trace(model: nn.Module, inputs: Mapping[str, Any]) -> TracedModel:
     tensors = {name: value for name, value in inputs.items() if isinstance(value, torch.Tensor)}
     if not tensors:
         raise ValueError("example_inputs hold no tensor")
+    parameters = inspect.signature(model.forward).parameters
+    if "attention_mask" in parameters and "input_ids" in tensors:
+        tensors.setdefault("attention_mask", torch.ones_like(tensors["input_ids"]))
     others = {name: value for name, value in inputs.items() if isinstance(value, (bool, int, float, str))}
     for name, value in (("use_cache", False), ("return_dict", False)):
-        if name in inspect.signature(model.forward).parameters:
+        if name in parameters:
             others[name] = value
 
-    traced = TracedModel(script=None)
+    traced = TracedModel(script=None, arguments={*tensors, *others})
     names = _Names(traced)
 
     def with_others(module, args, kwargs):
-        return args, {**kwargs, **others}
+        return None if names.is_elsewhere() else (args, {**kwargs, **others})
 
     def tensors_alone(module, args, result):
-        return tuple(tensor for _, tensor in tensors_in(result))
+        return None if names.is_elsewhere() else tuple(tensor for _, tensor in tensors_in(result))
 
     hooks = [model.register_forward_pre_hook(with_others, with_kwargs=True)]
     for name, module in model.named_modules():
@@ -214,7 +277,8 @@ def trace(model: nn.Module, inputs: Mapping[str, Any]) -> TracedModel:
             changes.enter_context(torch.no_grad())
             changes.enter_context(warnings.catch_warnings())
             warnings.simplefilter("ignore", torch.jit.TracerWarning)  # the trace never runs
-            for change in (_evaluating, _without_tied_parameters, _experts_in_one_operator):
+            changes.enter_context(torch.random.fork_rng())
+            for change in (_evaluating, _keeping_buffers, _without_tied_parameters, _experts_in_one_operator):
                 changes.enter_context(change(model))
             changes.enter_context(names)
             traced.script = torch.jit.trace(model, example_kwarg_inputs=tensors, check_trace=False, strict=False)

@@ -171,7 +171,7 @@ def verifying(tmp_path):
 
 def proof(verdict: str, same: bool = True) -> str:
     check = {"what": "ids", "verdict": verdict, "why": "" if verdict == "proven" else "a reason"}
-    return json.dumps({"output_identical": same, "hooks": [{"name": "gate", "checks": [check]}]})
+    return json.dumps({"output_identical": same, "hooks": [{"name": "gate", "kind": "router", "checks": [check]}]})
 
 
 def test_a_refuted_hook_and_another_output_are_problems(verifying):

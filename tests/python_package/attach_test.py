@@ -300,3 +300,86 @@ def test_gradients_flow_through_an_attached_model(tmp_path):
         with moetap.attach(the_model, tmp_path / "run", example_inputs=EXAMPLE):
             the_model(**INPUTS).sum().backward()
     assert torch.equal(the_model.layers[0].gate.projection.weight.grad, plain)
+
+
+class WritingBlock(GatedBlock):
+    """Writes to ids and weights in place once the experts have had them."""
+
+    def forward(self, x):
+        rows = x.reshape(-1, WIDTH)
+        weights, ids = F.softmax(self.gate.projection(rows), -1).topk(TOP_K, -1)
+        weights = weights / weights.sum(-1, keepdim=True)
+        result = torch.einsum("td,tkdf,tk->tf", rows, self.experts[ids], weights)
+        weights.mul_(0.5)
+        ids.add_(1).remainder_(EXPERTS)
+        return x + result.reshape(x.shape)
+
+
+class TrainedBlock(GatedBlock):
+    """Calls one function more in training."""
+
+    def forward(self, x):
+        rows = x.reshape(-1, WIDTH)
+        weights, ids = F.softmax(self.gate.projection(rows), -1).topk(TOP_K, -1)
+        if self.training:
+            weights = weights * torch.rand(1)
+        weights = weights * 2.5
+        return x + torch.einsum("td,tkdf,tk->tf", rows, self.experts[ids], weights).reshape(x.shape)
+
+
+def test_values_that_are_written_to_later_are_those_that_the_experts_got(tmp_path):
+    torch.manual_seed(1)
+    the_model = Model(WritingBlock()).eval()
+    try:
+        dump, _, _ = record(tmp_path / "run", the_model, INPUTS, example_inputs=EXAMPLE)
+    except ValueError as error:
+        assert "no module of the model holds all of its values" in str(error)
+        return
+    assert torch.equal(dump["language_model/0.selected"], expected_dump(the_model, INPUTS)["language_model/0.selected"])
+
+
+def test_a_model_that_runs_other_code_than_in_the_trace_stops_by_name(tmp_path):
+    torch.manual_seed(1)
+    the_model = Model(TrainedBlock()).eval()
+    recording = moetap.attach(the_model, tmp_path / "run", example_inputs=EXAMPLE, dump="topk")
+    the_model.train()
+    with pytest.warns(UserWarning, match="reports no more"):
+        the_model(**INPUTS)
+    with pytest.raises(OSError, match="never reported"):
+        recording.close()
+
+
+def test_arguments_that_the_trace_has_not_seen_are_named(tmp_path):
+    the_model = model(GatedBlock)
+    only_ids = {"input_ids": EXAMPLE["input_ids"]}
+    dump, _, _ = record(tmp_path / "run", the_model, INPUTS, example_inputs=only_ids)
+    for name, values in expected_dump(the_model, INPUTS).items():
+        assert torch.equal(dump[name], values)
+    with (
+        moetap.attach(the_model, tmp_path / "other", example_inputs=EXAMPLE),
+        pytest.warns(UserWarning, match="extra: not among the example inputs"),
+        pytest.raises(TypeError),
+    ):
+        the_model(**INPUTS, extra=torch.ones(1))
+
+
+def test_hooks_of_others_change_what_is_reported(tmp_path):
+    the_model = model(GatedBlock)
+    with moetap.attach(the_model, tmp_path / "run", example_inputs=EXAMPLE, dump="topk"):
+        hook = the_model.layers[0].gate.register_forward_hook(
+            lambda module, args, result: (result[0], result[1], torch.zeros_like(result[2]) + torch.arange(TOP_K))
+        )
+        the_model(**INPUTS)
+        hook.remove()
+    selected = dump_of(tmp_path / "run")["language_model/0.selected"]
+    assert (selected == torch.arange(TOP_K)).all()
+
+
+def test_attaching_leaves_counters_and_random_numbers_as_they_were(tmp_path):
+    the_model = model(GatedBlock)
+    the_model.register_buffer("calls", torch.zeros(1))
+    the_model.layers[0].register_forward_hook(lambda module, args, result: the_model.calls.add_(1))
+    before = torch.random.get_rng_state()
+    with moetap.attach(the_model, tmp_path / "run", example_inputs=EXAMPLE):
+        assert the_model.calls.item() == 0 and torch.equal(torch.random.get_rng_state(), before)
+        the_model(**INPUTS)
