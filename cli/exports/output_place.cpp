@@ -37,6 +37,15 @@ void sync_files(const fs::path& path) {
   if (failed != 0 && error != EINVAL) fail(path, std::generic_category().message(error));
 }
 
+/// The error number, or 0. Without `replaces`, what is at `to` stays, but for an empty folder.
+int rename_to(const fs::path& from, const fs::path& to, bool replaces) {
+  if (!replaces && !fs::is_directory(from)) {
+    if (::renameat2(AT_FDCWD, from.c_str(), AT_FDCWD, to.c_str(), RENAME_NOREPLACE) == 0) return 0;
+    if (errno != EINVAL && errno != ENOSYS) return errno;  // else the file system cannot
+  }
+  return std::rename(from.c_str(), to.c_str()) == 0 ? 0 : errno;
+}
+
 /// Where the file system cannot exchange names, the old folder is away for a moment, and is put back if that fails.
 void exchange(const fs::path& written, const fs::path& path) {
   if (::renameat2(AT_FDCWD, written.c_str(), AT_FDCWD, path.c_str(), RENAME_EXCHANGE) == 0) return;
@@ -56,29 +65,33 @@ void exchange(const fs::path& written, const fs::path& path) {
 }  // namespace
 
 OutputPlace::OutputPlace(const std::string& path, OutputKind kind, bool force, std::string command)
-    : kind_(kind), command_(std::move(command)) {
+    : kind_(kind), force_(force), command_(std::move(command)) {
   path_ = fs::path(path).lexically_normal();
   if (!path_.has_filename()) path_ = path_.parent_path();
+  check_free();
   std::error_code error;
-  const fs::file_status status = fs::status(path_, error);
-  const bool is_folder = fs::is_directory(status);
-  if (fs::exists(status)) {
-    const bool is_free = is_folder && kind == OutputKind::kFolder && fs::is_empty(path_, error);
-    if (!is_free && !force) {
-      throw CommandError(fmt::format("{}: is there already; name another path, or replace it with --force", path));
-    }
-    if (!is_free && (is_folder != (kind == OutputKind::kFolder) ||
-                     (is_folder && !fs::exists(path_ / marker_of(command_), error)))) {
-      throw CommandError(fmt::format("{}: is no {} and is not replaced; name another path", path,
-                                     command_ == "export" ? "export of this format" : "output of moetap " + command_));
-    }
-  }
   temporary_ = plugin::temporary_path(path_.string(), 0);
   make_parents();
   plugin::remove_left_temporaries(path_);
   if (kind_ == OutputKind::kFolder) {
     fs::create_directory(temporary_, error);
     if (error) fail(path_, error.message());
+  }
+}
+
+void OutputPlace::check_free() const {
+  std::error_code error;
+  const fs::file_status status = fs::status(path_, error);
+  if (!fs::exists(status)) return;
+  const bool is_folder = fs::is_directory(status);
+  if (is_folder && kind_ == OutputKind::kFolder && fs::is_empty(path_, error)) return;
+  if (!force_) {
+    throw CommandError(
+        fmt::format("{}: is there already; name another path, or replace it with --force", path_.string()));
+  }
+  if (is_folder != (kind_ == OutputKind::kFolder) || (is_folder && !fs::exists(path_ / marker_of(command_), error))) {
+    throw CommandError(fmt::format("{}: is no {} and is not replaced; name another path", path_.string(),
+                                   command_ == "export" ? "export of this format" : "output of moetap " + command_));
   }
 }
 
@@ -113,12 +126,13 @@ void OutputPlace::commit() {
     if (!marker.flush()) fail(path_, "the disk refuses");
   }
   sync_files(temporary_);
+  check_free();  // another command may have written it meanwhile
   const bool replaces = kind_ == OutputKind::kFolder && fs::exists(path_, error) && !fs::is_empty(path_, error);
   if (replaces) {
     exchange(temporary_, path_);  // a kill at any moment leaves one of the two under the name
-  } else {
-    fs::rename(temporary_, path_, error);
-    if (error) fail(path_, error.message());
+  } else if (const int failure = rename_to(temporary_, path_, force_); failure != 0) {
+    if (failure == EEXIST || failure == ENOTEMPTY) check_free();  // says what is there
+    fail(path_, std::generic_category().message(failure));
   }
   committed_ = true;
   if (replaces) fs::remove_all(temporary_, error);

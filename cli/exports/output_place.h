@@ -25,13 +25,17 @@ class OutputPlace {
   const std::filesystem::path& temporary() const { return temporary_; }
   std::string parent() const;
 
+  /// Gives PATH its content, unless another command has written to PATH meanwhile.
   void commit();
 
  private:
+  /// Throws unless PATH is not there, or may be replaced.
+  void check_free() const;
   void make_parents();
 
   std::filesystem::path path_, temporary_;
   OutputKind kind_;
+  bool force_ = false;
   std::string command_;
   bool committed_ = false;
   std::vector<std::filesystem::path> new_folders_;  // each before its parent

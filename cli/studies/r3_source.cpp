@@ -18,6 +18,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr int64_t kMaxExperts = int64_t{1} << 20;
+constexpr int64_t kMaxLayers = int64_t{1} << 16;  // a file without tokens may name any number
 
 /// The digits at the end of sample-000012.npy; −1: there are none.
 int64_t number_in(const std::string& path) {
@@ -101,7 +102,7 @@ R3Source::R3Source(std::vector<std::string> files, int64_t num_experts, const st
     notices_.push_back(
         fmt::format("{}: {} experts, from the largest id; --experts E says it", files_.front(), num_experts));
   }
-  if (num_experts < 1 || num_experts > kMaxExperts || num_layers_ < 1 || top_k_ < 1) {
+  if (num_experts < 1 || num_experts > kMaxExperts || num_layers_ < 1 || num_layers_ > kMaxLayers || top_k_ < 1) {
     throw CommandError(fmt::format("{}: has {} layers, {} experts a token and {} experts: nothing to analyze",
                                    files_.front(), num_layers_, top_k_, num_experts));
   }
