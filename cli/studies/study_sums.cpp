@@ -53,6 +53,13 @@ AnalysisPlan AnalysisPlan::from_json(const ordered_json& json) {
     plan.pairs.push_back({{shape_from_json(of.at("a")), shape_from_json(of.at("b")), of.at("run_a").get<std::string>(),
                            of.at("run_b").get<std::string>()},
                           of.at("studies").get<std::vector<std::string>>()});
+    const studies::PairShape& shape = plan.pairs.back().shape;
+    const auto same = [](const studies::LayerShape& one, const studies::LayerShape& other) {
+      return one.id == other.id;
+    };
+    if (!std::equal(shape.a.layers.begin(), shape.a.layers.end(), shape.b.layers.begin(), shape.b.layers.end(), same)) {
+      throw std::runtime_error("its two runs have different layers");
+    }
   }
   for (const ordered_json& of : json.at("not_run")) {
     plan.left_out.push_back({of.at(0).get<std::string>(), of.at(1).get<std::string>()});
