@@ -1,5 +1,7 @@
 #pragma once
 
+#include <cstdint>
+
 // The operators that `hooks` inserts and `plugin` implements. `hooks` knows them by these names only.
 //
 // Note [Schemas of the operators]
@@ -24,8 +26,7 @@ inline constexpr const char* kBeginSchema = "moetap::begin(str description, str 
 //                    one such tensor for each tensor of selected
 //   "variable"       as dense; a slot whose dense weight is 0 is not used (-1)
 //   "kept"           as slots, and the last of `weights` is a mask [.., E] or [.., slots, E] of the experts that keep
-//   the token: a slot
-//                    whose expert does not has the weight 0
+//                    the token: a slot whose expert does not has the weight 0
 //   "expert_choice"  selected[0] is [E, C]: the tokens that each expert chose; weights[0] [E, C]
 // Weights may be empty where the model has none.
 // choice: what the pick reads that gives `selected`, laid out as logits: its K best are `selected`. None: not known. It
@@ -39,16 +40,16 @@ inline constexpr const char* kRouterSchema =
 
 // The same for one tensor of ids and one or none of weights, which most routers have: no list is made for each call.
 inline constexpr const char* kRouterOfOneSchema =
-    "moetap::router.one(Tensor(a!) forward, int hook, Tensor? logits, Tensor? scores, Tensor selected, Tensor? "
-    "weights, "
-    "int expert_dim, str form, Tensor? choice=None, Tensor? input=None, str no_input='') -> ()";
+    "moetap::router.one(Tensor(a!) forward, int hook, Tensor? logits, Tensor? scores, Tensor selected, "
+    "Tensor? weights, int expert_dim, str form, Tensor? choice=None, Tensor? input=None, str no_input='') -> ()";
 
 // hook: HookPoint::id of an attention. Two forms:
 //   probabilities are given (and scores, where the graph has them): what the softmax gives, as the model uses it,
 //   before dropout and without columns of sinks, and what the softmax read, of the same shape. query, key and mask are
-//   none. query and key are given (and a mask): what a fused operator gets, as it gets it. A boolean mask keeps,
-//   another one is added. scale: none is 1 / sqrt(size of a head). causal: query i sees keys j <= i. Fewer heads in key
-//   than in query are shared in groups: query head h uses key head h / (heads of query / heads of key).
+//   none.
+//   query and key are given (and a mask): what a fused operator gets, as it gets it. A boolean mask keeps, another one
+//   is added. scale: none is 1 / sqrt(size of a head). causal: query i sees keys j <= i. Fewer heads in key than in
+//   query are shared in groups: query head h uses key head h / (heads of query / heads of key).
 // num_heads: of queries, where they lie in one dimension with the batch (the batch varies slowest); else 0.
 // layout: a letter for each dimension of the probabilities, or of query and key without their last: b batch, h heads,
 // m batch and heads in one, g heads of keys, r the queries' heads of each of these (head g * R + r), q queries, k keys.
@@ -58,8 +59,7 @@ inline constexpr const char* kRouterOfOneSchema =
 inline constexpr const char* kAttentionSchema =
     "moetap::attention(Tensor(a!) forward, int hook, Tensor? query, Tensor? key, Tensor? mask, Tensor? probabilities, "
     "Tensor? scores, Tensor? output, float? scale, bool causal, int num_heads, str layout, Tensor? log_sum_exp=None) "
-    "-> "
-    "()";
+    "-> ()";
 
 // Note [The operator of models without a handle]
 // Eager, compiled and exported models report by one operator, since operators that return a handle or an integer do not
@@ -76,10 +76,10 @@ inline constexpr const char* kObserveSchema =
     "moetap::observe(Tensor(a!) state, int hook, Tensor? logits, Tensor? scores, Tensor[] selected, Tensor[] weights, "
     "int expert_dim, str form, Tensor? choice=None) -> ()";
 inline constexpr int kObservedBits = 20;
-inline constexpr long kObservedBegin = 0;
-inline constexpr long kObservedEnd = 1;
-inline constexpr long kObservedAbort = 2;
-inline constexpr long kObservedHook = 16;
+inline constexpr int64_t kObservedBegin = 0;
+inline constexpr int64_t kObservedEnd = 1;
+inline constexpr int64_t kObservedAbort = 2;
+inline constexpr int64_t kObservedHook = 16;
 
 // A value that the model itself reports by `torch.ops.moetap.log(name, value)`, with the forward and the layer added.
 inline constexpr const char* kLogInForwardSchema =

@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from moetap.observe import STATE, ModelNumber, begin_operands, end_operands, new_state
 from moetap.taps import Tap, choose_tap
-from moetap.traced import FunctionCalls, function_name, named_arguments, tensor_at, trace
+from moetap.traced import FunctionCalls, function_name, is_operator, named_arguments, tensor_at, trace
 from moetap.values import GraphValues, begin_of, evaluate, hooks_of, read_router, router_nodes
 
 
@@ -262,6 +262,8 @@ class Collector(TorchFunctionMode):
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         result = function(*args, **(kwargs or {}))
+        if is_operator(function):
+            return result
         name = function_name(function)
         call = self.functions.count(name)
         # Where other functions were called before, this is another call than in the trace.

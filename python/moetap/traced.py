@@ -99,6 +99,11 @@ def _name_of(tensor: torch.Tensor) -> str:
     return torch._C._get_value_trace(tensor).debugName()
 
 
+def is_operator(function) -> bool:
+    """Reports call operators of torch.ops in the middle of a module's run; a model's own code calls functions."""
+    return isinstance(function, (torch._ops.OpOverload, torch._ops.OpOverloadPacket))
+
+
 class _Names(TorchFunctionMode):
     """Names the values of a trace while the model runs."""
 
@@ -134,7 +139,7 @@ class _Names(TorchFunctionMode):
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         result = function(*args, **(kwargs or {}))
-        if not torch._C._is_tracing() or self.is_elsewhere():
+        if not torch._C._is_tracing() or self.is_elsewhere() or is_operator(function):
             return result
         operands = [each for _, each in tensors_in((args, kwargs or {}))]
         made = [each for _, each in tensors_in(result)]
@@ -155,6 +160,10 @@ class _Names(TorchFunctionMode):
         def hook(module, args, kwargs):
             if self.is_elsewhere():
                 return
+            with torch._C.DisableTorchFunction():  # what is called here is not the model's
+                enter(args, kwargs)
+
+        def enter(args, kwargs):
             run = self.traced.calls.get(name, 0)
             self.traced.calls[name] = run + 1
             if not self.running:
@@ -168,10 +177,10 @@ class _Names(TorchFunctionMode):
         def hook(module, args, result):
             if self.is_elsewhere():
                 return
-            self.hold(result, Place("out", name, (), self.running.pop().number))
-            self.traced.written.update(
-                (value, place, name) for value, place, tensor, version in self.held if _version_of(tensor) != version
-            )
+            with torch._C.DisableTorchFunction():
+                self.hold(result, Place("out", name, (), self.running.pop().number))
+                changed = [each for each in self.held if _version_of(each[2]) != each[3]]
+            self.traced.written.update((value, place, name) for value, place, _, _ in changed)
 
         return hook
 

@@ -15,7 +15,7 @@ KERNELS = Path(os.environ["MOETAP_LIB_DIR"]) / "libmoetap_cuda.so"
 # Functions and data of the public classes that have code in the library.
 PUBLIC_MEMBERS = {
     "Session": {
-        *("Session", "~Session", "attach", "clear_label", "close", "config", "counters", "flush", "label", "log", "pause", "resume"),
+        *("Session", "~Session", "attach", "attach_description", "clear_label", "close", "config", "counters", "flush", "label", "log", "pause", "resume"),
         *("is_done", "resumed", "write_error"),
     },
     "Config": {

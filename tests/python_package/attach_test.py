@@ -378,7 +378,7 @@ def test_hooks_of_others_change_what_is_reported(tmp_path):
 def test_attaching_leaves_counters_and_random_numbers_as_they_were(tmp_path):
     the_model = model(GatedBlock)
     the_model.register_buffer("calls", torch.zeros(1))
-    the_model.layers[0].register_forward_hook(lambda module, args, result: the_model.calls.add_(1))
+    the_model.layers[0].register_forward_hook(lambda module, args, result: the_model.calls.add_(1) and None)
     before = torch.random.get_rng_state()
     with moetap.attach(the_model, tmp_path / "run", example_inputs=EXAMPLE):
         assert the_model.calls.item() == 0 and torch.equal(torch.random.get_rng_state(), before)
