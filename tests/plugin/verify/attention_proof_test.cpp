@@ -45,6 +45,23 @@ constexpr const char* kNormalisedLater = R"(
         out = torch.matmul(raw / torch.sum(raw, -1, True), v)
 )";
 
+// Half precision before the float32 softmax, behind it, or both. 15 is bfloat16, 6 float32.
+constexpr const char* kCastBehind = R"(
+        closed = torch.masked_fill(torch.matmul(q, k.transpose(2, 3)), torch.logical_not(keep), -10000.0)
+        shares = torch.softmax(closed, -1).to(15)
+        out = torch.matmul(shares, v.to(15)).to(q.dtype)
+)";
+constexpr const char* kCastAround = R"(
+        half_q, half_k, half_v = q.to(15), k.to(15), v.to(15)
+        closed = torch.masked_fill(torch.matmul(half_q, half_k.transpose(2, 3)), torch.logical_not(keep), -10000.0)
+        shares = torch.softmax(closed, -1, dtype=6).to(15)
+        out = torch.matmul(shares, half_v).to(q.dtype)
+)";
+constexpr const char* kCastOperator = R"(
+        half_q, half_k, half_v = q.to(15), k.to(15), v.to(15)
+        out = torch.scaled_dot_product_attention(half_q, half_k, half_v, keep).to(q.dtype)
+)";
+
 /// forward(input_ids [B, S], attention_mask [B, S]) -> [B, S, 8], with an attention in the module `attn`.
 torch::jit::Module model_with(const std::string& body) {
   at::manual_seed(11);
@@ -127,6 +144,13 @@ TEST(AttentionProof, WhatIsFoundIsProven) {
   }
   expect(prove(kEager), Verdict::kProven, all);
   expect(prove(kFused), Verdict::kProven, all);
+}
+
+TEST(AttentionProof, RoundingToHalfPrecisionIsNoDifference) {
+  for (const char* body : {kCastBehind, kCastAround, kCastOperator}) {
+    SCOPED_TRACE(body);
+    expect(prove(body), Verdict::kProven, {"rows", "share", "context", "samples", "padding"});
+  }
 }
 
 TEST(AttentionProof, TheSameValuesSaidByHandAreProven) {
