@@ -122,10 +122,10 @@
     return found;
   };
 
-  /** Which category an expert is used for most unlike all others: of the dump's counts, where no study of groups is there. */
+  /** Which category an expert is used for most unlike all others: of the dump's counts. */
   const ofCategories = (component) => {
     const counted = data.all.categories?.[component];
-    if (!counted || data.studies(component).groups || data.studies(component).group_usage) return [];
+    if (!counted) return [];
     let best = null;
     for (const [layer, rows] of Object.entries(counted.layers)) {
       const tokens = counted.tokens[layer], all = numbers.sum(tokens);
