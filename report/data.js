@@ -17,14 +17,20 @@
   for (const run of runs) for (const phase of Object.values(run.phases ?? {})) Object.values(phase).forEach((layers) => layers.forEach(derive));
 
   // Studies of a log stand under a component of their own; their tables name the component of each row.
+  /** The components of which the tables hold a value, not only names and counts. */
+  const kNoValues = new Set(["component", "run", "task", "category", "layer", "entries"]);
+  const measured = (tables) => new Set(Object.values(tables).flatMap((table) => (table.component ?? []).filter((_, i) => Object.entries(table).some(([column, cells]) => !kNoValues.has(column) && typeof cells[i] === "number"))));
+  /** The sentence of a log names no component: it is that of the only one with values, else it says whose it may be. */
+  const sentenceFor = (owner, owners, sentence) => (!sentence || !owners.has(owner) ? "" : owners.size === 1 ? sentence : `${sentence} (of ${[...owners].join(" or ")})`);
   const shareOut = () => {
     for (const [name, studies] of Object.entries(analysis?.components ?? {})) {
       if (runs[0]?.components[name]) continue;
       for (const [key, study] of Object.entries(studies)) {
+        const owners = measured(study.tables ?? {});
         for (const [title, table] of Object.entries(study.tables ?? {})) {
           for (const owner of new Set(table.component ?? [])) {
             if (owner === name || typeof owner !== "string") continue;
-            const own = ((analysis.components[owner] ??= {})[key] ??= { sentence: study.sentence, notices: study.notices, tables: {} });
+            const own = ((analysis.components[owner] ??= {})[key] ??= { sentence: sentenceFor(owner, owners, study.sentence), notices: study.notices, tables: {} });
             own.tables[title] = Object.fromEntries(Object.entries(table).filter(([column]) => column !== "component").map(([column, cells]) => [column, cells.filter((_, i) => table.component[i] === owner)]));
             study.shared_out = true;
           }
@@ -38,6 +44,7 @@
 
   const place = (id) => (/^\d+$/.test(id) ? Number(id) : Infinity);
   const byPlace = (a, b) => place(a) - place(b) || (a < b ? -1 : 1);
+  const kArrays = "arrays";
   const kLayerColumns = ["layer", "from_layer", "to_layer", "layer_a", "layer_b"];
 
   // The tables of some studies count layers from 1, as numbers; those of others have their names, as texts. In the page
@@ -47,11 +54,12 @@
     const named = new Set((runs[0]?.components[component] ?? []).map((layer) => layer.layer));
     if (!named.size) for (const table of tables) for (const id of table.layer ?? []) if (typeof id === "string") named.add(id);
     const order = runs[0]?.components[component] ? [...named] : [...named].sort(byPlace);
-    for (const study of Object.values(studies)) {
+    for (const [name, study] of Object.entries(studies)) {
+      // Sentences name a run's layers by id. Those of the notebook's studies of its arrays count them from 1.
+      study.counts_from_one = component === kArrays && (name.startsWith("sankey_") || Object.values(study.tables ?? {}).some((table) => kLayerColumns.some((column) => table[column]?.some((id) => typeof id === "number"))));
       for (const table of Object.values(study.tables ?? {})) {
         for (const column of kLayerColumns) {
           if (!Array.isArray(table[column])) continue;
-          study.counts_from_one ||= order.length > 0 && table[column].some((id) => typeof id === "number");
           table[column] = table[column].map((id) => (typeof id === "number" ? order[id - 1] ?? String(id) : id));
         }
       }
@@ -72,6 +80,8 @@
           if (other === id) layer.selected_count[usage.expert_id[row]] = usage.selected_count[row];
         });
         layer.num_experts = layer.selected_count.length;
+        const slots = layer.selected_count.reduce((all, n) => all + n, 0) / layer.tokens;
+        if (Number.isInteger(slots)) layer.top_k = slots;
         return layer;
       });
     }

@@ -8,7 +8,8 @@
   /**
    * Makes a figure known. {id, part, title, read, warn, needs, file, has(component), draw(context)}:
    * `read` is one line on how to read it, `warn` its warning signs, `needs` what would fill it, `file` its name under
-   * --split. `draw` returns {traces, layout, height, table: {columns, rows}, note, where, onClick(point)} for Plotly, or
+   * --split; `studies` whose sentences lead to it; `runs`: it shows both of two runs; `ofRun`: the run's numbers, though a
+   * study has them too. `draw` returns {traces, layout, height, table: {columns, rows}, note, where, onClick(point)} for Plotly, or
    * {element, table} for a drawing of its own; `shown(card)` is called after each drawing. `controls(component)` lists {key, label, options: [[value, text]]}.
    */
   const add = (figure) => figures.push(figure);
@@ -23,7 +24,8 @@
       height, autosize: true, margin: { l: 60, r: 20, t: 14, b: 48 },
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
       font: { family: theme.variable("sans"), size: 13, color: ink },
-      xaxis: axis, yaxis: axis, legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0, font: { size: 12, color: ink } },
+      // On a phone Plotly has no room to push the title below the names of the places: it stands farther off from the start.
+      xaxis: moetap.parts.isNarrow() ? { ...axis, title: { ...axis.title, standoff: 24 } } : axis, yaxis: axis, legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0, font: { size: 12, color: ink } },
       hoverlabel: { font: { family: theme.variable("sans"), size: 13 }, align: "left", namelength: -1 },
       hovermode: "closest", showlegend: true,
       colorway: numbers.range(8).map((i) => theme.color(i)),
@@ -45,6 +47,9 @@
 
   const config = { displaylogo: false, responsive: true, displayModeBar: false, scrollZoom: false, doubleClick: "reset" };
 
+  /** No line ends between a number and its percent sign. */
+  const unbroken = (text) => text.replace(/(\d) %/g, "$1\u00a0%");
+
   class Card {
     constructor(figure) {
       this.figure = figure;
@@ -58,7 +63,7 @@
       this.data = make("div", { hidden: true });
       this.element = make("article", { class: "card", id: `figure-${figure.id}`, "aria-labelledby": `title-${figure.id}` },
         make("header", {}, make("h3", { id: `title-${figure.id}` }, figure.title), this.where),
-        make("p", { class: "read" }, figure.read, figure.warn ? [" ", make("b", {}, "Warning signs: "), figure.warn] : []),
+        make("p", { class: "read" }, unbroken(figure.read), figure.warn ? [" ", make("b", {}, "Warning signs: "), unbroken(figure.warn)] : []),
         this.controls, this.plot, this.note, this.tools(), this.data);
     }
 
@@ -94,13 +99,15 @@
       this.drawControls(component);
       const result = this.figure.draw({ component, chosen: this.chosen, state: selection.state });
       this.result = result;
-      this.where.textContent = moetap.short(result.where ?? "", 90);
-      this.note.replaceChildren(...[result.note ?? []].flat().filter(Boolean).map((text) => make("p", { class: "note" }, text)));
+      this.where.textContent = moetap.short([result.where, this.ofRun()].filter(Boolean).join(", "), 90);
+      this.note.replaceChildren(...[result.note ?? [], this.notices(component)].flat().filter(Boolean).map((text) => make("p", { class: "note" }, text)));
       if (result.element) {
+        this.leavePlotly();
         this.plot.removeAttribute("role");
         this.plot.removeAttribute("aria-label");
         this.plot.replaceChildren(result.element);
       } else {
+        if (!this.plot.classList.contains("js-plotly-plot")) this.plot.replaceChildren();
         const layout = merged(layoutOfTheme(result.height ?? 360), result.layout ?? {});
         this.plot.style.minHeight = `${layout.height}px`;
         // One series needs no legend.
@@ -111,6 +118,27 @@
         if (isFirst) this.plot.on("plotly_click", (event) => this.result.onClick?.(event.points[0]));
       }
       if (!this.data.hidden) this.drawTable();
+    }
+
+    /** A figure that has drawn with Plotly and now has an element of its own. */
+    leavePlotly() {
+      if (!this.plot.classList.contains("js-plotly-plot")) return;
+      Plotly.purge(this.plot);
+      this.plot.classList.remove("js-plotly-plot");
+      this.plot.style.minHeight = "";
+    }
+
+    /** Of two runs most figures show the first: which one is said. */
+    ofRun() {
+      const { figure, chosen } = this;
+      const showsBoth = figure.runs || (figure.studies && !figure.ofRun) || chosen.run !== undefined || ["change", "training"].includes(figure.part);
+      return data.runs.length > 1 && !showsBoth ? `run ${data.runName(0)}` : null;
+    }
+
+    /** What the figure's studies say about how they were made. */
+    notices(component) {
+      const lines = (this.figure.studies ?? []).flatMap((name) => data.studies(component)[name]?.notices ?? []);
+      return data.distinct(lines).map(moetap.numbers.sentence);
     }
 
     drawControls(component) {

@@ -3,42 +3,33 @@
 (() => {
   const { data, numbers } = moetap;
   const { percent, count, list } = numbers;
-  // Below this coefficient of variation a load counts as balanced (docs/report.md has the reasons of each limit).
-  const kBalanced = 0.5;
-  const kStrong = 1;
-  const kAlmostAll = 0.9;
+  const { heaviest, routed, short, kBalanced, kStrong } = moetap.verdict;
+  // Limits: docs/report.md has the reasons of each.
+  const kHeavy = 1.5;
+  const kProblem = 3;
   const kSure = 0.1;
   const kClip = 100;
 
-  const heaviest = (layer) => {
-    const shares = numbers.shares(layer.selected_count);
-    const expert = numbers.argmax(shares);
-    return { layer, expert, share: shares[expert], even: 1 / shares.length };
-  };
+  /** "2 and 4 in layer 1, 7 in layer 2", of [{layer, experts}]. */
+  const places = (found) => found.map(({ layer, experts }) => `${list("expert", experts).replace(/^experts? /, "")} in layer ${layer}`).join(", ");
 
-  const routed = (component, run) => data.layers(component, run).filter((layer) => layer.tokens > 0 && layer.selected_count?.length > 1);
-
-  /** {level, sign, text}: the answer in one sentence. */
-  const verdict = (run = 0) => {
-    const all = Object.keys(data.runs[run]?.components ?? {}).flatMap((component) => routed(component, run));
-    if (!all.length) return null;
-    const uneven = all.filter((layer) => layer.load_cv >= kBalanced);
-    const dead = all.filter((layer) => layer.dead_experts > 0);
-    const collapsed = all.filter((layer) => heaviest(layer).share * (layer.top_k ?? 1) >= kAlmostAll && layer.num_experts > (layer.top_k ?? 1));
-    const worst = all.reduce((a, b) => (b.load_cv > a.load_cv ? b : a));
-    const top = heaviest(worst);
-    const detail = `Layer ${worst.layer} is the most uneven: expert ${top.expert} takes ${percent(top.share)} of the selections (an even share is ${percent(top.even)}), variation ${numbers.text(worst.load_cv)}.`;
-    if (collapsed.length) {
-      return { level: "bad", sign: "Collapsed", text: `Routing has collapsed in ${collapsed.length} of ${count(all.length, "layer")}: nearly every token goes to the same expert. ${detail}` };
+  /** Experts that a layer never chooses. */
+  const dead = (all, note) => {
+    const idle = new Map();  // by the list of dead experts: the layers that have it
+    for (const layer of all.filter((one) => one.dead_experts > 0)) {
+      const experts = layer.selected_count.flatMap((n, e) => (n === 0 ? [e] : []));
+      idle.set(experts.join(), { experts, layers: [...(idle.get(experts.join())?.layers ?? []), layer.layer], of: layer.num_experts });
     }
-    if (uneven.length || dead.length) {
-      const parts = [];
-      if (uneven.length) parts.push(`uneven in ${uneven.length} of ${count(all.length, "layer")} (variation ${kBalanced} or more)`);
-      if (dead.length) parts.push(`${count(numbers.sum(dead.map((layer) => layer.dead_experts)), "expert")} never chosen in ${list("layer", dead.map((layer) => layer.layer))}`);
-      const bad = uneven.some((layer) => layer.load_cv >= kStrong) || dead.length > 0;
-      return { level: bad ? "bad" : "watch", sign: bad ? "Unbalanced" : "Partly uneven", text: `Routing is ${parts.join(", with ")}. ${detail}` };
+    const groups = [...idle.values()].sort((a, b) => b.layers.length * b.experts.length - a.layers.length * a.experts.length);
+    if (groups.length > 3) {
+      const layers = all.filter((one) => one.dead_experts > 0), most = layers.reduce((a, b) => (b.dead_experts > a.dead_experts ? b : a));
+      note("bad", `${count(numbers.sum(layers.map((one) => one.dead_experts)), "expert")} of ${count(layers.length, "layer")} are never chosen, most in layer ${most.layer}: ${most.dead_experts} of ${most.num_experts}.`, "active", { layer: most.layer });
+      return;
     }
-    return { level: "good", sign: "Balanced", text: `Routing is balanced in ${all.length === 1 ? "its one layer" : `all ${all.length} layers`}: every expert is used and no load varies by ${kBalanced} or more. ${detail}` };
+    for (const { experts, layers, of } of groups) {
+      const where = list("layer", layers);
+      note("bad", `${where[0].toUpperCase()}${where.slice(1)} never ${layers.length === 1 ? "chooses" : "choose"} ${list("expert", experts)}${experts.length > 1 ? ` (${experts.length} of ${of})` : ""}.`, "usage", { layer: layers[0], ...(experts.length === 1 ? { expert: experts[0] } : {}) });
+    }
   };
 
   const ofRouters = (component, run) => {
@@ -46,26 +37,24 @@
     const found = [];
     if (!all.length) return found;
     const note = (level, text, figure, more = {}) => found.push({ level, text, figure, component, ...more });
-    const idle = new Map();  // by the list of dead experts: the layers that have it
-    for (const layer of all.filter((one) => one.dead_experts > 0)) {
-      const dead = layer.selected_count.flatMap((n, e) => (n === 0 ? [e] : []));
-      idle.set(dead.join(), { dead, layers: [...(idle.get(dead.join())?.layers ?? []), layer.layer], of: layer.num_experts });
+    dead(all, note);
+    const heavy = all.map(heaviest).sort((x, y) => y.share / y.even - x.share / x.even).filter((one) => one.share / one.even >= kHeavy);
+    if (heavy.length) {
+      const [{ layer, expert, share, even }] = heavy, named = heavy.slice(0, 3).map((one) => `${one.expert} in layer ${one.layer.layer} (${percent(one.share)} of its load, ${short(one.share / one.even)} times an even share)`);
+      note(share / even >= kProblem ? "bad" : "watch", `Heaviest ${heavy.length > 1 ? "experts" : "expert"}: ${named.join(", ")}${heavy.length > 3 ? `; ${count(heavy.length - 3, "more layer")} ${heavy.length === 4 ? "has" : "have"} one of ${kHeavy} times or more` : ""}.`, "usage", { layer: layer.layer, expert });
     }
-    for (const { dead, layers, of } of [...idle.values()].sort((a, b) => b.layers.length * b.dead.length - a.layers.length * a.dead.length).slice(0, 3)) {
-      const where = list("layer", layers);
-      note("bad", `${where[0].toUpperCase()}${where.slice(1)} never ${layers.length === 1 ? "chooses" : "choose"} ${list("expert", dead)}${dead.length > 1 ? ` (${dead.length} of ${of})` : ""}.`, "usage", { layer: layers[0], ...(dead.length === 1 ? { expert: dead[0] } : {}) });
-    }
-    const heavy = all.map(heaviest).sort((a, b) => b.share / b.even - a.share / a.even);
-    for (const { layer, expert, share, even } of heavy.slice(0, 3)) {
-      if (share / even < 1.5) break;
-      note(share / even >= 3 ? "bad" : "watch", `Layer ${layer.layer} sends ${percent(share)} of its load to expert ${expert} (an even share is ${percent(even)}).`, "usage", { layer: layer.layer, expert });
+    const light = all.flatMap((layer) => {
+      const experts = layer.selected_count.flatMap((n, e) => (n > 0 && layer.load_ratio[e] < 0.5 ? [e] : []));
+      return experts.length ? [{ layer: layer.layer, experts, of: layer.num_experts }] : [];
+    });
+    if (light.length) {
+      const few = numbers.sum(light.map((one) => one.experts.length)), most = light.reduce((x, y) => (y.experts.length > x.experts.length ? y : x));
+      note("watch", `${count(few, "expert")} of ${numbers.text(numbers.sum(all.map((layer) => layer.num_experts)))} ${few === 1 ? "gets" : "get"} less than half of an even load${few <= 8 ? `: ${places(light)}` : `, most in layer ${most.layer}: ${most.experts.length} of ${most.of}`}.`, "active", { layer: most.layer });
     }
     const uneven = all.filter((layer) => layer.load_cv >= kBalanced);
-    if (uneven.length) {
-      const worst = uneven.reduce((a, b) => (b.load_cv > a.load_cv ? b : a));
-      note(worst.load_cv >= kStrong ? "bad" : "watch", `Load varies by ${kBalanced} or more in ${list("layer", uneven.map((layer) => layer.layer))}${uneven.length > 1 ? `, most in layer ${worst.layer}` : ""} (${numbers.text(worst.load_cv)}).`, "balance", { layer: worst.layer });
-    } else {
-      note("good", `Load varies by less than ${kBalanced} in every layer (most ${numbers.text(Math.max(...all.map((layer) => layer.load_cv)))}).`, "balance");
+    if (uneven.length > 1) {
+      const worst = uneven.reduce((x, y) => (y.load_cv > x.load_cv ? y : x));
+      note(worst.load_cv >= kStrong ? "bad" : "watch", `The loads' variation is ${kBalanced} or more in ${list("layer", uneven.map((layer) => layer.layer))}, most in layer ${worst.layer}: ${short(worst.load_cv)}.`, "balance", { layer: worst.layer });
     }
     const known = all.filter((layer) => numbers.isNumber(layer.entropy_ratio));
     if (known.length) {
@@ -74,8 +63,6 @@
       const sure = low.entropy_ratio < kSure;
       note(sure ? "watch" : "info", `Routers decide with ${percent(low.entropy_ratio)} (layer ${low.layer}) to ${percent(high.entropy_ratio)} (layer ${high.layer}) of the largest possible entropy${sure ? ": the first is almost certain of each choice" : ""}.`, "entropy", { layer: low.layer });
     }
-    const underused = numbers.sum(all.map((layer) => layer.underused_experts - layer.dead_experts));
-    if (underused > 0) note("watch", `${count(underused, "expert")} of all layers ${underused === 1 ? "gets" : "get"} less than half of an even load.`, "usage", {});
     const repeats = all.filter((layer) => numbers.isNumber(layer.repeat_rate));
     if (repeats.length) {
       const most = repeats.reduce((a, b) => (b.repeat_rate > a.repeat_rate ? b : a));
@@ -112,6 +99,7 @@
     const found = [];
     const pairs = a.map((layer) => [layer, b.find((other) => other.layer === layer.layer)])
       .filter(([one, two]) => two && one.tokens > 0 && two.tokens > 0 && one.selected_count.length === two.selected_count.length);
+    if (!a.length && !b.length) return [];
     if (!pairs.length) return [{ level: "info", component, text: `The runs have no layer of ${component} in common.`, figure: "overview" }];
     const changes = pairs.map(([one, two]) => {
       const p = numbers.shares(one.selected_count), q = numbers.shares(two.selected_count);
@@ -123,32 +111,87 @@
     if (most.divergence === 0) {
       found.push({ level: "good", component, text: "Both runs chose every expert equally often, in every layer.", figure: "change-usage" });
     } else {
-      found.push({ level: most.divergence > 0.05 ? "watch" : "info", component, text: `Usage changed most in layer ${most.layer} (divergence ${numbers.text(most.divergence)} bits): expert ${most.expert} went from ${percent(most.from)} to ${percent(most.to)}.`, figure: "change-usage", layer: most.layer, expert: most.expert });
-      const mean = numbers.sum(changes.map((change) => change.cv)) / changes.length;
-      found.push({ level: "info", component, text: `Load varies ${mean > 0 ? "more" : "less"} in the second run: by ${numbers.text(Math.abs(mean))} on average over ${count(changes.length, "layer")}.`, figure: "change-metrics" });
+      found.push({ level: most.divergence > 0.05 ? "watch" : "info", component, text: `Usage changed most in layer ${most.layer} (divergence ${short(most.divergence)} bits): expert ${most.expert} went from ${percent(most.from)} to ${percent(most.to)}.`, figure: "change-usage", layer: most.layer, expert: most.expert });
+      const step = changes.reduce((x, y) => (Math.abs(y.cv) > Math.abs(x.cv) ? y : x));
+      const [one, two] = pairs.find(([layer]) => layer.layer === step.layer);
+      const rises = changes.filter((change) => change.cv > 0).length;
+      found.push({ level: step.cv > 0 && two.load_cv >= kBalanced ? "watch" : "info", component, text: `Loads became more uneven in ${rises} of ${count(changes.length, "layer")}; the largest step is in layer ${step.layer}, whose variation went from ${short(one.load_cv)} to ${short(two.load_cv)}.`, figure: "change-metrics", layer: step.layer });
+      const idle = [0, 1].map((run) => numbers.sum(pairs.map((pair) => pair[run].dead_experts)));
+      if (idle[0] !== idle[1]) found.push({ level: idle[1] > idle[0] ? "bad" : "good", component, text: `Experts never chosen: ${idle[0]} in the first run, ${idle[1]} in the second.`, figure: "active" });
     }
     return found;
   };
 
+  /** Which category an expert is used for most unlike all others: of the dump's counts. */
+  const ofCategories = (component) => {
+    const counted = data.all.categories?.[component];
+    if (!counted) return [];
+    let best = null;
+    for (const [layer, rows] of Object.entries(counted.layers)) {
+      const tokens = counted.tokens[layer], all = numbers.sum(tokens);
+      rows[0].forEach((_, expert) => {
+        const mean = numbers.sum(rows.map((row) => row[expert])) / all;
+        rows.forEach((row, c) => {
+          const usage = tokens[c] > 0 ? row[expert] / tokens[c] : mean;
+          if (usage - mean > (best?.more ?? 0)) best = { more: usage - mean, usage, mean, layer, expert, category: counted.categories[c] };
+        });
+      });
+    }
+    if (!best) return [];
+    const often = best.mean > 0 ? `, ${short(best.usage / best.mean)} times as often as on the average` : "";
+    return [{ level: "info", component, text: `Expert ${best.expert} of layer ${best.layer} stands out by category: ${percent(best.usage)} of the tokens of ${moetap.short(best.category, 40)} choose it${often}.`, figure: "categories", layer: best.layer, expert: best.expert }];
+  };
+
+  // What experts are for comes first, then what it means for serving, then how the layers differ.
+  const kStudies = ["groups", "group_usage", "group_difference", "token_expert_enrichment", "logged_metrics", "expert_attention_patterns", "region_specialization", "information_flow", "expert_cooperation",
+    "predictability", "expert_cache", "imbalance", "placement", "expert_transitions", "expert_usage", "top_experts"];
+  const kOfChange = new Set(["usage_comparison", "alignment", "matching", "switch_fraction", "saturation", "logged_switch_fraction"]);
+  // What the page says of a run by itself.
+  const kKnown = new Set(["usage", "layer_statistics", "evolution_report"]);
+  const rank = (name) => (kStudies.includes(name) ? kStudies.indexOf(name) : kStudies.length);
+
+  // The regions of the query × key plane under the names of their figure.
+  const kPlane = { diagonal: "diagonal", far: "long range", n_terminal: "begin to begin", c_terminal: "end to end", n_to_c: "begin to end", c_to_n: "end to begin" };
+
+  /** Runs by their names instead of their paths, regions as their figure calls them. */
+  const readable = (words) => words.split(" ").map((word) => {
+    const [, path, end] = /^(.*?)([,;.]?)$/.exec(word) ?? [null, word, ""];
+    const run = data.runs.find(({ label }) => path.endsWith(`/${label}`));
+    return run ? run.label + end : word;
+  }).join(" ").replace(/attend to (\w+) /, (whole, region) => (kPlane[region] ? `attend to the region "${kPlane[region]}" ` : whole));
+
   /** The sentences of `moetap analyze`, each with the figure that shows its study. */
-  const ofStudies = (component) => Object.entries(data.studies(component)).flatMap(([name, study]) => {
-    const figure = moetap.figures.all.find((one) => one.studies?.includes(name) && one.has(component));
+  const ofStudies = (component, isOfChange) => Object.entries(data.studies(component)).filter(([name]) => kOfChange.has(name) === isOfChange).sort((a, b) => rank(a[0]) - rank(b[0])).flatMap(([name, study]) => {
+    const figures = moetap.figures.all.filter((one) => one.studies?.includes(name)), figure = figures.find((one) => one.has(component));
+    const isSaid = kKnown.has(name) && routed(component, 0).length > 0;
+    const says = study.sentence && !isSaid && (figure || !figures.length) && !study.sentence.endsWith("nothing is odd");
     const number = /\blayer (\S+?)[,:;.]?\s/i.exec(`${study.sentence ?? ""} `)?.[1];
     const ids = data.layerIds(component);
     const layer = study.counts_from_one ? ids[Number(number) - 1] : number;
     const known = layer !== undefined && ids.includes(layer);
-    const counted = study.counts_from_one && number !== undefined && ids[0] !== "1" ? " (layers counted from 1)" : "";
-    const sentence = study.sentence ? `${study.sentence[0].toUpperCase()}${study.sentence.slice(1)}${counted}.` : "";
+    const counted = study.counts_from_one && number !== undefined ? " (layers counted from 1)" : "";
     return [
-      ...(study.sentence ? [{ level: "info", component, text: sentence, figure: figure?.id, study: name, ...(known ? { layer } : {}) }] : []),
-      ...(study.notices ?? []).map((text) => ({ level: "watch", component, text, figure: figure?.id, study: name })),
+      ...(says ? [{ level: "info", component, text: numbers.sentence(`${readable(study.sentence)}${counted}`), figure: figure?.id, study: name, ...(known ? { layer } : {}) }] : []),
+      // Where a figure shows the study, they stand below it.
+      ...(figure ? [] : (study.notices ?? []).map((text) => ({ level: "watch", component, text: numbers.sentence(text), study: name }))),
     ];
   });
 
   const ofRun = (run) => Object.entries(data.runs[run].warnings ?? {}).map(([text]) => ({ level: "watch", text, figure: null }));
 
-  const ofTraining = () => (data.all.training?.diagnostics ?? []).filter((one) => one.level !== "info").slice(0, 6)
-    .map((one) => ({ level: one.level, text: `Training log${one.line ? `, line ${one.line}` : ""}: ${one.text}`, figure: "training-diagnostics" }));
+  /** Of lines that say the same but for numbers, the first stands for all. */
+  const ofTraining = () => {
+    const groups = new Map();
+    for (const one of data.all.training?.diagnostics ?? []) {
+      if (one.level === "info") continue;
+      const key = `${one.file}/${one.level}/${one.text.replace(/[\d.]+/g, "#")}`;
+      groups.set(key, [...(groups.get(key) ?? []), one]);
+    }
+    return [...groups.values()].map(([first, ...others]) => {
+      const where = first.line ? `, line ${first.line}${others.length ? ` and ${others.length} more` : ""}` : "";
+      return { level: first.level, text: numbers.sentence(`${first.file ?? "training log"}${where}: ${first.text}`), figure: "training-diagnostics" };
+    });
+  };
 
   const all = (component) => {
     const order = { bad: 0, watch: 1, good: 2, info: 3 };
@@ -158,9 +201,11 @@
       found.push(...ofRun(i).map(label), ...ofRouters(component, i).map(label), ...ofAttention(component, i).map(label));
     });
     found.push(...ofTraining());
+    found.sort((a, b) => order[a.level] - order[b.level]);
     const changed = data.runs.length > 1 ? ofChange(component) : [];
-    return [...changed, ...found.sort((a, b) => order[a.level] - order[b.level]), ...ofStudies(component)];
+    const odd = found.filter((one) => one.level === "bad" || one.level === "watch"), facts = found.filter((one) => !odd.includes(one));
+    return [...changed, ...ofStudies(component, true), ...odd, ...ofCategories(component), ...facts, ...ofStudies(component, false)];
   };
 
-  moetap.findings = { verdict, all, kBalanced };
+  moetap.findings = { all };
 })();

@@ -50,5 +50,8 @@
 
   const count = (n, noun) => `${text(n)} ${noun}${n === 1 ? "" : "s"}`;
 
-  moetap.numbers = { isNumber, text, percent, sum, argmax, shares, jensenShannon, range, list, count };
+  /** With a capital letter, unless a name of a file or a study begins it, and a full stop. */
+  const sentence = (words) => (words ? `${/^\w+[_.]\w/.test(words) ? words[0] : words[0].toUpperCase()}${words.slice(1)}${/[.!?]$/.test(words) ? "" : "."}` : "");
+
+  moetap.numbers = { sentence, isNumber, text, percent, sum, argmax, shares, jensenShannon, range, list, count };
 })();

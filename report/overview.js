@@ -1,7 +1,7 @@
 "use strict";
 // The top of the page: whether routing is balanced, what is odd, and a line a layer.
 (() => {
-  const { make, makeSvg, data, numbers, selection, findings } = moetap;
+  const { make, makeSvg, data, numbers, selection, findings, verdict } = moetap;
 
   const facts = () => {
     const { component } = selection.state;
@@ -9,32 +9,42 @@
     const fact = (name, value) => {
       if (value !== null && value !== undefined && value !== "") list.push([name, value]);
     };
-    data.runs.forEach((run, i) => {
-      const layers = data.layers(component, i);
-      if (data.runs.length > 1) fact(`Run ${i + 1}`, moetap.short(run.label, 60));
-      if (i > 0 && data.runs.length > 1) return;
-      fact("Model", moetap.short(run.model ?? "", 60));
-      fact("Forwards", numbers.text(run.forwards));
-      fact("Tokens", layers.length ? numbers.text(Math.max(...layers.map((layer) => layer.tokens))) : null);
-      fact("Layers with routers", layers.length || null);
-      const experts = data.distinct(layers.map((layer) => layer.num_experts)), chosen = data.distinct(layers.map((layer) => layer.top_k));
-      fact("Experts a token", layers.length ? `${chosen.map((n) => n ?? "?").join(" / ")} of ${experts.map((n) => n ?? "?").join(" / ")}` : null);
-      fact("Scoring", data.distinct(layers.map((layer) => layer.scoring)).join(", "));
-    });
+    /** Of both runs, once where it is the same. */
+    const both = (name, of) => {
+      const values = data.runs.map((run, i) => of(run, data.layers(component, i))).filter((value) => value !== null && value !== undefined && value !== "");
+      fact(name, data.distinct(values.map(String)).join(" → "));
+    };
+    const kinds = (layers, key) => data.distinct(layers.map((layer) => layer[key])).filter((value) => value !== null && value !== undefined && value !== "");
+    both(data.runs.length > 1 ? "Runs" : "", (run) => (data.runs.length > 1 ? moetap.short(run.label, 60) : null));
+    both("Model", (run) => moetap.short(run.model ?? "", 60));
+    both("Forwards", (run) => (numbers.isNumber(run.forwards) ? numbers.text(run.forwards) : null));
+    both("Tokens", (_, layers) => (layers.length ? numbers.text(Math.max(...layers.map((layer) => layer.tokens))) : null));
+    both("Layers with routers", (_, layers) => layers.length || null);
+    both("Experts a token", (_, layers) => (kinds(layers, "num_experts").length ? `${kinds(layers, "top_k").join(" / ") || "?"} of ${kinds(layers, "num_experts").join(" / ")}` : null));
+    both("Scoring", (_, layers) => kinds(layers, "scoring").join(", "));
     return make("dl", { class: "facts" }, list.map(([name, value]) => make("div", {}, make("dt", {}, name), make("dd", {}, String(value)))));
   };
 
-  const verdict = () => {
-    const result = data.runs.length ? findings.verdict(0) : null;
+  const verdictCard = (result, id, name, map) => {
     if (!result) return null;
-    return make("div", { class: `card verdict ${result.level}`, id: "verdict" }, make("div", {}, make("span", { class: "sign" }, result.sign), make("p", {}, result.text)), loadMap());
+    const target = selection.hash({ component: result.component ?? selection.state.component, figure: result.figure ?? "usage", layer: result.layer ?? null, expert: result.expert ?? null });
+    return make("div", { class: `card verdict ${result.level}`, id }, make("div", {}, make("span", { class: "sign" }, name ? `${moetap.short(name, 40)}: ${result.sign}` : result.sign),
+      make("p", {}, result.text, " ", result.detail ? make("a", { href: target }, result.detail) : null)), map);
+  };
+
+  /** A card a run; of two, side by side. */
+  const verdicts = () => {
+    const isPair = data.runs.length > 1;
+    const cards = data.runs.map((run, i) => verdictCard(verdict.ofRun(i), `verdict-${i}`, isPair ? run.label : null, loadMap(i))).filter(Boolean);
+    if (!cards.length) cards.push(...[verdictCard(verdict.ofTraining(), "verdict-training", null, null)].filter(Boolean));
+    return cards.length > 1 ? make("div", { class: "two" }, cards) : cards[0] ?? null;
   };
 
   const kMapWidth = 300, kMapHeight = 150;
 
   /** The load of every expert of every layer at one look: a cell each, orange above an even load and blue below. */
-  const loadMap = () => {
-    const layers = data.layers(selection.state.component).filter((layer) => layer.load_ratio?.length);
+  const loadMap = (run) => {
+    const layers = data.layers(selection.state.component, run).filter((layer) => layer.load_ratio?.length);
     if (!layers.length) return null;
     const columns = Math.max(...layers.map((layer) => layer.load_ratio.length)), canvas = make("canvas", { class: "load-map", width: 2 * kMapWidth, height: 2 * kMapHeight, role: "img", "aria-label": `Load of ${columns} experts in ${numbers.count(layers.length, "layer")} against an even load; the figure Layer × expert has the numbers` });
     const paint = canvas.getContext("2d"), width = canvas.width / columns, height = canvas.height / layers.length, gap = Math.min(width, height) > 12 ? 2 : 0;
@@ -117,7 +127,7 @@
     const cells = {
       layer: (id) => make("button", { type: "button", class: "as-link", "aria-label": `Choose layer ${id}`, onclick: () => selection.set({ layer: id }) }, moetap.short(id, 20)),
       "load of each expert": (_, row) => profile(byId.get(row[0])),
-      variation: (value) => flag(value, findings.kBalanced, 1),
+      variation: (value) => flag(value, verdict.kBalanced, verdict.kStrong),
       entropy: numbers.percent,
       heaviest: (expert, row) => (row[5] === null ? "–" : make("button", { type: "button", class: "as-link", "aria-label": `Choose expert ${expert}`, onclick: (event) => {
         event.stopPropagation();
@@ -147,7 +157,7 @@
 
   /** Fills the part of the overview anew. */
   const draw = (place) => {
-    place.replaceChildren(...[make("h1", { id: "title" }, data.all.title), ...unfinished(), facts(), verdict(), findingsCard(), layersCard(),
+    place.replaceChildren(...[make("h1", { id: "title" }, data.all.title), ...unfinished(), facts(), verdicts(), findingsCard(), layersCard(),
       ...[...(data.all.left_out ?? []), ...(data.analysis?.notices ?? [])].map((text) => make("p", { class: "notice" }, text))].filter(Boolean));
   };
 

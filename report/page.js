@@ -31,7 +31,11 @@
   /** What has no data, by what would fill it. */
   const absentPart = (absent) => {
     const byNeed = new Map();
-    for (const figure of absent) byNeed.set(figure.needs, [...(byNeed.get(figure.needs) ?? []), figure.title]);
+    for (const figure of absent) {
+      const other = data.components().find((name) => figure.has(name));
+      const needs = other === undefined ? figure.needs : `another component has it: choose ${moetap.short(other, 60)} above`;
+      byNeed.set(needs, [...(byNeed.get(needs) ?? []), figure.title]);
+    }
     return make("section", { class: "part", id: "part-absent", "aria-labelledby": "heading-absent" }, make("h2", { id: "heading-absent" }, "Not in this report"),
       make("p", { class: "lead" }, "These figures have no data here. Each line says what fills them."),
       make("ul", { class: "absent" }, [...byNeed].map(([needs, titles]) => make("li", {}, make("b", {}, titles.join(" · ")), make("span", {}, needs)))));

@@ -1,13 +1,21 @@
 "use strict";
 // Drawings that several families of figures share: a matrix with names and units, lines over layers.
 (() => {
-  const { theme, numbers, plain, selection } = moetap;
+  const { make, theme, numbers, plain, selection } = moetap;
 
   /** True on a phone: bars stand above what they explain, and fewer names fit. */
   const isNarrow = () => innerWidth < 700;
 
+  const longestOf = (names) => names.reduce((most, name) => Math.max(most, Math.min(14, String(name).length)), 1);
+
+  /** How many names stand beside each other without turning: longer names, fewer of them. */
+  const mostTicks = (names) => {
+    const longest = Math.max(2, longestOf(names));
+    return isNarrow() ? Math.max(6, Math.floor(30 / longest)) : Math.max(8, Math.min(32, Math.floor(78 / longest)));
+  };
+
   /** Evenly spaced names on an axis with many places. */
-  const ticks = (names, most = isNarrow() ? Math.max(6, Math.floor(30 / Math.max(2, ...names.slice(0, 200).map((name) => String(name).length)))) : 32) => {
+  const ticks = (names, most = mostTicks(names)) => {
     const step = Math.max(1, Math.ceil(names.length / most));
     const places = numbers.range(names.length).filter((i) => i % step === 0);
     return { tickmode: "array", tickvals: places, ticktext: places.map((i) => plain(names[i], 14)), showgrid: false, zeroline: false };
@@ -27,9 +35,9 @@
     const flat = z.flat().filter(numbers.isNumber);
     const most = high ?? flat.reduce((a, b) => Math.max(a, b), -Infinity);
     const least = low ?? flat.reduce((a, b) => Math.min(a, b), Infinity);
-    const span = center === undefined ? 0 : Math.max(Math.abs(most - center), Math.abs(least - center)) || 1;
+    const span = center === undefined ? 0 : (high !== undefined ? high - center : Math.max(Math.abs(most - center), Math.abs(least - center))) || 1;
     const trace = {
-      type: "heatmap", z, x: numbers.range(x.length), y: numbers.range(y.length), xgap: x.length > 90 ? 0 : 1, ygap: y.length > 70 ? 0 : 1,
+      type: "heatmap", z, x: numbers.range(x.length), y: numbers.range(y.length), xgap: x.length > 60 ? 0 : 1, ygap: y.length > 40 ? 0 : 1,
       colorscale: theme.scale(center === undefined ? "amount" : "change"), hoverongaps: false,
       zmin: center === undefined ? (least === most ? Math.min(0, least) : least) : center - span,
       zmax: center === undefined ? (least === most ? Math.max(most, least + 1e-12) : most) : center + span,
@@ -51,14 +59,20 @@
       }));
     }
     // A square matrix is as high as it is wide, within reason; rows of others are as high as they can be read.
-    const row = square ? Math.max(4, Math.min(44, 420 / y.length)) : Math.max(9, Math.min(30, 420 / y.length));
+    const row = square ? Math.max(4, Math.min(64, 420 / y.length)) : Math.max(9, Math.min(30, 420 / y.length));
     const highest = isNarrow() && square ? Math.max(150, innerWidth - 130) + 150 : square ? 620 : maxHeight;
     const height = Math.min(highest, Math.max(170, 110 + y.length * row) + (isNarrow() ? 60 : 0));
+    // A square matrix stands in the middle of a wide page, with the bar of its scale beside it.
+    const room = (document.getElementById("sections")?.clientWidth || 900) - 140;
+    const part = square && !isNarrow() ? Math.min(1, (x.length * row + 30) / room) : 1;
+    if (part < 1) Object.assign(trace.colorbar, { x: 0.5 + part / 2 + 0.01, xanchor: "left" });
+    // On a phone long names stand upright: slanted, the last would be cut off.
+    const isTurned = isNarrow() && x.length > 3 && x.some((name) => String(name).length > 6);
     return {
-      traces: labels.text.length ? [trace, labels] : [trace], height,
+      traces: labels.text.length ? [trace, labels] : [trace], height: height + (isTurned ? 40 : 0),
       layout: {
-        showlegend: false, margin: { r: 10, t: isNarrow() ? 70 : 24 },
-        xaxis: { ...ticks(x), title: { text: xTitle }, constrain: "domain", range: [-0.5, x.length - 0.5] },
+        showlegend: false, margin: { r: 10, t: isNarrow() ? 70 : 24, ...(isNarrow() ? { b: 64 } : {}) },
+        xaxis: { ...(part < 1 ? ticks(x, Math.max(6, Math.floor((x.length * row) / (8 + 7 * longestOf(x))))) : ticks(x)), title: { text: xTitle }, constrain: "domain", domain: [0.5 - part / 2, 0.5 + part / 2], range: [-0.5, x.length - 0.5], ...(isTurned ? { tickangle: -90 } : {}) },
         yaxis: { ...ticks(y, Math.max(4, Math.floor((height - 110) / 15))), title: { text: yTitle }, range: [y.length - 0.5, -0.5], ...(square ? { scaleanchor: "x", constrain: "domain" } : {}) },
       },
     };
@@ -73,13 +87,16 @@
     return shapes;
   };
 
+  /** A value without neighbours: no line leads to it. */
+  const isAlone = (values, i) => !numbers.isNumber(values[i - 1]) && !numbers.isNumber(values[i + 1]);
+
   /** A line a series over layers: series [{name, values, unit}]. Dashes and marks tell them apart without colour. */
   const lines = ({ layers, series, yTitle, height = 340, range, reference, xTitle = "Layer" }) => {
     const few = layers.length <= 40;
     const traces = series.map((one, i) => ({
-      type: "scatter", mode: few ? "lines+markers" : "lines", name: plain(one.name, 48), x: numbers.range(layers.length), y: one.values,
+      type: "scatter", mode: "lines+markers", name: plain(one.name, 48), x: numbers.range(layers.length), y: one.values,
       line: { color: theme.color(one.color ?? i), width: 2, dash: theme.dash(one.dash ?? i) },
-      marker: { size: 7, symbol: theme.symbol(one.dash ?? i), color: theme.color(one.color ?? i) },
+      marker: { size: few ? 7 : one.values.map((_, j) => (isAlone(one.values, j) ? 7 : 0)), symbol: theme.symbol(one.dash ?? i), color: theme.color(one.color ?? i) },
       customdata: one.values.map((value, j) => `${plain(one.name, 60)}<br>${xTitle.toLowerCase()} ${plain(layers[j])}: <b>${numbers.text(value)}</b>${one.unit ? ` ${one.unit}` : ""}`),
       hovertemplate: "%{customdata}<extra></extra>", connectgaps: false,
     }));
@@ -97,8 +114,35 @@
     };
   };
 
+  const kSankeyMargin = { l: 10, r: 10, t: 10, b: 14 };
+
+  /** Sets y of nodes that have an x: in the order of their y, one under the other, so that none leaves the figure. */
+  const stack = (nodes, links, height, pad) => {
+    const flow = nodes.map((_, i) => Math.max(...["source", "target"].map((end) => numbers.sum(links.filter((link) => link[end] === i).map((link) => link.value)))));
+    const columns = [...new Set(nodes.map((node) => node.x))].map((x) => numbers.range(nodes.length).filter((i) => nodes[i].x === x).sort((a, b) => nodes[a].y - nodes[b].y));
+    const wholeOf = (column) => numbers.sum(column.map((i) => flow[i])), room = (column) => height - (column.length - 1) * pad;
+    const scale = Math.min(...columns.map((column) => room(column) / wholeOf(column)));
+    for (const column of columns) {
+      let top = (room(column) - scale * wholeOf(column)) / 2;
+      for (const i of column) {
+        nodes[i].y = Math.min(0.999, Math.max(0.001, (top + (scale * flow[i]) / 2) / height));
+        top += scale * flow[i] + pad;
+      }
+    }
+  };
+
   /** Links of a Sankey; nodes [{name, color, x, y}], links [{source, target, value, tip, alpha}]. */
-  const sankey = ({ nodes, links, height = 520 }) => {
+  const sankey = ({ nodes: every, links: flows, height: least = 520 }) => {
+    if (!flows.length) return { element: make("p", { class: "note" }, "Nothing flows between what is shown here.") };
+    // Nodes without a link have no place.
+    const place = new Map([...new Set(flows.flatMap((link) => [link.source, link.target]))].sort((a, b) => a - b).map((old, i) => [old, i]));
+    const nodes = [...place.keys()].map((old) => ({ ...every[old] }));
+    const links = flows.map((link) => ({ ...link, source: place.get(link.source), target: place.get(link.target) }));
+    const columns = new Map();
+    for (const node of nodes) columns.set(node.x, (columns.get(node.x) ?? 0) + 1);
+    const fullest = nodes.every((node) => node.x !== undefined) ? Math.max(...columns.values()) : 0;
+    const height = Math.max(least, Math.min(2400, 40 + 15 * fullest)), pad = fullest ? Math.min(12, (0.4 * height) / fullest) : 12;
+    if (fullest) stack(nodes, links, height - kSankeyMargin.t - kSankeyMargin.b, pad);
     const ink = theme.variable("ink");
     const most = links.reduce((all, link) => Math.max(all, link.value), 0) || 1;
     const faded = (color, alpha) => {
@@ -110,7 +154,7 @@
       traces: [{
         type: "sankey", arrangement: "snap",
         node: {
-          label: nodes.map((node) => plain(node.name, 30)), color: nodes.map((node) => node.color), pad: 12, thickness: 16,
+          label: nodes.map((node) => plain(node.name, 30)), color: nodes.map((node) => node.color), pad, thickness: 16,
           line: { width: 0 }, customdata: nodes.map((node) => node.tip ?? plain(node.name, 60)),
           hovertemplate: "%{customdata}: <b>%{value:.4g}</b><extra></extra>",
           ...(nodes.every((node) => node.x !== undefined) ? { x: nodes.map((node) => node.x), y: nodes.map((node) => node.y) } : {}),
@@ -122,7 +166,7 @@
         },
         textfont: { color: ink, size: 12 },
       }],
-      layout: { margin: { l: 10, r: 10, t: 10, b: 14 } },
+      layout: { margin: kSankeyMargin },
     };
   };
 

@@ -25,7 +25,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--format", choices=["png", "svg", "pdf"], help="default: that of each figure's name")
     parser.add_argument("--training-log", type=pathlib.Path)
     parser.add_argument("--affinity", type=pathlib.Path)
-    parser.add_argument("--component", help="default: the first")
+    parser.add_argument("--component", help="default: the first of a model or of arrays")
     return parser.parse_args()
 
 

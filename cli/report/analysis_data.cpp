@@ -20,6 +20,16 @@ constexpr int64_t kKnownSchema = 1;
 // What makes a row worth keeping, the first column that the table has.
 constexpr const char* kRanks[] = {"weight", "share", "strength", "count", "importance", "usage", "gate_mass"};
 
+// Tables of which some rows would mislead: whole, or not in the page, where the run's counts or another study stand in.
+constexpr const char* kWholeOrNone[] = {"usage", "expert_usage", "top_experts", "expert_evolution_stats",
+                                        "sankey_evolution"};
+// Tables that are drawn a layer at a time, each of its rows being needed: some layers, whole.
+constexpr const char* kWholeLayers[] = {"placement", "expert_cache"};
+
+bool is_one_of(const std::string& name, const auto& names) {
+  return std::find(std::begin(names), std::end(names), name) != std::end(names);
+}
+
 /// A table {column: [values]} where it lies.
 struct Place {
   ordered_json* study;
@@ -56,20 +66,56 @@ std::vector<size_t> rows_to_keep(const ordered_json& table, size_t count) {
   return kept;
 }
 
-void cut(const Place& place, int64_t most_bytes) {
-  ordered_json& table = place.table();
-  const size_t all = num_rows(table);
-  const size_t count = std::min(all, static_cast<size_t>(static_cast<double>(all) * static_cast<double>(most_bytes) /
-                                                         static_cast<double>(place.bytes)));
-  const std::vector<size_t> rows = rows_to_keep(table, count);
+/// The rows of so many layers, taken evenly, that they are `count` rows at most; of one layer at least.
+std::vector<size_t> layers_to_keep(const ordered_json& layers, size_t count) {
+  std::vector<size_t> begins;  // of the rows of each layer, which follow each other
+  for (size_t row = 0; row < layers.size(); ++row) {
+    if (row == 0 || layers[row] != layers[row - 1]) begins.push_back(row);
+  }
+  const size_t kept = std::clamp<size_t>(begins.size() * count / layers.size(), 1, begins.size());
+  std::vector<size_t> rows;
+  for (size_t i = 0; i < kept; ++i) {
+    const size_t place = i * begins.size() / kept;
+    const size_t end = place + 1 < begins.size() ? begins[place + 1] : layers.size();
+    for (size_t row = begins[place]; row < end; ++row) rows.push_back(row);
+  }
+  return rows;
+}
+
+void keep(ordered_json& table, const std::vector<size_t>& rows) {
   for (auto& column : table) {
     if (!column.is_array()) continue;
     ordered_json kept = ordered_json::array();
     for (const size_t row : rows) kept.push_back(row < column.size() ? std::move(column[row]) : ordered_json());
     column = std::move(kept);
   }
+}
+
+/// The bytes that the table still takes.
+int64_t cut(const Place& place, int64_t most_bytes) {
+  ordered_json& table = place.table();
+  const size_t all = num_rows(table);
+  const bool by_layer = is_one_of(place.name, kWholeLayers) && table.contains("layer") && table["layer"].is_array();
+  int64_t bytes = place.bytes;
+  // The rows that are kept may be longer than the mean: then fewer are.
+  for (size_t before = all; bytes > most_bytes && before > 0;) {
+    const double share = static_cast<double>(most_bytes) / static_cast<double>(bytes);
+    const auto count = static_cast<size_t>(static_cast<double>(before) * share);
+    if (is_one_of(place.name, kWholeOrNone)) {
+      keep(table, {});
+    } else {
+      keep(table, by_layer ? layers_to_keep(table["layer"], count) : rows_to_keep(table, count));
+    }
+    bytes = json_bytes(table);
+    if (num_rows(table) == before) break;  // a single layer
+    before = num_rows(table);
+  }
+  const size_t count = num_rows(table);
   (*place.study)["left_out"][place.name] =
-      fmt::format("{} of {} rows of {} are in this page; {}.csv has all.", count, all, place.name, place.name);
+      count == 0
+          ? fmt::format("{} has {} rows: too many for this page; {}.csv has all.", place.name, all, place.name)
+          : fmt::format("{} of {} rows of {} are in this page; {}.csv has all.", count, all, place.name, place.name);
+  return bytes;
 }
 
 /// Leaves out the column that says what the page knows already.
@@ -114,11 +160,13 @@ void cut_analysis(ordered_json& data, int64_t most_bytes) {
     }
   }
   std::stable_sort(places.begin(), places.end(), [](const Place& a, const Place& b) { return a.bytes < b.bytes; });
-  int64_t left = most_bytes;
+  // Sentences, names and what will be said about cuts are no rows, and are in the page all the same.
+  constexpr int64_t kNote = 120;
+  int64_t left = most_bytes - json_bytes(data);
+  for (const Place& place : places) left += place.bytes - kNote;
   for (size_t i = 0; i < places.size(); ++i) {
-    const int64_t allowed = left / static_cast<int64_t>(places.size() - i);
-    if (places[i].bytes > allowed) cut(places[i], allowed);
-    left -= std::min(allowed, places[i].bytes);
+    const int64_t allowed = std::max<int64_t>(left, 0) / static_cast<int64_t>(places.size() - i);
+    left -= places[i].bytes > allowed ? cut(places[i], allowed) : places[i].bytes;
   }
 }
 

@@ -201,8 +201,11 @@ class Reader {
     for (size_t e = 0; e < count; ++e) {
       if (shares[e] && *shares[e] <= kDead) idle += (idle.empty() ? "" : ", ") + std::to_string(e);
     }
-    if (!idle.empty() && idle != was_idle_)
-      note(Level::kWatch, fmt::format("underused: experts {} get {} % of the tokens or less", idle, kDead * 100));
+    if (!idle.empty() && idle != was_idle_) {
+      const bool is_one = idle.find(',') == std::string::npos;
+      note(Level::kWatch, fmt::format("underused: {} {} {} {} % of the tokens or less", is_one ? "expert" : "experts",
+                                      idle, is_one ? "gets" : "get", kDead * 100));
+    }
     was_idle_ = idle;
   }
 

@@ -40,11 +40,12 @@
           x: numbers.range(layer.probability[0].length), y: numbers.range(layer.probability.length), colorbar: { ...parts.bar("probability"), len: 0.7 },
           customdata: layer.probability, hovertemplate: `layer ${moetap.plain(layer.layer)}<br>expert %{x}, token %{y}<br>probability <b>%{customdata:.4f}</b><extra></extra>` };
       });
+      const whole = (count) => (count <= 12 ? { dtick: 1 } : {});  // experts and tokens have no halves
       const axis = { color: theme.variable("soft"), gridcolor: theme.variable("grid"), backgroundcolor: "rgba(0,0,0,0)", showbackground: false };
       return {
         traces, height: 560, where: shown.length === 1 ? `Layer ${shown[0].layer}` : `${shown.length} layers`, note: data.all.probe_note ?? null,
         layout: { margin: { l: 0, r: 0, t: 0, b: 0 }, showlegend: false, scene: { aspectmode: "manual", aspectratio: { x: 1, y: 1, z: 0.8 }, camera: { eye: { x: 1.8, y: -1.8, z: 1.5 } },
-          xaxis: { ...axis, title: { text: "Expert" } }, yaxis: { ...axis, title: { text: "Token" } },
+          xaxis: { ...axis, ...whole(shown[0].probability[0].length), title: { text: "Expert" } }, yaxis: { ...axis, ...whole(shown[0].probability.length), title: { text: "Token" } },
           zaxis: { ...axis, title: { text: "Layer" }, tickmode: "array", tickvals: shown.map((_, i) => i * offset), ticktext: shown.map((layer) => moetap.plain(layer.layer, 12)) } } },
         table: { columns: [{ name: "layer", text: true }, { name: "token" }, { name: "expert" }, { name: "probability" }], rows: shown.flatMap((layer) => layer.probability.flatMap((row, t) => row.map((p, e) => [layer.layer, t, e, p]))) },
       };

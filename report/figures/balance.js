@@ -6,7 +6,7 @@
 
   /** A line a metric and run. `metrics` [[key, name, unit]]. */
   const overLayers = (figure, metrics, yTitle, more = {}) => figures.add({
-    part: "balance", needs: "a run of moetap", ...figure,
+    part: "balance", needs: "a run of moetap", runs: true, ...figure,
     has: (component) => known(component).some((layer) => metrics.some(([key]) => numbers.isNumber(layer[key]))),
     draw: ({ component }) => {
       const ids = data.layerIds(component).filter((id) => numbers.range(data.runs.length).some((run) => known(component, run).some((layer) => layer.layer === id)));

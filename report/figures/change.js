@@ -10,7 +10,7 @@
     .filter(({ a, b }) => b && a.tokens > 0 && b.tokens > 0));
 
   figures.add({
-    id: "change-usage", part: "change", title: "Change of usage", file: "usage_comparison", needs,
+    id: "change-usage", part: "change", studies: ["usage_comparison"], title: "Change of usage", file: "usage_comparison", needs,
     read: "Share of a layer's selections in the second run minus that in the first: orange experts gained, blue ones lost.",
     warn: "whole columns of one colour: a habit that moved through all layers.",
     has: (component) => pairs(component).length > 0,
@@ -102,7 +102,7 @@
           : [data.distinct(rows.map((row) => row.layer)), data.distinct(rows.map((row) => `${row.run_a} to ${row.run_b}`))];
         const find = (x, line) => rows.find((row) => (overRuns ? row.run === x && row.layer === line : row.layer === x && `${row.run_a} to ${row.run_b}` === line))?.[value] ?? null;
         const shown = lines.slice(0, 12);
-        return { ...parts.lines({ layers: xs.map((x) => moetap.short(x, 20)), xTitle: overRuns ? "Checkpoint" : "Layer", yTitle: "Share", range: [0, 1.02], series: shown.map((line) => ({ name: overRuns ? `layer ${line}` : line, values: xs.map((x) => find(x, line)) })) }),
+        return { ...parts.lines({ layers: xs.map((x) => moetap.short(overRuns ? String(x).replace(/\/+$/, "").split("/").at(-1) : x, 14)), xTitle: overRuns ? "Checkpoint" : "Layer", yTitle: "Share", range: [0, 1.02], series: shown.map((line) => ({ name: overRuns ? `layer ${line}` : line, values: xs.map((x) => find(x, line)) })) }),
           note: shown.length < lines.length ? `${shown.length} of ${lines.length} lines are drawn; the table has all.` : null,
           table: { columns: Object.keys(rows[0]).map((name) => ({ name })), rows: rows.map((row) => Object.values(row)) } };
       },

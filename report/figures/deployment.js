@@ -9,14 +9,14 @@
   };
 
   figures.add({
-    id: "expert-cache", part: "deployment", title: "A cache of experts", file: "expert_cache", studies: ["expert_cache"], needs,
+    id: "expert-cache", part: "deployment", title: "A cache of experts", file: "expert_cache", studies: ["expert_cache"], needs: "a run with a dump of generated tokens, or --cache-phase all: accesses of a prompt are not counted else",
     read: "Hit rate of a cache that holds so many of the layer's experts: least recently used, the best possible (Belady), and the most used experts pinned.",
     warn: "lru far under pinned: recency does not help; both far under the best: prefetching would.",
     has: (component) => Boolean(data.rows(component, "expert_cache", (row) => row.lru !== null)),
     draw: ({ component }) => {
       const { id, own } = pick(data.rows(component, "expert_cache", (row) => row.lru !== null)), capacity = own.map((row) => row.capacity);
       return { ...parts.lines({ layers: capacity, xTitle: "Experts kept", yTitle: "Hit rate", range: [0, 1.02], series: [["optimal", "best possible"], ["lru", "least recently used"], ["static", "most used, pinned"]].map(([key, name]) => ({ name, values: own.map((row) => row[key]) })) }),
-        where: `Layer ${id}`, layer: id, table: figures.tableOf(own, ["capacity", "accesses", "lru", "optimal", "static"]) };
+        where: `Layer ${id}`, layer: id, note: data.leftOut(component, "expert_cache"), table: figures.tableOf(own, ["capacity", "accesses", "lru", "optimal", "static"]) };
     },
   });
 
@@ -34,7 +34,7 @@
           error_y: { type: "data", symmetric: false, array: rows.map((row) => Math.max(0, (row.imbalance_p95 ?? row.imbalance_run) - row.imbalance_run)), arrayminus: rows.map((row) => Math.max(0, row.imbalance_run - (row.imbalance_p50 ?? row.imbalance_run))), color: theme.color(i), thickness: 1.5 },
           customdata: rows.map((row) => `${row.gpus} GPUs, ${moetap.plain(kind)}<br>run <b>${numbers.text(row.imbalance_run)}</b>, forwards: median ${numbers.text(row.imbalance_p50)}, 95 % ${numbers.text(row.imbalance_p95)}, worst ${numbers.text(row.imbalance_max)}<br>a token's experts lie on ${numbers.text(row.fanout)} GPUs`), hovertemplate: "%{customdata}<extra></extra>" };
       });
-      return { traces, height: 340, where: `Layer ${id}`, layer: id, layout: { xaxis: { type: "category", title: { text: "GPUs" } }, yaxis: { title: { text: "Busiest GPU over the mean" } } },
+      return { traces, height: 340, where: `Layer ${id}`, layer: id, note: data.leftOut(component, "placement"), layout: { xaxis: { type: "category", title: { text: "GPUs" } }, yaxis: { title: { text: "Busiest GPU over the mean" } } },
         table: figures.tableOf(own, ["gpus", "placement", "imbalance_run", "imbalance_p50", "imbalance_p95", "imbalance_max", "fanout"]) };
     },
   });

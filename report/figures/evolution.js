@@ -10,12 +10,14 @@
     return { ids, width, z };
   };
 
-  const usageRows = (component) => data.rows(component, "expert_usage") ?? data.rows(component, "expert_importance");
+  /** Of the study; where it is too large for the page, the run's counts have the usage. */
+  const usageRows = (component) => data.rows(component, "expert_usage") ?? data.rows(component, "expert_importance") ?? (data.leftOut(component, "expert_usage")
+    ? moetap.usage.known(component).flatMap((layer) => numbers.shares(layer.selected_count).map((usage, expert_id) => ({ layer: layer.layer, expert_id, usage }))) : null);
   figures.add({
     id: "importance", part: "evolution", title: "Importance over layers", file: "expert_distribution_across_layers", studies: ["expert_usage", "expert_importance", "top_experts"],
-    read: "Each layer's gate mass (importance) or selections (usage), shares that sum to 1. Frames mark the fewest experts that hold more than 80 %.",
-    warn: "few frames in a row: the layer leans on few experts.", needs,
-    has: (component) => Boolean(usageRows(component)),
+    read: "Each layer's gate mass (importance) or selections (usage), shares that sum to 1. Frames mark the fewest experts that hold more than 80 % of the importance.",
+    warn: "few frames, or few dark cells, in a row: the layer leans on few experts.", needs,
+    has: (component) => Boolean(usageRows(component)?.length),
     controls: (component) => [{ key: "show", label: "Show", options: ["importance", "usage"].filter((key) => key in usageRows(component)[0]).map((key) => [key, key === "usage" ? "Usage" : "Importance"]) }],
     draw: ({ component, chosen }) => {
       const rows = usageRows(component), { ids, width, z } = matrixOf(rows, chosen.show);
@@ -40,13 +42,19 @@
     },
   });
 
+  /** All experts of one study, rather than some of the other. */
+  const stabilities = (component) => {
+    const [most, least] = ["expert_evolution_stats", "expert_stability"];
+    return (data.leftOut(component, most) ? data.rows(component, least) : null) ?? data.rows(component, most) ?? data.rows(component, least);
+  };
+
   figures.add({
     id: "stability", part: "evolution", title: "Stability of expert numbers", file: "expert_stability_across_layers", studies: ["expert_stability", "expert_evolution_stats"],
     read: "1 / (1 + variation of the importance over layers): 1 is the same share in every layer. Largest first.",
     warn: "meaningful only where layers share experts, or numbers were given in a meaningful order.", needs,
-    has: (component) => Boolean(data.rows(component, "expert_evolution_stats") ?? data.rows(component, "expert_stability")),
+    has: (component) => Boolean(stabilities(component)),
     draw: ({ component }) => {
-      const rows = [...(data.rows(component, "expert_evolution_stats") ?? data.rows(component, "expert_stability"))].sort((a, b) => (b.stability ?? -1) - (a.stability ?? -1)), names = rows.map((row) => `E${row.expert_id}`);
+      const rows = [...stabilities(component)].sort((a, b) => (b.stability ?? -1) - (a.stability ?? -1)), names = rows.map((row) => `E${row.expert_id}`);
       return { height: 320, traces: [{ type: "bar", x: numbers.range(rows.length), y: rows.map((row) => row.stability), marker: { color: rows.map((row) => (row.expert_id === selection.state.expert ? theme.color(1) : theme.variable("accent"))) },
         customdata: rows.map((row) => `expert ${row.expert_id}<br><b>${numbers.text(row.stability)}</b>`), hovertemplate: "%{customdata}<extra></extra>" }],
       layout: { showlegend: false, xaxis: { ...parts.ticks(names), title: { text: "Expert" } }, yaxis: { range: [0, 1.02], title: { text: "Stability" } } },

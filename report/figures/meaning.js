@@ -57,7 +57,7 @@
     return numbers.sum(p.filter((x) => x > 0).map((x) => -x * Math.log(x)));
   };
   figures.add({
-    id: "category-entropy", part: "meaning", title: "Entropy of each category's load", file: "category_entropy",
+    id: "category-entropy", part: "meaning", title: "Entropy of each category's load", file: "category_entropy", studies: ["group_usage"],
     read: "Entropy of the load over experts, category by category, over the largest possible: 1 uses all experts alike.",
     warn: "a category far under the others is served by few experts.",
     needs: "a dump and samples with doc.category (moetap run --samples), or --group-by KEY",
@@ -94,31 +94,34 @@
 
   figures.add({
     id: "enrichment", part: "meaning", title: "Tokens that an expert prefers", file: "token_expert_enrichment", studies: ["token_expert_enrichment"],
-    read: "Bars are lifts: how many times more often the expert gets the token than by chance. Smallest p-values first (Benjamini-Hochberg).",
+    read: "Bars are lifts: how many times as often as by chance (the dashed line) the expert gets the token. Smallest p-values first (Benjamini-Hochberg).",
     warn: "small counts; experts without a list have no token that they prefer beyond chance.", needs: "a run with a dump that has token ids",
     has: (component) => Boolean(data.rows(component, "token_expert_enrichment")),
     draw: ({ component }) => {
       const { id, own } = pick(data.rows(component, "token_expert_enrichment"));
-      const known = data.distinct(own.map((row) => row.expert_id)), expert = known.includes(selection.state.expert) ? selection.state.expert : known[0];
+      const liked = own.filter((row) => row.lift > 1), known = data.distinct((liked.length ? liked : own).map((row) => row.expert_id)), expert = known.includes(selection.state.expert) ? selection.state.expert : known[0];
       const rows = own.filter((row) => row.expert_id === expert).sort((a, b) => a.p_value - b.p_value || b.lift - a.lift);
-      const shown = rows.slice(0, 20).reverse(), name = (row) => (row.text !== null && row.text !== undefined && row.text !== "" ? JSON.stringify(row.text) : moetap.tokenText?.(row.token_id) ?? `id ${row.token_id}`);
-      return { height: 120 + shown.length * 22, where: `Layer ${id}, expert ${expert}`, layer: id, note: data.leftOut(component, "token_expert_enrichment"),
+      // The others, which the expert gets less often than chance, are in the table.
+      const preferred = rows.filter((row) => row.lift > 1), shown = (preferred.length ? preferred : rows).slice(0, 20).reverse(), name = (row) => (row.text !== null && row.text !== undefined && row.text !== "" ? JSON.stringify(row.text) : moetap.tokenText?.(row.token_id) ?? `id ${row.token_id}`);
+      return { height: 120 + shown.length * 22, where: `Layer ${id}, expert ${expert}`, layer: id, note: [preferred.length ? null : "The expert prefers none of these tokens: it gets each of them less often than chance.", data.leftOut(component, "token_expert_enrichment")],
         traces: [{ type: "bar", orientation: "h", x: shown.map((row) => row.lift), y: numbers.range(shown.length), marker: { color: theme.variable("accent") }, customdata: shown.map((row) => `${moetap.plain(name(row))} (id ${row.token_id})<br><b>${numbers.text(row.lift)}</b> times chance, ${numbers.text(row.count)} tokens, p = ${numbers.text(row.p_value)}`), hovertemplate: "%{customdata}<extra></extra>" }],
-        layout: { showlegend: false, xaxis: { title: { text: "Times chance" } }, yaxis: { tickvals: numbers.range(shown.length), ticktext: shown.map((row) => moetap.plain(name(row), 22)), showgrid: false } },
+        layout: { showlegend: false, shapes: [{ type: "line", yref: "paper", y0: 0, y1: 1, x0: 1, x1: 1, line: { color: theme.variable("ink"), width: 1, dash: "dash" } }], xaxis: { title: { text: "Times chance" } }, yaxis: { tickvals: numbers.range(shown.length), ticktext: shown.map((row) => moetap.plain(name(row), 22)), showgrid: false } },
         table: figures.tableOf(rows, ["token_id", { name: "text", text: true }, "count", "lift", "p_value"]) };
     },
   });
 
-  const residues = (component, set) => data.rows(component, `aa_correlation_${set}`);
+  // Sequences belong to no component of a model: their figures stand with each.
+  const ofSequences = (table) => Object.keys(data.analysis?.components ?? {}).map((name) => data.rows(name, table)).find(Boolean) ?? null;
+  const residues = (set) => ofSequences(`aa_correlation_${set}`);
   figures.add({
     id: "aa-correlation", part: "meaning", title: "Amino-acid correlation", file: "aa_correlation", studies: ["aa_correlation"],
     read: "Pearson correlation of residue fractions over the sequences, from −0.4 to 0.4.",
     warn: "pairs that the composition of few families explains.", needs: "FASTA files: --positive FILE --negative FILE",
-    has: (component) => Boolean(residues(component, "positive") ?? residues(component, "negative")),
-    controls: (component) => [{ key: "set", label: "Set", options: ["positive", "negative"].filter((set) => residues(component, set)).map((set) => [set, set]) }],
-    draw: ({ component, chosen }) => {
-      const rows = residues(component, chosen.set), names = rows.map((row) => row.residue), z = rows.map((row) => names.map((name) => row[name] ?? null));
-      return { ...parts.heatmap({ z, x: names, y: names, xTitle: "", yTitle: "", unit: "correlation", center: 0, high: 0.4, square: true, text: (value) => (value === null ? "" : value.toFixed(2)), tip: (i, j, value) => `${moetap.plain(names[i])} and ${moetap.plain(names[j])}<br><b>${numbers.text(value)}</b>` }),
+    has: () => Boolean(residues("positive") ?? residues("negative")),
+    controls: () => [{ key: "set", label: "Set", options: ["positive", "negative"].filter((set) => residues(set)).map((set) => [set, set]) }],
+    draw: ({ chosen }) => {
+      const rows = residues(chosen.set), names = rows.map((row) => row.residue), z = rows.map((row) => names.map((name) => row[name] ?? null));
+      return { ...parts.heatmap({ z, x: names, y: names, xTitle: "", yTitle: "", unit: "correlation", center: 0, high: 0.4, square: true, tip: (i, j, value) => `${moetap.plain(names[i])} and ${moetap.plain(names[j])}<br><b>${numbers.text(value)}</b>` }),
         table: { columns: [{ name: "residue", text: true }, ...names.map((name) => ({ name }))], rows: rows.map((row) => [row.residue, ...names.map((name) => row[name])]) } };
     },
   });
@@ -126,9 +129,9 @@
   figures.add({
     id: "aa-composition", part: "meaning", title: "Amino-acid composition", file: "aa_composition", studies: ["aa_composition"], needs: "FASTA files: --positive FILE --negative FILE",
     read: "Share of each residue in the positive and the negative sequences.", warn: "residues that tell the sets apart by themselves.",
-    has: (component) => Boolean(data.rows(component, "aa_composition")),
-    draw: ({ component }) => {
-      const rows = data.rows(component, "aa_composition");
+    has: () => Boolean(ofSequences("aa_composition")),
+    draw: () => {
+      const rows = ofSequences("aa_composition");
       return { height: 320, traces: ["positive", "negative"].map((set, i) => ({ type: "bar", name: set, x: rows.map((row) => row.residue), y: rows.map((row) => row[set]), marker: { color: theme.color(i) }, hovertemplate: `%{x}, ${set}<br><b>%{y:.4f}</b><extra></extra>` })),
         layout: { xaxis: { type: "category", title: { text: "Residue" } }, yaxis: { title: { text: "Share" } } }, table: figures.tableOf(rows, [{ name: "residue", text: true }, "positive", "negative"]) };
     },

@@ -31,7 +31,7 @@
   const where = (layer) => `Layer ${layer.layer}${selection.state.layer === null ? ", choose another above" : ""}`;
 
   figures.add({
-    id: "coactivation", part: "pairs", title: "Co-activation", file: "coactivation", studies: ["coactivation"],
+    id: "coactivation", part: "pairs", title: "Co-activation", file: "coactivation",
     read: "Tokens that chose both experts, against what their loads alone would give (lift): 1 is chance.",
     warn: "pairs far above 1 do the same work together; pairs far below 1 exclude each other.",
     needs: "a run whose routers choose two or more experts a token",
@@ -129,7 +129,7 @@
   };
 
   figures.add({
-    id: "transition", part: "pairs", title: "From layer to layer", file: "expert_transition", studies: ["expert_transitions"],
+    id: "transition", part: "pairs", title: "From layer to layer", file: "expert_transition", studies: ["expert_transitions"], ofRun: true,
     read: "Of the tokens whose first expert is the row's, the share that goes to the column's in the next layer.",
     warn: "dark single cells: paths that could be prefetched; even rows: the next layer cannot be foreseen.",
     needs: "a run with routers in two layers of a component",
@@ -198,10 +198,13 @@
           links.set(key, { source, target, value: (links.get(key)?.value ?? 0) + cell.n });
         }
       });
+      // A column a layer, the busiest on top: without a place, experts that nothing leads to would stand in the first.
+      const flow = nodes.map((_, i) => ["source", "target"].map((end) => numbers.sum([...links.values()].filter((link) => link[end] === i).map((link) => link.value)))).map((both) => Math.max(...both));
+      nodes.forEach((one_, i) => Object.assign(one_, { x: 0.001 + (0.998 * one_.depth) / Math.max(1, names.length - 1), y: -flow[i] }));
       const list = [...links.values()].map((link) => ({ ...link, tip: `${nodes[link.source].tip} → ${nodes[link.target].tip}<br><b>${numbers.text(link.value)}</b> tokens` }));
       return {
         ...parts.sankey({ nodes, links: list }), where: `Layers ${names[0]} to ${names.at(-1)}`,
-        note: [layers.length > shown.length ? `${names.length} layers at a time; choose a layer above to begin there.` : null, known(component)[0].selected_count.length > kExpertsOfPaths ? `The ${kExpertsOfPaths} busiest experts of each layer have bands of their own.` : null],
+        note: [layers.length > shown.length ? `${names.length} layers at a time; choose a layer above to begin there.` : null, known(component)[0].selected_count.length > kExpertsOfPaths ? `The ${kExpertsOfPaths} busiest experts of each layer have bands of their own.` : null, shown.some((layer) => noteOf(layer, "transition")) ? `Layer ${shown[0].layer}: ${noteOf(shown[0], "transition") ?? "whole."} Bands of the other pairs are not drawn.` : null],
         table: { columns: [{ name: "from", text: true }, { name: "to", text: true }, { name: "tokens" }], rows: list.map((link) => [nodes[link.source].name, nodes[link.target].name, link.value]) },
       };
     },

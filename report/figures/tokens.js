@@ -219,16 +219,7 @@
         }
       }
       // In the order of the text on the left, of the numbers on the right.
-      for (const [first, x] of [["t", 0.001], ["e", 0.999]]) {
-        const side = [...index].filter(([key]) => key[0] === first).sort((a, b) => Number(a[0].slice(1)) - Number(b[0].slice(1)));
-        const total = numbers.sum(links.map((link) => link.value));
-        let above = 0;
-        for (const [, place] of side) {
-          const own = numbers.sum(links.filter((link) => (first === "t" ? link.source : link.target) === place).map((link) => link.value));
-          Object.assign(nodes[place], { x, y: Math.min(0.999, Math.max(0.001, (above + own / 2) / total)) });
-          above += own;
-        }
-      }
+      for (const [key, place] of index) Object.assign(nodes[place], { x: key[0] === "t" ? 0.001 : 0.999, y: Number(key.slice(1)) });
       return { ...parts.sankey({ nodes, links, height: Math.max(360, 60 + count * 17) }), where: `${nameOf(sample)}, layer ${tokens.layers[layer]}`, layer: tokens.layers[layer],
         note: [count < sample.position.length ? `The first ${count} of ${sample.position.length} tokens are drawn.` : null, tokens.note ?? null],
         table: { columns: [{ name: "from", text: true }, { name: "to", text: true }, { name: "gate_weight" }], rows: links.map((link) => [nodes[link.source].name, nodes[link.target].name, link.value]) } };

@@ -53,13 +53,15 @@ def distribution(rows: list[dict], top: list[dict], page: Page) -> None:
 def role_shift(rows: list[dict], page: Page) -> None:
     figure, axes = plt.subplots(figsize=(12, 6))
     steps = range(len(rows))
-    for key, mark, color, shift in (("usage", "o", "#1f77b4", 0.02), ("importance", "s", "#ff7f0e", -0.04)):
+    for key, mark, color, above in (("usage", "o", "#1f77b4", 8), ("importance", "s", "#ff7f0e", -16)):
         values = [row[f"change_{key}"] for row in rows]
         axes.plot(steps, values, marker=mark, color=color, label=f"{key.capitalize()} Change")
         for x, value in zip(steps, values, strict=True):
-            axes.text(x, value + shift, f"{value:.2f}", ha="center", fontsize=9)
+            place = {"xytext": (0, above), "textcoords": "offset points"}
+            axes.annotate(f"{value:.2f}", (x, value), ha="center", fontsize=9, color=color, **place)
     axes.set_xticks(steps, [f"Layer {row['from_layer']} -> {row['to_layer']}" for row in rows])
     axes.set(ylabel="Distribution Change (L1 Distance)", title="Expert Role Shift Between Consecutive Layers")
+    axes.margins(y=0.15)
     axes.legend()
     page.save(figure, "expert_evolution/expert_role_shift_between_layers.pdf")
 

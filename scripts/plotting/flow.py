@@ -105,8 +105,9 @@ def cooperation(rows: list[dict], layer, page: Page) -> None:
     nx.draw_networkx_edges(graph, place, ax=axes, alpha=0.7, edge_vmin=0, **edges)
     sizes = [300 * (1 + centrality[node]) for node in graph]
     nx.draw_networkx_nodes(graph, place, ax=axes, node_size=sizes, node_color=list(centrality.values()), cmap="viridis")
-    outside = {node: (x * 1.12, y * 1.12) for node, (x, y) in place.items()}
-    nx.draw_networkx_labels(graph, outside, {node: f"Expert {node}" for node in graph}, ax=axes, font_size=10)
+    for node, (x, y) in place.items():
+        side = "left" if x > 0.1 else "right" if x < -0.1 else "center"  # outside the circle, not over the node
+        axes.text(x * 1.08, y * 1.08, f"Expert {node}", ha=side, va="center", fontsize=10)
     axes.set_title(f"Layer {layer} Expert Cooperation Network")
     axes.margins(0.15)
     axes.axis("off")

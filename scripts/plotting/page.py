@@ -46,7 +46,7 @@ def lines(axes, xs, series: dict[str, list[float]], *, x: str, y: str) -> None:
     for i, (name, values) in enumerate(series.items()):
         mark = marks[i % len(marks)] if len(xs) <= 40 else None
         axes.plot(range(len(xs)), values, label=name, marker=mark, linestyle=dashes[i % len(dashes)])
-    step = max(1, len(xs) // 24)
+    step = max(1, -(-len(xs) // 20))  # more names would run into each other
     axes.set_xticks(range(0, len(xs), step), [str(name) for name in xs[::step]])
     axes.set(xlabel=x, ylabel=y)
     axes.grid(alpha=0.3)

@@ -9,6 +9,8 @@ import pathlib
 from typing import Any
 
 Row = dict[str, Any]
+# The component of the studies of FASTA files.
+SEQUENCES = "sequences"
 
 
 class Source:
@@ -37,11 +39,14 @@ class Source:
         names = list((self.summary or {}).get("components", {})) + list((self.analysis or {}).get("components", {}))
         if component is not None and component not in names:
             raise ValueError(f"--component {component}: there is none of that name; there are {', '.join(names)}")
-        self.component = component or (names[0] if names else "")
+        of_models = [name for name in names if name != SEQUENCES]
+        self.component = component or next(iter(of_models + names), "")
 
     def rows(self, table: str) -> list[Row]:
         """The rows of a study's table; none where it is not there. Undefined cells are NaN."""
-        studies = (self.analysis or {}).get("components", {}).get(self.component, {})
+        components = (self.analysis or {}).get("components", {})
+        # Sequences belong to no component of a model: theirs are drawn with any.
+        studies = {**components.get(SEQUENCES, {}), **components.get(self.component, {})}
         for study in studies.values():
             columns = study["tables"].get(table)
             if columns:

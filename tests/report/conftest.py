@@ -114,6 +114,34 @@ class OpenPage:
     def choose(self, figure: str, label: str, value: str) -> None:
         self.page.locator(f"#figure-{figure} .controls label", has_text=label).locator("select").select_option(value)
 
+    def show_all(self) -> None:
+        """Draws every figure, in view or not."""
+        self.page.evaluate("moetap.page.cards.forEach((card) => card.show())")
+
+    def reset(self, anchor: str = "") -> None:
+        """As it was when it was opened: for tests that share a page."""
+        self.page.evaluate(
+            """(anchor) => {
+              const search = document.getElementById("search");
+              search.value = "";
+              search.dispatchEvent(new Event("input"));
+              document.activeElement.blur();
+              moetap.theme.apply("light", false);
+              location.hash = anchor;
+              for (const card of moetap.page.cards) if (!card.data.hidden) card.toggleTable();
+              scrollTo(0, 0);
+            }""",
+            anchor,
+        )
+        self.page.wait_for_function(
+            """(anchor) => {
+              const layer = new URLSearchParams(anchor.slice(1)).get("layer") ?? "";
+              const selects = [...document.querySelectorAll("#filters select[data-key=layer]")];
+              return selects.every((select) => select.value === layer);
+            }""",
+            arg=anchor,
+        )
+
     def foreign_requests(self) -> list[str]:
         return [url for url in self.requests[1:] if not url.startswith(("data:", "blob:"))]
 

@@ -24,6 +24,18 @@ def page(runs, write_page):
     return write_page(runs[0] / "one.html", runs[0] / "first")
 
 
+@pytest.fixture(scope="module")
+def shared(open_shared_page, page):
+    return open_shared_page(page)
+
+
+@pytest.fixture
+def opened(shared):
+    """The page of one run, as it opens; all tests that do not ask for another size share it."""
+    shared.reset()
+    return shared
+
+
 def test_policy_allows_no_connection_and_only_its_own_scripts(page):
     html = page.read_text()
     policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]+)"', html)[1]
@@ -35,8 +47,7 @@ def test_policy_allows_no_connection_and_only_its_own_scripts(page):
     assert not re.search(r"<script[^>]+src=|<link[^>]+stylesheet", html)
 
 
-def test_every_figure_of_the_list_is_drawn_or_named_as_missing(open_page, page):
-    opened = open_page(page)
+def test_every_figure_of_the_list_is_drawn_or_named_as_missing(opened):
     every = opened.page.evaluate("moetap.figures.all.map((figure) => figure.id)")
     missing = [
         title for titles in opened.page.locator("#part-absent li b").all_inner_texts() for title in titles.split(" · ")
@@ -49,8 +60,7 @@ def test_every_figure_of_the_list_is_drawn_or_named_as_missing(open_page, page):
         assert opened.table(figure), figure
 
 
-def test_a_finding_leads_to_its_figure(open_page, page):
-    opened = open_page(page)
+def test_a_finding_leads_to_its_figure(opened):
     link = opened.page.locator(".findings a").first
     target = link.get_attribute("href")
     link.click()
@@ -77,8 +87,7 @@ def test_address_chooses_layer_and_expert(open_page, page, runs):
     opened.page.wait_for_function("() => document.querySelector('#filters select[data-key=layer]').value === ''")
 
 
-def test_a_click_on_a_cell_chooses_it(open_page, page):
-    opened = open_page(page)
+def test_a_click_on_a_cell_chooses_it(opened):
     opened.traces("usage")
     opened.page.locator("#figure-usage").scroll_into_view_if_needed()
     box = opened.page.locator("#figure-usage .plot .nsewdrag").bounding_box()
@@ -86,8 +95,7 @@ def test_a_click_on_a_cell_chooses_it(open_page, page):
     opened.page.wait_for_function("() => location.hash === '#layer=2&expert=6'")
 
 
-def test_filters_and_keys(open_page, page):
-    opened = open_page(page)
+def test_filters_and_keys(opened):
     opened.page.locator("#filters select[data-key=layer]").select_option("1")
     opened.wait_for_hash("#layer=1")
     opened.page.locator("h1").click()
@@ -119,8 +127,7 @@ def test_everything_is_reached_by_tab(open_page, page):
     assert {"A", "BUTTON", "SELECT"} <= reached
 
 
-def test_tables_sort_and_download(open_page, page, runs, tmp_path):
-    opened = open_page(page)
+def test_tables_sort_and_download(opened, runs):
     card = opened.page.locator("#figure-experts-of-a-layer")
     card.scroll_into_view_if_needed()
     card.get_by_role("button", name="as a table").click()
@@ -137,8 +144,7 @@ def test_tables_sort_and_download(open_page, page, runs, tmp_path):
 
 
 @pytest.mark.parametrize("ending,begin", [("PNG", b"\x89PNG"), ("SVG", b"<svg")])
-def test_pictures_of_a_figure(open_page, page, ending, begin):
-    opened = open_page(page)
+def test_pictures_of_a_figure(opened, ending, begin):
     card = opened.page.locator("#figure-balance")
     card.scroll_into_view_if_needed()
     with opened.page.expect_download() as downloaded:
@@ -160,9 +166,13 @@ def test_light_and_dark(open_page, page):
 
 def test_no_sideways_scrolling_on_a_phone(open_page, page):
     opened = open_page(page, size=(390, 844))
-    for figure in opened.ids():
-        opened.page.locator(f"#figure-{figure}").scroll_into_view_if_needed()
-        assert opened.page.evaluate("document.documentElement.scrollWidth <= innerWidth"), figure
+    opened.show_all()
+    wide = opened.page.evaluate(
+        """moetap.page.cards.filter((card) => card.element.scrollWidth > card.element.clientWidth)
+          .map((card) => card.figure.id)"""
+    )
+    assert wide == []
+    assert opened.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
 def test_two_runs_say_what_changed(open_page, runs, write_page):
@@ -170,6 +180,16 @@ def test_two_runs_say_what_changed(open_page, runs, write_page):
     opened = open_page(write_page(folder / "two.html", folder / "first", folder / "second"))
     findings = opened.page.locator("#findings").inner_text()
     assert "second: Layers 0, 1, 2 and 3 never choose expert 5." in findings
+    # What changed comes first, and each run has a verdict of its own.
+    levels = opened.page.evaluate("moetap.findings.all('language_model').map((one) => one.figure)")
+    assert levels[:2] == ["change-usage", "change-metrics"]
+    assert opened.page.locator(".verdict .sign").all_inner_texts() == [
+        f"{name}: {opened.page.evaluate(f'moetap.verdict.ofRun({run}).sign')}"
+        for run, name in enumerate(("first", "second"))
+    ]
+    assert "never chosen" in opened.page.locator("#verdict-1").inner_text()
+    opened.traces("coactivation")  # of one run only: which is said
+    assert "run first" in opened.page.locator("#figure-coactivation .where").inner_text()
     rows = opened.table("change-usage")
     for row in rows:
         a = first[row["layer"]]["usage"][row["expert_id"]]

@@ -152,7 +152,7 @@ def test_tokens_and_images_of_a_thousand_samples_fit_a_page(report, tmp_path):
     assert f"pictures of {len(pictured)} of {len(samples)} samples are in this page" in done.stderr
 
 
-def test_a_large_dump_is_sampled_and_says_so(report, large, tmp_path):
+def test_a_large_dump_is_sampled_and_says_so(open_page, report, large, tmp_path):
     dumps = pytest.importorskip("report_page", reason="needs safetensors")
     run = tmp_path / "run"
     shutil.copytree(large[1].parent / "run", run)
@@ -168,6 +168,19 @@ def test_a_large_dump_is_sampled_and_says_so(report, large, tmp_path):
     assert "Weights have 4 digits" in shown["note"]
     studies = data["analysis"]["components"]["language_model"]
     assert studies["expert_transitions"]["left_out"]["expert_transitions"].endswith("expert_transitions.csv has all.")
+    # Some rows of a table would mislead: whole layers of those that are drawn a layer at a time, and none where the
+    # run's counts tell the same.
+    placed = studies["placement"]["tables"]["placement"]
+    sizes = [placed["layer"].count(layer) for layer in dict.fromkeys(placed["layer"])]
+    assert "placement" in studies["placement"]["left_out"] and sizes == [16] * len(sizes) and len(sizes) > 1
+    assert studies["expert_usage"]["left_out"]["expert_usage"].endswith(
+        "too many for this page; expert_usage.csv has all."
+    )
+    opened = open_page(page)
+    opened.show_all()
+    counts = [layer["selected_count"] for layer in large[0]["components"]["language_model"].values()]
+    usage = opened.traces("importance")[0]["z"]
+    assert usage == [[count / sum(row) for count in row] for row in counts]
 
 
 def test_surfaces_have_the_layers_experts_and_colours_that_were_asked_for(write_page, tmp_path):
