@@ -89,6 +89,9 @@ std::optional<Fact> RouterFlow::combine(jit::Node* node, const Fact& left, const
       lose_alignment(result);
       if (left.order != right.order) result.permuted = result.order = nullptr;
       result.in_pieces = left.in_pieces || right.in_pieces;
+      // What one slot has more than another is no slot's own weight.
+      const bool of_two = left.place >= 0 && right.place >= 0 && left.place != right.place;
+      if (of_two && base_name(*node) == "sub") result.rewritten = true;
       change_in_order(result, node->output());
     } else if (left.role == Role::kIds) {
       result.index = (left.aligned || left.index) && (right.aligned || right.index);
@@ -174,6 +177,8 @@ std::optional<Fact> RouterFlow::combine(jit::Node* node, const Fact& left, const
     if (score.score == score.base && score.score != nullptr) result.score = node->output();
     result.relative = !of_role(left.role == Role::kScore ? right.role : left.role).picks.empty();
     change_scores(result, score, node->output());
+    const std::string name = base_name(*node);
+    result.filled = score.filled || (!score.picks.empty() && !score.threshold && (name == "add" || name == "sub"));
     return result;
   }
   if (pair_is(Role::kSlot, Role::kStat)) {

@@ -69,6 +69,8 @@ struct Fact {
   bool nested = false;      // picked from picked values (product keys)
   bool per_expert = false;  // concerns one expert: a comparison of ids with one number
   bool own = false;         // chosen: rows of the projection's own parameter
+  bool vectors = false;     // chosen: one vector an expert
+  bool filled = false;      // weights: experts that were not picked have been given some
   bool relative = false;    // scores that were computed with those that were picked, and masks made of them
   bool joined = false;      // ids that were put together with those of another router
   bool column = false;      // of one expert
@@ -125,6 +127,9 @@ void lose_alignment(Fact& fact);
 /// Notes that the value has been computed with in another order than that of tokens and slots. `now` is what it is
 /// then.
 void change_in_order(Fact& fact, torch::jit::Value* now);
+
+/// Of chosen vectors that a hidden state was multiplied by: weights of the slots, which are none of the scores.
+Fact weights_of_vectors(Fact chosen);
 
 /// Dense weights or those of slots times a mask over the places in the experts' queues, which gave `value`:
 /// [.., experts, places].
