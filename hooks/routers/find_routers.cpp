@@ -7,6 +7,7 @@
 #include "hooks/graph/known_shapes.h"
 #include "hooks/graph/module_path.h"
 #include "hooks/graph/op_traits.h"
+#include "hooks/routers/applied_weights.h"
 #include "hooks/routers/router_decision.h"
 #include "hooks/routers/router_flow.h"
 
@@ -152,6 +153,9 @@ class RouterSearch {
         const RouterFlow weighing(graph_, origins_, shapes_, projection, size, ChosenVectors::kWeights);
         RouterDecision weighed = decide(graph_, weighing);
         if (weighed.router && !weighed.router->weights.empty()) decision = std::move(weighed);
+      }
+      if (decision.router && decision.router->weights.empty() && is_weighed_by_others(graph_, flow)) {
+        decision = {std::nullopt, SkippedNode{flow.picks().back().node, node, SkipReason::kWeighedByOthers}};
       }
       if (decision.skipped.has_value()) considered_.push_back(*decision.skipped);
       if (!decision.router.has_value()) continue;

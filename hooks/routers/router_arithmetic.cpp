@@ -3,6 +3,7 @@
 #include <torch/csrc/jit/ir/constants.h>
 
 #include <algorithm>
+#include <cmath>
 
 #include "hooks/routers/later_products.h"
 #include "hooks/routers/picked_indices.h"
@@ -24,9 +25,25 @@ bool clamps_at_zero(const MethodGraph& graph, const jit::Node& node) {
 // True for what gives weights to all experts, where those that were not picked had none: `0.9 * gates + 0.1 / E`.
 bool adds_to_unpicked(const Fact& weights, const jit::Node& node) {
   const std::string name = base_name(node);
-  if (weights.picks.empty() || weights.threshold || (name != "add" && name != "sub" && name != "rsub")) return false;
-  const auto number = node.inputs().size() > 1 ? jit::toIValue(node.input(1)) : std::nullopt;
-  return !number || !number->isScalar() || number->toScalar().toDouble() != 0;
+  if (weights.picks.empty() || weights.threshold) return false;
+  if (name == "lerp") return true;
+  if (name == "clamp" || name == "clamp_min" || name == "clip") {
+    const auto least = node.inputs().size() > 1 ? jit::toIValue(node.input(1)) : std::nullopt;
+    return least && least->isScalar() && least->toScalar().toDouble() > 0;
+  }
+  if (name != "add" && name != "sub" && name != "rsub") return false;
+  for (const jit::Value* input : node.inputs().slice(0, 2)) {  // `0 + w`, as a sum begins
+    const auto number = jit::toIValue(input);
+    // Nothing, or what keeps a division from 0.
+    if (number && number->isScalar() && std::abs(number->toScalar().toDouble()) < 1e-6) return false;
+    if (number && number->isTensor() && number->toTensor().defined() && !number->toTensor().any().item<bool>()) {
+      return false;
+    }
+    if (op_kind(*input->node()) == OpKind::kFresh && base_name(*input->node()).find("zeros") != std::string::npos) {
+      return false;
+    }
+  }
+  return true;
 }
 
 // False for a product that goes into convolutions and nothing else.

@@ -85,13 +85,14 @@ std::optional<Fact> RouterFlow::combine(jit::Node* node, const Fact& left, const
         change_scores(result, left, node->output());
       }
       if (base_name(*node) == "add" && left.score != nullptr) result.biased = true;
+      // Of two that were picked by the same, both are 0 elsewhere.
+      const bool sums = base_name(*node) == "add" || base_name(*node) == "sub";
+      if (sums && left.picks.empty() != right.picks.empty() && !left.threshold && !right.threshold)
+        result.filled = true;
     } else if (left.role == Role::kSlot && (!left.aligned || !right.aligned)) {
       lose_alignment(result);
       if (left.order != right.order) result.permuted = result.order = nullptr;
       result.in_pieces = left.in_pieces || right.in_pieces;
-      // What one slot has more than another is no slot's own weight.
-      const bool of_two = left.place >= 0 && right.place >= 0 && left.place != right.place;
-      if (of_two && base_name(*node) == "sub") result.rewritten = true;
       change_in_order(result, node->output());
     } else if (left.role == Role::kIds) {
       result.index = (left.aligned || left.index) && (right.aligned || right.index);
