@@ -35,6 +35,10 @@ const char* to_string(SkipReason reason) {
       return "weighs pairs of tokens and experts, and no tensor over the experts holds their weights";
     case SkipReason::kWeighsInSeveralWays:
       return "what it picks serves several layers of experts, each with weights of its own";
+    case SkipReason::kWeighsUnpicked:
+      return "it gives weights to experts that it did not pick, too";
+    case SkipReason::kWeighedByOthers:
+      return "what its experts give is multiplied by numbers that are not made of its scores";
     case SkipReason::kUnsureFactor:
       return "its weights are multiplied by what may be a factor or a hidden state: the graph does not tell how wide "
              "it is";

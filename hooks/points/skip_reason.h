@@ -25,6 +25,8 @@ enum class SkipReason {
   kTakesFirstTokens,      // an expert sees only the first of the tokens that chose it
   kWeighsPairs,           // (token, expert) above a threshold, in a list
   kWeighsInSeveralWays,   // one selection serves several layers of experts, whose weights differ
+  kWeighsUnpicked,        // something is added to the weights of all experts, of those that were not picked, too
+  kWeighedByOthers,       // without weights of its own: what its experts give is multiplied by other numbers
   kUnsureFactor,          // its weights meet two activations, of which either may be a factor
   kSharesProjection,      // several routers read parts of one projection
   kUnknownNumExperts,     // hash routing whose number of experts is no constant

@@ -146,6 +146,55 @@ bool weighs_in_several_ways(const MethodGraph& graph, const RouterFlow& flow, co
   return false;
 }
 
+// Only numbers that are seen to be scored, projected or chosen count, one for each token: a mask of the arguments
+// leaves padding out, and is no weight.
+bool is_weighed_by_others(const MethodGraph& graph, const RouterFlow& flow) {
+  const ChoicesBehind choices(graph, flow);
+  const auto one_a_token = [&](const jit::Value* value) {
+    bool thin = false;
+    for (int steps = 0; steps < 16; ++steps) {
+      const jit::Node& node = *value->node();
+      if (node.inputs().empty()) return false;
+      thin = thin || base_name(node) == "unsqueeze";
+      switch (op_kind(node)) {
+        case OpKind::kScoring:
+          if (thin) return true;
+          value = node.input(0);
+          continue;
+        case OpKind::kContract: {
+          Projection head;
+          if (!match_projection(const_cast<jit::Node*>(&node), flow.origins(), head)) return false;
+          const auto weight = graph.constant(head.parameter);
+          return weight && weight->isTensor() && weight->toTensor().defined() && weight->toTensor().dim() == 2 &&
+                 weight->toTensor().size(0) == 1;
+        }
+        case OpKind::kCopy:
+        case OpKind::kReshape:
+        case OpKind::kSlice:
+        case OpKind::kSelect:
+        case OpKind::kIndex:
+          value = node.input(0);
+          continue;
+        default:
+          return false;
+      }
+    }
+    return false;
+  };
+  for (jit::Node* node : graph.nodes()) {
+    if (op_kind(*node) != OpKind::kMultiply || node->inputs().size() < 2) continue;
+    for (size_t i = 0; i < 2; ++i) {
+      const jit::Value *factor = node->input(i), *output = node->input(1 - i);
+      if (!is_tensor(factor) || !is_tensor(output) || !flow.origins().is_activation(output)) continue;
+      const Fact* chosen = flow.fact(factor);
+      const bool of_expert = chosen != nullptr && chosen->role == Role::kChosen && chosen->numbers_of_experts;
+      if (!of_expert && (chosen != nullptr || !one_a_token(factor))) continue;
+      if (flow.fact(output) == nullptr && !choices.of(output).empty()) return true;
+    }
+  }
+  return false;
+}
+
 bool has_changed_weights(const RouterFlow& flow) {
   return std::any_of(flow.events().begin(), flow.events().end(),
                      [](const Event& event) { return event.kind == EventKind::kAppliesWeights && event.what.changed; });

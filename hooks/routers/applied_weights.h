@@ -20,6 +20,9 @@ bool weighs_in_several_ways(const MethodGraph& graph, const RouterFlow& flow,
                             const std::vector<torch::jit::Value*>& selected,
                             const std::vector<torch::jit::Value*>& weights);
 
+/// True if one number a token, which no followed weights have given, multiplies what the chosen experts give.
+bool is_weighed_by_others(const MethodGraph& graph, const RouterFlow& flow);
+
 /// True if weights are applied that were changed after they were put into another order.
 bool has_changed_weights(const RouterFlow& flow);
 

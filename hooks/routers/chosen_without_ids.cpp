@@ -1,6 +1,7 @@
 #include "hooks/routers/chosen_without_ids.h"
 
 #include "hooks/routers/applied_weights.h"
+#include "hooks/routers/choices_behind.h"
 #include "hooks/routers/router_events.h"
 #include "hooks/routers/scoring_name.h"
 
@@ -17,12 +18,37 @@ bool chooses_tokens_for_experts(const RouterFlow& flow) {
   return dim == -1 && tokens && has(flow, EventKind::kAppliesWeights);
 }
 
-FoundRouter expert_choice(const MethodGraph& graph, const RouterFlow& flow) {
+namespace {
+
+// The weights [experts, places] that were spread over the tokens to give `spread`; null where more was done to them.
+jit::Value* before_they_were_spread(const RouterFlow& flow, const jit::Value* spread) {
+  for (const jit::Value* read : tensors_read(*spread->node())) {
+    while (!read->node()->inputs().empty() &&
+           (op_kind(*read->node()) == OpKind::kCopy || op_kind(*read->node()) == OpKind::kReshape)) {
+      read = read->node()->input(0);
+    }
+    const Fact* fact = flow.fact(read);
+    if (fact != nullptr && fact->role == Role::kSlot && fact->aligned && !fact->flat) {
+      return const_cast<jit::Value*>(read);
+    }
+  }
+  return nullptr;
+}
+
+}  // namespace
+
+std::optional<FoundRouter> expert_choice(const MethodGraph& graph, const RouterFlow& flow) {
   const Pick& pick = flow.picks()[0];
   FoundRouter router;
   router.projection = flow.projection();
   router.selected = {pick.indices};
   router.weights = applied_weights(graph, flow, router.selected);
+  for (jit::Value*& weights : router.weights) {
+    const Fact* fact = flow.fact(weights);
+    if (fact == nullptr || fact->role == Role::kSlot) continue;
+    weights = before_they_were_spread(flow, weights);
+    if (weights == nullptr) return std::nullopt;
+  }
   router.form = "expert_choice";
   router.logits = pick.source.logits;
   router.scores = pick.source.score;

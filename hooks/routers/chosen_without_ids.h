@@ -12,7 +12,9 @@ namespace moetap::hooks {
 /// True for expert choice: scores laid out as [.., experts, tokens], from which each expert picks tokens, with weights
 /// for its outputs.
 bool chooses_tokens_for_experts(const RouterFlow& flow);
-FoundRouter expert_choice(const MethodGraph& graph, const RouterFlow& flow);
+
+/// Empty where the weights were changed after they were spread over the tokens: no tensor [experts, places] holds them.
+std::optional<FoundRouter> expert_choice(const MethodGraph& graph, const RouterFlow& flow);
 
 /// Experts that take the best of the tokens that chose them: `weights` are those of the tokens that they take, `router`
 /// is what is known so far.

@@ -7,6 +7,7 @@
 #include "hooks/graph/known_shapes.h"
 #include "hooks/graph/module_path.h"
 #include "hooks/graph/op_traits.h"
+#include "hooks/routers/applied_weights.h"
 #include "hooks/routers/router_decision.h"
 #include "hooks/routers/router_flow.h"
 
@@ -83,14 +84,24 @@ std::string common_owner_path(const MethodGraph& graph, const std::vector<const 
   return join_path(common);
 }
 
+// The dimension along which parts are put together; empty where the graph does not tell.
+std::optional<int64_t> joined_along(const MethodGraph& graph, const jit::Node& node,
+                                    const std::vector<jit::Value*>& parts, KnownShapes& shapes) {
+  const std::string name = base_name(node);
+  if (name == "hstack" || name == "column_stack") {  // rows of one number each, where they have two dimensions
+    const bool of_rows = !parts.empty() && shapes.of(parts[0]).rank == 2;
+    return of_rows ? std::optional<int64_t>(1) : std::nullopt;
+  }
+  return node.inputs().size() < 2 ? std::nullopt : graph.constant_int(node.input(1));
+}
+
 // One projection to a single number for each expert, side by side: `cat([gate(x) for gate in gates], -1)`. Fills
 // `projection` with the place where they are joined, and the parameters of all.
 bool match_joined_projections(jit::Node* node, const MethodGraph& graph, const ValueOrigins& origins,
-                              Projection& projection, std::vector<const jit::Value*>& parameters) {
-  if (op_kind(*node) != OpKind::kConcatenate || node->inputs().size() < 2 || grows_in_loop(node->input(0)))
-    return false;
-  const auto dim = graph.constant_int(node->input(1));
+                              KnownShapes& shapes, Projection& projection, std::vector<const jit::Value*>& parameters) {
+  if (op_kind(*node) != OpKind::kConcatenate || grows_in_loop(node->input(0))) return false;
   const auto parts = list_elements(node->input(0));
+  const auto dim = joined_along(graph, *node, parts, shapes);
   if (parts.size() < 2 || !dim || *dim == 0) return false;
   for (const jit::Value* part : parts) {
     Projection own;
@@ -125,7 +136,7 @@ class RouterSearch {
     for (jit::Node* node : graph_.nodes()) {
       Projection projection;
       std::vector<const jit::Value*> parameters;
-      const bool joined = match_joined_projections(node, graph_, origins_, projection, parameters);
+      const bool joined = match_joined_projections(node, graph_, origins_, shapes_, projection, parameters);
       if (!joined && !match_projection(node, origins_, projection)) continue;
       const auto size =
           joined ? std::optional(static_cast<int64_t>(parameters.size())) : projected_size(graph_, projection);
@@ -138,6 +149,14 @@ class RouterSearch {
         continue;
       }
       RouterDecision decision = decide(graph_, flow);
+      if (decision.router && decision.router->weights.empty() && flow.multiplies_chosen_vectors()) {
+        const RouterFlow weighing(graph_, origins_, shapes_, projection, size, ChosenVectors::kWeights);
+        RouterDecision weighed = decide(graph_, weighing);
+        if (weighed.router && !weighed.router->weights.empty()) decision = std::move(weighed);
+      }
+      if (decision.router && decision.router->weights.empty() && is_weighed_by_others(graph_, flow)) {
+        decision = {std::nullopt, SkippedNode{flow.picks().back().node, node, SkipReason::kWeighedByOthers}};
+      }
       if (decision.skipped.has_value()) considered_.push_back(*decision.skipped);
       if (!decision.router.has_value()) continue;
       const auto& picks = decision.router->picks;

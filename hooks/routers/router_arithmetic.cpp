@@ -3,6 +3,7 @@
 #include <torch/csrc/jit/ir/constants.h>
 
 #include <algorithm>
+#include <cmath>
 
 #include "hooks/routers/later_products.h"
 #include "hooks/routers/picked_indices.h"
@@ -19,6 +20,30 @@ bool clamps_at_zero(const MethodGraph& graph, const jit::Node& node) {
   if ((name != "clamp" && name != "clamp_min" && name != "clip") || node.inputs().size() < 2) return false;
   const auto least = graph.constant(node.input(1));
   return least && least->isScalar() && least->toScalar().toDouble() == 0;
+}
+
+// True for what gives weights to all experts, where those that were not picked had none: `0.9 * gates + 0.1 / E`.
+bool adds_to_unpicked(const Fact& weights, const jit::Node& node) {
+  const std::string name = base_name(node);
+  if (weights.picks.empty() || weights.threshold) return false;
+  if (name == "lerp") return true;
+  if (name == "clamp" || name == "clamp_min" || name == "clip") {
+    const auto least = node.inputs().size() > 1 ? jit::toIValue(node.input(1)) : std::nullopt;
+    return least && least->isScalar() && least->toScalar().toDouble() > 0;
+  }
+  if (name != "add" && name != "sub" && name != "rsub") return false;
+  for (const jit::Value* input : node.inputs().slice(0, 2)) {  // `0 + w`, as a sum begins
+    const auto number = jit::toIValue(input);
+    // Nothing, or what keeps a division from 0.
+    if (number && number->isScalar() && std::abs(number->toScalar().toDouble()) < 1e-6) return false;
+    if (number && number->isTensor() && number->toTensor().defined() && !number->toTensor().any().item<bool>()) {
+      return false;
+    }
+    if (op_kind(*input->node()) == OpKind::kFresh && base_name(*input->node()).find("zeros") != std::string::npos) {
+      return false;
+    }
+  }
+  return true;
 }
 
 // False for a product that goes into convolutions and nothing else.
@@ -113,6 +138,7 @@ void RouterFlow::follow_scoring(jit::Node* node) {
   if (found == nullptr) return;
   const std::string name = base_name(*node);
   Fact result = derived(*found, node, found->role);
+  result.filled = false;  // what was closed by a large negative number has no weight, whatever was added to it
   if (!found->aligned) {
     lose_alignment(result);
     if (carries_weights(*found)) change_in_order(result, node->output());
@@ -169,7 +195,7 @@ void RouterFlow::follow_elementwise(jit::Node* node, OpKind kind) {
   const bool narrow = width == ProductWidth::kSame;
   if (hidden && kind == OpKind::kMultiply) {
     const bool before_pick = own.role == Role::kScore && !carries_weights(own);
-    const bool similarity = own.role == Role::kChosen && own.own;
+    const bool similarity = own.role == Role::kChosen && (own.own || weighs_by_vectors(own, *node));
     // Experts' outputs are added up. Channels of which some are left out are not.
     const bool over_experts = own.role == Role::kScore && !own.picks.empty() && !own.column && !own.per_expert;
     const bool channels = over_experts && !precedes_projection(partner) && !adds_up(node->output());
@@ -181,7 +207,8 @@ void RouterFlow::follow_elementwise(jit::Node* node, OpKind kind) {
     // Scores that scale or are scaled by hidden states before any pick may still be logits (a learned temperature).
     if (!narrow && !similarity && !(before_pick && own.score == nullptr)) return;
   }
-  if (hidden && own.role == Role::kChosen && !own.own) return;  // a bias of the chosen expert
+  const bool of_vectors = hidden && kind == OpKind::kMultiply && weighs_by_vectors(own, *node);
+  if (hidden && own.role == Role::kChosen && !own.own && !of_vectors) return;  // a bias of the chosen expert
   Fact result = derived(own, node, own.role);
   // What one expert's part of a mask weighs by other numbers: no tensor over the experts holds these weights.
   if (hidden && own.role == Role::kMask && own.threshold && !own.aligned) result.rewritten = true;
@@ -223,6 +250,7 @@ void RouterFlow::follow_elementwise(jit::Node* node, OpKind kind) {
       } else if (partner != nullptr && (name == "add" || name == "sub")) {
         result.biased = true;
       }
+      result.filled = (own.filled && !name.starts_with("exp")) || adds_to_unpicked(own, *node);
       break;
     case Role::kSlot:
       if (hidden && name != "div" && width == ProductWidth::kWider) return;

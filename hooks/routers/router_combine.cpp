@@ -85,6 +85,10 @@ std::optional<Fact> RouterFlow::combine(jit::Node* node, const Fact& left, const
         change_scores(result, left, node->output());
       }
       if (base_name(*node) == "add" && left.score != nullptr) result.biased = true;
+      // Of two that were picked by the same, both are 0 elsewhere.
+      const bool sums = base_name(*node) == "add" || base_name(*node) == "sub";
+      if (sums && left.picks.empty() != right.picks.empty() && !left.threshold && !right.threshold)
+        result.filled = true;
     } else if (left.role == Role::kSlot && (!left.aligned || !right.aligned)) {
       lose_alignment(result);
       if (left.order != right.order) result.permuted = result.order = nullptr;
@@ -174,6 +178,8 @@ std::optional<Fact> RouterFlow::combine(jit::Node* node, const Fact& left, const
     if (score.score == score.base && score.score != nullptr) result.score = node->output();
     result.relative = !of_role(left.role == Role::kScore ? right.role : left.role).picks.empty();
     change_scores(result, score, node->output());
+    const std::string name = base_name(*node);
+    result.filled = score.filled || (!score.picks.empty() && !score.threshold && (name == "add" || name == "sub"));
     return result;
   }
   if (pair_is(Role::kSlot, Role::kStat)) {

@@ -5,6 +5,7 @@
 #include <string>
 #include <utility>
 
+#include "hooks/routers/router_axes.h"
 #include "hooks/routers/router_flow.h"
 
 namespace moetap::hooks {
@@ -48,6 +49,27 @@ bool multiplies_by_factors(const MethodGraph& graph, const jit::Node& einsum, co
 
 }  // namespace
 
+// Note [Weights of chosen vectors]
+// Ids that choose one vector an expert, which a hidden state is multiplied by and summed, may give the first layer of
+// experts of one neuron (PEER), or what weighs the experts that others choose by the same ids. The use of the numbers
+// tells: the second only if they multiply the outputs of such experts. So they are followed as weights where a router
+// has been found without any; where that finds weights, these are the router's.
+bool RouterFlow::weighs_by_vectors(const Fact& chosen, const jit::Node& node) {
+  if (chosen.role != Role::kChosen || !chosen.vectors || !chosen.aligned) return false;
+  if (op_kind(node) == OpKind::kMultiply) {
+    const auto& uses = node.output(0)->uses();
+    const bool summed = !uses.empty() && std::all_of(uses.begin(), uses.end(), [&](const jit::Use& use) {
+      if (base_name(*use.user) != "sum" || use.user->inputs().size() < 2) return false;
+      const auto dims = graph_.constant_ints(use.user->input(1));
+      return dims && dims->size() == 1 && dims->front() &&
+             from_end(*dims->front(), shapes_.of(node.output(0)).rank) == -1;
+    });
+    if (!summed) return false;
+  }
+  multiplies_chosen_vectors_ = true;
+  return vectors_ == ChosenVectors::kWeights;
+}
+
 void RouterFlow::follow_contract(jit::Node* node) {
   std::vector<jit::Value*> operands;
   const std::string name = base_name(*node);
@@ -86,6 +108,8 @@ void RouterFlow::follow_contract(jit::Node* node) {
         score.aligned = true;
         score.num_slots = 1;
         set(node->output(), score);
+      } else if (weighs_by_vectors(own, *node)) {
+        set(node->output(), weights_of_vectors(derived(own, node, Role::kSlot)));
       } else {
         meet(node, own, hidden);
       }

@@ -79,7 +79,7 @@ RouterDecision decide_by_events(const MethodGraph& graph, const RouterFlow& flow
   if (chooses_tokens_for_experts(flow)) {
     if (has_changed_weights(flow)) return skip(last.node, SkipReason::kChangesSortedWeights);
     decision.router = expert_choice(graph, flow);
-    return decision;
+    return decision.router ? decision : skip(last.node, SkipReason::kChangesSortedWeights);
   }
   if (picks_other_axis(last)) return skip(last.node, SkipReason::kPicksTokens);
   if (last.source.merged) return skip(last.node, SkipReason::kIndexesTokens);
@@ -127,6 +127,10 @@ RouterDecision decide_by_events(const MethodGraph& graph, const RouterFlow& flow
   }
   if (chooses_by_rewritten_ids(flow, selected) || crosses_slots(graph, flow))
     return skip(last.node, SkipReason::kRewritesIds);
+  for (const Event& event : flow.events()) {
+    if (event.kind == EventKind::kAppliesWeights && event.what.filled)
+      return skip(last.node, SkipReason::kWeighsUnpicked);
+  }
   if (has_changed_weights(flow)) {
     const Fact* sorted = only_permuted_weights(flow);
     if (sorted == nullptr) return skip(last.node, SkipReason::kChangesSortedWeights);

@@ -58,6 +58,14 @@ Fact remembered(Fact fact) {
   return fact;
 }
 
+Fact weights_of_vectors(Fact chosen) {
+  chosen.role = Role::kSlot;
+  chosen.aligned = true;
+  chosen.score = nullptr;
+  chosen.scoring = chosen.slot_scoring = "other";
+  return chosen;
+}
+
 Fact spread_over_places(const Fact& weights, const Fact& mask, jit::Value* value) {
   Fact result = remembered(weights);
   merge(result, remembered(mask));

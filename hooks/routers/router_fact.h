@@ -66,22 +66,25 @@ struct Fact {
   std::vector<KeptBy> zero_unless;  // of weights: those that none of these keeps are 0
 
   // Slots, ids, masks.
-  bool nested = false;      // picked from picked values (product keys)
-  bool per_expert = false;  // concerns one expert: a comparison of ids with one number
-  bool own = false;         // chosen: rows of the projection's own parameter
-  bool relative = false;    // scores that were computed with those that were picked, and masks made of them
-  bool joined = false;      // ids that were put together with those of another router
-  bool column = false;      // of one expert
-  bool sorted = false;      // an order by ids that were sorted, not by masks of them
-  bool cut = false;         // an order of which only the first places are used
-  bool threshold = false;   // zero at the experts that are not chosen, by their scores: there are no ids
-  bool by_sign = false;     // a threshold of zero (`relu`): activations of hidden states have it, too
-  bool dropped = false;     // zero where a capacity leaves a token out
-  bool rewritten = false;   // ids or weights were changed in a way that is not followed
-  bool ordinal = false;     // a mask of ids that are larger or smaller than a number: it tells of no expert
-  bool pairs = false;       // scores of pairs (token, expert), which were chosen one by one
-  bool merged = false;      // scores whose experts share their axis with tokens
-  bool turned = false;      // scores whose tokens are some of the projection's, or in another order
+  bool nested = false;              // picked from picked values (product keys)
+  bool per_expert = false;          // concerns one expert: a comparison of ids with one number
+  bool own = false;                 // chosen: rows of the projection's own parameter
+  bool vectors = false;             // chosen: one vector an expert
+  bool numbers_of_experts = false;  // chosen: one number an expert
+  bool filled = false;              // weights: experts that were not picked have been given some
+  bool relative = false;            // scores that were computed with those that were picked, and masks made of them
+  bool joined = false;              // ids that were put together with those of another router
+  bool column = false;              // of one expert
+  bool sorted = false;              // an order by ids that were sorted, not by masks of them
+  bool cut = false;                 // an order of which only the first places are used
+  bool threshold = false;           // zero at the experts that are not chosen, by their scores: there are no ids
+  bool by_sign = false;             // a threshold of zero (`relu`): activations of hidden states have it, too
+  bool dropped = false;             // zero where a capacity leaves a token out
+  bool rewritten = false;           // ids or weights were changed in a way that is not followed
+  bool ordinal = false;             // a mask of ids that are larger or smaller than a number: it tells of no expert
+  bool pairs = false;               // scores of pairs (token, expert), which were chosen one by one
+  bool merged = false;              // scores whose experts share their axis with tokens
+  bool turned = false;              // scores whose tokens are some of the projection's, or in another order
   // Weights that were picked from those over tokens: the tokens of each expert, [.., experts, tokens].
   torch::jit::Value* tokens_of_experts = nullptr;
   int place = -1;                                   // of a piece of the slots, which one
@@ -125,6 +128,9 @@ void lose_alignment(Fact& fact);
 /// Notes that the value has been computed with in another order than that of tokens and slots. `now` is what it is
 /// then.
 void change_in_order(Fact& fact, torch::jit::Value* now);
+
+/// Of chosen vectors that a hidden state was multiplied by: weights of the slots, which are none of the scores.
+Fact weights_of_vectors(Fact chosen);
 
 /// Dense weights or those of slots times a mask over the places in the experts' queues, which gave `value`:
 /// [.., experts, places].

@@ -36,8 +36,8 @@ void place_einsum_experts(const MethodGraph& graph, const Projection& projection
 }  // namespace
 
 RouterFlow::RouterFlow(const MethodGraph& graph, const ValueOrigins& origins, KnownShapes& shapes,
-                       const Projection& projection, std::optional<int64_t> num_experts)
-    : graph_(graph), origins_(origins), shapes_(shapes), projection_(projection) {
+                       const Projection& projection, std::optional<int64_t> num_experts, ChosenVectors vectors)
+    : graph_(graph), origins_(origins), shapes_(shapes), projection_(projection), vectors_(vectors) {
   Fact seed;
   seed.role = Role::kScore;
   seed.base = seed.logits = projection_.node->output();

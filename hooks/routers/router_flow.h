@@ -63,12 +63,16 @@ struct Pick {
 /// True if the pick is known to be along another axis than the experts'.
 bool picks_other_axis(const Pick& pick);
 
+/// What products of a hidden state with the vectors that ids choose are taken for: see Note [Weights of chosen
+/// vectors].
+enum class ChosenVectors { kExperts, kWeights };
+
 /// All values that are computed from one projection, or from ids that come without one.
 class RouterFlow {
  public:
   /// `shapes` remembers what it has found, so that the flows of a graph share one. All must outlive the flow.
   RouterFlow(const MethodGraph& graph, const ValueOrigins& origins, KnownShapes& shapes, const Projection& projection,
-             std::optional<int64_t> num_experts);
+             std::optional<int64_t> num_experts, ChosenVectors vectors = ChosenVectors::kExperts);
   RouterFlow(const MethodGraph& graph, const ValueOrigins& origins, KnownShapes& shapes, const HashIds& hash);
 
   const Projection& projection() const { return projection_; }
@@ -76,6 +80,9 @@ class RouterFlow {
   const std::vector<Pick>& picks() const { return picks_; }
   const std::vector<Event>& events() const { return events_; }
   const Fact* fact(const torch::jit::Value* value) const;
+
+  /// True if ids choose vectors, one an expert, whose product with a hidden state may be a weight.
+  bool multiplies_chosen_vectors() const { return multiplies_chosen_vectors_; }
 
   /// True if the flow ended where scores meet what was computed from picks of them, in a way that is not followed.
   bool ends_at_own_picks() const { return ends_at_own_picks_; }
@@ -148,6 +155,7 @@ class RouterFlow {
   bool pools_tokens(const torch::jit::Node& node, Fact& fact);
   bool is_only_piece(const torch::jit::Node* node) const;
   bool is_own_parameter(const torch::jit::Value* value) const;
+  bool weighs_by_vectors(const Fact& chosen, const torch::jit::Node& node);
   void follow_concatenate(torch::jit::Node* node);
   void follow_pad(torch::jit::Node* node);
   void note_written_ids(const torch::jit::Value* numbers);
@@ -178,6 +186,8 @@ class RouterFlow {
   std::map<int64_t, torch::jit::Node*> queue_;  // by order of execution
   std::vector<Pick> picks_;
   bool ends_at_own_picks_ = false;
+  ChosenVectors vectors_ = ChosenVectors::kExperts;
+  bool multiplies_chosen_vectors_ = false;
   std::vector<Event> events_;
   std::vector<NumberRange> written_ids_;                    // over those that were picked
   std::unordered_set<const torch::jit::Value*> ancestors_;  // of the projection's activation, as far as was looked

@@ -24,6 +24,13 @@ Fact in_table(const Fact& ids) {
   return places;
 }
 
+// True for a parameter of `dim` dimensions.
+bool has_dimensions(const MethodGraph& graph, const jit::Value* parameter, int64_t dim) {
+  while (op_kind(*parameter->node()) == OpKind::kCopy) parameter = parameter->node()->input(0);
+  const auto constant = graph.constant(parameter);
+  return constant && constant->isTensor() && constant->toTensor().defined() && constant->toTensor().dim() == dim;
+}
+
 }  // namespace
 
 // True if `index` puts all slots of flat weights into the order of their sorted ids: it takes each of them once.
@@ -154,6 +161,8 @@ void RouterFlow::follow_gather(jit::Node* node, jit::Value* source, const std::v
       Fact chosen = derived(by, node, Role::kChosen);
       chosen.aligned = by.aligned;
       chosen.own = is_own_parameter(source);
+      chosen.vectors = !chosen.own && has_dimensions(graph_, source, 2);
+      chosen.numbers_of_experts = has_dimensions(graph_, source, 1);
       set(node->output(), chosen);
     } else if (origin == Origin::kActivation && op_kind(*node) == OpKind::kGather &&
                (projection_.node == nullptr || (by.aligned && shapes_.of(source).last == by.num_experts))) {

@@ -211,6 +211,12 @@ void RouterFlow::follow_same(jit::Node* node, OpKind kind) {
                name == "reshape_as") {
       result.rank.reset();
     }
+    // What was computed in groups is scores over all experts from here on, not before.
+    const Fact* computed = found->grouped && !result.grouped && result.aligned ? fact(result.base) : nullptr;
+    if (computed != nullptr && computed->grouped && result.logits == result.base) {
+      result.logits = result.base = node->output();
+      result.logits_dim = result.expert_dim;
+    }
   } else if (kind == OpKind::kRepeat && result.role != Role::kScore && result.role != Role::kMask &&
              result.role != Role::kStat) {
     lose_alignment(result);
@@ -327,6 +333,8 @@ void RouterFlow::follow_reduce(jit::Node* node, OpKind kind) {
         result.role = Role::kSlot;
         result.aligned = true;
         result.num_slots = 1;
+      } else if (weighs_by_vectors(own, *node->input(0)->node())) {
+        result = weights_of_vectors(result);
       }
       break;
     case Role::kIds:
