@@ -367,12 +367,14 @@ def test_hooks_of_others_change_what_is_reported(tmp_path):
     the_model = model(GatedBlock)
     with moetap.attach(the_model, tmp_path / "run", example_inputs=EXAMPLE, dump="topk"):
         hook = the_model.layers[0].gate.register_forward_hook(
-            lambda module, args, result: (result[0], result[1], torch.zeros_like(result[2]) + torch.arange(TOP_K))
+            lambda module, args, result: (result[0], result[1].flip(-1), result[2].flip(-1))
         )
         the_model(**INPUTS)
         hook.remove()
-    selected = dump_of(tmp_path / "run")["language_model/0.selected"]
-    assert (selected == torch.arange(TOP_K)).all()
+    expected = expected_dump(the_model, INPUTS)
+    dump = dump_of(tmp_path / "run")
+    for name in ("selected", "weights"):
+        assert torch.equal(dump[f"language_model/0.{name}"], expected[f"language_model/0.{name}"].flip(-1))
 
 
 def test_attaching_leaves_counters_and_random_numbers_as_they_were(tmp_path):
