@@ -60,7 +60,7 @@ void find_applied(const MethodGraph& method, AttentionNode& attention) {
     for (size_t i = 0; i < node->inputs().size(); ++i) {
       const auto found = dependent.find(node->input(i));
       if (found == dependent.end()) continue;
-      if (!factor) factor = i;
+      if (!factor) factor = is_tensor(node->input(i)) ? i : node->inputs().size();  // of a list only elements are seen
       is_product |= found->second;
     }
     for (const jit::Value* input : flat_inputs(node)) {

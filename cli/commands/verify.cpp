@@ -36,7 +36,7 @@ struct VerifyOptions {
 };
 
 struct ModelProof {
-  std::optional<std::string> difference;  // the first input whose output the twin changes
+  std::optional<std::string> difference;  // the first input whose output the twin changes, or why the twin failed on it
   std::vector<plugin::HookProof> hooks;
 
   bool refuted() const {
@@ -106,7 +106,8 @@ ModelProof prove(const VerifyOptions& options, const ModelFile& file, const Mode
     const uint64_t seed = options.seed + i;
     const auto expected = run_plain(plain, arguments, seed, files[i]);
     const auto base = plugin::run_twin(twin, arguments, seed);
-    if (!proof.difference && (!base.ran() || !same_outputs(expected, base))) proof.difference = files[i];
+    if (!proof.difference && !base.ran()) proof.difference = fmt::format("{}: {}", files[i], base.error);
+    if (!proof.difference && !same_outputs(expected, base)) proof.difference = files[i];
     if (base.ran()) prove_forward(model, options, twin, arguments, seed, base, proof);
   }
   return proof;

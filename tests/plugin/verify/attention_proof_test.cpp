@@ -27,6 +27,11 @@ constexpr const char* kEager = R"(
         closed = torch.masked_fill(scores, torch.logical_not(keep), -10000.0)
         out = torch.matmul(torch.softmax(closed, -1), v)
 )";
+constexpr const char* kEinsum = R"(
+        scores = torch.einsum("bhqd,bhkd->bhqk", [q, k]) * 0.7
+        closed = torch.masked_fill(scores, torch.logical_not(keep), -10000.0)
+        out = torch.einsum("bhqk,bhkd->bhqd", [torch.softmax(closed, -1), v])
+)";
 constexpr const char* kFused = R"(
         out = torch.scaled_dot_product_attention(q, k, v, keep, 0.0, False, scale=0.7)
 )";
@@ -143,6 +148,8 @@ TEST(AttentionProof, WhatIsFoundIsProven) {
     expect(proof, body == kMaskedLater ? Verdict::kNotShown : Verdict::kProven, {"padding"});
   }
   expect(prove(kEager), Verdict::kProven, all);
+  // What is made of the probabilities is the same; the factor is an element of a list.
+  expect(prove(kEinsum), Verdict::kProven, {"rows", "share", "samples", "padding"});
   expect(prove(kFused), Verdict::kProven, all);
 }
 
