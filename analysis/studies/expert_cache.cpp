@@ -2,12 +2,14 @@
 
 #include <algorithm>
 #include <string>
+#include <utility>
 
 #include "analysis/studies/cache_accesses.h"
 #include "analysis/studies/cache_stacks.h"
 #include "analysis/studies/expert_counts.h"
 #include "analysis/studies/sentence_numbers.h"
 #include "analysis/studies/token_runs.h"
+#include "analysis/studies/used_rows.h"
 
 namespace moetap::analysis::studies {
 namespace {
@@ -22,15 +24,18 @@ class ExpertCache : public Study {
   bool is_sequential() const override { return is_warm_; }
 
   void observe(const TokenBatch& batch) override {
+    std::vector<std::pair<int64_t, int64_t>> samples;
+    for_samples(batch, [&](int64_t first, int64_t last) {
+      if (batch.sample[static_cast<size_t>(first)] >= 0) {
+        samples.emplace_back(first, last);
+      } else {
+        unknown_samples_ += last - first;
+      }
+    });
     for (size_t l = 0; l < layers_.size(); ++l) {
-      for_samples(batch, [&](int64_t first, int64_t last) {
-        count_uses(batch, l, first, last);
-        if (batch.sample[static_cast<size_t>(first)] >= 0) {
-          observe_sample(batch, l, first, last);
-        } else if (l == 0) {
-          unknown_samples_ += last - first;
-        }
-      });
+      rows_.in_order(batch, l).add_counts(0, batch.num_tokens, layers_[l].uses.data());
+      const UsedRows& ranked = rows_.ranked(batch, l);
+      for (const auto& [first, last] : samples) observe_sample(batch, ranked, layers_[l], first, last);
     }
   }
 
@@ -96,6 +101,7 @@ class ExpertCache : public Study {
     Layer(int64_t num_experts, const std::string& phase)
         : sequence(num_experts, phase),
           lru_stack(num_experts),
+          optimal_stack(num_experts),
           lru(static_cast<size_t>(num_experts) + 1),
           optimal(static_cast<size_t>(num_experts) + 1),
           accesses(static_cast<size_t>(num_experts)),
@@ -116,31 +122,22 @@ class ExpertCache : public Study {
     return accesses == 0 ? kUndefined : static_cast<double>(hits) / static_cast<double>(accesses);
   }
 
-  void count_uses(const TokenBatch& batch, size_t l, int64_t first, int64_t last) {
-    for (int64_t t = first; t < last; ++t) {
-      if (!has_row(batch, batch.layers[l], t)) continue;
-      for (const int32_t expert : used_.in_order(batch.layers[l], t)) ++layers_[l].uses[static_cast<size_t>(expert)];
-    }
-  }
-
-  void observe_sample(const TokenBatch& batch, size_t l, int64_t first, int64_t last) {
-    Layer& layer = layers_[l];
-    const std::vector<CacheAccess>& accesses = layer.sequence.of_sample(batch, batch.layers[l], first, last);
+  void observe_sample(const TokenBatch& batch, const UsedRows& ranked, Layer& layer, int64_t first, int64_t last) {
+    const CacheAccesses& accesses = layer.sequence;
+    layer.sequence.take_sample(batch, ranked, first, last);
     if (is_warm_) {
-      layer.optimal_stack.restart(layer.sequence.first_use());
+      layer.optimal_stack.restart(accesses.first_use());
     } else {
       layer.lru_stack.clear();
       layer.optimal_stack.clear();
     }
-    for (size_t i = 0; i < accesses.size(); ++i) {
-      const CacheAccess& access = accesses[i];
-      const int64_t lru = layer.lru_stack.access(access.expert);
-      const int64_t optimal = layer.optimal_stack.access(access.expert, static_cast<uint32_t>(i), access.next_use);
-      if (!access.is_counted) continue;
-      ++layer.lru[static_cast<size_t>(lru)];
-      ++layer.optimal[static_cast<size_t>(optimal)];
-      ++layer.accesses[static_cast<size_t>(access.expert)];
-    }
+    layer.lru_stack.access(accesses.experts(), lru_distances_);
+    layer.optimal_stack.access(accesses.experts(), accesses.next_use(), optimal_distances_);
+    accesses.for_counted([&](size_t i) {
+      ++layer.lru[static_cast<size_t>(lru_distances_[i])];
+      ++layer.optimal[static_cast<size_t>(optimal_distances_[i])];
+      ++layer.accesses[static_cast<size_t>(accesses.experts()[i])];
+    });
   }
 
   /// How many experts a layer LRU needs for nine hits of ten, and what the best would be, over all layers.
@@ -178,8 +175,9 @@ class ExpertCache : public Study {
   bool is_warm_ = false;
   std::string phase_;
   std::vector<Layer> layers_;
-  UsedExperts used_;
-  int64_t unknown_samples_ = 0;  // tokens
+  UsedRowsOfBatch rows_;
+  std::vector<int32_t> lru_distances_, optimal_distances_;  // of the sample at hand
+  int64_t unknown_samples_ = 0;                             // tokens
 };
 
 }  // namespace

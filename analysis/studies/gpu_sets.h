@@ -2,10 +2,10 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <span>
 #include <utility>
 #include <vector>
 
+#include "analysis/studies/used_rows.h"
 #include "analysis/studies/vector_loops.h"
 
 namespace moetap::analysis::studies {
@@ -21,7 +21,6 @@ class GpuSets {
     for (const int64_t gpus : num_gpus)
       first_word_.push_back(first_word_.back() + (static_cast<size_t>(gpus) + 63) / 64);
     bits_.resize(num_experts * num_words());
-    united_.resize(num_words());
     counts_.resize(num_words());
     for (size_t p = 0; p < placements.size(); ++p) {
       for (size_t e = 0; e < num_experts; ++e) {
@@ -31,9 +30,16 @@ class GpuSets {
     }
   }
 
-  /// Adds a token with these experts.
-  void add(std::span<const int32_t> experts) {
-    loops_.count_united_bits(bits_.data(), experts, num_words(), united_.data(), counts_.data());
+  /// Adds all tokens of the rows.
+  void add(const UsedRows& rows) {
+    if (rows.is_whole()) {
+      loops_.count_united_bits(bits_.data(), num_words(), rows.ids, rows.width, counts_.data());
+      return;
+    }
+    for (int64_t t = 0; t < rows.num_tokens; ++t) {
+      const std::span<const int32_t> experts = rows.of(t);
+      loops_.count_united_bits(bits_.data(), num_words(), experts, experts.size(), counts_.data());
+    }
   }
   /// Adds the number of GPUs of all tokens since the last call to fanout [P].
   void take(std::vector<int64_t>& fanout) {
@@ -47,7 +53,6 @@ class GpuSets {
 
   std::vector<size_t> first_word_;  // [P + 1]
   std::vector<uint64_t> bits_;      // [E, words]
-  std::vector<uint64_t> united_;    // [words]
   std::vector<int64_t> counts_;     // [words] bits of the tokens since `take`
   const VectorLoops& loops_ = vector_loops();
 };

@@ -2,12 +2,13 @@
 
 #include <algorithm>
 #include <string>
+#include <utility>
 
 #include "analysis/studies/expert_counts.h"
 #include "analysis/studies/percentiles.h"
 #include "analysis/studies/sentence_numbers.h"
 #include "analysis/studies/token_runs.h"
-#include "analysis/studies/used_experts.h"
+#include "analysis/studies/used_rows.h"
 
 namespace moetap::analysis::studies {
 namespace {
@@ -21,8 +22,15 @@ class Imbalance : public Study {
   }
 
   void observe(const TokenBatch& batch) override {
+    std::vector<std::pair<int64_t, int64_t>> forwards;
+    for_forwards(batch, [&](int64_t first, int64_t last) { forwards.emplace_back(first, last); });
     for (size_t l = 0; l < layers_.size(); ++l) {
-      for_forwards(batch, [&](int64_t first, int64_t last) { observe_forward(batch, l, first, last); });
+      const UsedRows& rows = rows_.in_order(batch, l);
+      rows.add_counts(0, batch.num_tokens, layers_[l].counts.data());
+      const auto experts = static_cast<int64_t>(layers_[l].counts.size());
+      for (const auto& [first, last] : forwards) {
+        if (last - first >= experts) observe_forward(rows, layers_[l], first, last);
+      }
     }
   }
 
@@ -89,25 +97,10 @@ class Imbalance : public Study {
     std::vector<double> ratios;   // of forwards of at least E tokens
   };
 
-  void observe_forward(const TokenBatch& batch, size_t l, int64_t first, int64_t last) {
-    const LayerTokens& tokens = batch.layers[l];
-    Layer& layer = layers_[l];
-    if (last - first < static_cast<int64_t>(layer.counts.size())) {  // it will not count among the forwards
-      for (int64_t t = first; t < last; ++t) {
-        if (!has_row(batch, tokens, t)) continue;
-        for (const int32_t expert : used_.in_order(tokens, t)) ++layer.counts[static_cast<size_t>(expert)];
-      }
-      return;
-    }
+  void observe_forward(const UsedRows& rows, Layer& layer, int64_t first, int64_t last) {
+    if (rows.num_rows(first, last) < static_cast<int64_t>(layer.counts.size())) return;
     forward_counts_.assign(layer.counts.size(), 0);
-    int64_t num_tokens = 0;
-    for (int64_t t = first; t < last; ++t) {
-      if (!has_row(batch, tokens, t)) continue;
-      ++num_tokens;
-      for (const int32_t expert : used_.in_order(tokens, t)) ++forward_counts_[static_cast<size_t>(expert)];
-    }
-    add_counts(layer.counts, forward_counts_);
-    if (num_tokens < static_cast<int64_t>(layer.counts.size())) return;
+    rows.add_counts(first, last, forward_counts_.data());
     const double ratio = max_over_mean(forward_counts_);
     if (ratio == ratio) layer.ratios.push_back(ratio);
   }
@@ -120,7 +113,7 @@ class Imbalance : public Study {
 
   ComponentShape shape_;
   std::vector<Layer> layers_;
-  UsedExperts used_;
+  UsedRowsOfBatch rows_;
   std::vector<int64_t> forward_counts_;  // [E]
 };
 

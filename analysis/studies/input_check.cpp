@@ -46,6 +46,15 @@ void InputCheck::observe(const TokenBatch& batch) {
     Layer& layer = layers_[l];
     layer.foreign += tokens.foreign_ids;
     const std::span<const double> gates = tokens.gates.empty() ? tokens.weights : tokens.gates;
+    const bool all_assigned =
+        batch.valid.empty() && tokens.seen.empty() && loops_.are_below(tokens.ids.data(), tokens.ids.size(), INT32_MAX);
+    if (all_assigned && loops_.are_finite_from_zero(gates.data(), gates.size())) {
+      layer.tokens += batch.num_tokens;
+      layer.slots += static_cast<int64_t>(tokens.ids.size());
+      layer.gates += static_cast<int64_t>(gates.size());
+      for (int64_t t = 0; t < batch.num_tokens && !tokens.scores.empty(); ++t) check_scores(tokens, t, layer);
+      continue;
+    }
     for (int64_t t = 0; t < batch.num_tokens; ++t) {
       if (!batch.is_valid(t) || !tokens.has_seen(t)) continue;
       ++layer.tokens;

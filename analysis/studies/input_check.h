@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "analysis/studies/study_registry.h"
+#include "analysis/studies/vector_loops.h"
 
 namespace moetap::analysis::studies {
 
@@ -50,6 +51,7 @@ class InputCheck : public Study {
   bool is_arrays_;
   std::vector<std::string> ids_;
   std::vector<Layer> layers_;
+  const VectorLoops& loops_ = vector_loops();
 };
 
 /// The entry of the check, which every analysis makes. `is_arrays`: an error is one of the arrays' files.

@@ -4,13 +4,14 @@
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <utility>
 
 #include "analysis/studies/expert_counts.h"
 #include "analysis/studies/gpu_sets.h"
 #include "analysis/studies/percentiles.h"
 #include "analysis/studies/sentence_numbers.h"
 #include "analysis/studies/token_runs.h"
-#include "analysis/studies/used_experts.h"
+#include "analysis/studies/used_rows.h"
 
 namespace moetap::analysis::studies {
 namespace {
@@ -59,10 +60,19 @@ class PlacementStudy : public Study {
   }
 
   void observe(const TokenBatch& batch) override {
+    std::vector<std::pair<int64_t, int64_t>> forwards;
+    const bool scores = scores_ || has_file_;
+    if (scores) for_forwards(batch, [&](int64_t first, int64_t last) { forwards.emplace_back(first, last); });
     for (size_t l = 0; l < layers_.size(); ++l) {
-      if (counts_run()) count_batch(batch, l);
-      if (scores_ || has_file_) {
-        for_forwards(batch, [&](int64_t first, int64_t last) { score_forward(batch, l, first, last); });
+      const UsedRows& rows = rows_.in_order(batch, l);
+      Layer& layer = layers_[l];
+      if (counts_run()) rows.add_counts(0, batch.num_tokens, layer.counts.data());
+      if (!scores) continue;
+      layer.tokens += rows.num_rows(0, batch.num_tokens);
+      layer.sets->add(rows);
+      layer.sets->take(layer.fanout);
+      for (const auto& [first, last] : forwards) {
+        if (last - first >= kMinForwardTokens) score_forward(rows, layer, first, last);
       }
     }
   }
@@ -166,27 +176,10 @@ class PlacementStudy : public Study {
     layer.sets.emplace(gpus, num_gpus, num_experts(l));
   }
 
-  void count_batch(const TokenBatch& batch, size_t l) {
-    for (int64_t t = 0; t < batch.num_tokens; ++t) {
-      if (!has_row(batch, batch.layers[l], t)) continue;
-      for (const int32_t expert : used_.in_order(batch.layers[l], t)) ++layers_[l].counts[static_cast<size_t>(expert)];
-    }
-  }
-
-  void score_forward(const TokenBatch& batch, size_t l, int64_t first, int64_t last) {
-    Layer& layer = layers_[l];
-    forward_counts_.assign(num_experts(l), 0);
-    int64_t num_tokens = 0;
-    for (int64_t t = first; t < last; ++t) {
-      if (!has_row(batch, batch.layers[l], t)) continue;
-      ++num_tokens;
-      const std::span<const int32_t> experts = used_.in_order(batch.layers[l], t);
-      for (const int32_t expert : experts) ++forward_counts_[static_cast<size_t>(expert)];
-      layer.sets->add(experts);
-    }
-    layer.tokens += num_tokens;
-    layer.sets->take(layer.fanout);
-    if (num_tokens < kMinForwardTokens) return;
+  void score_forward(const UsedRows& rows, Layer& layer, int64_t first, int64_t last) {
+    if (rows.num_rows(first, last) < kMinForwardTokens) return;
+    forward_counts_.assign(layer.counts.size(), 0);
+    rows.add_counts(first, last, forward_counts_.data());
     for (size_t p = 0; p < layer.placements.size(); ++p) {
       const double ratio = max_over_mean(gpu_loads(layer.placements[p], forward_counts_));
       if (ratio == ratio) layer.ratios[p].push_back(ratio);
@@ -204,7 +197,7 @@ class PlacementStudy : public Study {
   bool has_file_ = false;
   bool scores_ = false;  // the second pass: the placements are fixed
   std::vector<Layer> layers_;
-  UsedExperts used_;
+  UsedRowsOfBatch rows_;
   std::vector<int64_t> forward_counts_;  // [E]
 };
 

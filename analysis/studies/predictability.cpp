@@ -9,11 +9,13 @@
 
 #include "analysis/studies/expert_counts.h"
 #include "analysis/studies/largest_experts.h"
+#include "analysis/studies/pair_counts.h"
+#include "analysis/studies/row_ranks.h"
 #include "analysis/studies/sentence_numbers.h"
+#include "analysis/studies/token_id_blocks.h"
 #include "analysis/studies/token_id_counts.h"
 #include "analysis/studies/token_runs.h"
-#include "analysis/studies/used_experts.h"
-#include "analysis/studies/vector_loops.h"
+#include "analysis/studies/used_rows.h"
 
 namespace moetap::analysis::studies {
 namespace {
@@ -30,8 +32,13 @@ struct Recall {
   /// `is_named(expert)`
   template <typename IsNamed>
   void add(std::span<const int32_t> used, const IsNamed& is_named) {
-    for (const int32_t expert : used) hits[used.size()] += is_named(static_cast<size_t>(expert));
-    ++tokens[used.size()];
+    int64_t named = 0;
+    for (const int32_t expert : used) named += static_cast<int64_t>(is_named(static_cast<size_t>(expert)));
+    add(used.size(), named);
+  }
+  void add(size_t used, int64_t named) {
+    hits[used] += named;
+    ++tokens[used];
   }
   int64_t num_tokens() const {
     int64_t total = 0;
@@ -56,7 +63,6 @@ struct LayerPair {
         uses(num_from),
         next_uses(num_to),
         both(num_from * num_to),
-        by_id(to.num_experts),
         popular(num_to),
         ids(num_to),
         token(num_to) {}
@@ -67,48 +73,81 @@ struct LayerPair {
   std::vector<int64_t> uses;       // [from] tokens that used it
   std::vector<int64_t> next_uses;  // [to]
   std::vector<int64_t> both;       // [from, to]
-  TokenIdCounts by_id;             // [to]
   // What they name: fixed before the second pass.
-  std::vector<double> probability;     // [from, to] in units
+  RowRanks probability;                // [from, to] in units
   std::vector<uint8_t> named_popular;  // [to]
-  std::vector<uint8_t> named_unknown;  // [to] for a token id that was never seen
-  std::vector<uint8_t> named_by_id;    // [ids by place, to]
   // Of samples of odd number.
   Recall popular, ids, token;
 
-  void fix_names() {
+  void fix_names(size_t most_used) {
     LargestExperts<int64_t>().name(next_uses.data(), num_to, top_k, named_popular);
-    probability.assign(both.size(), 0);
+    std::vector<double> shares(both.size());
     for (size_t e = 0; e < num_from; ++e) {
       for (size_t x = 0; x < num_to && uses[e] > 0; ++x) {
         const double share = static_cast<double>(both[e * num_to + x]) / static_cast<double>(uses[e]);
-        probability[e * num_to + x] = std::round(share * kProbabilityScale);
+        shares[e * num_to + x] = std::round(share * kProbabilityScale);
       }
     }
+    probability = RowRanks(std::move(shares), num_to, most_used);
+  }
+};
+
+/// The experts that each token id names in the next layers: a bit each, those of one id side by side.
+class NamedByIds {
+ public:
+  NamedByIds(const TokenIdCounts& counts, const std::vector<LayerPair>& pairs) : first_{0} {
+    for (const LayerPair& pair : pairs) first_.push_back(first_.back() + (pair.num_to + 63) / 64);
+    const auto ids = static_cast<size_t>(counts.num_ids());
+    words_.resize((ids + 1) * first_.back());
     LargestExperts<uint32_t> largest;
-    largest.name(std::vector<uint32_t>(num_to).data(), num_to, top_k, named_unknown);
     std::vector<uint8_t> named;
-    std::vector<uint32_t> counts;
-    for (int64_t place = 0; place < by_id.num_ids(); ++place) {
-      by_id.read(place, counts);
-      largest.name(counts.data(), num_to, top_k, named);
-      named_by_id.insert(named_by_id.end(), named.begin(), named.end());
+    std::vector<uint32_t> of_id;
+    for (size_t row = 0; row <= ids; ++row) {  // the last one: an id that was never seen
+      for (size_t p = 0; p < pairs.size(); ++p) {
+        of_id.assign(pairs[p].num_to, 0);
+        if (row < ids) counts.read(row, p, of_id);
+        largest.name(of_id.data(), pairs[p].num_to, pairs[p].top_k, named);
+        uint64_t* const words = words_.data() + row * first_.back() + first_[p];
+        for (size_t x = 0; x < named.size(); ++x) words[x / 64] |= uint64_t{named[x]} << (x % 64);
+      }
     }
+  }
+
+  const uint64_t* of(size_t row, size_t pair) const { return words_.data() + row * first_.back() + first_[pair]; }
+
+ private:
+  std::vector<size_t> first_;    // [pairs + 1]
+  std::vector<uint64_t> words_;  // [ids + 1][pairs][words of `to`]
+};
+
+/// What the first pass found.
+struct CountedPairs {
+  std::vector<LayerPair> pairs;
+  TokenIdCounts by_id;
+  NamedByIds named;
+
+  size_t row_of(int32_t id) const {
+    const int64_t row = by_id.find(id);
+    return static_cast<size_t>(row < 0 ? by_id.num_ids() : row);
   }
 };
 
 class Predictability : public Study {
  public:
-  explicit Predictability(const ComponentShape& shape) : shape_(shape), pairs_(empty_pairs(shape)) {}
+  explicit Predictability(const ComponentShape& shape)
+      : shape_(shape), pairs_(empty_pairs(shape)), by_id_(widths_of(pairs_)) {}
 
   int num_passes() const override { return 2; }
   void begin_pass(int pass) override {
     if (pass != 1) return;
     scores_ = true;
-    for (LayerPair& pair : pairs_) pair.fix_names();
-    counted_ = std::make_shared<const std::vector<LayerPair>>(std::move(pairs_));
+    for (size_t p = 0; p < pairs_.size(); ++p) pairs_[p].fix_names(static_cast<size_t>(shape_.layers[p].top_k));
+    NamedByIds named(by_id_, pairs_);
+    counted_ =
+        std::make_shared<const CountedPairs>(CountedPairs{std::move(pairs_), std::move(by_id_), std::move(named)});
     pairs_ = empty_pairs(shape_);
-    for (size_t p = 0; p < pairs_.size(); ++p) pairs_[p].counted_tokens = (*counted_)[p].counted_tokens;
+    by_id_ = TokenIdCounts(widths_of(pairs_));
+    for (size_t p = 0; p < pairs_.size(); ++p) pairs_[p].counted_tokens = counted_->pairs[p].counted_tokens;
   }
   std::unique_ptr<Study> fork() const override {
     auto copy = std::make_unique<Predictability>(shape_);
@@ -120,14 +159,16 @@ class Predictability : public Study {
   }
 
   void observe(const TokenBatch& batch) override {
+    rows_of_layer_.clear();
+    for (size_t l = 0; l < shape_.layers.size() && !pairs_.empty(); ++l) {
+      rows_of_layer_.push_back(&rows_.distinct(batch, l));
+    }
     for_samples(batch, [&](int64_t first, int64_t last) {
       const int64_t sample = batch.sample[static_cast<size_t>(first)];
       if (sample < 0) return;
       if (!scores_) ++samples_;
-      for (size_t p = 0; p < pairs_.size(); ++p) {
-        if (!scores_ && sample % 2 == 0) count(batch, p, first, last);
-        if (scores_ && sample % 2 == 1) score(batch, p, first, last);
-      }
+      if (!scores_ && sample % 2 == 0) count(batch, first, last);
+      if (scores_ && sample % 2 == 1) score(batch, first, last);
     });
   }
 
@@ -143,45 +184,64 @@ class Predictability : public Study {
     return pairs;
   }
 
-  void count(const TokenBatch& batch, size_t p, int64_t first, int64_t last) {
-    const LayerTokens &from = batch.layers[p], &to = batch.layers[p + 1];
-    LayerPair& pair = pairs_[p];
-    pair.by_id.check_room(last - first);
-    for (int64_t t = first; t < last; ++t) {
-      if (!has_row(batch, from, t) || !has_row(batch, to, t)) continue;
-      ++pair.counted_tokens;
-      const std::span<const int32_t> next = used_next_.distinct(to, t);
-      for (const int32_t expert : next) ++pair.next_uses[static_cast<size_t>(expert)];
-      for (const int32_t expert : used_.distinct(from, t)) {
-        ++pair.uses[static_cast<size_t>(expert)];
-        int64_t* const both = pair.both.data() + static_cast<size_t>(expert) * pair.num_to;
-        for (const int32_t after : next) ++both[after];
-      }
-      const int32_t id = batch.token_id[static_cast<size_t>(t)];
-      if (id < 0) continue;
-      pair.by_id.add(id, next);
-    }
+  static std::vector<int64_t> widths_of(const std::vector<LayerPair>& pairs) {
+    std::vector<int64_t> widths;
+    for (const LayerPair& pair : pairs) widths.push_back(static_cast<int64_t>(pair.num_to));
+    return widths;
+  }
+  bool has_rows(size_t p, int64_t t) const {
+    return rows_of_layer_[p]->has_row(t) && rows_of_layer_[p + 1]->has_row(t);
   }
 
-  void score(const TokenBatch& batch, size_t p, int64_t first, int64_t last) {
-    const LayerTokens &from = batch.layers[p], &to = batch.layers[p + 1];
-    LayerPair& pair = pairs_[p];
-    const LayerPair& known = (*counted_)[p];
-    sums_.resize(pair.num_to);
-    const auto top_k = static_cast<int64_t>(pair.top_k);
+  void count(const TokenBatch& batch, int64_t first, int64_t last) {
+    by_id_.check_room(last - first);
+    for (size_t p = 0; p < pairs_.size(); ++p) {
+      LayerPair& pair = pairs_[p];
+      const UsedRows &from = *rows_of_layer_[p], &to = *rows_of_layer_[p + 1];
+      if (from.is_whole() && to.is_whole() && last - first >= static_cast<int64_t>(pair.num_from)) {
+        pair.counted_tokens += last - first;
+        to.add_counts(first, last, pair.next_uses.data());
+        from.add_counts(first, last, pair.uses.data());
+        pair_counts_.add(from, to, first, last, pair.num_from, pair.num_to, pair.both.data());
+        continue;
+      }
+      for (int64_t t = first; t < last; ++t) {
+        if (!has_rows(p, t)) continue;
+        ++pair.counted_tokens;
+        const std::span<const int32_t> next = rows_of_layer_[p + 1]->of(t);
+        for (const int32_t expert : next) ++pair.next_uses[static_cast<size_t>(expert)];
+        for (const int32_t expert : rows_of_layer_[p]->of(t)) {
+          ++pair.uses[static_cast<size_t>(expert)];
+          int64_t* const both = pair.both.data() + static_cast<size_t>(expert) * pair.num_to;
+          for (const int32_t after : next) ++both[after];
+        }
+      }
+    }
+    for_id_blocks(batch, first, last, by_id_, [&](int64_t t, size_t row, size_t p) {
+      if (has_rows(p, t)) by_id_.add(row, p, rows_of_layer_[p + 1]->of(t));
+    });
+  }
+
+  void score(const TokenBatch& batch, int64_t first, int64_t last) {
+    named_rows_.clear();
     for (int64_t t = first; t < last; ++t) {
-      if (!has_row(batch, from, t) || !has_row(batch, to, t)) continue;
-      const std::span<const int32_t> next = used_next_.distinct(to, t);
-      if (next.empty()) continue;
-      pair.popular.add(next, [&](size_t x) { return known.named_popular[x]; });
-      loops_.add_rows(known.probability.data(), used_.distinct(from, t), pair.num_to, sums_.data());
-      pair.ids.add(next, [&](size_t x) { return loops_.rank_of(sums_.data(), pair.num_to, x) < top_k; });
       const int32_t id = batch.token_id[static_cast<size_t>(t)];
-      if (id < 0) continue;
-      const int64_t place = known.by_id.place_of(id);
-      const uint8_t* const named =
-          place < 0 ? known.named_unknown.data() : known.named_by_id.data() + static_cast<size_t>(place) * pair.num_to;
-      pair.token.add(next, [&](size_t x) { return named[x]; });
+      named_rows_.push_back(id < 0 ? 0 : counted_->row_of(id));
+    }
+    for (size_t p = 0; p < pairs_.size(); ++p) {
+      LayerPair& pair = pairs_[p];
+      const LayerPair& known = counted_->pairs[p];
+      const auto top_k = static_cast<int64_t>(pair.top_k);
+      for (int64_t t = first; t < last; ++t) {
+        if (!has_rows(p, t)) continue;
+        const std::span<const int32_t> next = rows_of_layer_[p + 1]->of(t);
+        if (next.empty()) continue;
+        pair.popular.add(next, [&](size_t x) { return known.named_popular[x]; });
+        pair.ids.add(next.size(), known.probability.count_named(rows_of_layer_[p]->of(t), next, top_k, sums_));
+        if (batch.token_id[static_cast<size_t>(t)] < 0) continue;
+        const uint64_t* const named = counted_->named.of(named_rows_[static_cast<size_t>(t - first)], p);
+        pair.token.add(next, [&](size_t x) { return named[x / 64] >> (x % 64) & 1; });
+      }
     }
   }
 
@@ -189,12 +249,15 @@ class Predictability : public Study {
 
   ComponentShape shape_;
   std::vector<LayerPair> pairs_;
-  std::shared_ptr<const std::vector<LayerPair>> counted_;  // in the first pass; set in the second
+  TokenIdCounts by_id_;                          // of each pair: [to]
+  std::shared_ptr<const CountedPairs> counted_;  // in the first pass; set in the second
   bool scores_ = false;
   int64_t samples_ = 0;
-  UsedExperts used_, used_next_;
-  std::vector<double> sums_;  // [to]
-  const VectorLoops& loops_ = vector_loops();
+  UsedRowsOfBatch rows_;
+  std::vector<const UsedRows*> rows_of_layer_;  // of the batch
+  std::vector<size_t> named_rows_;              // of the sample's tokens
+  RowRanks::Sums sums_;
+  PairCounts pair_counts_;
 };
 
 void Predictability::merge(const Study& other) {
@@ -209,7 +272,6 @@ void Predictability::merge(const Study& other) {
       add_counts(pair.uses, added.uses);
       add_counts(pair.next_uses, added.next_uses);
       add_counts(pair.both, added.both);
-      pair.by_id.merge(added.by_id);
       continue;
     }
     for (Recall LayerPair::*recall : kRecalls) {
@@ -217,6 +279,7 @@ void Predictability::merge(const Study& other) {
       add_counts((pair.*recall).tokens, (added.*recall).tokens);
     }
   }
+  if (!scores_) by_id_.merge(from.by_id_);
 }
 
 void Predictability::save(ByteSink& sink) const {
@@ -228,13 +291,13 @@ void Predictability::save(ByteSink& sink) const {
       sink.values(pair.uses);
       sink.values(pair.next_uses);
       sink.values(pair.both);
-      pair.by_id.save(sink);
     }
     for (Recall LayerPair::*recall : kRecalls) {
       sink.values((pair.*recall).hits);
       sink.values((pair.*recall).tokens);
     }
   }
+  if (!scores_) by_id_.save(sink);
 }
 
 void Predictability::load(ByteSource& source) {
@@ -246,13 +309,13 @@ void Predictability::load(ByteSource& source) {
       pair.uses = source.values<int64_t>(pair.uses.size());
       pair.next_uses = source.values<int64_t>(pair.next_uses.size());
       pair.both = source.values<int64_t>(pair.both.size());
-      pair.by_id.load(source);
     }
     for (Recall LayerPair::*recall : kRecalls) {
       (pair.*recall).hits = source.values<int64_t>((pair.*recall).hits.size());
       (pair.*recall).tokens = source.values<int64_t>((pair.*recall).tokens.size());
     }
   }
+  if (!scores_) by_id_.load(source);
 }
 
 Result Predictability::finalize() const {

@@ -11,6 +11,7 @@ namespace moetap::analysis::studies {
 
 class RowScratch;
 class UsageScratch;
+class UsedRowsOfBatch;
 
 // Note [Gates and weights]
 // `weights` are what the model multiplied the experts' outputs with. `gates` are what the notebook's studies call g:
@@ -60,7 +61,8 @@ struct TokenBatch {
   std::span<const int32_t> group;   // of --group-by: place in ComponentShape::groups, −1 none; empty: no groups
   std::vector<LayerTokens> layers;  // as ComponentShape::layers
 
-  UsageScratch* usage = nullptr;  // of the worker: what its studies count once for all of them; null: each its own
+  UsageScratch* usage = nullptr;    // of the worker: what its studies count once for all of them; null: each its own
+  UsedRowsOfBatch* used = nullptr;  // likewise: the experts that its tokens used
 
   bool is_valid(int64_t t) const { return valid.empty() || valid[static_cast<size_t>(t)] != 0; }
 };

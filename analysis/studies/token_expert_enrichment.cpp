@@ -7,9 +7,9 @@
 #include "analysis/studies/expert_counts.h"
 #include "analysis/studies/hypergeometric.h"
 #include "analysis/studies/sentence_numbers.h"
+#include "analysis/studies/token_id_blocks.h"
 #include "analysis/studies/token_id_counts.h"
-#include "analysis/studies/token_runs.h"
-#include "analysis/studies/used_experts.h"
+#include "analysis/studies/used_rows.h"
 
 namespace moetap::analysis::studies {
 namespace {
@@ -27,25 +27,24 @@ class TokenExpertEnrichment : public Study {
  public:
   TokenExpertEnrichment(const ComponentShape& shape, const StudyOptions& options) : shape_(shape), options_(options) {
     for (const LayerShape& layer : shape.layers) layers_.emplace_back(layer.num_experts);
+    std::vector<int64_t> widths;
+    for (const LayerShape& layer : shape.layers) widths.push_back(layer.num_experts + 1);
+    by_id_ = TokenIdCounts(widths);
   }
 
   void observe(const TokenBatch& batch) override {
+    by_id_.check_room(batch.num_tokens);
+    std::vector<const UsedRows*> rows;
     for (size_t l = 0; l < layers_.size(); ++l) {
-      Layer& layer = layers_[l];
-      layer.by_id.check_room(batch.num_tokens);
-      const auto num_experts = layer.uses.size();
-      for (int64_t t = 0; t < batch.num_tokens; ++t) {
-        if (!has_row(batch, batch.layers[l], t)) continue;
-        ++layer.tokens;
-        const std::span<const int32_t> experts = used_.distinct(batch.layers[l], t);
-        for (const int32_t expert : experts) ++layer.uses[static_cast<size_t>(expert)];
-        const int32_t id = batch.token_id[static_cast<size_t>(t)];
-        if (id < 0) continue;
-        counters_.assign(experts.begin(), experts.end());
-        counters_.push_back(static_cast<int32_t>(num_experts));
-        layer.by_id.add(id, counters_);
-      }
+      rows.push_back(&rows_.distinct(batch, l));
+      layers_[l].tokens += rows[l]->num_rows(0, batch.num_tokens);
+      rows[l]->add_counts(0, batch.num_tokens, layers_[l].uses.data());
     }
+    for_id_blocks(batch, 0, batch.num_tokens, by_id_, [&](int64_t t, size_t row, size_t l) {
+      if (!rows[l]->has_row(t)) return;
+      by_id_.add(row, l, rows[l]->of(t));
+      by_id_.add_one(row, l, static_cast<int32_t>(layers_[l].uses.size()));
+    });
   }
 
   void merge(const Study& other) override {
@@ -53,52 +52,52 @@ class TokenExpertEnrichment : public Study {
     for (size_t l = 0; l < layers_.size(); ++l) {
       layers_[l].tokens += from.layers_[l].tokens;
       add_counts(layers_[l].uses, from.layers_[l].uses);
-      layers_[l].by_id.merge(from.layers_[l].by_id);
     }
+    by_id_.merge(from.by_id_);
   }
   void save(ByteSink& sink) const override {
     for (const Layer& layer : layers_) {
       sink.integer(layer.tokens);
       sink.values(layer.uses);
-      layer.by_id.save(sink);
     }
+    by_id_.save(sink);
   }
   void load(ByteSource& source) override {
     for (Layer& layer : layers_) {
       layer.tokens = source.integer();
       layer.uses = source.values<int64_t>(layer.uses.size());
-      layer.by_id.load(source);
     }
+    by_id_.load(source);
   }
 
   Result finalize() const override;
 
  private:
   struct Layer {
-    explicit Layer(int64_t num_experts) : uses(static_cast<size_t>(num_experts)), by_id(num_experts + 1) {}
+    explicit Layer(int64_t num_experts) : uses(static_cast<size_t>(num_experts)) {}
 
     int64_t tokens = 0;         // N
     std::vector<int64_t> uses;  // [E] M
-    TokenIdCounts by_id;        // [E] both; last: n
   };
 
   /// All pairs with a count of kMinCount or more, their p adjusted, the best first.
-  static std::vector<Pair> pairs_of(const Layer& layer);
+  std::vector<Pair> pairs_of(size_t l) const;
 
   ComponentShape shape_;
   StudyOptions options_;
   std::vector<Layer> layers_;
-  UsedExperts used_;
-  std::vector<int32_t> counters_;
+  TokenIdCounts by_id_{{}};  // of each layer: [E] both; last: n
+  UsedRowsOfBatch rows_;
 };
 
-std::vector<Pair> TokenExpertEnrichment::pairs_of(const Layer& layer) {
+std::vector<Pair> TokenExpertEnrichment::pairs_of(size_t l) const {
+  const Layer& layer = layers_[l];
   std::vector<Pair> pairs;
   std::vector<double> log_p;
   const size_t num_experts = layer.uses.size();
   std::vector<uint32_t> counts;
-  for (const int32_t id : layer.by_id.ids()) {
-    layer.by_id.read(layer.by_id.place_of(id), counts);
+  for (const int32_t id : by_id_.ids()) {
+    by_id_.read(static_cast<size_t>(by_id_.find(id)), l, counts);
     const auto drawn = static_cast<int64_t>(counts[num_experts]);
     for (size_t e = 0; e < num_experts; ++e) {
       if (counts[e] < kMinCount) continue;
@@ -134,7 +133,7 @@ Result TokenExpertEnrichment::finalize() const {
   std::string best_layer;
   int64_t candidates = 0, significant = 0;
   for (size_t l = 0; l < layers_.size(); ++l) {
-    const std::vector<Pair> pairs = pairs_of(layers_[l]);
+    const std::vector<Pair> pairs = pairs_of(l);
     candidates += static_cast<int64_t>(pairs.size());
     for (const Pair& pair : pairs) significant += pair.log_p < std::log(0.01);
     std::vector<std::vector<Pair>> written(layers_[l].uses.size());

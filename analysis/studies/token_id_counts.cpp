@@ -5,6 +5,11 @@
 
 namespace moetap::analysis::studies {
 
+TokenIdCounts::TokenIdCounts(const std::vector<int64_t>& widths) : first_{0} {
+  for (const int64_t width : widths) first_.push_back(first_.back() + static_cast<size_t>(width));
+  rows_a_block_ = std::max<size_t>(kBlockBytes / std::max<size_t>(row_width(), 1), 1);
+}
+
 size_t TokenIdCounts::row_of(int32_t id) {
   int32_t* row = nullptr;
   if (id < kNear) {
@@ -15,69 +20,49 @@ size_t TokenIdCounts::row_of(int32_t id) {
   }
   if (*row < 0) {
     *row = static_cast<int32_t>(id_of_row_.size());
+    if (id_of_row_.size() % rows_a_block_ == 0) {
+      blocks_.push_back(std::make_unique<uint8_t[]>(rows_a_block_ * row_width()));  // zeros
+    }
     id_of_row_.push_back(id);
-    wide_row_.push_back(-1);
-    small_.resize(small_.size() + width_);
+    wide_.emplace_back();
   }
   return static_cast<size_t>(*row);
 }
 
-/// The wide counters of a row, made of its small ones the first time.
-uint32_t* TokenIdCounts::widen(size_t row) {
-  if (wide_row_[row] < 0) {
-    wide_row_[row] = static_cast<int32_t>(wide_.size() / width_);
-    const auto small = small_.begin() + static_cast<std::ptrdiff_t>(row * width_);
-    wide_.insert(wide_.end(), small, small + static_cast<std::ptrdiff_t>(width_));
-  }
-  return wide_.data() + static_cast<size_t>(wide_row_[row]) * width_;
+void TokenIdCounts::widen(size_t row) {
+  wide_[row] = std::make_unique<uint32_t[]>(row_width());
+  std::copy_n(small_of(row, 0), row_width(), wide_[row].get());
 }
 
-void TokenIdCounts::add(int32_t id, std::span<const int32_t> counters) {
-  const size_t row = row_of(id);
-  if (wide_row_[row] < 0) {
-    uint8_t* const small = small_.data() + row * width_;
-    bool is_full = false;
-    for (const int32_t counter : counters) is_full |= small[counter] == UINT8_MAX;
-    if (!is_full) {
-      for (const int32_t counter : counters) ++small[counter];
-      return;
-    }
-  }
-  uint32_t* const wide = widen(row);
-  for (const int32_t counter : counters) ++wide[counter];
-}
-
-int64_t TokenIdCounts::place_of(int32_t id) const {
+int64_t TokenIdCounts::find(int32_t id) const {
   if (id >= 0 && id < kNear) return static_cast<size_t>(id) < near_.size() ? near_[static_cast<size_t>(id)] : -1;
   const auto found = far_.find(id);
   return found == far_.end() ? -1 : found->second;
 }
 
-void TokenIdCounts::read(int64_t place, std::vector<uint32_t>& counts) const {
-  const auto row = static_cast<size_t>(place);
-  if (wide_row_[row] < 0) {
-    const auto small = small_.begin() + static_cast<std::ptrdiff_t>(row * width_);
-    counts.assign(small, small + static_cast<std::ptrdiff_t>(width_));
-  } else {
-    const auto wide = wide_.begin() + static_cast<std::ptrdiff_t>(static_cast<size_t>(wide_row_[row]) * width_);
-    counts.assign(wide, wide + static_cast<std::ptrdiff_t>(width_));
+void TokenIdCounts::read(size_t row, size_t part, std::vector<uint32_t>& counts) const {
+  if (wide_[row]) {
+    const uint32_t* const wide = wide_[row].get() + first_[part];
+    counts.assign(wide, wide + width(part));
+    return;
   }
+  const uint8_t* const small = small_of(row, part);
+  counts.assign(small, small + width(part));
 }
 
-/// Adds counts to an id's row.
-void TokenIdCounts::add_row(int32_t id, const std::vector<uint32_t>& counts) {
-  const size_t row = row_of(id);
-  if (wide_row_[row] < 0) {
-    uint8_t* const small = small_.data() + row * width_;
+void TokenIdCounts::add_counts(size_t row, size_t part, std::span<const uint32_t> counts) {
+  if (!wide_[row]) {
+    uint8_t* const small = small_of(row, part);
     bool fits = true;
-    for (size_t i = 0; i < width_; ++i) fits &= counts[i] <= UINT8_MAX && small[i] + counts[i] <= UINT8_MAX;
+    for (size_t i = 0; i < counts.size(); ++i) fits &= counts[i] <= UINT8_MAX && small[i] + counts[i] <= UINT8_MAX;
     if (fits) {
-      for (size_t i = 0; i < width_; ++i) small[i] = static_cast<uint8_t>(small[i] + counts[i]);
+      for (size_t i = 0; i < counts.size(); ++i) small[i] = static_cast<uint8_t>(small[i] + counts[i]);
       return;
     }
   }
-  uint32_t* const wide = widen(row);
-  for (size_t i = 0; i < width_; ++i) wide[i] += counts[i];
+  if (!wide_[row]) widen(row);
+  uint32_t* const wide = wide_[row].get() + first_[part];
+  for (size_t i = 0; i < counts.size(); ++i) wide[i] += counts[i];
 }
 
 std::vector<int32_t> TokenIdCounts::ids() const {
@@ -95,9 +80,12 @@ void TokenIdCounts::check_room(int64_t num_tokens) {
 void TokenIdCounts::merge(const TokenIdCounts& other) {
   check_room(other.tokens_);
   std::vector<uint32_t> counts;
-  for (int64_t place = 0; place < other.num_ids(); ++place) {
-    other.read(place, counts);
-    add_row(other.id_of_row_[static_cast<size_t>(place)], counts);
+  for (size_t from = 0; from < other.id_of_row_.size(); ++from) {
+    const size_t row = row_of(other.id_of_row_[from]);
+    for (size_t part = 0; part < num_parts(); ++part) {
+      other.read(from, part, counts);
+      add_counts(row, part, counts);
+    }
   }
 }
 
@@ -105,21 +93,26 @@ void TokenIdCounts::save(ByteSink& sink) const {
   const std::vector<int32_t> ids = this->ids();
   sink.integer(tokens_);
   sink.values(ids);
-  std::vector<uint32_t> row;
+  std::vector<uint32_t> counts;
   for (const int32_t id : ids) {
-    read(place_of(id), row);
-    sink.values(row);
+    for (size_t part = 0; part < num_parts(); ++part) {
+      read(static_cast<size_t>(find(id)), part, counts);
+      sink.values(counts);
+    }
   }
 }
 
 void TokenIdCounts::load(ByteSource& source) {
-  *this = TokenIdCounts(static_cast<int64_t>(width_));
+  std::vector<int64_t> widths;
+  for (size_t part = 0; part < num_parts(); ++part) widths.push_back(static_cast<int64_t>(width(part)));
+  *this = TokenIdCounts(widths);
   const int64_t tokens = source.integer();
   if (tokens < 0) ByteSource::refuse();
   check_room(tokens);
   for (const int32_t id : source.values<int32_t>()) {
     if (id < 0) ByteSource::refuse();
-    add_row(id, source.values<uint32_t>(width_));
+    const size_t row = row_of(id);
+    for (size_t part = 0; part < num_parts(); ++part) add_counts(row, part, source.values<uint32_t>(width(part)));
   }
 }
 

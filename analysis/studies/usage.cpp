@@ -13,7 +13,7 @@
 #include "analysis/studies/token_runs.h"
 #include "analysis/studies/token_slice.h"
 #include "analysis/studies/usage_comparison.h"
-#include "analysis/studies/used_experts.h"
+#include "analysis/studies/used_rows.h"
 
 namespace moetap::analysis::studies {
 namespace {
@@ -59,13 +59,10 @@ class Usage : public Study {
     choose(batch);
     if (slice_.needs_size() && !is_sized_) return;
     for (size_t l = 0; l < layers_.size(); ++l) {
-      for (const int64_t t : chosen_) {
-        if (!batch.layers[l].has_seen(t)) continue;
-        const size_t phase = batch.phase[static_cast<size_t>(t)] == 0 ? 0 : 1;
-        ++layers_[l].tokens[phase];
-        for (const int32_t expert : used_.in_order(batch.layers[l], t)) {
-          ++layers_[l].uses[phase][static_cast<size_t>(expert)];
-        }
+      const UsedRows& rows = rows_.in_order(batch, l);
+      for (const Stretch& chosen : chosen_) {
+        layers_[l].tokens[chosen.phase] += rows.num_rows(chosen.first, chosen.last);
+        rows.add_counts(chosen.first, chosen.last, layers_[l].uses[chosen.phase].data());
       }
     }
   }
@@ -109,18 +106,25 @@ class Usage : public Study {
     std::array<int64_t, kPhases> tokens{};
     std::array<std::vector<int64_t>, kPhases> uses;  // [E]
   };
+  struct Stretch {  // of tokens of one phase
+    int64_t first = 0, last = 0;
+    size_t phase = 0;
+  };
 
   /// Finds the tokens of the batch that count, and adds to size_ those among which places are counted.
   void choose(const TokenBatch& batch) {
     chosen_.clear();
     const bool of_phase = !options_.phase.empty();
-    const int phase = options_.phase == "generation" ? 1 : 0;
+    const size_t phase = options_.phase == "generation" ? 1 : 0;
     for (int64_t t = 0; t < batch.num_tokens; ++t) {
       if (!batch.is_valid(t)) continue;
-      if (of_phase && (batch.phase[static_cast<size_t>(t)] == 0 ? 0 : 1) != phase) continue;
+      const size_t own = batch.phase[static_cast<size_t>(t)] == 0 ? 0 : 1;
+      if (of_phase && own != phase) continue;
       const int64_t place = is_sequential() ? next_place_++ : batch.first_token + t;
       if (!is_sized_) ++size_;
-      if (place >= first_ && place < last_) chosen_.push_back(t);
+      if (place < first_ || place >= last_) continue;
+      if (chosen_.empty() || chosen_.back().last != t || chosen_.back().phase != own) chosen_.push_back({t, t, own});
+      chosen_.back().last = t + 1;
     }
   }
 
@@ -132,8 +136,8 @@ class Usage : public Study {
   int64_t size_ = 0;              // tokens of the phase
   int64_t next_place_ = 0;        // where is_sequential()
   std::vector<Layer> layers_;
-  UsedExperts used_;
-  std::vector<int64_t> chosen_;
+  UsedRowsOfBatch rows_;
+  std::vector<Stretch> chosen_;
 };
 
 Result Usage::finalize() const {

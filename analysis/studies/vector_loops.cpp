@@ -2,21 +2,32 @@
 
 #include <algorithm>
 #include <bit>
+#include <cstring>
+#include <limits>
 
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
 
 // Each loop is a template that is inlined where it is called: once in a function for any processor, once in one for
-// AVX2. `settle` is written for each: no compiler finds the running maximum of a vector.
+// AVX2, once in one for AVX-512.
 #define MOETAP_INLINE __attribute__((always_inline)) inline
 
 namespace moetap::analysis::studies {
 namespace {
 
-template <typename Value>
-MOETAP_INLINE void raise_smaller_of(Value* values, size_t size, Value x) {
-  for (size_t i = 0; i < size; ++i) values[i] = static_cast<Value>(values[i] + (values[i] < x));
+// Vectors of kLanes values: the compiler makes of them what the processor has.
+using Words = uint32_t __attribute__((vector_size(kLanes * sizeof(uint32_t))));
+using Bytes = uint8_t __attribute__((vector_size(kByteLanes)));
+using Bits = uint64_t __attribute__((vector_size(8 * sizeof(uint64_t))));
+
+template <typename Vector, typename Value>
+MOETAP_INLINE void load(Vector& vector, const Value* values) {
+  std::memcpy(&vector, values, sizeof(Vector));
+}
+
+MOETAP_INLINE void raise_smaller_of(uint32_t* values, size_t size, uint32_t x) {
+  for (size_t i = 0; i < size; ++i) values[i] += values[i] < x;
 }
 
 MOETAP_INLINE void add_rows_of(const double* table, std::span<const int32_t> rows, size_t width, double* sums) {
@@ -35,167 +46,240 @@ MOETAP_INLINE int64_t rank_in(const double* values, size_t size, size_t place) {
   return rank;
 }
 
-MOETAP_INLINE void count_united_bits_of(const uint64_t* table, std::span<const int32_t> rows, size_t width,
-                                        uint64_t* united, int64_t* counts) {
-  for (size_t w = 0; w < width; ++w) united[w] = 0;
-  for (const int32_t row : rows) {
-    const uint64_t* const bits = table + static_cast<size_t>(row) * width;
-    for (size_t w = 0; w < width; ++w) united[w] |= bits[w];
-  }
-  for (size_t w = 0; w < width; ++w) counts[w] += std::popcount(united[w]);
-}
-
-void raise_smaller_bytes_baseline(uint8_t* values, size_t size, uint8_t x) {
-  raise_smaller_of(values, size, x);
-}
-void raise_smaller_baseline(uint32_t* values, size_t size, uint32_t x) {
-  raise_smaller_of(values, size, x);
-}
-void add_rows_baseline(const double* table, std::span<const int32_t> rows, size_t width, double* sums) {
-  add_rows_of(table, rows, width, sums);
-}
-int64_t rank_baseline(const double* values, size_t size, size_t place) {
-  return rank_in(values, size, place);
-}
-void count_united_bits_baseline(const uint64_t* table, std::span<const int32_t> rows, size_t width, uint64_t* united,
-                                int64_t* counts) {
-  count_united_bits_of(table, rows, width, united, counts);
-}
-
-size_t settle_baseline(int64_t* list, size_t size, int64_t sought, int64_t carried) {
-  for (size_t place = 0; place < size; ++place) {
-    const int64_t value = list[place];
-    if (value == sought) {
-      list[place] = carried;
-      return place;
+MOETAP_INLINE void add_whole_rows_of(const uint32_t* table, std::span<const int32_t> rows, size_t width,
+                                     uint32_t* sums) {
+  for (size_t i = 0; i < width; i += kLanes) {
+    Words sum{};
+    for (const int32_t row : rows) {
+      Words values;
+      load(values, table + static_cast<size_t>(row) * width + i);
+      sum += values;
     }
-    list[place] = std::min(value, carried);
-    carried = std::max(value, carried);
+    std::memcpy(sums + i, &sum, sizeof(sum));
   }
-  list[size] = carried;
-  return size;
 }
 
-constexpr VectorLoops kBaseline = {
-    raise_smaller_bytes_baseline, raise_smaller_baseline, add_rows_baseline, rank_baseline,
-    count_united_bits_baseline,   settle_baseline};
+MOETAP_INLINE int64_t count_from_of(const uint32_t* values, size_t size, uint32_t least) {
+  Words counts{};
+  for (size_t i = 0; i < size; i += kLanes) {
+    Words of;
+    load(of, values + i);
+    counts -= reinterpret_cast<Words>(of >= least);  // a lane that holds is −1
+  }
+  uint32_t total = 0;
+  for (size_t lane = 0; lane < kLanes; ++lane) total += counts[lane];
+  return total;
+}
+
+/// Eight words of every token at a time, so that their counts stay in registers.
+MOETAP_INLINE void count_united_bits_of(const uint64_t* table, size_t words, std::span<const int32_t> ids,
+                                        size_t row_width, int64_t* counts) {
+  constexpr size_t kBlock = 8;
+  if (row_width == 0) return;
+  size_t first = 0;
+  for (; first + kBlock <= words; first += kBlock) {
+    int64_t sums[kBlock] = {};
+    for (size_t begin = 0; begin < ids.size(); begin += row_width) {
+      Bits united{};
+      for (size_t k = begin; k < begin + row_width; ++k) {
+        Bits bits;
+        load(bits, table + static_cast<size_t>(ids[k]) * words + first);
+        united |= bits;
+      }
+      for (size_t w = 0; w < kBlock; ++w) sums[w] += std::popcount(united[w]);
+    }
+    for (size_t w = 0; w < kBlock; ++w) counts[first + w] += sums[w];
+  }
+  for (; first < words; ++first) {
+    for (size_t begin = 0; begin < ids.size(); begin += row_width) {
+      uint64_t united = 0;
+      for (size_t k = begin; k < begin + row_width; ++k) united |= table[static_cast<size_t>(ids[k]) * words + first];
+      counts[first] += std::popcount(united);
+    }
+  }
+}
+
+/// The row of `to` as a flag an id, which is added to the row of counts of each id of `from`.
+MOETAP_INLINE void count_pairs_of(std::span<const int32_t> from, size_t from_width, std::span<const int32_t> to,
+                                  size_t to_width, size_t width, uint8_t* flags, uint8_t* counts) {
+  const size_t tokens = from_width == 0 || to_width == 0 ? 0 : from.size() / from_width;
+  std::memset(flags, 0, tokens * width);
+  for (size_t t = 0; t < tokens; ++t) {
+    for (size_t k = t * to_width; k < (t + 1) * to_width; ++k) flags[t * width + static_cast<size_t>(to[k])] = 1;
+  }
+  for (size_t t = 0; t < tokens; ++t) {
+    for (size_t first = 0; first < width; first += kByteLanes) {
+      Bytes flag;
+      load(flag, flags + t * width + first);
+      for (size_t k = t * from_width; k < (t + 1) * from_width; ++k) {
+        uint8_t* const row = counts + static_cast<size_t>(from[k]) * width + first;
+        Bytes count;
+        load(count, row);
+        count += flag;
+        std::memcpy(row, &count, sizeof(count));
+      }
+    }
+  }
+}
+
+MOETAP_INLINE void take_bytes_of(uint8_t* counts, size_t size, int64_t* sums) {
+  for (size_t i = 0; i < size; ++i) sums[i] += counts[i];
+  std::memset(counts, 0, size);
+}
+
+MOETAP_INLINE bool are_below_of(const int32_t* ids, size_t size, int64_t end) {
+  const auto limit = static_cast<uint32_t>(std::clamp<int64_t>(end, 0, INT32_MAX));
+  uint32_t others = 0;
+  for (size_t i = 0; i < size; ++i) others |= static_cast<uint32_t>(ids[i]) >= limit;
+  return others == 0;
+}
+
+MOETAP_INLINE bool are_finite_from_zero_of(const double* values, size_t size) {
+  uint64_t others = 0;
+  for (size_t i = 0; i < size; ++i) others |= !(values[i] >= 0) | !(values[i] <= std::numeric_limits<double>::max());
+  return others == 0;
+}
+
+MOETAP_INLINE bool have_no_zero_of(const double* values, size_t size) {
+  uint64_t zeros = 0;
+  for (size_t i = 0; i < size; ++i) zeros |= values[i] == 0;
+  return zeros == 0;
+}
+
+MOETAP_INLINE bool have_repeats_of(const int32_t* ids, size_t rows, size_t width) {
+  bool repeats = false;
+  for (size_t row = 0; row < rows && !repeats; ++row, ids += width) {
+    for (size_t a = 0; a < width; ++a) {
+      for (size_t b = a + 1; b < width; ++b) repeats |= ids[a] == ids[b];
+    }
+  }
+  return repeats;
+}
+
+template <size_t kWidth>
+MOETAP_INLINE bool rows_descend(const double* values, size_t rows, size_t width) {
+  bool descend = true;
+  const size_t own = kWidth == 0 ? width : kWidth;
+  for (size_t row = 0; row < rows && descend; ++row, values += own) {
+    for (size_t k = 0; k + 1 < own; ++k) descend &= values[k] > values[k + 1];
+  }
+  return descend;
+}
+MOETAP_INLINE bool descend_of(const double* values, size_t rows, size_t width) {
+  return width == 8 ? rows_descend<8>(values, rows, width) : rows_descend<0>(values, rows, width);
+}
+
+#define MOETAP_LOOPS_OF(set, attributes)                                                                               \
+  attributes void raise_smaller_##set(uint32_t* values, size_t size, uint32_t x) {                                     \
+    raise_smaller_of(values, size, x);                                                                                 \
+  }                                                                                                                    \
+  attributes void add_rows_##set(const double* table, std::span<const int32_t> rows, size_t width, double* sums) {     \
+    add_rows_of(table, rows, width, sums);                                                                             \
+  }                                                                                                                    \
+  attributes int64_t rank_##set(const double* values, size_t size, size_t place) {                                     \
+    return rank_in(values, size, place);                                                                               \
+  }                                                                                                                    \
+  attributes void add_whole_rows_##set(const uint32_t* table, std::span<const int32_t> rows, size_t width,             \
+                                       uint32_t* sums) {                                                               \
+    add_whole_rows_of(table, rows, width, sums);                                                                       \
+  }                                                                                                                    \
+  attributes int64_t count_from_##set(const uint32_t* values, size_t size, uint32_t least) {                           \
+    return count_from_of(values, size, least);                                                                         \
+  }                                                                                                                    \
+  attributes void count_united_bits_##set(const uint64_t* table, size_t words, std::span<const int32_t> ids,           \
+                                          size_t row_width, int64_t* counts) {                                         \
+    count_united_bits_of(table, words, ids, row_width, counts);                                                        \
+  }                                                                                                                    \
+  attributes bool are_below_##set(const int32_t* ids, size_t size, int64_t end) {                                      \
+    return are_below_of(ids, size, end);                                                                               \
+  }                                                                                                                    \
+  attributes void count_pairs_##set(std::span<const int32_t> from, size_t from_width, std::span<const int32_t> to,     \
+                                    size_t to_width, size_t width, uint8_t* flags, uint8_t* counts) {                  \
+    count_pairs_of(from, from_width, to, to_width, width, flags, counts);                                              \
+  }                                                                                                                    \
+  attributes void take_bytes_##set(uint8_t* counts, size_t size, int64_t* sums) {                                      \
+    take_bytes_of(counts, size, sums);                                                                                 \
+  }                                                                                                                    \
+  attributes bool are_finite_from_zero_##set(const double* values, size_t size) {                                      \
+    return are_finite_from_zero_of(values, size);                                                                      \
+  }                                                                                                                    \
+  attributes bool have_no_zero_##set(const double* values, size_t size) {                                              \
+    return have_no_zero_of(values, size);                                                                              \
+  }                                                                                                                    \
+  attributes bool have_repeats_##set(const int32_t* ids, size_t rows, size_t width) {                                  \
+    return have_repeats_of(ids, rows, width);                                                                          \
+  }                                                                                                                    \
+  attributes bool descend_##set(const double* values, size_t rows, size_t width) {                                     \
+    return descend_of(values, rows, width);                                                                            \
+  }                                                                                                                    \
+  constexpr VectorLoops k_##set = {                                                                                    \
+      raise_smaller_##set,     add_rows_##set,     rank_##set,       add_whole_rows_##set, count_from_##set,           \
+      count_united_bits_##set, count_pairs_##set,  take_bytes_##set, are_below_##set,      are_finite_from_zero_##set, \
+      have_no_zero_##set,      have_repeats_##set, descend_##set};
+
+MOETAP_LOOPS_OF(baseline, )
 
 #if defined(__x86_64__)
-#define MOETAP_AVX2 __attribute__((target("avx2,popcnt")))
-MOETAP_AVX2 void raise_smaller_bytes_avx2(uint8_t* values, size_t size, uint8_t x) {
-  raise_smaller_of(values, size, x);
-}
-MOETAP_AVX2 void raise_smaller_avx2(uint32_t* values, size_t size, uint32_t x) {
-  raise_smaller_of(values, size, x);
-}
-MOETAP_AVX2 void add_rows_avx2(const double* table, std::span<const int32_t> rows, size_t width, double* sums) {
-  add_rows_of(table, rows, width, sums);
-}
-MOETAP_AVX2 int64_t rank_avx2(const double* values, size_t size, size_t place) {
-  return rank_in(values, size, place);
-}
-MOETAP_AVX2 void count_united_bits_avx2(const uint64_t* table, std::span<const int32_t> rows, size_t width,
-                                        uint64_t* united, int64_t* counts) {
-  count_united_bits_of(table, rows, width, united, counts);
-}
-
-MOETAP_AVX2 inline __m256i larger(__m256i a, __m256i b) {
-  return _mm256_blendv_epi8(b, a, _mm256_cmpgt_epi64(a, b));
-}
-/// Four values at a time. What reaches each of them is the largest one before it: a running maximum of the four, in two
-/// steps, and `carried`. The zeros behind the list carry nothing and stay.
-MOETAP_AVX2 size_t settle_avx2(int64_t* list, size_t size, int64_t sought, int64_t carried) {
-  constexpr int kUpByOne = 0b10010000, kLowest = 0b00000011;
-  const __m256i zero = _mm256_setzero_si256(), wanted = _mm256_set1_epi64x(sought);
-  __m256i carry = _mm256_set1_epi64x(carried);
-  for (size_t first = 0; first < size; first += 4) {
-    auto* const place = reinterpret_cast<__m256i*>(list + first);
-    const __m256i values = _mm256_loadu_si256(place);
-    __m256i most = larger(values, _mm256_blend_epi32(_mm256_permute4x64_epi64(values, kUpByOne), zero, kLowest));
-    most = larger(most, _mm256_permute2x128_si256(most, most, 0x08));
-    const __m256i reached = larger(most, carry);
-    const __m256i reaching = _mm256_blend_epi32(_mm256_permute4x64_epi64(reached, kUpByOne), carry, kLowest);
-    const __m256i kept = _mm256_blendv_epi8(values, reaching, _mm256_cmpgt_epi64(values, reaching));
-    const int found = _mm256_movemask_pd(_mm256_castsi256_pd(_mm256_cmpeq_epi64(values, wanted)));
-    if (found != 0) {
-      alignas(32) int64_t settled[4], last[4];
-      _mm256_store_si256(reinterpret_cast<__m256i*>(settled), kept);
-      _mm256_store_si256(reinterpret_cast<__m256i*>(last), reaching);
-      const auto lane = static_cast<size_t>(std::countr_zero(static_cast<unsigned>(found)));
-      for (size_t i = 0; i < lane; ++i) list[first + i] = settled[i];
-      list[first + lane] = last[lane];
-      return first + lane;
-    }
-    _mm256_storeu_si256(place, kept);
-    carry = larger(carry, _mm256_permute4x64_epi64(most, 0b11111111));
-  }
-  list[size] = _mm256_extract_epi64(carry, 0);
-  return size;
-}
-
-constexpr VectorLoops kAvx2 = {raise_smaller_bytes_avx2, raise_smaller_avx2, add_rows_avx2, rank_avx2,
-                               count_united_bits_avx2,   settle_avx2};
+#define MOETAP_AVX512 \
+  __attribute__((target("avx512f,avx512bw,avx512vl,avx512cd,avx512vpopcntdq,popcnt,prefer-vector-width=512")))
+MOETAP_LOOPS_OF(avx2, __attribute__((target("avx2,popcnt"))))
+MOETAP_LOOPS_OF(avx512, MOETAP_AVX512)
 
 // GCC 12 takes the undefined operands that its own header passes for a mistake.
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #pragma GCC diagnostic ignored "-Wuninitialized"
-/// The same, eight values at a time.
-__attribute__((target("avx512f"))) size_t settle_avx512(int64_t* list, size_t size, int64_t sought, int64_t carried) {
-  const __m512i zero = _mm512_setzero_si512(), wanted = _mm512_set1_epi64(sought), highest = _mm512_set1_epi64(7);
-  __m512i carry = _mm512_set1_epi64(carried);
-  for (size_t first = 0; first < size; first += 8) {
-    int64_t* const place = list + first;
-    const __m512i values = _mm512_loadu_si512(place);
-    __m512i most = _mm512_max_epi64(values, _mm512_alignr_epi64(values, zero, 7));
-    most = _mm512_max_epi64(most, _mm512_alignr_epi64(most, zero, 6));
-    most = _mm512_max_epi64(most, _mm512_alignr_epi64(most, zero, 4));
-    const __m512i reaching = _mm512_alignr_epi64(_mm512_max_epi64(most, carry), carry, 7);
-    const __m512i kept = _mm512_min_epi64(values, reaching);
-    const unsigned all = _mm512_cmpeq_epi64_mask(values, wanted);
-    const auto found = static_cast<__mmask8>(all & (0U - all));  // the first one
-    if (found != 0) {
-      const auto up_to = static_cast<__mmask8>(found | (found - 1));
-      _mm512_mask_storeu_epi64(place, up_to, _mm512_mask_mov_epi64(kept, found, reaching));
-      return first + static_cast<size_t>(std::countr_zero(static_cast<unsigned>(found)));
+/// A row of up to 8, or 16, ids is one vector whose values the processor compares with each other.
+MOETAP_AVX512 bool have_repeats_by_vector(const int32_t* ids, size_t rows, size_t width) {
+  if (width > kLanes) return have_repeats_of(ids, rows, width);
+  const auto lanes = static_cast<__mmask16>((1U << width) - 1);
+  // Lanes behind a row differ from all of its ids and from each other.
+  const __m512i others = _mm512_setr_epi32(-1, -2, -3, -4, -5, -6, -7, -8, -9, -10, -11, -12, -13, -14, -15, -16);
+  __m512i conflicts = _mm512_setzero_si512();
+  for (size_t row = 0; row < rows; ++row, ids += width) {
+    if (width == 8) {
+      const __m256i of = _mm256_conflict_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(ids)));
+      conflicts = _mm512_or_si512(conflicts, _mm512_zextsi256_si512(of));
+    } else {
+      conflicts = _mm512_or_si512(conflicts, _mm512_conflict_epi32(_mm512_mask_loadu_epi32(others, lanes, ids)));
     }
-    _mm512_storeu_si512(place, kept);
-    carry = _mm512_max_epi64(carry, _mm512_permutexvar_epi64(highest, most));
   }
-  list[size] = _mm_cvtsi128_si64(_mm512_castsi512_si128(carry));
-  return size;
+  return _mm512_test_epi32_mask(conflicts, conflicts) != 0;
 }
 
 #pragma GCC diagnostic pop
 
-constexpr VectorLoops kAvx512 = {raise_smaller_bytes_avx2, raise_smaller_avx2, add_rows_avx2, rank_avx2,
-                                 count_united_bits_avx2,   settle_avx512};
-#endif
-
-const VectorLoops& best_loops() {
-#if defined(__x86_64__)
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("popcnt")) {
-    return __builtin_cpu_supports("avx512f") ? kAvx512 : kAvx2;
-  }
-#endif
-  return kBaseline;
-}
-
-}  // namespace
-
-const VectorLoops& vector_loops() {
-  static const VectorLoops& loops = best_loops();
+VectorLoops avx512_loops() {
+  VectorLoops loops = k_avx512;
+  loops.have_repeats = have_repeats_by_vector;
   return loops;
 }
 
+bool has_avx2() {
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("popcnt");
+}
+bool has_avx512() {
+  return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512cd") &&
+         __builtin_cpu_supports("avx512vpopcntdq");
+}
+#endif
+
+}  // namespace
+
 std::vector<const VectorLoops*> all_vector_loops() {
-  std::vector<const VectorLoops*> all{&kBaseline};
+  std::vector<const VectorLoops*> all{&k_baseline};
 #if defined(__x86_64__)
-  const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("popcnt");
-  if (has_avx2) all.push_back(&kAvx2);
-  if (has_avx2 && __builtin_cpu_supports("avx512f")) all.push_back(&kAvx512);
+  static const VectorLoops avx512 = avx512_loops();
+  if (has_avx2()) all.push_back(&k_avx2);
+  if (has_avx512()) all.push_back(&avx512);
 #endif
   return all;
+}
+
+const VectorLoops& vector_loops() {
+  static const VectorLoops& loops = *all_vector_loops().back();
+  return loops;
 }
 
 }  // namespace moetap::analysis::studies

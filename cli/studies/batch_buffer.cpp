@@ -1,5 +1,7 @@
 #include "cli/studies/batch_buffer.h"
 
+#include "analysis/studies/vector_loops.h"
+
 namespace moetap::cli {
 
 void LayerBuffer::clear() {
@@ -61,6 +63,7 @@ void divide_by_sum_of_slots(std::vector<double>& gates, const std::vector<int32_
 }
 
 int64_t drop_foreign_ids(const studies::LayerShape& layer, std::vector<int32_t>& ids) {
+  if (analysis::studies::vector_loops().are_below(ids.data(), ids.size(), layer.num_experts)) return 0;
   const int64_t end = layer.num_experts + layer.null_experts;
   int64_t foreign = 0;
   for (int32_t& id : ids) {

@@ -16,7 +16,7 @@ namespace moetap::cli {
 namespace {
 
 constexpr std::string_view kMagic = "MOETAPPS";
-constexpr uint32_t kVersion = 1;
+constexpr uint32_t kVersion = 2;  // 2: counts of token ids stand together, no more layer by layer
 constexpr size_t kChecksumBytes = sizeof(uint64_t);
 
 template <typename Value>

@@ -214,13 +214,15 @@ void RunBatches::read_layer(const Segment& segment, size_t l) {
   const RunColumns& columns = source_.columns();
   LayerBuffer& layer = buffer_.layers[l];
   const int64_t K = shape.top_k, E = shape.num_experts;
-  ids_.resize(static_cast<size_t>(segment.n * K));
+  const bool is_all = segment.wanted.empty();
+  if (!is_all) ids_.resize(static_cast<size_t>(segment.n * K));
+  int32_t* const ids = is_all ? layer.ids.data() + static_cast<int64_t>(segment.place) * K : ids_.data();
   {
     const OwnDump& own = dumps_[segment.dump];
     const auto lock = own.mutex != nullptr ? std::unique_lock(*own.mutex) : std::unique_lock<std::mutex>();
-    own.reader->read_ids(shape.id, segment.first, segment.n, K, ids_.data());
+    own.reader->read_ids(shape.id, segment.first, segment.n, K, ids);
   }
-  place<int32_t, int32_t>(segment, ids_.data(), K, K, -1, layer.ids.data());
+  if (!is_all) place<int32_t, int32_t>(segment, ids, K, K, -1, layer.ids.data());
   const bool has_weights = wants(source_.has(), studies::kNeedsWeights);
   const bool gates_are_weights = !layer.gates.empty() && columns.gates_are_weights;
   if (has_weights && (!layer.weights.empty() || gates_are_weights || !layer.seen.empty())) {
@@ -230,8 +232,8 @@ void RunBatches::read_layer(const Segment& segment, size_t l) {
   if (!layer.seen.empty()) {
     std::vector<uint8_t> seen(static_cast<size_t>(segment.n), 0);
     for (int64_t t = 0; t < segment.n; ++t) {
-      const int32_t* ids = ids_.data() + t * K;
-      const bool chosen = std::any_of(ids, ids + K, [](int32_t id) { return id != -1; });
+      const int32_t* row = ids + t * K;
+      const bool chosen = std::any_of(row, row + K, [](int32_t id) { return id != -1; });
       seen[static_cast<size_t>(t)] =
           chosen || (has_weights && !std::isnan(weights_[static_cast<size_t>(t * K)])) ? 1 : 0;
     }
@@ -262,7 +264,7 @@ void RunBatches::read_layer(const Segment& segment, size_t l) {
   std::vector<float> gates(static_cast<size_t>(segment.n * K));
   for (int64_t t = 0; t < segment.n; ++t) {
     for (int64_t k = 0; k < K; ++k) {
-      const int32_t id = ids_[static_cast<size_t>(t * K + k)];
+      const int32_t id = ids[t * K + k];
       const bool known = id >= 0 && id < score_width;
       gates[static_cast<size_t>(t * K + k)] = known ? scores_[static_cast<size_t>(t * score_width + id)] : 0;
     }

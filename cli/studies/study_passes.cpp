@@ -10,6 +10,7 @@
 
 #include "analysis/studies/row_scratch.h"
 #include "analysis/studies/usage_scratch.h"
+#include "analysis/studies/used_rows.h"
 #include "cli/studies/piece_queue.h"
 
 namespace moetap::cli {
@@ -107,13 +108,19 @@ void read_tokens(const TokenSource& source, const TokenPass& pass, int number, c
   if (queue.end() <= queue.begin()) return;
   const int64_t most = std::max<int64_t>(kMaxBatchesBytes / std::max<int64_t>(queue.longest() * bytes, 1), 1);
   const int num_threads = pass.sequential ? 1 : static_cast<int>(std::min<int64_t>(options.num_threads, most));
-  Merger merger;
+  // The first thread observes with the studies themselves, the others with workers that are merged at the end.
+  std::vector<std::vector<std::unique_ptr<studies::Study>>> workers(static_cast<size_t>(num_threads));
   std::atomic<int64_t> done = 0;
   run_threads(num_threads, [&](int thread, const std::function<bool()>& stopped) {
     const std::unique_ptr<TokenReader> reader = source.open(needs);
-    std::vector<std::unique_ptr<studies::Study>> workers;
-    if (!pass.sequential) workers = workers_of(pass.studies, number);
+    std::vector<std::unique_ptr<studies::Study>>& own = workers[static_cast<size_t>(thread)];
+    if (thread > 0) own = workers_of(pass.studies, number);
+    std::vector<studies::Study*> observers;
+    for (size_t i = 0; i < pass.studies.size(); ++i) {
+      observers.push_back(thread > 0 ? own[i].get() : pass.studies[i]->study.get());
+    }
     studies::UsageScratch usage;
+    studies::UsedRowsOfBatch used;
     while (const auto piece = queue.next()) {
       if (stopped()) return;
       if (thread == 0) {
@@ -123,14 +130,16 @@ void read_tokens(const TokenSource& source, const TokenPass& pass, int number, c
       studies::TokenBatch& batch = reader->read(pass.order, piece->first, piece->n);
       usage.begin();
       batch.usage = &usage;
-      for (const auto& worker : workers) worker->observe(batch);
-      if (pass.sequential) {
-        for (RunningStudy* running : pass.studies) running->study->observe(batch);
-      }
+      used.begin();
+      batch.used = &used;
+      for (studies::Study* observer : observers) observer->observe(batch);
       done += piece->n;
     }
-    if (!pass.sequential) merger.merge(pass.studies, workers);
   });
+  for (size_t thread = 1; thread < workers.size(); ++thread) {
+    for (size_t i = 0; i < workers[thread].size(); ++i) pass.studies[i]->study->merge(*workers[thread][i]);
+    workers[thread].clear();
+  }
 }
 
 void read_attention(const TokenSource& source, const std::vector<RunningStudy*>& running, int number,

@@ -3,7 +3,10 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cstdint>
 #include <random>
+#include <span>
+#include <vector>
 
 namespace moetap::analysis::studies {
 namespace {
@@ -52,38 +55,49 @@ std::vector<int32_t> random_accesses(std::mt19937& random, int num_experts, size
 
 TEST(LruStack, GivesTheDistance) {
   LruStack stack(4);
-  EXPECT_EQ(stack.access(2), kMiss);
-  EXPECT_EQ(stack.access(2), 1);
-  EXPECT_EQ(stack.access(0), kMiss);
-  EXPECT_EQ(stack.access(3), kMiss);
-  EXPECT_EQ(stack.access(2), 3);
-  EXPECT_EQ(stack.access(3), 2);
+  std::vector<int32_t> distances;
+  stack.access(std::vector<int32_t>{2, 2, 0, 3, 2, 3}, distances);
+  EXPECT_EQ(distances, (std::vector<int32_t>{kMiss, 1, kMiss, kMiss, 3, 2}));
   stack.clear();
-  EXPECT_EQ(stack.access(3), kMiss);
+  stack.access(std::vector<int32_t>{3}, distances);
+  EXPECT_EQ(distances.back(), kMiss);
 }
 
-/// As bytes and as longer numbers.
+/// The distances of `accesses` in a stack that was empty before.
+std::vector<int32_t> distances_since(const std::vector<int32_t>& accesses, int num_experts) {
+  std::vector<int32_t> distances;
+  for (size_t i = 0; i < accesses.size(); ++i) {
+    std::vector<bool> since(static_cast<size_t>(num_experts));
+    int32_t expected = kMiss, others = 0;
+    for (size_t back = i; back > 0 && expected == kMiss; --back) {
+      const int32_t before = accesses[back - 1];
+      if (before == accesses[i]) expected = others + 1;
+      others += !since[static_cast<size_t>(before)];
+      since[static_cast<size_t>(before)] = true;
+    }
+    distances.push_back(expected);
+  }
+  return distances;
+}
+
+/// As bytes and as longer numbers; in pieces of any length.
 TEST(LruStack, CountsTheExpertsSinceTheLastAccess) {
   std::mt19937 random(3);
   for (const int num_experts : {1, 31, 256, 257, 700}) {
     LruStack stack(num_experts);
-    std::vector<int32_t> accesses;
-    for (int i = 0; i < 2000; ++i) {
-      if (i == 1000) {
-        stack.clear();
-        accesses.clear();
+    for (int run = 0; run < 2; ++run) {
+      stack.clear();
+      const std::vector<int32_t> accesses = random_accesses(random, num_experts, 1000);
+      std::vector<int32_t> distances;
+      for (size_t first = 0; first < accesses.size();) {
+        const size_t n = std::min<size_t>(1 + random() % 70, accesses.size() - first);
+        std::vector<int32_t> piece;
+        stack.access(std::span(accesses).subspan(first, n), piece);
+        ASSERT_EQ(piece.size(), n);
+        distances.insert(distances.end(), piece.begin(), piece.end());
+        first += n;
       }
-      const auto expert = static_cast<int32_t>(random() % static_cast<unsigned>(num_experts));
-      std::vector<bool> since(static_cast<size_t>(num_experts));
-      int64_t expected = kMiss, others = 0;
-      for (size_t back = accesses.size(); back > 0 && expected == kMiss; --back) {
-        const int32_t before = accesses[back - 1];
-        if (before == expert) expected = others + 1;
-        others += !since[static_cast<size_t>(before)];
-        since[static_cast<size_t>(before)] = true;
-      }
-      ASSERT_EQ(stack.access(expert), expected) << num_experts << " experts, access " << i;
-      accesses.push_back(expert);
+      ASSERT_EQ(distances, distances_since(accesses, num_experts)) << num_experts << " experts";
     }
   }
 }
@@ -91,14 +105,44 @@ TEST(LruStack, CountsTheExpertsSinceTheLastAccess) {
 TEST(OptimalStack, EvictsTheFarthestNextUse) {
   // 0 1 2 0 1 2: with two experts MIN hits the second 0 (keeps 0, drops 1 for 2 ... ) and one of the others.
   const std::vector<int32_t> accesses = {0, 1, 2, 0, 1, 2};
-  const std::vector<uint32_t> next = next_uses(accesses);
-  OptimalStack stack;
-  int hits = 0;
-  for (size_t i = 0; i < accesses.size(); ++i) {
-    const int64_t distance = stack.access(accesses[i], static_cast<uint32_t>(i), next[i]);
-    hits += distance != kMiss && distance <= 2;
+  OptimalStack stack(3);
+  std::vector<int32_t> distances;
+  stack.access(accesses, next_uses(accesses), distances);
+  EXPECT_EQ(std::count_if(distances.begin(), distances.end(), [](int32_t d) { return d != kMiss && d <= 2; }), 2);
+}
+
+/// The loops of every kind of processor move the lists in the same way.
+TEST(CacheLoops, AgreeWithEachOther) {
+  std::mt19937 random(11);
+  for (const int num_experts : {1, 7, 64, 128, 200, 256}) {
+    const std::vector<int32_t> accesses = random_accesses(random, num_experts, 3000);
+    const std::vector<uint32_t> next = next_uses(accesses);
+    std::vector<uint32_t> entries(accesses.size());
+    for (size_t i = 0; i < accesses.size(); ++i) {
+      entries[i] = next[i] == kNever ? 0x80000000U | static_cast<uint32_t>(accesses[i]) : next[i] + 1;
+    }
+    std::vector<std::vector<int32_t>> found;
+    std::vector<std::vector<uint32_t>> lists;
+    for (const CacheLoops* loops : all_cache_loops()) {
+      constexpr size_t kBlocks = 4;
+      std::vector<uint8_t> places(kBlocks * kPlaceBlock, 255);
+      for (size_t e = 0; e < static_cast<size_t>(num_experts); ++e) places[e] = static_cast<uint8_t>(e);
+      std::vector<uint32_t> list(static_cast<size_t>(num_experts) + 1 + kListPadding);
+      std::vector<int32_t> lru(accesses.size()), optimal(accesses.size());
+      uint32_t num_held = 0;
+      size_t size = 0;
+      loops->lru(places.data(), kBlocks, accesses, num_held, lru.data());
+      loops->optimal(list.data(), size, entries, optimal.data());
+      EXPECT_EQ(size, num_held);
+      lru.insert(lru.end(), optimal.begin(), optimal.end());
+      found.push_back(lru);
+      lists.push_back(list);
+    }
+    for (size_t i = 1; i < found.size(); ++i) {
+      EXPECT_EQ(found[i], found[0]);
+      EXPECT_EQ(lists[i], lists[0]);
+    }
   }
-  EXPECT_EQ(hits, 2);
 }
 
 TEST(CacheStacks, AgreeWithSimulationsOfEveryCapacity) {
@@ -109,7 +153,7 @@ TEST(CacheStacks, AgreeWithSimulationsOfEveryCapacity) {
                                                        random_accesses(random, num_experts, random() % 90)};
     for (const bool is_warm : {false, true}) {
       LruStack lru(num_experts);
-      OptimalStack optimal;
+      OptimalStack optimal(num_experts);
       std::vector<std::vector<int32_t>> lru_caches(static_cast<size_t>(num_experts) + 1), optimal_caches = lru_caches;
       for (const std::vector<int32_t>& accesses : samples) {
         std::vector<uint32_t> first_use(static_cast<size_t>(num_experts), kNever);
@@ -125,17 +169,15 @@ TEST(CacheStacks, AgreeWithSimulationsOfEveryCapacity) {
           for (auto& cache : optimal_caches) cache.clear();
         }
         const std::vector<uint32_t> next = next_uses(accesses);
-        std::vector<int64_t> lru_distances, optimal_distances;
-        for (size_t i = 0; i < accesses.size(); ++i) {
-          lru_distances.push_back(lru.access(accesses[i]));
-          optimal_distances.push_back(optimal.access(accesses[i], static_cast<uint32_t>(i), next[i]));
-        }
+        std::vector<int32_t> lru_distances, optimal_distances;
+        lru.access(accesses, lru_distances);
+        optimal.access(accesses, next, optimal_distances);
         for (size_t c = 1; c <= static_cast<size_t>(num_experts); ++c) {
           const std::vector<bool> lru_hits = simulate(accesses, c, false, lru_caches[c]);
           const std::vector<bool> optimal_hits = simulate(accesses, c, true, optimal_caches[c]);
           for (size_t i = 0; i < accesses.size(); ++i) {
-            const auto hits = [&](int64_t distance) {
-              return distance != kMiss && distance <= static_cast<int64_t>(c);
+            const auto hits = [&](int32_t distance) {
+              return distance != kMiss && distance <= static_cast<int32_t>(c);
             };
             EXPECT_EQ(hits(lru_distances[i]), lru_hits[i]) << "lru, capacity " << c << ", access " << i;
             EXPECT_EQ(hits(optimal_distances[i]), optimal_hits[i]) << "optimal, capacity " << c << ", access " << i;
