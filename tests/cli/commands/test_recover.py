@@ -133,8 +133,8 @@ def test_a_killed_run_is_recovered(moetap, killed_run, undisturbed):
     done = moetap("recover", killed_run)
     assert_succeeded(done)
     forwards = recorded_forwards(killed_run)
-    # The program was killed after its 21st saved output. It saves an output when the forward has ended; how many forwards
-    # waited in the queue then depends on how busy the machine was.
+    # The program was killed after its 21st saved output. It saves an output when the forward has ended; how many
+    # forwards waited in the queue then depends on how busy the machine was.
     assert forwards >= 1
     lines = done.stdout.splitlines()
     assert len(lines) == 2
