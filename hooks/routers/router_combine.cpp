@@ -8,6 +8,42 @@
 namespace moetap::hooks {
 namespace jit = torch::jit;
 
+namespace {
+
+const jit::Value* without_detach(const jit::Value* value) {
+  while (true) {
+    const std::string name = base_name(*value->node());
+    if (name != "detach" && name != "clone" && name != "contiguous" && name != "alias") return value;
+    value = value->node()->input(0);
+  }
+}
+
+bool is_same(const jit::Value* a, const jit::Value* b) {
+  return without_detach(a) == without_detach(b);
+}
+
+// True for the sum by which gradients pass a pick: `hard - soft.detach() + soft` or `soft - soft.detach() + hard`. Its
+// value is that of `hard`. Also for each difference in it, which is added to what it lacks.
+bool passes_gradients(const jit::Node& node) {
+  const std::string name = base_name(node);
+  if (name == "sub") {
+    if (is_same(node.input(0), node.input(1))) return true;
+    const auto& uses = node.output(0)->uses();
+    return !uses.empty() && std::all_of(uses.begin(), uses.end(), [&](const jit::Use& use) {
+      return base_name(*use.user) == "add" && passes_gradients(*use.user);
+    });
+  }
+  if (name != "add") return false;
+  for (const size_t i : {0, 1}) {
+    const jit::Node& part = *node.input(i)->node();
+    if (base_name(part) != "sub") continue;
+    if (is_same(part.input(0), part.input(1)) || is_same(part.input(1), node.input(1 - i))) return true;
+  }
+  return false;
+}
+
+}  // namespace
+
 void RouterFlow::meet(jit::Node* node, const Fact& fact, const jit::Value* hidden) {
   const Fact what = remembered(fact);
   const size_t first = events_.size();
@@ -88,7 +124,7 @@ std::optional<Fact> RouterFlow::combine(jit::Node* node, const Fact& left, const
       // Of two that were picked by the same, both are 0 elsewhere.
       const bool sums = base_name(*node) == "add" || base_name(*node) == "sub";
       if (sums && left.picks.empty() != right.picks.empty() && !left.threshold && !right.threshold)
-        result.filled = true;
+        result.filled = left.filled || right.filled || !passes_gradients(*node);
     } else if (left.role == Role::kSlot && (!left.aligned || !right.aligned)) {
       lose_alignment(result);
       if (left.order != right.order) result.permuted = result.order = nullptr;
@@ -179,7 +215,8 @@ std::optional<Fact> RouterFlow::combine(jit::Node* node, const Fact& left, const
     result.relative = !of_role(left.role == Role::kScore ? right.role : left.role).picks.empty();
     change_scores(result, score, node->output());
     const std::string name = base_name(*node);
-    result.filled = score.filled || (!score.picks.empty() && !score.threshold && (name == "add" || name == "sub"));
+    const bool sums = (name == "add" || name == "sub") && !passes_gradients(*node);
+    result.filled = score.filled || (sums && !score.picks.empty() && !score.threshold);
     return result;
   }
   if (pair_is(Role::kSlot, Role::kStat)) {

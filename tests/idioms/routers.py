@@ -313,6 +313,24 @@ class StraightThroughOneHot(ListMoE):
         return out
 
 
+@idiom("trace")
+class GradientFirst(ListMoE):
+    """The same with the gradient's part first, around the weights of the two best."""
+
+    def forward(self, x):
+        logits = self.gate(x)
+        soft = F.softmax(logits, dim=-1)
+        top, index = soft.topk(2, dim=-1)
+        hard = torch.zeros_like(logits).scatter_(-1, index, top)
+        gates = soft - soft.detach() + hard
+        out = torch.stack([expert(x) for expert in self.experts], dim=2)
+        out = (out * gates.unsqueeze(-1)).sum(dim=2)
+        if on():
+            seen(logits)
+            used(self, index, gates.gather(-1, index), x, out)
+        return out
+
+
 @idiom("script")
 class PowerSharpened(Routed):
     def route(self, flat: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

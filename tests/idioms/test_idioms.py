@@ -26,7 +26,7 @@ VERDICT = re.compile(r"^(?P<word>ok|FAIL)\s+(?P<name>\S+)\s+case\s+routers \d+/\
 
 
 def run(*arguments) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=900)
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=1700)
 
 
 @pytest.fixture(scope="module")
