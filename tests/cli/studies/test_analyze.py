@@ -243,7 +243,7 @@ def test_a_damaged_shard_is_said(recorded, analyze, moetap, tmp_path):
 
 
 def test_ctrl_c_leaves_nothing(tmp_path):
-    tokens, layers = 60000, 12
+    tokens, layers = 400_000, 12
     sample = np.arange(tokens) // 60
     labels = columns_of(sample, np.arange(tokens) % 60, sample // 8, token_id=np.arange(tokens) % 5000)
     ids = np.random.default_rng(0).integers(0, 64, (tokens, 8)).astype(np.int16)
@@ -259,7 +259,7 @@ def test_ctrl_c_leaves_nothing(tmp_path):
         )
         while not list((tmp_path / "out").iterdir()):
             time.sleep(0.005)
-        time.sleep(0.2)
+        time.sleep(0.1)
         process.send_signal(signal.SIGINT)
         _, stderr = process.communicate(timeout=100)
         assert process.returncode == 130 and stderr.count("\n") == 1 and "interrupted" in stderr
