@@ -7,11 +7,6 @@ namespace jit = torch::jit;
 
 namespace {
 
-jit::Value* without_copies(jit::Value* value) {
-  while (op_kind(*value->node()) == OpKind::kCopy && !value->node()->inputs().empty()) value = value->node()->input(0);
-  return value;
-}
-
 bool is_softmax(const std::string& name) {
   return name == "softmax" || name == "_softmax" || name == "special_softmax" || name == "_safe_softmax";
 }

@@ -208,4 +208,13 @@ OpKind op_kind(const jit::Node& node) {
   return kind;
 }
 
+const jit::Value* without_copies(const jit::Value* value) {
+  while (op_kind(*value->node()) == OpKind::kCopy && !value->node()->inputs().empty()) value = value->node()->input(0);
+  return value;
+}
+
+jit::Value* without_copies(jit::Value* value) {
+  return const_cast<jit::Value*>(without_copies(static_cast<const jit::Value*>(value)));
+}
+
 }  // namespace moetap::hooks

@@ -42,6 +42,10 @@ enum class OpKind {
 
 OpKind op_kind(const torch::jit::Node& node);
 
+/// What copies and casts (OpKind::kCopy) made the value of; the value itself where none did.
+const torch::jit::Value* without_copies(const torch::jit::Value* value);
+torch::jit::Value* without_copies(torch::jit::Value* value);
+
 /// The operator's name without its namespace and the trailing underscore of in-place operators: "div" for `aten::div_`.
 std::string base_name(const torch::jit::Node& node);
 

@@ -26,8 +26,7 @@ Fact in_table(const Fact& ids) {
 
 // True for a parameter of `dim` dimensions.
 bool has_dimensions(const MethodGraph& graph, const jit::Value* parameter, int64_t dim) {
-  while (op_kind(*parameter->node()) == OpKind::kCopy) parameter = parameter->node()->input(0);
-  const auto constant = graph.constant(parameter);
+  const auto constant = graph.constant(without_copies(parameter));
   return constant && constant->isTensor() && constant->toTensor().defined() && constant->toTensor().dim() == dim;
 }
 
@@ -38,7 +37,7 @@ bool RouterFlow::puts_in_order(const jit::Value* source, const Fact& slots, cons
   const auto is_flat = [this](const jit::Value* value, const Fact& fact) {
     return fact.aligned && (fact.flat || shapes_.of(value).rank == 1);
   };
-  while (op_kind(*index->node()) == OpKind::kCopy) index = index->node()->input(0);
+  index = without_copies(index);
   const jit::Node& sort = *index->node();
   const std::string name = base_name(sort);
   if ((name != "sort" && name != "argsort") || index != sort.outputs().back()) return false;
@@ -200,8 +199,7 @@ bool RouterFlow::is_table_of_ids(const jit::Value* source) const {
 // The rows of a parameter that an index chooses from, where the graph fixes them.
 std::optional<int64_t> RouterFlow::rows_of(const jit::Value* source, const jit::Node& node) const {
   if (base_name(node) == "index_select" && graph_.constant_int(node.input(1)) != 0) return std::nullopt;
-  while (op_kind(*source->node()) == OpKind::kCopy) source = source->node()->input(0);
-  const auto constant = graph_.constant(source);
+  const auto constant = graph_.constant(without_copies(source));
   if (!constant || !constant->isTensor() || !constant->toTensor().defined()) return std::nullopt;
   return constant->toTensor().dim() < 1 ? std::nullopt : std::optional(constant->toTensor().size(0));
 }
