@@ -88,7 +88,7 @@ double AttentionProver::tolerance() const {
     const at::Tensor made = probe ? base_.first(*probe) : at::Tensor();
     is_low |= made.defined() && made.element_size() < 4;
   }
-  return is_low ? 2e-2 : 1e-4;
+  return rounding_of_sums(is_low);
 }
 
 at::Tensor AttentionProver::differ(const at::Tensor& a, const at::Tensor& b) const {

@@ -22,7 +22,7 @@ at::Tensor numbers_of(const TwinRouter& router) {
 at::Tensor rows_that_differ(const at::Tensor& a, const at::Tensor& b, bool is_low) {
   const at::Tensor sizes = at::maximum(a.abs(), b.abs()), counted = sizes.masked_select(sizes.isfinite() & sizes.ne(0));
   const double usual = counted.numel() == 0 ? 0 : counted.median().item<double>();
-  const double tolerance = is_low ? 2e-2 : 1e-4;
+  const double tolerance = rounding_of_sums(is_low);
   return at::isclose(a, b, tolerance, tolerance * usual, /*equal_nan=*/true).all(-1).logical_not();
 }
 

@@ -116,7 +116,7 @@ bool almost_equal(const at::Tensor& a, const at::Tensor& b) {
   const bool is_low = a.element_size() < 4;
   const at::Tensor x = a.to(at::kDouble), y = b.to(at::kDouble);
   const double scale = at::maximum(x.abs(), y.abs()).nan_to_num(0, 0, 0).max().item<double>();
-  const double tolerance = (is_low ? 2e-2 : 1e-4) * scale;
+  const double tolerance = rounding_of_sums(is_low) * scale;
   return at::isclose(x, y, /*rtol=*/0, /*atol=*/tolerance, /*equal_nan=*/true).all().item<bool>();
 }
 

@@ -38,6 +38,11 @@ void register_probe_operator();
 TwinRun run_twin(const torch::jit::Method& method, const std::vector<c10::IValue>& arguments, uint64_t seed,
                  const Overrides& overrides = {});
 
+/// The rounding of a sum in another order, relative. `is_low`: half precision.
+constexpr double rounding_of_sums(bool is_low) {
+  return is_low ? 2e-2 : 1e-4;
+}
+
 /// Same dtype, shape and bits.
 bool same_bits(const at::Tensor& a, const at::Tensor& b);
 /// Equal but for the rounding of a sum in another order.
