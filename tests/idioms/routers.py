@@ -295,40 +295,38 @@ class GptOssDenseBank(BankMoE):
         return y
 
 
-@idiom("trace")
-class StraightThroughOneHot(ListMoE):
-    """Hard one-hot with the soft probabilities' gradient: what is not picked has a weight of rounding errors."""
+class StraightThrough(ListMoE):
+    """`pick(soft)` gives ids and weights [.., E] of which the picked ones alone are more than rounding errors."""
 
     def forward(self, x):
         logits = self.gate(x)
-        soft = F.softmax(logits, dim=-1)
+        index, gates = self.pick(F.softmax(logits, dim=-1))
+        out = torch.stack([expert(x) for expert in self.experts], dim=2)
+        out = (out * gates.unsqueeze(-1)).sum(dim=2)
+        if on():
+            seen(logits)
+            used(self, index, gates.gather(-1, index), x, out)
+        return out
+
+
+@idiom("trace")
+class StraightThroughOneHot(StraightThrough):
+    """Hard one-hot with the soft probabilities' gradient."""
+
+    def pick(self, soft):
         index = soft.max(dim=-1, keepdim=True)[1]
-        hard = torch.zeros_like(logits).scatter_(-1, index, 1.0)
-        gates = hard - soft.detach() + soft
-        out = torch.stack([expert(x) for expert in self.experts], dim=2)
-        out = (out * gates.unsqueeze(-1)).sum(dim=2)
-        if on():
-            seen(logits)
-            used(self, index, gates.gather(-1, index), x, out)
-        return out
+        hard = torch.zeros_like(soft).scatter_(-1, index, 1.0)
+        return index, hard - soft.detach() + soft
 
 
 @idiom("trace")
-class GradientFirst(ListMoE):
-    """The same with the gradient's part first, around the weights of the two best."""
+class GradientFirst(StraightThrough):
+    """The gradient's part first, around the weights of the two best."""
 
-    def forward(self, x):
-        logits = self.gate(x)
-        soft = F.softmax(logits, dim=-1)
+    def pick(self, soft):
         top, index = soft.topk(2, dim=-1)
-        hard = torch.zeros_like(logits).scatter_(-1, index, top)
-        gates = soft - soft.detach() + hard
-        out = torch.stack([expert(x) for expert in self.experts], dim=2)
-        out = (out * gates.unsqueeze(-1)).sum(dim=2)
-        if on():
-            seen(logits)
-            used(self, index, gates.gather(-1, index), x, out)
-        return out
+        hard = torch.zeros_like(soft).scatter_(-1, index, top)
+        return index, soft - soft.detach() + hard
 
 
 @idiom("script")

@@ -5,19 +5,11 @@ import torch.nn.functional as F
 from capacity import BatchedBank
 from parts import DIM, BankMoE, ListMoE, idiom
 from recorder import on, seen, used, used_dense
+from scoring import Routed
 from torch import nn
 
 
-def mixed(moe, x, ids, w):
-    """The experts' outputs by a loop over the experts."""
-    out = torch.zeros_like(x)
-    for e, expert in enumerate(moe.experts):
-        token, slot = torch.where(ids == e)
-        out = out.index_add(0, token, expert(x[token]) * w[token, slot].unsqueeze(-1))
-    return out
-
-
-class VectorWeights(ListMoE):
+class VectorWeights(Routed):
     """Top-1 of a low-rank gate; each expert's own vector says how much it counts."""
 
     def __init__(self):
@@ -29,16 +21,13 @@ class VectorWeights(ListMoE):
 
 @idiom("trace")
 class VectorWeightsEinsum(VectorWeights):
-    def forward(self, x):
-        flat = x.reshape(-1, self.d)
+    def route(self, flat):
         logits = F.linear(self.down(flat), self.keys)
         ids = logits.argmax(dim=-1)
         alpha = torch.einsum("td,td->t", flat, self.vectors[ids]).sigmoid()
-        out = mixed(self, flat, ids.unsqueeze(-1), alpha.unsqueeze(-1))
         if on():
             seen(logits)
-            used(self, ids.unsqueeze(1), alpha.unsqueeze(1), flat, out)
-        return out.view_as(x)
+        return ids.unsqueeze(-1), alpha.unsqueeze(-1)
 
 
 @idiom("trace")
@@ -59,23 +48,20 @@ class VectorWeightsBatchedProduct(VectorWeights):
 
 
 @idiom("trace")
-class VectorWeightsOfTwo(ListMoE):
+class VectorWeightsOfTwo(Routed):
     """Two experts a token, each weighed by its own vector, normalised over the two."""
 
     def __init__(self):
         super().__init__()
         self.vectors = nn.Parameter(torch.randn(6, DIM) * 0.5)
 
-    def forward(self, x):
-        flat = x.reshape(-1, self.d)
+    def route(self, flat):
         logits = self.gate(flat)
         ids = logits.topk(self.k, dim=-1).indices
         w = (self.vectors[ids] * flat.unsqueeze(1)).sum(dim=-1).softmax(dim=-1)
-        out = mixed(self, flat, ids, w)
         if on():
             seen(logits)
-            used(self, ids, w, flat, out)
-        return out.view_as(x)
+        return ids, w
 
 
 class OneNeuronExperts(nn.Module):
@@ -201,38 +187,31 @@ class ExpertsChooseAndTokensNormalise(BatchedBank):
 
 
 @idiom("trace")
-class MarginOfTheBestTwo(ListMoE):
+class MarginOfTheBestTwo(Routed):
     """Top-1, weighed by how much better it is than the second."""
 
-    def forward(self, x):
-        flat = x.reshape(-1, self.d)
+    def route(self, flat):
         logits = self.gate(flat)
         values, order = logits.softmax(-1).topk(2, dim=-1)
         first, second = values.unbind(-1)
         margin = first - second
-        ids = order[:, :1]
-        out = mixed(self, flat, ids, margin.unsqueeze(-1))
         if on():
             seen(logits)
-            used(self, ids, margin.unsqueeze(-1), flat, out)
-        return out.view_as(x)
+        return order[:, :1], margin.unsqueeze(-1)
 
 
 @idiom("trace")
-class ShareOfTheFirst(ListMoE):
+class ShareOfTheFirst(Routed):
     """Two experts; the first's share is the sigmoid of the difference of logits."""
 
-    def forward(self, x):
-        flat = x.reshape(-1, self.d)
+    def route(self, flat):
         logits = self.gate(flat)
         top, ids = logits.topk(2, dim=-1)
         share = torch.sigmoid(top[:, 0] - top[:, 1])
         w = torch.stack([share, 1 - share], dim=-1)
-        out = mixed(self, flat, ids, w)
         if on():
             seen(logits)
-            used(self, ids, w, flat, out)
-        return out.view_as(x)
+        return ids, w
 
 
 @idiom("trace")
@@ -254,41 +233,35 @@ class WeightsFilledIn(ListMoE):
 
 
 @idiom("trace")
-class HeadsOfOneLinear(ListMoE):
+class HeadsOfOneLinear(Routed):
     """One Linear(D, 1) an expert, joined by hstack."""
 
     def __init__(self):
         super().__init__()
         self.heads = nn.ModuleList([nn.Linear(DIM, 1) for _ in range(6)])
 
-    def forward(self, x):
-        flat = x.reshape(-1, self.d)
+    def route(self, flat):
         logits = torch.hstack([head(flat) for head in self.heads])
         top, ids = logits.topk(self.k)
         w = top.softmax(-1)
-        out = mixed(self, flat, ids, w)
         if on():
             seen(logits)
-            used(self, ids, w, flat, out)
-        return out.view_as(x)
+        return ids, w
 
 
 @idiom("trace")
-class TemperatureByEntropy(ListMoE):
+class TemperatureByEntropy(Routed):
     """Logits are divided by a number of each token made of their own softmax."""
 
-    def forward(self, x):
-        flat = x.reshape(-1, self.d)
+    def route(self, flat):
         raw = self.gate(flat)
         p = raw.softmax(-1)
         h = -(p * p.clamp_min(1e-9).log()).sum(-1, keepdim=True)
         logits = raw / (0.5 + h)
         w, ids = logits.softmax(-1).topk(self.k)
-        out = mixed(self, flat, ids, w)
         if on():
             seen(logits)
-            used(self, ids, w, flat, out)
-        return out.view_as(x)
+        return ids, w
 
 
 @idiom("trace")

@@ -3,29 +3,26 @@
 import torch
 import torch.nn.functional as F
 from capacity import BatchedBank
-from parts import DIM, BankMoE, ListMoE, idiom
+from parts import DIM, BankMoE, idiom
 from recorder import on, seen, used
+from scoring import Routed
 from torch import nn
-from wild import mixed
 
 
 @idiom("trace")
-class ScoresByColumnStack(ListMoE):
+class ScoresByColumnStack(Routed):
     """Keys of the experts, one parameter each; dot products side by side."""
 
     def __init__(self):
         super().__init__()
         self.heads = nn.ModuleList([nn.Linear(DIM, 1, bias=False) for _ in range(6)])
 
-    def forward(self, x):
-        flat = x.reshape(-1, self.d)
+    def route(self, flat):
         logits = torch.column_stack([head(flat) for head in self.heads])
         w, ids = torch.sigmoid(logits).topk(self.k)
-        out = mixed(self, flat, ids, w)
         if on():
             seen(logits)
-            used(self, ids, w, flat, out)
-        return out.view_as(x)
+        return ids, w
 
 
 @idiom("trace")
@@ -67,11 +64,10 @@ class ThreeOperands(BankMoE):
 
 
 @idiom("trace")
-class ArgmaxTwiceInLists(ListMoE):
+class ArgmaxTwiceInLists(Routed):
     """Two picks one behind the other, kept in lists."""
 
-    def forward(self, x):
-        flat = x.reshape(-1, self.d)
+    def route(self, flat):
         logits = self.gate(flat)
         left = logits.softmax(-1)
         all_ids, all_w = [], []
@@ -81,46 +77,38 @@ class ArgmaxTwiceInLists(ListMoE):
             all_w.append(left.gather(-1, best))
             left = left.scatter(-1, best, 0.0)
         ids, w = torch.cat(all_ids, -1), torch.cat(all_w, -1)
-        out = mixed(self, flat, ids, w)
         if on():
             seen(logits)
-            used(self, ids, w, flat, out)
-        return out.view_as(x)
+        return ids, w
 
 
 @idiom("trace")
-class LowestScores(ListMoE):
+class LowestScores(Routed):
     """Distances: the nearest experts, by topk of the smallest."""
 
     def __init__(self):
         super().__init__()
         self.centres = nn.Parameter(torch.randn(6, DIM))
 
-    def forward(self, x):
-        flat = x.reshape(-1, self.d)
+    def route(self, flat):
         logits = torch.cdist(flat, self.centres)
         near, ids = logits.topk(self.k, largest=False)
         w = (-near).softmax(-1)
-        out = mixed(self, flat, ids, w)
         if on():
             seen(logits)
-            used(self, ids, w, flat, out)
-        return out.view_as(x)
+        return ids, w
 
 
 @idiom("trace")
-class DampedByConfidence(ListMoE):
+class DampedByConfidence(Routed):
     """All of a token's weights are multiplied by one minus the entropy of its gate."""
 
-    def forward(self, x):
-        flat = x.reshape(-1, self.d)
+    def route(self, flat):
         logits = self.gate(flat)
         p = logits.softmax(-1)
         top, ids = p.topk(self.k)
         sure = 1 - 0.3 * torch.special.entr(p).sum(-1, keepdim=True)
         w = top * sure
-        out = mixed(self, flat, ids, w)
         if on():
             seen(logits)
-            used(self, ids, w, flat, out)
-        return out.view_as(x)
+        return ids, w
